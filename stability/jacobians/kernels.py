@@ -1,0 +1,112 @@
+"""Compiled loops: the product of a width-1 chain's derivatives, in logarithms, whatever their range.
+
+A number is carried as (mantissa, exponent), value mantissa * 2^exponent. As long as it stays inside
+2^-400 .. 2^400 its exponent is 0 and a step is plain float64; outside, a step aligns exponents by hand.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit, prange
+
+#: Inside these bounds a step of a row whose numbers are inside the second pair cannot leave float64's range.
+SMALL, LARGE = 2.0**-400, 2.0**400
+ROW_SMALL, ROW_LARGE = 2.0**-200, 2.0**200
+
+
+@njit(inline="always")
+def _normalise(mantissa, exponent):
+    m, e = math.frexp(mantissa)
+    return m, exponent + e if m != 0.0 else 0
+
+
+@njit(inline="always")
+def _multiply(m1, e1, m2, e2):
+    a, b = _normalise(m1, e1)
+    c, d = _normalise(m2, e2)
+    return _normalise(a * c, b + d)
+
+
+@njit(inline="always")
+def _add(m1, e1, m2, e2):
+    a, b = _normalise(m1, e1)
+    c, d = _normalise(m2, e2)
+    if a == 0.0:
+        return c, d
+    if c == 0.0:
+        return a, b
+    if b < d:
+        a, b, c, d = c, d, a, b
+    # Below 2^-1000 of the larger one a number is far under its last bit.
+    return _normalise(a + math.ldexp(c, max(d - b, -1000)), b)
+
+
+@njit
+def _wide_step(mantissa, exponent, row):
+    """One step h -> skip h + outer_weight phi(weight h + bias) + outer_bias at any exponent."""
+    z, z_exponent = _multiply(mantissa, exponent, row[1], 0)
+    z, z_exponent = _add(z, z_exponent, row[2], 0)
+    positive = z > 0.0
+    if not positive:
+        z, z_exponent = _multiply(z, z_exponent, row[5], 0)
+    z, z_exponent = _multiply(z, z_exponent, row[3], 0)
+    skip, skip_exponent = _multiply(mantissa, exponent, row[0], 0)
+    z, z_exponent = _add(skip, skip_exponent, z, z_exponent)
+    z, z_exponent = _add(z, z_exponent, row[4], 0)
+    if -400 < z_exponent < 400:
+        return math.ldexp(z, z_exponent), 0, positive
+    return z, z_exponent, positive
+
+
+@njit(parallel=True, cache=True)
+def log_derivatives(table, safe, log_factors, factor_signs, x, log_values, signs):
+    """Fill log |dh_l/dx| and its sign for every prefix l, seed and point.
+
+    Args:
+        table: (seeds, depth, 6), the steps.
+        safe: (seeds, depth), whether every number of the row is 0 or within ROW_SMALL .. ROW_LARGE.
+        log_factors: (seeds, depth, 2), log of the modulus of a step's derivative for z <= 0 and for z > 0.
+        factor_signs: the same shape, its sign, 0 where it is exactly 0.
+        x: (points,).
+        log_values: out, (depth, seeds, points).
+        signs: out, the same shape, int8.
+    """
+    seeds, depth, _ = table.shape
+    points = x.shape[0]
+    for s in prange(seeds):
+        h = x.copy()
+        exponent = np.zeros(points, np.int64)
+        total = np.zeros(points)
+        lost = np.zeros(points)
+        sign = np.ones(points, np.int8)
+        for layer in range(depth):
+            row = table[s, layer]
+            for p in range(points):
+                old = h[p]
+                plain = exponent[p] == 0 and safe[s, layer] and (old == 0.0 or SMALL < abs(old) < LARGE)
+                positive = False
+                if plain:
+                    z = row[1] * old + row[2]
+                    positive = z > 0.0
+                    if not positive:
+                        z *= row[5]
+                    new = row[0] * old + row[3] * z + row[4]
+                    plain = new == 0.0 or SMALL < abs(new) < LARGE
+                    if plain:
+                        h[p] = new
+                if not plain:
+                    h[p], exponent[p], positive = _wide_step(old, exponent[p], row)
+                branch = 1 if positive else 0
+                sign[p] *= factor_signs[s, layer, branch]
+                # Compensated summation: ten thousand terms lose no more than one.
+                term = log_factors[s, layer, branch]
+                moved = total[p] + term
+                if sign[p] != 0:
+                    lost[p] += (total[p] - moved) + term if abs(total[p]) >= abs(term) else (term - moved) + total[p]
+                    log_values[layer, s, p] = moved + lost[p]
+                else:
+                    log_values[layer, s, p] = -np.inf
+                total[p] = moved
+                signs[layer, s, p] = sign[p]

@@ -1,0 +1,274 @@
+"""Initialisations as data: a distribution for each kind of parameter, and how it scales."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+from stability.checks import check_interval, check_name
+from stability.networks.architecture import Architecture
+from stability.networks.seeding import uniforms
+
+Array = NDArray[np.float64]
+
+
+def _orthogonal(u: Array) -> Array:
+    # QR of a Gaussian matrix, with the diagonal of R made positive, is Haar distributed (Mezzadri 2007).
+    q, r = np.linalg.qr(ndtri(u))
+    signs: Array = np.sign(np.diagonal(r, axis1=-2, axis2=-1))
+    return np.asarray(q * signs[..., None, :])
+
+
+#: Each family at scale 1, as a function of uniform numbers: the same member drawn from two families
+#: differs in the family alone.
+FAMILIES: dict[str, Callable[[Array], Array]] = {
+    "constant": np.ones_like,
+    "uniform": lambda u: 2 * u - 1,
+    "normal": lambda u: np.asarray(ndtri(u)),
+    "sign": lambda u: np.where(u < 0.5, -1.0, 1.0),
+    "orthogonal": _orthogonal,
+    "identity": lambda u: np.broadcast_to(np.eye(u.shape[-1]), u.shape).copy(),
+}
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """The distribution of one kind of parameter: scale * width^width_power * depth^depth_power * family.
+
+    Attributes:
+        family: "constant" (1), "uniform" on (-1, 1), "normal" N(0, 1), "sign" (-1 or 1), and for square
+            weights "orthogonal" (Haar) and "identity".
+        scale: the half-width of the uniform, the standard deviation of the normal, the constant itself.
+        width_power: the power of the width that multiplies it.
+        depth_power: the power of the depth that multiplies it.
+        gain: also multiply by the gain of the activation, 1 / sqrt(E phi(z)^2) with z ~ N(0, 1).
+    """
+
+    family: str
+    scale: float = 1.0
+    width_power: float = 0.0
+    depth_power: float = 0.0
+    gain: bool = False
+
+    def __post_init__(self) -> None:
+        check_name("family of distributions", self.family, FAMILIES)
+        if not np.isfinite(self.scale):
+            raise ValueError(f"the scale of a distribution is {self.scale}: expected a finite number")
+
+    def quantile(self, u: Array, width: int, depth: int, gain: float) -> Array:
+        """Return the values at the uniform numbers `u`, (..., n, n) for a weight and (..., n) else."""
+        scale = self.scale * float(width) ** self.width_power * float(depth) ** self.depth_power
+        return FAMILIES[self.family](u) * (scale * gain if self.gain else scale)
+
+
+ZERO = Distribution("constant", 0.0)
+_TORCH = Distribution("uniform", width_power=-0.5)
+_QUARTER = Distribution("constant", 0.25)
+
+
+@dataclass(frozen=True)
+class Init:
+    """An initialisation: where each kind of parameter comes from. n is the width, L the depth.
+
+    Attributes:
+        name: its name.
+        formula: the same in words.
+        weight, bias, outer_weight, outer_bias, slope: a distribution for each kind of parameter.
+        readout_weight, readout_bias: the same for the read-out; None means as `weight` and `bias`.
+        kinks: width 1 only. An interval (low, high) over which the kinks t of the L steps are spread evenly,
+            t = low + (high - low) (rank + 1/2) / L, the rank a random order of the steps; the bias is then
+            -weight t.
+        adapt: None, or maps (init, architecture, width) to the initialisation that fits them, or raises
+            ValueError with the reason why there is none.
+
+    One of your own is a variation of a named one:
+
+    >>> import dataclasses, stability as st
+    >>> unbiased = dataclasses.replace(st.INITS["pytorch"], name="unbiased",
+    ...                                bias=st.Distribution("constant", 0.0))
+    >>> st.Chain("plain_prelu", depth=4, init=unbiased).bias.abs().max().item()
+    0.0
+    """
+
+    name: str
+    formula: str
+    weight: Distribution = _TORCH
+    bias: Distribution = _TORCH
+    outer_weight: Distribution = _TORCH
+    outer_bias: Distribution = _TORCH
+    slope: Distribution = _QUARTER
+    readout_weight: Distribution | None = None
+    readout_bias: Distribution | None = None
+    kinks: tuple[float, float] | None = None
+    adapt: Callable[[Init, Architecture, int], Init] | None = None
+
+    def __post_init__(self) -> None:
+        if self.kinks is not None:
+            check_interval(self.kinks)
+
+
+def _leave_identity(init: Init, architecture: Architecture, width: int) -> Init:
+    """The identity, with a gradient to leave it, where the architecture has one."""
+    eye, one = Distribution("identity"), Distribution("constant", 1.0)
+    skip, maps, phi = architecture.skip, architecture.maps, architecture.phi
+    if skip == 1 and maps == 2:
+        return replace(init, outer_weight=ZERO, outer_bias=ZERO)
+    if skip == 1 and phi.derivative_at_zero != 0:
+        return replace(init, weight=ZERO, bias=ZERO)
+    if skip == 0 and phi.trains_slope:
+        return replace(init, weight=eye, bias=ZERO, outer_weight=eye, outer_bias=ZERO, slope=one)
+    if skip == 1:
+        why = "h + relu(w h + b) is h for all h only at w = 0 and b <= 0, where every gradient is 0"
+    elif skip == 0:
+        why = f"{architecture.activation}(w h + b) is h for all h for no w and b"
+    else:
+        why = f"with a bypass of weight {skip} no finite inner map is known that restores h"
+    raise ValueError(
+        f"init 'identity' does not exist for {architecture.name!r}: {why}; take a chain of two maps with "
+        "skip 1, or a PReLU"
+    )
+
+
+def _need_outer_map(init: Init, architecture: Architecture, width: int) -> Init:
+    if architecture.maps == 2:
+        return init
+    raise ValueError(
+        f"init {init.name!r} divides the outer map by sqrt(depth), and {architecture.name!r} has none: take an "
+        "architecture with maps=2"
+    )
+
+
+def _need_width_1(init: Init, architecture: Architecture, width: int) -> Init:
+    if width == 1 and architecture.phi.piecewise_linear:
+        return init
+    raise ValueError(
+        f"init {init.name!r} spreads the kinks of a chain of width 1, and {architecture.name!r} has width {width} "
+        f"and activation {architecture.activation!r}: take width=1 and a piecewise-linear activation"
+    )
+
+
+_HE = Distribution("normal", width_power=-0.5, gain=True)
+_LECUN = Distribution("normal", width_power=-0.5)
+_SCALED = Distribution("uniform", width_power=-0.5, depth_power=-0.5)
+
+#: The named initialisations.
+INITS: dict[str, Init] = {
+    init.name: init
+    for init in (
+        Init(
+            "pytorch",
+            "what nn.Linear and nn.PReLU do: all weights and biases U(-1/sqrt(n), 1/sqrt(n)), slopes 0.25",
+        ),
+        Init(
+            "uniform",
+            "all weights U(-1, 1) at every width, no biases, slopes 0.25",
+            weight=Distribution("uniform"),
+            bias=ZERO,
+            outer_weight=Distribution("uniform"),
+            outer_bias=ZERO,
+        ),
+        Init(
+            "he",
+            "weights N(0, g^2 / n), g^2 = 1 / E phi(z)^2 for z ~ N(0, 1), which is 2 / (1 + slope^2) for PReLU "
+            "(He et al. 2015); outer and read-out weights N(0, 1 / n); no biases; slopes 0.25",
+            weight=_HE,
+            bias=ZERO,
+            outer_weight=_LECUN,
+            outer_bias=ZERO,
+            readout_weight=_LECUN,
+        ),
+        Init(
+            "orthogonal",
+            "weights g Q with Q orthogonal (Haar) and g the gain of 'he'; outer and read-out weights Q; no "
+            "biases; slopes 0.25",
+            weight=Distribution("orthogonal", gain=True),
+            bias=ZERO,
+            outer_weight=Distribution("orthogonal"),
+            outer_bias=ZERO,
+            readout_weight=Distribution("orthogonal"),
+        ),
+        Init(
+            "identity",
+            "every step exactly the identity. Two maps and skip 1: as 'pytorch' with the outer map 0. One map and "
+            "skip 1: the map 0, unless that stops every gradient. No skip: PReLU with weights I, no biases and "
+            "slopes 1. Refused elsewhere",
+            adapt=_leave_identity,
+        ),
+        Init(
+            "scaled",
+            "as 'pytorch', the outer map divided by sqrt(L); refused where there is no outer map",
+            outer_weight=_SCALED,
+            outer_bias=_SCALED,
+            adapt=_need_outer_map,
+        ),
+        Init(
+            "knots",
+            "width 1: weights -1 or 1, kinks spread evenly over (-3, 3) in random order, the outer map 0 (every "
+            "step the identity until it is trained); slopes 0.25; the read-out the identity",
+            weight=Distribution("sign"),
+            outer_weight=ZERO,
+            outer_bias=ZERO,
+            readout_weight=Distribution("identity"),
+            readout_bias=ZERO,
+            kinks=(-3.0, 3.0),
+            adapt=_need_width_1,
+        ),
+    )
+}
+
+
+def find_init(init: str | Init, architecture: Architecture, width: int) -> Init:
+    """Return the initialisation of that name in `INITS`, or the one given, adapted to the architecture."""
+    if not isinstance(init, Init):
+        init = INITS[check_name("init", init, INITS)]
+    if architecture.skip is None:
+        raise ValueError(
+            f"{architecture.name!r} has a bypass weight in every step, which no init draws: use Chain.from_table"
+        )
+    return init.adapt(init, architecture, width) if init.adapt else init
+
+
+def draw(
+    init: Init, architecture: Architecture, depth: int, width: int, members: Sequence[int], root: int
+) -> dict[str, Array]:
+    """Return the parameters of the members, float64, by kind.
+
+    Weights are (seeds, depth, n, n), biases and slopes (seeds, depth, n); for the read-out the depth is left
+    out, and at width 1 every n.
+    """
+    matrix, vector = (width, width), (width,)
+    gain = architecture.phi.gain(init.slope.scale if architecture.phi.trains_slope else 0.0)
+
+    def read(u: Array, laws: dict[str, Distribution]) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Cut a layer's numbers into one block a kind: the uniform numbers and the values they become."""
+        shapes = {kind: matrix if kind.endswith("weight") else vector for kind in laws}
+        ends = np.cumsum([int(np.prod(shape)) for shape in shapes.values()])
+        parts = np.split(u, ends[:-1], axis=-1)
+        cut = {
+            k: part.reshape(*u.shape[:-1], *shape)
+            for (k, shape), part in zip(shapes.items(), parts, strict=True)
+        }
+        return cut, {kind: laws[kind].quantile(cut[kind], width, depth, gain) for kind in laws}
+
+    laws = {kind: getattr(init, kind) for kind in architecture.kinds}
+    count = sum(width * width if kind.endswith("weight") else width for kind in laws)
+    u = uniforms(root, architecture.name, members, "steps", depth, count)
+    cut, values = read(u, laws)
+    if init.kinks is not None:
+        low, high = init.kinks
+        rank = cut["bias"].argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
+        values["bias"] = -values["weight"][..., 0] * (low + (high - low) * (rank + 0.5) / depth)
+    if architecture.readout:
+        laws = {
+            "readout_weight": init.readout_weight or init.weight,
+            "readout_bias": init.readout_bias or init.bias,
+        }
+        u = uniforms(root, architecture.name, members, "readout", 1, width * width + width)
+        values |= {kind: value[:, 0] for kind, value in read(u, laws)[1].items()}
+    if width == 1:
+        return {kind: v.reshape(v.shape[: 1 if kind.startswith("readout") else 2]) for kind, v in values.items()}
+    return values

@@ -1,0 +1,77 @@
+"""The step table: a width-1 chain as rows of six numbers, and back.
+
+A row holds skip, weight, bias, outer_weight, outer_bias, slope of
+h -> skip h + outer_weight phi(weight h + bias) + outer_bias, with phi(z) = z for z > 0 and slope z otherwise. An
+architecture is a row with some entries fixed; a read-out w h + b is the row (w, 0, 0, 0, b, 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stability.checks import COLUMNS
+from stability.networks.architecture import Architecture
+
+Array = NDArray[np.float64]
+
+#: Where the two parameters of a read-out stand in its row, and what the others are there.
+_READOUT = {"readout_weight": "skip", "readout_bias": "outer_bias"}
+_READOUT_FIXED = {"weight": 0.0, "bias": 0.0, "outer_weight": 0.0, "slope": 1.0}
+
+
+def _fixed(architecture: Architecture) -> dict[str, float]:
+    """The entries of a step's row that the architecture fixes."""
+    entries = {"skip": architecture.skip, "outer_weight": 1.0, "outer_bias": 0.0, "slope": architecture.phi.slope}
+    return {k: float(v) for k, v in entries.items() if k not in architecture.parameters and v is not None}
+
+
+def pack(architecture: Architecture, values: Mapping[str, Array]) -> Array:
+    """Return the table (seeds, rows, 6) of the parameters, (seeds, depth) each and (seeds,) for a read-out."""
+    seeds, depth = values["weight"].shape
+    table = np.empty((seeds, depth + architecture.readout, len(COLUMNS)))
+    for column, kind in enumerate(COLUMNS):
+        table[:, :depth, column] = values[kind] if kind in values else _fixed(architecture)[kind]
+    if architecture.readout:
+        last = _READOUT_FIXED | {column: values[kind] for kind, column in _READOUT.items()}
+        for column, kind in enumerate(COLUMNS):
+            table[:, depth, column] = last[kind]
+    return table
+
+
+def unpack(architecture: Architecture, table: Array) -> dict[str, Array]:
+    """Return the parameters of a table, the inverse of `pack`; raise where a fixed entry is not as it must be."""
+    depth = table.shape[1] - architecture.readout
+    if depth == 0:
+        raise ValueError("the table has a read-out and no step before it: expected at least two rows")
+    for seeds_rows, fixed in (
+        (table[:, :depth], _fixed(architecture)),
+        (table[:, depth:], _READOUT_FIXED),
+    ):
+        for kind, value in fixed.items():
+            wrong = np.argwhere(seeds_rows[..., COLUMNS.index(kind)] != value)
+            if len(wrong):
+                seed, row = wrong[0]
+                got = seeds_rows[seed, row, COLUMNS.index(kind)]
+                where = f"row {row}" if seeds_rows.shape[1] == depth and fixed is not _READOUT_FIXED else "the read-out"
+                raise ValueError(
+                    f"{architecture.name!r} has {kind} = {value} there, and the table has {got} at seed {seed}, "
+                    f"{where}: give the architecture that made the table, or none"
+                )
+    values = {
+        kind: table[:, :depth, COLUMNS.index(kind)] for kind in architecture.parameters if kind not in _READOUT
+    }
+    if architecture.readout:
+        values |= {kind: table[:, depth, COLUMNS.index(column)] for kind, column in _READOUT.items()}
+    return values
+
+
+def free_entries(architecture: Architecture, depth: int) -> NDArray[np.bool_]:
+    """Return which entries (rows, 6) of a table are parameters."""
+    free = np.zeros((depth + architecture.readout, len(COLUMNS)), dtype=bool)
+    free[:depth] = [kind not in _fixed(architecture) for kind in COLUMNS]
+    if architecture.readout:
+        free[depth] = [kind not in _READOUT_FIXED for kind in COLUMNS]
+    return free

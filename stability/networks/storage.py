@@ -1,0 +1,85 @@
+"""A chain as one file: safetensors, with the description inside and nothing pickled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from stability.files import write_atomically
+from stability.networks.architecture import Architecture
+
+#: Raised when the layout changes, so that an old file is refused and not misread.
+VERSION = 1
+_KEY = "stability.Chain"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a file holds of a chain."""
+
+    architecture: Architecture
+    members: Sequence[int]
+    init: str
+    root: int
+    values: Mapping[str, Tensor]
+
+
+def write(path: str | Path, stored: Stored) -> Path:
+    """Write a chain to `path`, whole or not at all, and return the path."""
+    description = {
+        "version": VERSION,
+        "architecture": asdict(stored.architecture),
+        "members": list(stored.members),
+        "init": stored.init,
+        "root": stored.root,
+    }
+    tensors = {kind: value.detach().contiguous() for kind, value in stored.values.items()}
+
+    def fill(temporary: Path) -> None:
+        try:
+            save_file(tensors, temporary, {_KEY: json.dumps(description)})
+        except SafetensorError as error:
+            raise OSError(None, str(error)) from error
+
+    return write_atomically(path, fill)
+
+
+def read(path: str | Path, device: torch.device | str | None = None) -> Stored:
+    """Return what `write` wrote, or raise ValueError with what is wrong with the file."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}: give the path that Chain.save returned")
+    try:
+        with safe_open(path, framework="pt", device=str(device or "cpu")) as file:
+            metadata = file.metadata() or {}
+            values = {kind: file.get_tensor(kind) for kind in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({error}): it was cut short or is something else; save the "
+            "chain again"
+        ) from None
+    if _KEY not in metadata:
+        raise ValueError(f"{path} holds tensors but no saved chain: give a file that Chain.save wrote")
+    try:
+        description = json.loads(metadata[_KEY])
+        version = description.pop("version")
+        if version != VERSION:
+            raise ValueError(f"{path} has layout version {version!r}, this program reads {VERSION}: save it again")
+        architecture = Architecture(**description.pop("architecture"))
+        stored = Stored(architecture, **description, values=values)
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} has a damaged description ({error}): save the chain again") from None
+    expected = set(architecture.parameters)
+    if set(values) != expected or any(len(value) != len(stored.members) for value in values.values()):
+        raise ValueError(
+            f"{path} holds {sorted(values)} and {architecture.name!r} needs {sorted(expected)}, each for "
+            f"{len(stored.members)} members: save the chain again"
+        )
+    return stored

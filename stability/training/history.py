@@ -1,0 +1,52 @@
+"""What a training run leaves behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import xarray
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class History:
+    """The record of a run of `st.train`.
+
+    Attributes:
+        loss: float64 (steps + 1, seeds), the mean-squared error before each step and after the last; inf from
+            where a member stopped.
+        best_step: int64 (seeds,), the row of `loss` whose parameters the chain has now.
+        stopped_step: int64 (seeds,), the row at which a member's loss or gradient was not finite, -1 for none.
+        members: the member numbers along the seeds.
+        method: the training method.
+        path: "kernel" for the compiled loops over the step table, "torch" for automatic differentiation.
+        interrupted: whether the run was ended from the keyboard, with the best until then.
+    """
+
+    loss: Tensor
+    best_step: Tensor
+    stopped_step: Tensor
+    members: tuple[int, ...]
+    method: str
+    path: Literal["kernel", "torch"]
+    interrupted: bool = False
+
+    @property
+    def best_loss(self) -> Tensor:
+        """The loss of each seed at the parameters that the chain has now, (seeds,)."""
+        return self.loss.gather(0, self.best_step[None])[0]
+
+    def to_dataset(self) -> xarray.Dataset:
+        """Return the losses with dims (step, seed)."""
+        coords = {"step": np.arange(len(self.loss)), "seed": list(self.members)}
+        return xarray.Dataset(
+            {
+                "loss": (("step", "seed"), self.loss.numpy(), {"long_name": "mean-squared error"}),
+                "best_step": ("seed", self.best_step.numpy()),
+                "stopped_step": ("seed", self.stopped_step.numpy()),
+            },
+            coords,
+            attrs={"method": self.method, "path": self.path, "interrupted": int(self.interrupted)},
+        )

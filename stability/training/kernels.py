@@ -1,0 +1,67 @@
+"""Compiled loops: the loss of every member of a width-1 chain and its gradient, in one pass over the step table."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, prange
+
+# Sums over points may be reordered and fused, so that they run in vector lanes; NaN and infinity keep their meaning.
+_FAST = {"reassoc", "nsz", "contract"}
+
+
+@njit(parallel=True, cache=True, fastmath=_FAST)
+def losses_and_gradients(table, x, y, losses, gradients):
+    """Fill the mean-squared error of every seed and its gradient with respect to the table.
+
+    Args:
+        table: (seeds, rows, 6), float32 or float64; the other arrays have its dtype.
+        x, y: (points,).
+        losses: out, (seeds,).
+        gradients: out, (seeds, rows, 6).
+    """
+    seeds, rows, _ = table.shape
+    points = x.shape[0]
+    for s in prange(seeds):
+        states = np.empty((rows + 1, points), table.dtype)
+        states[0] = x
+        for r in range(rows):
+            skip, weight, bias, outer_weight, outer_bias, slope = table[s, r]
+            h, h_next = states[r], states[r + 1]
+            for p in range(points):
+                z = weight * h[p] + bias
+                a = z if z > 0 else slope * z
+                h_next[p] = skip * h[p] + outer_weight * a + outer_bias
+
+        back = np.empty(points, table.dtype)
+        total = table.dtype.type(0)
+        scale = table.dtype.type(2) / table.dtype.type(points)
+        for p in range(points):
+            error = states[rows, p] - y[p]
+            total += error * error
+            back[p] = scale * error
+        losses[s] = total / table.dtype.type(points)
+
+        for r in range(rows - 1, -1, -1):
+            skip, weight, bias, outer_weight, outer_bias, slope = table[s, r]
+            h = states[r]
+            zero = table.dtype.type(0)
+            d_skip = d_weight = d_bias = d_outer_weight = d_outer_bias = d_slope = zero
+            for p in range(points):
+                z = weight * h[p] + bias
+                g = back[p]
+                phi_slope = table.dtype.type(1) if z > 0 else slope
+                g_a = g * outer_weight
+                g_z = g_a * phi_slope
+                d_skip += g * h[p]
+                d_weight += g_z * h[p]
+                d_bias += g_z
+                d_outer_weight += g * (z * phi_slope)
+                d_outer_bias += g
+                d_slope += zero if z > 0 else g_a * z
+                back[p] = g * skip + g_z * weight
+            gradients[s, r, 0] = d_skip
+            gradients[s, r, 1] = d_weight
+            gradients[s, r, 2] = d_bias
+            gradients[s, r, 3] = d_outer_weight
+            gradients[s, r, 4] = d_outer_bias
+            gradients[s, r, 5] = d_slope

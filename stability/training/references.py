@@ -1,0 +1,125 @@
+"""What a fit can be set against: the best that a constant, a monotone function, a function above the identity and
+a spline can do on the same points.
+
+With them a failure of training is told from a limit of the architecture. All are mean-squared errors over the
+points of the task.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression, least_squares
+
+from stability.checks import check_integer
+from stability.training.task import Task
+
+Array = NDArray[np.float64]
+
+
+def _samples(task: Task) -> tuple[Array, Array, Array]:
+    """Return the distinct points in order, the mean target on each, and how often each occurs."""
+    if task.x.ndim != 1:
+        raise ValueError(f"the task has points of shape {tuple(task.x.shape)}: references need one variable")
+    x, where, counts = np.unique(task.x.numpy(), return_inverse=True, return_counts=True)
+    return x, np.bincount(where, weights=task.y.numpy()) / counts, counts.astype(float)
+
+
+def _noise(task: Task) -> float:
+    """Return the error that no function escapes: the spread of the targets that share a point."""
+    _, means, _ = _samples(task)
+    where = np.unique(task.x.numpy(), return_inverse=True)[1]
+    return float(np.mean((task.y.numpy() - means[where]) ** 2))
+
+
+def constant(task: Task) -> float:
+    """Return the error of the best constant, the variance of the target: what a dead chain can reach.
+
+    >>> import torch, stability as st
+    >>> f"{st.references.constant(st.Task(torch.sin, (-3, 3), points=100_001)):.6f}"
+    '0.523285'
+    """
+    return float(task.y.var(unbiased=False))
+
+
+def best_monotone(task: Task) -> float:
+    """Return the error of the best monotone function, rising or falling: isotonic regression.
+
+    A plain chain whose slopes are not negative is monotone.
+
+    >>> import torch, stability as st
+    >>> f"{st.references.best_monotone(st.Task(torch.sin, (-3, 3), points=100_001)):.6f}"
+    '0.042175'
+    """
+    _, y, weights = _samples(task)
+    fits = (isotonic_regression(y, weights=weights, increasing=rising).x for rising in (True, False))
+    return min(float(np.average((fit - y) ** 2, weights=weights)) for fit in fits) + _noise(task)
+
+
+def best_above_identity(task: Task) -> float:
+    """Return the error of the best function f with f(x) >= x everywhere: max(x, target).
+
+    A residual ReLU chain of one map can only grow.
+
+    >>> import torch, stability as st
+    >>> f"{st.references.best_above_identity(st.Task(torch.sin, (-3, 3), points=100_001)):.4f}"
+    '0.7246'
+    """
+    x, y, weights = _samples(task)
+    return float(np.average(np.maximum(x - y, 0) ** 2, weights=weights)) + _noise(task)
+
+
+def best_spline(task: Task, folds: int) -> float:
+    """Return the error of a least-squares continuous piecewise-linear fit with `folds` free knots.
+
+    The knots start where |y''|^(2/5) is spread evenly, which is optimal for many knots, and evenly on the
+    interval; each start is improved by Gauss-Newton with the coefficients projected out (Golub and Pereyra 1973,
+    with Kaufman's Jacobian). The better one is a local minimum, so the true best may be a little lower. It is a
+    reference and not a limit: a chain's folds multiply and can be more than its steps.
+
+    >>> import torch, stability as st
+    >>> f"{st.references.best_spline(st.Task(torch.sin, (-3, 3)), folds=2):.1e}"
+    '4.7e-03'
+    """
+    folds = check_integer("folds", folds, 0)
+    x, y, weights = _samples(task)
+    if folds + 2 >= len(x):
+        return _noise(task)
+    low, span, root_weights = x[0], x[-1] - x[0], np.sqrt(weights / weights.sum())
+
+    def knots_of(logits: Array) -> tuple[Array, Array]:
+        gaps = np.exp(logits - logits.max())
+        gaps /= gaps.sum()
+        return low + span * np.cumsum(gaps)[:-1], gaps
+
+    def fit(logits: Array) -> tuple[Array, Array]:
+        """Return the weighted residual and its derivative with respect to the logits of the gaps."""
+        knots, gaps = knots_of(logits)
+        nodes = np.concatenate([[low], knots, [low + span]])
+        hats = np.stack([np.interp(x, nodes, row) for row in np.eye(len(nodes))], axis=1)
+        basis = hats * root_weights[:, None]
+        # A knot gap may hold no point: the pseudo-inverse leaves such a hat out.
+        left, singular, right = np.linalg.svd(basis, full_matrices=False)
+        kept = singular > singular[0] * 1e-12
+        left = left[:, kept]
+        target = y * root_weights
+        values = right[kept].T @ (left.T @ target / singular[kept])
+        slopes = np.diff(values) / np.maximum(np.diff(nodes), 1e-300)
+        moved = -np.diff(slopes) * (x[:, None] > knots) * root_weights[:, None]
+        moved -= left @ (left.T @ moved)
+        # d knot_j / d logit_i = span (gap_i [i <= j] - gap_i sum_{k <= j} gap_k)
+        reached = np.tri(len(gaps) - 1, len(gaps))
+        knots_by_logits = span * gaps * (reached - (reached @ gaps)[:, None])
+        return basis @ values - target, moved @ knots_by_logits
+
+    if folds == 0:
+        return float(np.sum(fit(np.zeros(1))[0] ** 2)) + _noise(task)
+    bend = np.abs(np.gradient(np.gradient(y, x), x)) ** 0.4
+    density = np.cumsum(bend + 1e-3 * bend.max() + 1e-300)
+    spread = np.interp(np.linspace(0, 1, folds + 2), (density - density[0]) / (density[-1] - density[0]), x)
+    starts = [np.log(np.maximum(np.diff(spread), 1e-9 * span)), np.zeros(folds + 1)]
+    errors = []
+    for start in starts:
+        solution = least_squares(lambda u: fit(u)[0], start, lambda u: fit(u)[1], max_nfev=60)
+        errors.append(2 * float(solution.cost))
+    return min(errors) + _noise(task)
