@@ -6,6 +6,7 @@
 torch.Size([300, 4, 5, 1])
 """
 
+from stability import plots
 from stability.jacobians import Spectrum, spectrum
 from stability.networks import ARCHITECTURES, INITS, Architecture, Chain, Distribution, Init
 from stability.training import History, Task, references, train
@@ -20,6 +21,7 @@ __all__ = [
     "Init",
     "Spectrum",
     "Task",
+    "plots",
     "references",
     "spectrum",
     "train",

@@ -33,6 +33,14 @@ class WidthOneChain(Protocol):
     def table(self) -> NDArray[np.float64]: ...
 
 
+def log_half_smallest(dtype: torch.dtype) -> float:
+    """Return the log of half the smallest positive subnormal number of `dtype`: what is no larger rounds to zero."""
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(f"dtype is {dtype!r}: expected a floating dtype such as torch.float32")
+    limits = torch.finfo(dtype)
+    return math.log(limits.tiny) + math.log(limits.eps) - math.log(2)
+
+
 @dataclass(frozen=True)
 class Spectrum:
     """Singular values of the Jacobian of every prefix of a network, in natural logarithms.
@@ -72,24 +80,21 @@ class Spectrum:
         That is where it is at most half the smallest positive subnormal number of `dtype`:
         2^-150 for float32, 2^-1075 for float64.
         """
-        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-            raise TypeError(f"dtype is {dtype!r}: expected a floating dtype such as torch.float32")
-        limits = torch.finfo(dtype)
-        log_half_subnormal = math.log(limits.tiny) + math.log(limits.eps) - math.log(2)
-        return (self.log_values <= log_half_subnormal) & ~self.vanished
+        return (self.log_values <= log_half_smallest(dtype)) & ~self.vanished
 
     def to_dataset(self) -> xarray.Dataset:
         """Return `log_values` and `signs` with dims (depth, seed, x), for one value a point."""
-        dims, coords = ("depth", "seed", "x"), {
-            "depth": np.arange(1, self.depth + 1),
-            "seed": list(self.members),
-            "x": self.x.numpy(),
-        }
+        dims, coords = (
+            ("depth", "seed", "x"),
+            {
+                "depth": np.arange(1, self.depth + 1),
+                "seed": list(self.members),
+                "x": self.x.numpy(),
+            },
+        )
         log_values = self.log_values[..., 0].numpy()
         about = {"long_name": "log |dh_l/dx|", "units": "natural logarithm"}
-        return xarray.Dataset(
-            {"log_values": (dims, log_values, about), "signs": (dims, self.signs.numpy())}, coords
-        )
+        return xarray.Dataset({"log_values": (dims, log_values, about), "signs": (dims, self.signs.numpy())}, coords)
 
 
 def spectrum(net: WidthOneChain, x: Tensor) -> Spectrum:
@@ -120,7 +125,7 @@ def spectrum(net: WidthOneChain, x: Tensor) -> Spectrum:
     >>> s.log_values.shape
     torch.Size([10000, 1, 1, 1])
     >>> print(f"|J| = 10^{s.log_values[-1].item() / 2.302585092994046:.0f}")
-    |J| = 10^-7390
+    |J| = 10^-7330
     """
     if not hasattr(net, "table") or not hasattr(net, "width"):
         raise TypeError(f"net is a {type(net).__name__}: expected a stability.Chain of width 1")

@@ -52,9 +52,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "relu": Activation(lambda z, _: torch.relu(z), lambda _: 0.5, slope=0.0, derivative_at_zero=0.0),
     "prelu": Activation(_prelu, lambda a: (1 + a * a) / 2, trains_slope=True),
     "tanh": Activation(lambda z, _: torch.tanh(z), lambda _: 0.39429449039784117, derivative_at_zero=1.0),
-    "gelu": Activation(
-        lambda z, _: torch.nn.functional.gelu(z), lambda _: 0.42522148257029867, derivative_at_zero=0.5
-    ),
+    "gelu": Activation(lambda z, _: torch.nn.functional.gelu(z), lambda _: 0.42522148257029867, derivative_at_zero=0.5),
 }
 
 

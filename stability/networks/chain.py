@@ -262,9 +262,7 @@ class Chain(nn.Module):
     def save(self, path: str | Path) -> Path:
         """Write the chain to one safetensors file, whole or not at all; see `Chain.load`."""
         values = dict(self.named_parameters())
-        return storage.write(
-            path, storage.Stored(self.architecture, self.members, self.init, self.root, values)
-        )
+        return storage.write(path, storage.Stored(self.architecture, self.members, self.init, self.root, values))
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str | None = None) -> Chain:
@@ -274,9 +272,7 @@ class Chain(nn.Module):
             ValueError: for a file that is cut short, is no saved chain, or does not hold what it says.
         """
         stored = storage.read(path, device)
-        return cls._from_parameters(
-            stored.architecture, stored.members, stored.init, stored.root, stored.values
-        )
+        return cls._from_parameters(stored.architecture, stored.members, stored.init, stored.root, stored.values)
 
     def extra_repr(self) -> str:
         return (

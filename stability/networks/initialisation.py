@@ -62,7 +62,7 @@ class Distribution:
     def quantile(self, u: Array, width: int, depth: int, gain: float) -> Array:
         """Return the values at the uniform numbers `u`, (..., n, n) for a weight and (..., n) else."""
         scale = self.scale * float(width) ** self.width_power * float(depth) ** self.depth_power
-        return FAMILIES[self.family](u) * (scale * gain if self.gain else scale)
+        return np.asarray(FAMILIES[self.family](u) * (scale * gain if self.gain else scale))
 
 
 ZERO = Distribution("constant", 0.0)
@@ -111,7 +111,7 @@ class Init:
             check_interval(self.kinks)
 
 
-def _leave_identity(init: Init, architecture: Architecture, width: int) -> Init:
+def _leave_identity(init: Init, architecture: Architecture, _width: int) -> Init:
     """The identity, with a gradient to leave it, where the architecture has one."""
     eye, one = Distribution("identity"), Distribution("constant", 1.0)
     skip, maps, phi = architecture.skip, architecture.maps, architecture.phi
@@ -133,7 +133,7 @@ def _leave_identity(init: Init, architecture: Architecture, width: int) -> Init:
     )
 
 
-def _need_outer_map(init: Init, architecture: Architecture, width: int) -> Init:
+def _need_outer_map(init: Init, architecture: Architecture, _width: int) -> Init:
     if architecture.maps == 2:
         return init
     raise ValueError(
@@ -248,10 +248,7 @@ def draw(
         shapes = {kind: matrix if kind.endswith("weight") else vector for kind in laws}
         ends = np.cumsum([int(np.prod(shape)) for shape in shapes.values()])
         parts = np.split(u, ends[:-1], axis=-1)
-        cut = {
-            k: part.reshape(*u.shape[:-1], *shape)
-            for (k, shape), part in zip(shapes.items(), parts, strict=True)
-        }
+        cut = {k: part.reshape(*u.shape[:-1], *shape) for (k, shape), part in zip(shapes.items(), parts, strict=True)}
         return cut, {kind: laws[kind].quantile(cut[kind], width, depth, gain) for kind in laws}
 
     laws = {kind: getattr(init, kind) for kind in architecture.kinds}

@@ -37,4 +37,5 @@ def uniforms(
     for row, member in enumerate(members):
         key = SeedSequence(root, spawn_key=(*words, member, STREAMS[stream]))
         raw[row] = Philox(key).random_raw(layers * count)
-    return (((raw >> np.uint64(12)) + 0.5) * 2.0**-52).reshape(len(members), layers, count)
+    middles = ((raw >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+    return middles.reshape(len(members), layers, count)

@@ -60,9 +60,7 @@ def unpack(architecture: Architecture, table: Array) -> dict[str, Array]:
                     f"{architecture.name!r} has {kind} = {value} there, and the table has {got} at seed {seed}, "
                     f"{where}: give the architecture that made the table, or none"
                 )
-    values = {
-        kind: table[:, :depth, COLUMNS.index(kind)] for kind in architecture.parameters if kind not in _READOUT
-    }
+    values = {kind: table[:, :depth, COLUMNS.index(kind)] for kind in architecture.parameters if kind not in _READOUT}
     if architecture.readout:
         values |= {kind: table[:, depth, COLUMNS.index(column)] for kind, column in _READOUT.items()}
     return values

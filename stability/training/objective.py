@@ -73,7 +73,7 @@ class ModuleObjective(Objective):
 
     def _split(self, parameters: Tensor) -> dict[str, Tensor]:
         shapes = {kind: value.shape for kind, value in self.chain.named_parameters()}
-        parts = parameters.split([shape[1:].numel() for shape in shapes.values()], dim=1)
+        parts = torch.split_with_sizes(parameters, [shape[1:].numel() for shape in shapes.values()], dim=1)
         return {k: part.reshape(shape) for (k, shape), part in zip(shapes.items(), parts, strict=True)}
 
     def losses_and_gradients(self) -> tuple[Tensor, Tensor]:

@@ -35,9 +35,7 @@ class Task:
     torch.Size([256])
     """
 
-    def __init__(
-        self, target: Callable[[Tensor], Tensor], interval: Sequence[float], points: int = 256
-    ) -> None:
+    def __init__(self, target: Callable[[Tensor], Tensor], interval: Sequence[float], points: int = 256) -> None:
         if not callable(target):
             raise TypeError(f"target is {target!r}: expected a function such as torch.sin; see Task.from_samples")
         low, high = check_interval(interval)
@@ -46,9 +44,7 @@ class Task:
         if not isinstance(y, Tensor):
             raise TypeError(f"the target returns a {type(y).__name__}: expected a tensor, use functions of torch")
         if y.shape != x.shape:
-            raise ValueError(
-                f"the target maps shape {tuple(x.shape)} to {tuple(y.shape)}: expected the same shape"
-            )
+            raise ValueError(f"the target maps shape {tuple(x.shape)} to {tuple(y.shape)}: expected the same shape")
         check_finite("the target on the interval (point)", y)
         self.target: Callable[[Tensor], Tensor] | None = target
         self.interval = (low, high)

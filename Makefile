@@ -1,0 +1,35 @@
+# Every target makes its own virtual environment in .venv the first time.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo figures test lint types check bench clean
+
+demo: .venv/ready
+	$(BIN)/python analyses/jacobian_spectrum.py
+
+figures: .venv/ready
+	$(BIN)/python analyses/jacobian_spectrum.py
+	$(BIN)/python analyses/fit_sine.py
+
+test: .venv/ready
+	$(BIN)/python -m pytest --numprocesses=2
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/ready
+	$(BIN)/mypy
+
+check: test lint types
+
+bench: .venv/ready
+	$(BIN)/python benchmarks/training.py
+
+clean:
+	rm -rf .venv
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,lint]'
+	touch $@

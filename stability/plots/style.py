@@ -1,0 +1,98 @@
+"""The house style: one colour an architecture everywhere, and how a figure and its data are written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import xarray
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from stability.files import write_atomically
+
+# Okabe and Ito's palette, which people with any colour vision can tell apart.
+_COLOURS = {
+    "plain_relu": "#000000",
+    "residual1_relu": "#E69F00",
+    "residual2_relu": "#56B4E9",
+    "residual2_prelu": "#0072B2",
+    "plain_prelu": "#D55E00",
+}
+_OTHER = "#009E73"
+
+STYLE: Any = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+    "figure.constrained_layout.use": True,
+    "pdf.fonttype": 42,
+}
+
+
+def colour(architecture: str) -> str:
+    """Return the colour of an architecture; all that are not the article's five share one.
+
+    >>> import stability as st
+    >>> st.plots.colour("plain_prelu")
+    '#D55E00'
+    """
+    return to_hex(_COLOURS.get(architecture, _OTHER)).upper()
+
+
+def axes_of(ax: Axes | None) -> tuple[Figure, Axes]:
+    """Return the axes given and their figure, or new ones in the house style."""
+    if ax is None:
+        with mpl.rc_context(STYLE):
+            return plt.subplots(figsize=(5, 3.4))
+    figure = ax.get_figure(root=True)
+    assert isinstance(figure, Figure)
+    return figure, ax
+
+
+def save(figure: Figure, data: xarray.Dataset | xarray.DataTree, folder: str | Path, name: str) -> list[Path]:
+    """Write a figure as PNG and PDF with its data as netCDF beside it, each whole or not at all.
+
+    Args:
+        figure: what to write.
+        data: the data that made it.
+        folder: where, made if it is not there.
+        name: the name of the three files.
+
+    Returns:
+        The paths written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # No date inside, so that the same data give the same files.
+    metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
+
+    def image(path: Path) -> None:
+        kind = path.suffix.removeprefix(".")
+        with mpl.rc_context(STYLE):
+            figure.savefig(path, format=kind, metadata=metadata[kind])
+
+    def table(path: Path) -> None:
+        groups = data.to_dict() if isinstance(data, xarray.DataTree) else {"/": data}
+        packed = {"zlib": True, "shuffle": True}
+        encoding = {group: {name: packed for name in part.data_vars} for group, part in groups.items()}
+        if isinstance(data, xarray.DataTree):
+            data.to_netcdf(path, engine="h5netcdf", encoding=encoding)
+        else:
+            data.to_netcdf(path, engine="h5netcdf", encoding=encoding["/"])
+
+    writers = {".png": image, ".pdf": image, ".nc": table}
+    return [write_atomically(folder / f"{name}{suffix}", write) for suffix, write in writers.items()]

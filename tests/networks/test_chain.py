@@ -1,0 +1,306 @@
+"""The five chains against one written out by hand, members, step tables and prefixes."""
+
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as some
+
+import stability as st
+
+FIVE = ["plain_relu", "residual1_relu", "residual2_relu", "residual2_prelu", "plain_prelu"]
+
+
+def test_the_article_s_five_in_its_order():
+    assert list(st.ARCHITECTURES) == FIVE
+
+
+def by_hand(chain, seed, x):
+    """The article's chains in plain numpy, one seed, one point (n,), no line shared with the module."""
+    p = {k: v.detach().numpy()[seed] for k, v in chain.named_parameters()}
+    if chain.width == 1:
+        p = {k: v.reshape(*v.shape, 1, 1) if k.endswith("weight") else v.reshape(*v.shape, 1) for k, v in p.items()}
+    h = np.array(x, dtype=np.float64)
+    for layer in range(chain.depth):
+        z = p["weight"][layer] @ h + p["bias"][layer]
+        name = chain.architecture.name
+        a = np.maximum(z, 0) if name.endswith("_relu") else np.where(z > 0, z, p["slope"][layer] * z)
+        if name.startswith("plain"):
+            h = a
+        elif name.startswith("residual1"):
+            h = h + a
+        else:
+            h = h + p["outer_weight"][layer] @ a + p["outer_bias"][layer]
+    return p["readout_weight"] @ h + p["readout_bias"] if chain.architecture.name.startswith("plain") else h
+
+
+@pytest.mark.parametrize("width", [1, 4])
+@pytest.mark.parametrize("name", FIVE)
+def test_chains_agree_with_one_written_out_by_hand(name, width):
+    chain = st.Chain(name, depth=7, seeds=3, width=width)
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(5, width))
+    got = chain(torch.from_numpy(x if width > 1 else x[:, 0])).detach().numpy().reshape(3, 5, width)
+    for seed in range(3):
+        for point in range(5):
+            expected = by_hand(chain, seed, x[point])
+            # Ten roundings a layer and channel, relative to the largest number that occurs.
+            np.testing.assert_allclose(got[seed, point], expected, rtol=0, atol=7 * 10 * width * 2e-16 * 30)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "gelu"])
+def test_smooth_activations_at_width_n(activation):
+    chain = st.Chain(st.Architecture("smooth", skip=1, maps=2, activation=activation), depth=2, width=3)
+    x = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    function = {"tanh": torch.tanh, "gelu": torch.nn.functional.gelu}[activation]
+    h = x
+    for layer in range(2):
+        inner = torch.nn.functional.linear(h, chain.weight[0, layer], chain.bias[0, layer])
+        h = h + torch.nn.functional.linear(function(inner), chain.outer_weight[0, layer], chain.outer_bias[0, layer])
+    torch.testing.assert_close(chain(x)[0], h, rtol=1e-14, atol=1e-14)
+    with pytest.raises(ValueError, match="no step table"):
+        chain.table()
+
+
+def test_a_sixth_architecture_takes_a_few_lines_and_everything_works_on_it(monkeypatch, tmp_path):
+    sixth = st.Architecture("residual1_prelu", skip=1, maps=1, activation="prelu")
+    monkeypatch.setitem(st.ARCHITECTURES, sixth.name, sixth)
+    x = torch.linspace(-3, 3, 11, dtype=torch.float64)
+    chain = st.Chain("residual1_prelu", depth=6, seeds=4)
+    h = x.expand(4, 11)
+    for layer in range(6):
+        h = h + torch.nn.functional.leaky_relu(chain.weight[:, layer, None] * h + chain.bias[:, layer, None], 0.25)
+    torch.testing.assert_close(chain(x), h, rtol=1e-14, atol=1e-14)
+    before = chain.table()
+    history = st.train(chain, st.Task(torch.sin, (-3, 3)), steps=50, progress=False)
+    assert history.path == "kernel"
+    assert (history.best_loss < history.loss[0]).all()
+    assert not np.array_equal(chain.table(), before)
+    assert st.spectrum(chain, x).log_values.shape == (6, 4, 11, 1)
+    assert torch.equal(st.Chain.load(chain.save(tmp_path / "sixth.safetensors"))(x), chain(x))
+    assert st.Chain("residual1_prelu", depth=3, init="identity")(x).equal(x[None])
+    assert "prelu(w h + b)" in sixth.formula
+
+
+# --- members: pure functions of (root, architecture, member, layer) ---
+
+UNSCALED = [name for name in st.INITS if name not in ("scaled", "knots")]
+
+
+def exists(name, init, width=1):
+    try:
+        return st.Chain(name, 2, init=init, width=width)
+    except ValueError:
+        return None
+
+
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("init", UNSCALED)
+@pytest.mark.parametrize("name", FIVE)
+def test_depth_8_is_the_prefix_of_depth_64(name, init, width):
+    if exists(name, init, width) is None:
+        pytest.skip("refused, see test_initialisation")
+    shallow = st.Chain(name, 8, seeds=3, init=init, width=width)
+    deep = st.Chain(name, 64, seeds=3, init=init, width=width).prefix(8)
+    for (kind, a), (_, b) in zip(shallow.named_parameters(), deep.named_parameters(), strict=True):
+        assert torch.equal(a, b), kind
+
+
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("init", list(st.INITS))
+@pytest.mark.parametrize("name", FIVE)
+def test_one_seed_alone_is_the_same_among_many_in_any_order(name, init, width):
+    if exists(name, init, width) is None:
+        pytest.skip("refused, see test_initialisation")
+    many = st.Chain(name, 5, seeds=1000 if width == 1 else 50, init=init, width=width)
+    some_of_them = st.Chain(name, 5, seeds=[41, 7], init=init, width=width)
+    for kind, value in some_of_them.named_parameters():
+        assert torch.equal(value[0], many.get_parameter(kind)[41]), kind
+        assert torch.equal(value[1], many.get_parameter(kind)[7]), kind
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_lower_precision_is_the_rounding_of_float64(dtype):
+    exact, rounded = (st.Chain("residual2_prelu", 9, seeds=3, width=2, dtype=d) for d in (torch.float64, dtype))
+    for kind, value in rounded.named_parameters():
+        assert value.dtype == dtype
+        assert torch.equal(value, exact.get_parameter(kind).to(dtype)), kind
+
+
+def test_root_architecture_member_and_layer_each_matter():
+    base = st.Chain("plain_relu", 4, seeds=2).weight
+    assert not (base == st.Chain("plain_relu", 4, seeds=2, root=1).weight).any()
+    assert not (base == st.Chain("plain_prelu", 4, seeds=2).weight).any()
+    assert base.unique().numel() == base.numel()
+
+
+def test_the_stream_of_a_member_never_changes():
+    # Stored so that a later version cannot move every result without saying so.
+    table = st.Chain("residual2_prelu", 2, seeds=[3], root=5).table()
+    np.testing.assert_array_equal(table[0], PINNED)
+
+
+PINNED = [
+    [1.0, -0.08013053926622749, 0.1668134125160161, 0.11787109405492946, 0.9752530998157674, 0.25],
+    [1.0, -0.1398370125629007, 0.3645891554031968, -0.8828052774324295, 0.911129584826541, 0.25],
+]
+
+
+# --- step tables ---
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", FIVE)
+def test_tables_round_trip_bit_for_bit(name, dtype):
+    chain = st.Chain(name, 12, seeds=5, dtype=dtype)
+    table = chain.table()
+    assert table.dtype == np.float64
+    named = st.Chain.from_table(table, name, dtype=dtype)
+    for kind, value in chain.named_parameters():
+        assert torch.equal(value, named.get_parameter(kind)), kind
+    np.testing.assert_array_equal(named.table(), table)
+    np.testing.assert_array_equal(st.Chain.from_table(table).table(), table)
+
+
+@pytest.mark.parametrize("init", ["pytorch", "knots"])
+@pytest.mark.parametrize("name", FIVE)
+def test_forward_through_the_table_equals_forward_through_the_module(name, init):
+    x = torch.linspace(-3, 3, 101, dtype=torch.float64)
+    chain = st.Chain(name, 40, seeds=20, init=init)
+    assert torch.equal(st.Chain.from_table(chain.table())(x), chain(x))
+
+
+@given(
+    some.lists(some.lists(some.floats(-2, 2, width=32), min_size=6, max_size=6), min_size=1, max_size=6),
+    some.floats(-3, 3),
+)
+def test_a_table_computes_what_its_rows_say(rows, x):
+    chain = st.Chain.from_table(np.array([rows]))
+    h = x
+    for skip, weight, bias, outer_weight, outer_bias, slope in rows:
+        z = weight * h + bias
+        h = skip * h + outer_weight * (z if z > 0 else slope * z) + outer_bias
+    assert chain(torch.tensor([x], dtype=torch.float64)).item() == h
+
+
+def test_from_table_refuses_what_the_architecture_cannot_be():
+    table = st.Chain("residual2_relu", 4).table()
+    table[0, 2, 5] = 0.5
+    with pytest.raises(ValueError, match=r"slope = 0.0 there, and the table has 0.5 at seed 0, row 2"):
+        st.Chain.from_table(table, "residual2_relu")
+    with pytest.raises(ValueError, match="weight = 0.0 there.*the read-out"):
+        st.Chain.from_table(st.Chain("plain_prelu", 4).table()[:, :-1], "plain_prelu")
+    with pytest.raises(ValueError, match="at least two rows"):
+        st.Chain.from_table(st.Chain("plain_prelu", 4).table()[:, -1:], "plain_prelu")
+    table[0, 2, 5] = np.nan
+    with pytest.raises(ValueError, match=r"not finite, the first nan at \(0, 2, 5\)"):
+        st.Chain.from_table(table)
+    with pytest.raises(ValueError, match=r"shape \(4, 6\)"):
+        st.Chain.from_table(table[0])
+    with pytest.raises(TypeError, match="complex128"):
+        st.Chain.from_table(table.astype(complex))
+
+
+def test_set_table_changes_the_chain_and_refuses_another_shape():
+    chain, other = st.Chain("plain_prelu", 4, seeds=2), st.Chain("plain_prelu", 4, seeds=[5, 6])
+    chain.set_table(other.table())
+    np.testing.assert_array_equal(chain.table(), other.table())
+    with pytest.raises(ValueError, match=r"\(2, 4\) seeds and rows: this chain has \(2, 5\)"):
+        chain.set_table(other.table()[:, 1:])
+
+
+# --- prefixes, steps, copies ---
+
+
+def test_a_prefix_shares_parameters_and_keeps_the_read_out():
+    chain = st.Chain("plain_prelu", 10, seeds=2)
+    prefix = chain.prefix(4)
+    with torch.no_grad():
+        prefix.weight[1, 3] = 7.0
+        chain.readout_bias[0] = 5.0
+    assert chain.weight[1, 3] == 7.0
+    assert prefix.readout_bias[0] == 5.0
+    assert prefix.depth == 4
+    np.testing.assert_array_equal(prefix.table(), np.delete(chain.table(), range(4, 10), axis=1))
+    for depth in (0, 11):
+        with pytest.raises(ValueError, match=f"depth is {depth}: expected an integer >= 1 and <= 10"):
+            chain.prefix(depth)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_steps_one_after_another_are_the_chain(width):
+    chain = st.Chain("residual2_prelu", 6, seeds=3, width=width)
+    h = x = torch.ones(5, dtype=torch.float64) if width == 1 else torch.ones(5, width, dtype=torch.float64)
+    for step in chain.steps:
+        h = step(h)
+    assert torch.equal(h, chain(x))
+    assert torch.equal(copy.deepcopy(chain)(x), chain(x))
+
+
+def test_gradients_reach_every_parameter():
+    chain = st.Chain("plain_prelu", 3, seeds=2, width=2)
+    chain(torch.randn(4, 2, dtype=torch.float64)).sum().backward()
+    for kind, value in chain.named_parameters():
+        assert value.grad is not None, kind
+        assert value.grad.abs().sum() > 0, kind
+
+
+# --- bad input ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"architecture": "plain_rellu"}, ValueError, "known are 'plain_relu', .*the nearest is 'plain_relu'"),
+        ({"init": "hee"}, ValueError, "known are 'pytorch', .*the nearest is 'he'"),
+        ({"depth": 0}, ValueError, "depth is 0: expected an integer >= 1"),
+        ({"depth": 2.5}, TypeError, "depth is 2.5: expected an integer"),
+        ({"width": 0}, ValueError, "width is 0"),
+        ({"seeds": 0}, ValueError, "seeds is 0"),
+        ({"seeds": [1, -2]}, ValueError, "a member number in seeds is -2"),
+        ({"seeds": [4, 1, 4]}, ValueError, r"repeats the member numbers \[4\]"),
+        ({"seeds": []}, ValueError, "empty sequence"),
+        ({"seeds": "12"}, TypeError, "seeds is '12'"),
+        ({"root": -1}, ValueError, "root is -1"),
+        ({"dtype": torch.int64}, TypeError, "expected a floating dtype"),
+    ],
+)
+def test_bad_arguments_are_refused_with_what_was_expected(arguments, error, message):
+    good = {"architecture": "plain_relu", "depth": 3}
+    with pytest.raises(error, match=message):
+        st.Chain(**(good | arguments))
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        (torch.zeros(5, 1, dtype=torch.float64), ValueError, r"shape \(5, 1\): a chain of width 1 takes \(points,\)"),
+        (torch.zeros(5), TypeError, "x is torch.float32 and the chain is torch.float64"),
+        (torch.zeros(0, dtype=torch.float64), ValueError, "no points"),
+        ([0.0], TypeError, "x is a list: expected a tensor"),
+        (torch.zeros(5, dtype=torch.float64, device="meta"), ValueError, "x is on meta"),
+    ],
+)
+def test_bad_points_are_refused(x, error, message):
+    with pytest.raises(error, match=message):
+        st.Chain("plain_relu", 3)(x)
+    with pytest.raises(error, match=message):
+        st.spectrum(st.Chain("plain_relu", 3), x)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"activation": "swish"}, {"maps": 3}, {"skip": float("nan")}, {"name": ""}],
+    ids=lambda f: next(iter(f)),
+)
+def test_impossible_architectures_are_refused(fields):
+    with pytest.raises(ValueError, match=r"unknown activation|maps is|skip is|name is"):
+        st.Architecture(**({"name": "mine"} | fields))
+
+
+def test_an_architecture_is_frozen_data():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        st.ARCHITECTURES["plain_relu"].skip = 1

@@ -1,0 +1,53 @@
+"""Imports run one way, so that a reader can take the rooms one at a time."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BASEMENT = {"checks", "files"}
+GROUND = {"networks", "folds", "jacobians", "gradients", "theory"}
+#: What each room may import besides itself and the basement.
+ALLOWED = {
+    **{room: set() for room in GROUND},
+    "theory": {"networks"},
+    "gradients": {"jacobians"},
+    "training": GROUND,
+    "plots": GROUND | {"training"},
+    **{room: set() for room in BASEMENT},
+    "__init__": GROUND | {"training", "plots"},
+}
+
+
+def imported_rooms(path: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        rooms |= {name.split(".")[1] for name in names if name.startswith("stability.")}
+    folders = {p.name for p in (ROOT / "stability").iterdir() if p.is_dir()}
+    return rooms & (folders | BASEMENT)
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT / "stability").parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "stability").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT / "stability"))
+)
+def test_a_room_imports_only_what_is_below_it(path):
+    room = room_of(path)
+    assert room in ALLOWED, f"{room} has no place in the house: give it one in ALLOWED"
+    assert imported_rooms(path) - {room} - BASEMENT <= ALLOWED[room]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "analyses").glob("*.py")), ids=lambda p: p.name)
+def test_analyses_use_public_names_only(path):
+    assert not imported_rooms(path), "an analysis says `import stability as st` and no more"
