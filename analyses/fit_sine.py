@@ -118,7 +118,7 @@ def verdicts(data: xarray.Dataset, limits: dict[str, float]) -> list[tuple[str, 
             "keeps folding, fits any function; very deep it can still die",
             ("held" if died_late else "refined") if folds else "refuted",
             f"median error {median['residual2_relu']:.1e} at depth {middle} on sin(x), the one function tried here; "
-            f"at depth {deep} {100 * late:.0f} % end no better than a constant, and exactly dead at depths {depths} are "
+            f"at depth {deep} {100 * late:.0f} % end no better than a constant; exactly dead at depths {depths}: "
             f"{percent('residual2_relu')} %",
         )
     )
@@ -134,6 +134,8 @@ def verdicts(data: xarray.Dataset, limits: dict[str, float]) -> list[tuple[str, 
             "better than a constant",
         )
     )
+    first = at("plain_prelu", int(data.depth[0]))
+    shallow, folding = float(first.loss.median()), 1 - float(first.monotone.mean())
     fails = share["plain_prelu"] >= 95
     healed = share[IDENTITY] == 0 and bool(at(IDENTITY, middle).monotone.all())
     rows.append(
@@ -141,8 +143,8 @@ def verdicts(data: xarray.Dataset, limits: dict[str, float]) -> list[tuple[str, 
             "plain_prelu",
             'does not work either, "a matter of numerical stability"',
             ("refined" if healed else "held") if fails else "refuted",
-            f"it works while it is shallow (median error {float(at('plain_prelu', int(data.depth[0])).loss.median()):.1e} "
-            f"at depth {int(data.depth[0])}, with slopes trained below 0, which fold); at depth {middle} "
+            f"it works while it is shallow (median error {shallow:.1e} at depth {int(data.depth[0])}, with slopes "
+            f"trained below 0 in {100 * folding:.0f} % of the members, which fold); at depth {middle} "
             f"{share['plain_prelu']:.0f} % are flat and {max(dead['plain_prelu']):.0f} % dead. Started at the identity "
             f"the numerics are healed and it still ends at {median[IDENTITY]:.4f}: its slopes stay >= 0, such a chain "
             f"is monotone, and the best monotone function has {limits['monotone']:.4f}",

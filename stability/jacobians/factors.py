@@ -29,14 +29,14 @@ def log_factors(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArra
     slopes = np.concatenate([slope, np.ones_like(slope)], axis=-1)
     with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
         inner = outer_weight * weight
-        product = inner * slopes
-        value = skip + product
         vanishes = (outer_weight == 0) | (weight == 0) | (slopes == 0)
+        product = np.where(vanishes, 0.0, inner * slopes)
+        value = skip + product
         size = abs(product)
         in_range = vanishes | ((size > 1e-290) & (size < 1e290) & (abs(inner) > 1e-290) & (abs(inner) < 1e290))
         clear = in_range & (abs(value) >= _CANCELLATION * (abs(skip) + size))
         logs = np.log(abs(value))
-    signs = np.sign(value).astype(np.int8)
+    signs = np.sign(np.where(clear, value, 0.0)).astype(np.int8)
     for place in np.argwhere(~clear):
         seed, row, branch = place
         s, w, _, o, _, a = map(Fraction, table[seed, row, [0, 1, 2, 3, 4, 5]])

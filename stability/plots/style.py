@@ -88,7 +88,7 @@ def save(figure: Figure, data: xarray.Dataset | xarray.DataTree, folder: str | P
     def table(path: Path) -> None:
         groups = data.to_dict() if isinstance(data, xarray.DataTree) else {"/": data}
         packed = {"zlib": True, "shuffle": True}
-        encoding = {group: {name: packed for name in part.data_vars} for group, part in groups.items()}
+        encoding = {group: dict.fromkeys(part.data_vars, packed) for group, part in groups.items()}
         if isinstance(data, xarray.DataTree):
             data.to_netcdf(path, engine="h5netcdf", encoding=encoding)
         else:
