@@ -150,12 +150,18 @@ class Chain(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The parameters' dtype."""
-        return self.get_parameter("weight").dtype
+        return self._value("weight").dtype
 
     @property
     def device(self) -> torch.device:
         """Where the parameters live."""
-        return self.get_parameter("weight").device
+        return self._value("weight").device
+
+    def _value(self, kind: str) -> Tensor:
+        # Not get_parameter: under torch.func.functional_call the values are tensors and no parameters.
+        value = getattr(self, kind)
+        assert isinstance(value, Tensor)
+        return value
 
     @property
     def steps(self) -> list[Step]:
@@ -170,7 +176,7 @@ class Chain(nn.Module):
         """
         # One unbind a kind: a select for every step would make the backward pass quadratic in the depth.
         kinds = [kind for kind in self.architecture.parameters if not kind.startswith("readout")]
-        layers = zip(*(self.get_parameter(kind).unbind(1) for kind in kinds), strict=True)
+        layers = zip(*(self._value(kind).unbind(1) for kind in kinds), strict=True)
         skip = {} if self.architecture.skip is None else {"skip": self.architecture.skip}
         return [
             Step(self.architecture.phi, **skip, **dict(zip(kinds, layer, strict=True)))  # type: ignore[arg-type]
@@ -182,7 +188,7 @@ class Chain(nn.Module):
         for step in self.steps:
             h = step(h)
         if self.architecture.readout:
-            h = affine(h, self.get_parameter("readout_weight"), self.get_parameter("readout_bias"))
+            h = affine(h, self._value("readout_weight"), self._value("readout_bias"))
         return h
 
     def table(self) -> NDArray[np.float64]:

@@ -68,7 +68,7 @@ class ModuleObjective(Objective):
     def __init__(self, chain: Chain, task: Task) -> None:
         self.chain = chain
         with torch.no_grad():
-            self.parameters = torch.cat([value.flatten(1) for value in chain.parameters()], dim=1)
+            self.parameters = torch.cat([value.reshape(chain.seeds, -1) for value in chain.parameters()], dim=1)
         self._x, self._y = (v.to(chain.device, chain.dtype) for v in (task.x, task.y))
 
     def _split(self, parameters: Tensor) -> dict[str, Tensor]:

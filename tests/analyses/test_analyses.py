@@ -1,0 +1,60 @@
+"""The scripts, run as a user runs them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(name, *arguments):
+    command = [sys.executable, str(ROOT / "analyses" / f"{name}.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
+
+
+@pytest.mark.parametrize("name", ["jacobian_spectrum", "fit_sine"])
+def test_help_names_the_four_options_and_the_method(name):
+    shown = run(name, "--help")
+    assert shown.returncode == 0, shown.stderr
+    for word in ("--quick", "--out", "--seed", "Question.", "Method.", "Reading."):
+        assert word in shown.stdout
+
+
+def test_jacobian_spectrum(tmp_path):
+    done = run("jacobian_spectrum", "--quick", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Found: after 300 layers" in done.stdout
+    assert {p.suffix for p in tmp_path.iterdir()} == {".png", ".pdf", ".nc"}
+    with xarray.open_datatree(tmp_path / "jacobian_spectrum.nc", engine="h5netcdf") as data:
+        fresh, trained = data["fresh"].to_dataset(), data["trained"].to_dataset()
+        assert fresh.log_values.dims == trained.log_values.dims == ("architecture", "depth", "seed", "x")
+        exponent = fresh.log_values.isel(depth=-1).mean("x") / 300
+        for name in fresh.architecture.values:
+            one = exponent.sel(architecture=name)
+            z = (one.mean() - fresh.predicted_exponent.sel(architecture=name)) / (one.std() / np.sqrt(one.size))
+            assert abs(z) < 4, name
+        plain, residual = (trained.loss.sel(architecture=a).median() for a in ("plain_prelu", "residual2_prelu"))
+        assert plain > 0.5 > 0.05 > residual
+
+
+def test_fit_sine(tmp_path):
+    done = run("fit_sine", "--quick", "--out", tmp_path, "--seed", 3)
+    assert done.returncode == 0, done.stderr
+    assert "below the best monotone function: 0 (must be 0)" in done.stdout
+    for verdict in (
+        "plain_relu: dies",
+        "residual1_relu: can only grow",
+        "residual2_prelu: solves",
+        "plain_prelu: does",
+    ):
+        assert verdict in done.stdout
+    with xarray.open_dataset(tmp_path / "fit_sine.nc", engine="h5netcdf") as data:
+        assert data.fit.dims == ("architecture", "depth", "seed", "x")
+        # The stored losses are those of the stored fits.
+        errors = ((data.fit - data.target) ** 2).mean("x")
+        np.testing.assert_allclose(errors, data.loss, rtol=1e-3, atol=1e-7)
+        assert (data.sel(architecture="residual1_relu").least_rise >= 0).all()

@@ -1,0 +1,99 @@
+"""Plots: they return the Figure, draw on the axes given, and draw the numbers of the result."""
+
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+import xarray
+
+import stability as st
+
+X = torch.linspace(-3, 3, 9, dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def spectrum():
+    return st.spectrum(st.Chain("plain_prelu", 60, seeds=30), X)
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    plt.close("all")
+
+
+def test_each_architecture_has_a_colour_of_its_own():
+    colours = [st.plots.colour(name) for name in (*st.ARCHITECTURES, "one of my own")]
+    assert len(set(colours)) == 6
+
+
+def test_the_spectrum_s_line_is_the_median(spectrum):
+    figure, ax = plt.subplots()
+    assert st.plots.spectrum(spectrum, ax, label="mine", colour="#112233") is figure
+    depths, median = ax.lines[0].get_data()
+    values = spectrum.log_values.flatten(1).numpy() / math.log(10)
+    np.testing.assert_array_equal(depths, np.arange(1, 61))
+    # A median of an even number of values lies between the middle two.
+    assert (np.sort(values)[:, 134] <= median).all()
+    assert (median <= np.sort(values)[:, 135]).all()
+    assert ax.get_legend_handles_labels()[1] == ["mine"]
+
+
+def test_the_distribution_counts_exact_zeros_as_minus_infinity():
+    s = st.spectrum(st.Chain("plain_relu", 2, seeds=200), X)
+    _, ax = plt.subplots()
+    st.plots.distribution(s, 2, ax)
+    share = ax.lines[0].get_ydata()
+    zero = 100 * s.vanished[-1].double().mean().item()
+    assert share[0] == pytest.approx(zero + 100 / (200 * 9))
+    assert share[-1] == 100
+    with pytest.raises(ValueError, match="the spectrum has the depths 1, 2"):
+        st.plots.distribution(s, 3)
+
+
+def test_vanishing_draws_the_shares(spectrum):
+    _, ax = plt.subplots()
+    st.plots.vanishing(spectrum, ax)
+    float32, float64, zero = (line.get_ydata() for line in ax.lines)
+    expected = 100 * spectrum.underflows(torch.float32).flatten(1).double().mean(1).numpy()
+    np.testing.assert_allclose(float32, expected, atol=1e-9)
+    assert float64.max() == 0 == zero.max()
+
+
+def test_the_best_fit_is_bold():
+    task = st.Task(torch.sin, (-3, 3), points=20)
+    outputs = torch.stack([0 * task.x, task.y + 0.01, task.x])
+    _, ax = plt.subplots()
+    st.plots.fits(task.x, outputs, task.y, ax)
+    bold = max(ax.lines, key=lambda line: line.get_linewidth())
+    np.testing.assert_array_equal(bold.get_ydata(), outputs[1])
+    with pytest.raises(ValueError, match=r"expected \(points,\), \(seeds, points\)"):
+        st.plots.fits(task.x, outputs[0], task.y)
+
+
+def test_the_history_s_line_is_the_median():
+    history = st.train(st.Chain("plain_prelu", 3, seeds=5), st.Task(torch.sin, (-3, 3)), steps=20, progress=False)
+    _, ax = plt.subplots()
+    st.plots.history(history, ax)
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), history.loss.median(1).values)
+    assert ax.get_yscale() == "log"
+
+
+@pytest.mark.parametrize("tree", [False, True])
+def test_a_figure_is_saved_with_its_data(tmp_path, spectrum, tree):
+    data = spectrum.to_dataset()
+    stored = xarray.DataTree.from_dict({"fresh": data}) if tree else data
+    paths = st.plots.save(st.plots.spectrum(spectrum), stored, tmp_path / "new", "picture")
+    assert [p.name for p in paths] == ["picture.png", "picture.pdf", "picture.nc"]
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == sorted(p.name for p in paths)
+    assert paths[0].read_bytes()[:4] == b"\x89PNG"
+    assert paths[1].read_bytes()[:4] == b"%PDF"
+    with xarray.open_dataset(paths[2], engine="h5netcdf", group="fresh" if tree else None) as back:
+        xarray.testing.assert_identical(back.load(), data)
+
+
+def test_saving_twice_gives_the_same_pictures(tmp_path, spectrum):
+    first, second = (st.plots.save(st.plots.spectrum(spectrum), spectrum.to_dataset(), tmp_path / f, "p") for f in "ab")
+    assert [p.read_bytes() for p in first[:2]] == [p.read_bytes() for p in second[:2]]

@@ -1,0 +1,51 @@
+"""The README's programs run as printed, and what it names is there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def run(program, folder):
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_first_program_has_ten_lines_and_prints_what_the_readme_says(tmp_path):
+    assert len([line for line in PROGRAMS[0].splitlines() if line.strip()]) == 10
+    printed = run(PROGRAMS[0], tmp_path)
+    plain, residual = re.findall(r"error (\S+), growth of log \|J\| a layer (\S+)", printed)
+    assert float(plain[0]) == pytest.approx(0.52, abs=0.005)
+    assert float(plain[1]) == pytest.approx(-1.7, abs=0.05)
+    assert 3e-5 < float(residual[0]) < 3e-4
+    assert abs(float(residual[1])) < 0.05
+    assert (tmp_path / "spectrum.png").stat().st_size > 1000
+
+
+def test_the_other_programs_run(tmp_path):
+    assert len(PROGRAMS) > 1
+    for program in PROGRAMS[1:]:
+        assert run(program, tmp_path).strip()
+
+
+def test_pictures_and_scripts_it_names_are_there():
+    names = re.findall(r"\]\((figures/[^)]+)\)", README) + re.findall(r"python (analyses/\S+\.py)", README)
+    assert len(names) >= 4
+    for name in names:
+        assert (ROOT / name).is_file(), name
+
+
+def test_it_tells_of_every_public_name():
+    import stability as st
+
+    missing = [name for name in st.__all__ if f"st.{name}" not in README and f"`{name}`" not in README]
+    assert missing == [], "the README tells of every public name"
