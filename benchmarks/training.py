@@ -68,7 +68,7 @@ def main() -> None:
         kernel = seconds["compiled, one thread"]
         for name, value in seconds.items():
             nanoseconds = value / (SEEDS * POINTS * DEPTH) * 1e9
-            print(f"{dtype!s:<10.10}{name:<28}{nanoseconds:>24.3f}{value / kernel:>20.1f}")
+            print(f"{str(dtype).removeprefix('torch.'):<10}{name:<28}{nanoseconds:>24.3f}{value / kernel:>20.1f}")
 
 
 if __name__ == "__main__":
