@@ -46,19 +46,15 @@ def unpack(architecture: Architecture, table: Array) -> dict[str, Array]:
     depth = table.shape[1] - architecture.readout
     if depth == 0:
         raise ValueError("the table has a read-out and no step before it: expected at least two rows")
-    for seeds_rows, fixed in (
-        (table[:, :depth], _fixed(architecture)),
-        (table[:, depth:], _READOUT_FIXED),
-    ):
+    steps, last = (0, table[:, :depth], _fixed(architecture)), (depth, table[:, depth:], _READOUT_FIXED)
+    for first, rows, fixed in (steps, last):
         for kind, value in fixed.items():
-            wrong = np.argwhere(seeds_rows[..., COLUMNS.index(kind)] != value)
-            if len(wrong):
-                seed, row = wrong[0]
-                got = seeds_rows[seed, row, COLUMNS.index(kind)]
-                where = f"row {row}" if seeds_rows.shape[1] == depth and fixed is not _READOUT_FIXED else "the read-out"
+            column = rows[..., COLUMNS.index(kind)]
+            for seed, row in np.argwhere(column != value)[:1]:
+                part = "the read-out" if fixed is _READOUT_FIXED else "a step"
                 raise ValueError(
-                    f"{architecture.name!r} has {kind} = {value} there, and the table has {got} at seed {seed}, "
-                    f"{where}: give the architecture that made the table, or none"
+                    f"in {architecture.name!r} {part} has {kind} = {value}, and the table has {column[seed, row]} at "
+                    f"seed {seed}, row {first + row}: give the architecture that made the table, or none"
                 )
     values = {kind: table[:, :depth, COLUMNS.index(kind)] for kind in architecture.parameters if kind not in _READOUT}
     if architecture.readout:

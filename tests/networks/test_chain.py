@@ -189,9 +189,9 @@ def test_a_table_computes_what_its_rows_say(rows, x):
 def test_from_table_refuses_what_the_architecture_cannot_be():
     table = st.Chain("residual2_relu", 4).table()
     table[0, 2, 5] = 0.5
-    with pytest.raises(ValueError, match=r"slope = 0.0 there, and the table has 0.5 at seed 0, row 2"):
+    with pytest.raises(ValueError, match=r"a step has slope = 0.0, and the table has 0.5 at seed 0, row 2"):
         st.Chain.from_table(table, "residual2_relu")
-    with pytest.raises(ValueError, match=r"weight = 0.0 there.*the read-out"):
+    with pytest.raises(ValueError, match=r"the read-out has weight = 0.0, .* row 3"):
         st.Chain.from_table(st.Chain("plain_prelu", 4).table()[:, :-1], "plain_prelu")
     with pytest.raises(ValueError, match="at least two rows"):
         st.Chain.from_table(st.Chain("plain_prelu", 4).table()[:, -1:], "plain_prelu")
