@@ -191,7 +191,7 @@ def draw(groups: dict[str, xarray.Dataset]) -> plt.Figure:
             row[1].set_title("growth a layer", loc="left")
             depths = zip(shades, (0.3, 0.6, 1.0), strict=True)
             keys = [plt.Line2D([], [], color="#333333", alpha=alpha, label=f"depth {d}") for d, alpha in depths]
-            row[1].legend(handles=keys, loc="center")
+            row[1].legend(handles=keys, loc="center", bbox_to_anchor=(0.69, 0.5))
             row[2].set_title("products that a format loses", loc="left")
         theory = [plt.Line2D([], [], color="black", linestyle=":", label="theory: depth times E log |g|")]
         axes[0, 0].legend(handles=[*axes[0, 0].get_legend_handles_labels()[0], *theory], loc="lower left")
