@@ -52,6 +52,8 @@ def run(case: str, depth: int, seeds: int, steps: int, task: st.Task, root: int)
     architecture, init = CASES[case]
     chain = st.Chain(architecture, depth, seeds=seeds, init=init, root=root)
     history = st.train(chain, task, steps=steps)
+    if history.interrupted:
+        raise SystemExit(1)
     output = chain(task.x).detach()
     slopes_kept = (chain.slope >= 0).all(1) if "slope" in chain.architecture.kinds else torch.ones(seeds, dtype=bool)
     never_bypassed = chain.architecture.skip == 0
@@ -154,6 +156,7 @@ def verdicts(data: xarray.Dataset, limits: dict[str, float]) -> list[tuple[str, 
 
 
 def main(settings: Settings) -> None:
+    st.plots.make_folder(settings.out)  # before the work, not after it
     seeds, steps, depths = (16, 400, (3, 10, 30)) if settings.quick else (64, 2000, (3, 10, 30, 100))
     task = st.Task(torch.sin, (-3, 3), points=256)
     limits = {
@@ -207,23 +210,33 @@ def draw(data: xarray.Dataset) -> plt.Figure:
                 one = data.sel(architecture=case, depth=depth)
                 st.plots.fits(one.x, one.fit, one.target, ax, colour=shade)
                 ax.set(ylim=(-1.6, 1.6), xlabel="", ylabel="")
-                note = f"median {float(one.loss.median()):.1e}"
+                note = f"best {float(one.loss.min()):.1e}, median {float(one.loss.median()):.1e}"
                 if float(one.dead.mean()) > 0:
                     note += f"\ndead {100 * float(one.dead.mean()):.0f} %"
                 ax.text(0.03, 0.97, note, transform=ax.transAxes, va="top", fontsize=7, color="#333333")
                 levels = one.loss_by_step.quantile([0.05, 0.5, 0.95], "seed")
                 row[-1].fill_between(one.step, levels[0], levels[2], color=shade, alpha=0.12 * alpha, linewidth=0)
-                row[-1].plot(one.step, levels[1], color=shade, alpha=alpha, linewidth=1.3, label=f"depth {depth}")
+                row[-1].plot(one.step, levels[1], color=shade, alpha=alpha, linewidth=1.3)
             row[0].set_ylabel(case.replace(", ", ",\n") + "\nf(x)", fontsize=8)
             row[-1].set(yscale="log", ylim=(1e-6, 10))
-            row[-1].axhline(data.attrs["best_constant"], color="#777777", linestyle="--", linewidth=0.9)
-            row[-1].axhline(data.attrs["best_monotone"], color="#777777", linestyle=":", linewidth=1.1)
+            row[-1].axhline(data.attrs["best_constant"], color="#777777", linestyle="--", linewidth=1)
+            row[-1].axhline(data.attrs["best_monotone"], color="#777777", linestyle=":", linewidth=1)
             row[-1].yaxis.tick_right()
+            row[-1].yaxis.set_label_position("right")
+            row[-1].set_ylabel("error", fontsize=8)
             row[-1].spines[["left", "right"]].set_visible(False)
         for ax, depth in zip(axes[0], depths, strict=False):
             ax.set_title(f"depth {depth}")
         axes[0, -1].set_title("mean-squared error against step")
-        axes[-1, -1].legend(loc="lower left", ncols=2, fontsize=7)
+        shades = [
+            plt.Line2D([], [], color="#333333", alpha=alpha, label=f"depth {depth}")
+            for depth, alpha in zip(depths, np.linspace(0.35, 1, len(depths)), strict=True)
+        ]
+        kinds = [
+            plt.Line2D([], [], color="#777777", linestyle=style, label=f"best {kind}")
+            for kind, style in (("constant", "--"), ("monotone", ":"))
+        ]
+        axes[0, -1].legend(handles=[*shades, *kinds], loc="lower left", ncols=2, fontsize=7)
         for ax in axes[-1]:
             ax.set_xlabel("x")
         axes[-1, -1].set_xlabel("step")

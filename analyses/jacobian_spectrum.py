@@ -106,6 +106,7 @@ def describe(name: str, s: st.Spectrum) -> str:
 
 
 def main(settings: Settings) -> None:
+    st.plots.make_folder(settings.out)  # before the work, not after it
     seeds, depth, steps = (40, 300, 300) if settings.quick else (200, 1000, 2000)
     trained_seeds, trained_depth = seeds // 2, 100
     x = torch.linspace(-3, 3, 9, dtype=torch.float64)
@@ -137,7 +138,10 @@ def main(settings: Settings) -> None:
         ("residual2_prelu", "pytorch"),
     ):
         chain = st.Chain(name.split(",")[0], trained_depth, seeds=trained_seeds, init=init, root=settings.seed)
-        losses[name] = st.train(chain, task, steps=steps).best_loss
+        history = st.train(chain, task, steps=steps)
+        if history.interrupted:
+            raise SystemExit(1)
+        losses[name] = history.best_loss
         trained[name] = st.spectrum(chain, x)
     print(f"Trained on sin(x), depth {trained_depth}, {steps} steps of Adam, {trained_seeds} seeds:")
     for name, s in trained.items():

@@ -24,7 +24,7 @@ def check_name(kind: str, name: object, known: Iterable[str]) -> str:
     known = list(known)
     if isinstance(name, str) and name in known:
         return name
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
     hint = f"; the nearest is {near[0]!r}" if near else ""
     raise ValueError(f"unknown {kind} {name!r}: known are {', '.join(map(repr, known))}{hint}")
 
@@ -48,10 +48,12 @@ def check_positive(name: str, value: object) -> float:
     return float(value)
 
 
-def check_members(seeds: int | Sequence[int]) -> tuple[int, ...]:
+def check_members(seeds: int | Sequence[int] | torch.Tensor) -> tuple[int, ...]:
     """Return the member numbers: range(seeds) for an int, else the sequence itself, without repeats."""
     if isinstance(seeds, int | np.integer):
         return tuple(range(check_integer("seeds", seeds, 1)))
+    if isinstance(seeds, torch.Tensor):
+        seeds = seeds.tolist()
     if isinstance(seeds, str) or not isinstance(seeds, Iterable):
         raise TypeError(f"seeds is {seeds!r}: expected how many, or a sequence of member numbers")
     members = tuple(check_integer("a member number in seeds", s, 0, 2**32 - 1) for s in seeds)
@@ -95,7 +97,7 @@ def check_points(x: object, width: int, dtype: torch.dtype, device: torch.device
 
 def check_finite(name: str, values: torch.Tensor | NDArray[Any]) -> None:
     """Raise if there is a NaN or an infinity in `values`, naming the first place."""
-    array = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values
+    array = values.detach().to("cpu", torch.float64).numpy() if isinstance(values, torch.Tensor) else values
     bad = np.argwhere(~np.isfinite(array))
     if len(bad):
         place = tuple(int(i) for i in bad[0])

@@ -8,6 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 
+def make_folder(folder: str | Path) -> Path:
+    """Return the folder, made with its parents if it is not there, after a look at whether it can be written to."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(
+            error.errno, f"cannot write into the folder {folder}: {error.strerror or error}; give another one"
+        ) from None
+    return folder
+
+
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
     """Let `write` fill a temporary file beside `path`, then put it in the place of `path` in one move.
 

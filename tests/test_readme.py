@@ -23,11 +23,11 @@ def run(program, folder):
 def test_the_first_program_has_ten_lines_and_prints_what_the_readme_says(tmp_path):
     assert len([line for line in PROGRAMS[0].splitlines() if line.strip()]) == 10
     printed = run(PROGRAMS[0], tmp_path)
-    plain, residual = re.findall(r"error (\S+), growth of log \|J\| a layer (\S+)", printed)
+    plain, residual = re.findall(r"error (\S+), log \|J\| (\S+)", printed)
     assert float(plain[0]) == pytest.approx(0.52, abs=0.005)
-    assert float(plain[1]) == pytest.approx(-1.7, abs=0.05)
+    assert float(plain[1]) == pytest.approx(-86, abs=2)
     assert 3e-5 < float(residual[0]) < 3e-4
-    assert abs(float(residual[1])) < 0.05
+    assert abs(float(residual[1])) < 1
     assert (tmp_path / "spectrum.png").stat().st_size > 1000
 
 

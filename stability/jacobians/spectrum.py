@@ -41,7 +41,7 @@ def log_half_smallest(dtype: torch.dtype) -> float:
     return math.log(limits.tiny) + math.log(limits.eps) - math.log(2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Spectrum:
     """Singular values of the Jacobian of every prefix of a network, in natural logarithms.
 
@@ -62,6 +62,9 @@ class Spectrum:
     def depth(self) -> int:
         """The number of steps."""
         return len(self.log_values)
+
+    def __repr__(self) -> str:
+        return f"Spectrum(log_values={tuple(self.log_values.shape)}, signs={tuple(self.signs.shape)})"
 
     @property
     def finite_time_exponents(self) -> Tensor:
@@ -129,6 +132,8 @@ def spectrum(net: WidthOneChain, x: Tensor) -> Spectrum:
     """
     if not hasattr(net, "table") or not hasattr(net, "width"):
         raise TypeError(f"net is a {type(net).__name__}: expected a stability.Chain of width 1")
+    if net.width != 1:
+        raise ValueError(f"the chain has width {net.width}: its spectrum is known at width 1; use torch.func.jacrev")
     table = np.ascontiguousarray(net.table()[:, : net.depth])
     check_finite("the chain's step table (seed, row, column)", table)
     check_finite("x", check_points(x, net.width, net.dtype, net.device))

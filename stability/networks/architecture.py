@@ -94,8 +94,8 @@ class Architecture:
         check_name("activation", self.activation, ACTIVATIONS)
         if self.maps not in (1, 2):
             raise ValueError(f"maps is {self.maps!r}: a step has 1 or 2 affine maps")
-        if self.skip is not None and not math.isfinite(self.skip):
-            raise ValueError(f"skip is {self.skip}: expected a finite number, 0 for no bypass")
+        if self.skip is not None and (not isinstance(self.skip, int | float) or not math.isfinite(self.skip)):
+            raise ValueError(f"skip is {self.skip!r}: expected a finite number, 0 for no bypass")
 
     @property
     def phi(self) -> Activation:

@@ -7,7 +7,7 @@ architecture is a row with some entries fixed; a read-out w h + b is the row (w,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,10 +62,11 @@ def unpack(architecture: Architecture, table: Array) -> dict[str, Array]:
     return values
 
 
-def free_entries(architecture: Architecture, depth: int) -> NDArray[np.bool_]:
-    """Return which entries (rows, 6) of a table are parameters."""
-    free = np.zeros((depth + architecture.readout, len(COLUMNS)), dtype=bool)
-    free[:depth] = [kind not in _fixed(architecture) for kind in COLUMNS]
+def entries(architecture: Architecture, depth: int, parameters: Collection[str]) -> NDArray[np.bool_]:
+    """Return which entries (rows, 6) of a table hold one of the `parameters` named."""
+    held = np.zeros((depth + architecture.readout, len(COLUMNS)), dtype=bool)
+    held[:depth] = [kind in architecture.parameters and kind in parameters for kind in COLUMNS]
     if architecture.readout:
-        free[depth] = [kind not in _READOUT_FIXED for kind in COLUMNS]
-    return free
+        for kind, column in _READOUT.items():
+            held[depth, COLUMNS.index(column)] = kind in parameters
+    return held

@@ -48,6 +48,8 @@ def fits(
     ax.plot(x, outputs[best], color=colour, linewidth=1.6, label=label)
     ax.set_xlabel("x")
     ax.set_ylabel("f(x)")
+    if label is not None:
+        ax.legend()
     return figure
 
 
@@ -70,4 +72,6 @@ def history(h: History, ax: Axes | None = None, label: str | None = None, colour
     ax.set_yscale("log")
     ax.set_xlabel("step")
     ax.set_ylabel("mean-squared error")
+    if label is not None:
+        ax.legend()
     return figure

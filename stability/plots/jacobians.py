@@ -53,6 +53,8 @@ def spectrum(
     ax.plot(depths, levels[2], color=colour, label=label, linewidth=1.5)
     ax.set_xlabel("depth")
     ax.set_ylabel(r"$\log_{10}\,|dh_l/dx|$")
+    if label is not None:
+        ax.legend()
     return figure
 
 
@@ -87,6 +89,8 @@ def distribution(
     ax.set_ylim(-3, 103)
     ax.set_xlabel(r"$\log_{10}\,|dh_l/dx|\;/\;l$")
     ax.set_ylabel("share of products up to here (%)")
+    if label is not None:
+        ax.legend()
     return figure
 
 
@@ -110,4 +114,6 @@ def vanishing(
     ax.set_ylim(-3, 103)
     ax.set_xlabel("depth")
     ax.set_ylabel("share of products (%)")
+    if label is not None:
+        ax.legend()
     return figure

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from stability.files import write_atomically
+from stability.files import make_folder, write_atomically
 
 # Okabe and Ito's palette, which people with any colour vision can tell apart.
 _COLOURS = {
@@ -75,8 +75,7 @@ def save(figure: Figure, data: xarray.Dataset | xarray.DataTree, folder: str | P
     Returns:
         The paths written.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     # No date inside, so that the same data give the same files.
     metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
 

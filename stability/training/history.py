@@ -10,7 +10,7 @@ import xarray
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class History:
     """The record of a run of `st.train`.
 
@@ -37,6 +37,13 @@ class History:
     def best_loss(self) -> Tensor:
         """The loss of each seed at the parameters that the chain has now, (seeds,)."""
         return self.loss.gather(0, self.best_step[None])[0]
+
+    def __repr__(self) -> str:
+        low, middle, high = (f"{self.best_loss.quantile(q):.2e}" for q in (0.0, 0.5, 1.0))
+        return (
+            f"History({self.method!r}, steps={len(self.loss) - 1}, seeds={len(self.members)}, path={self.path!r}, "
+            f"best loss {low} to {high}, median {middle})"
+        )
 
     def to_dataset(self) -> xarray.Dataset:
         """Return the losses with dims (step, seed)."""

@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.func import functional_call
 
 from stability.networks import Chain
-from stability.networks.step_table import free_entries
+from stability.networks.step_table import entries
 from stability.training import kernels
 from stability.training.task import Task
 
 
 class Objective(ABC):
-    """The losses of all members and their gradients.
+    """The losses of all members and their gradients, 0 for parameters that do not require one.
 
     Attributes:
         parameters: (seeds, count), a copy of the chain's, to be changed in place.
@@ -46,7 +46,8 @@ class TableObjective(Objective):
         table = torch.from_numpy(chain.table()).to(chain.dtype)
         self.parameters = table.flatten(1)
         self._table = table.numpy()
-        self._free = torch.from_numpy(free_entries(chain.architecture, chain.depth)).flatten()
+        trained = [kind for kind, value in chain.named_parameters() if value.requires_grad]
+        self._trained = torch.from_numpy(entries(chain.architecture, chain.depth, trained)).flatten()
         self._x, self._y = (v.to(chain.dtype).numpy() for v in (task.x, task.y))
 
     def losses_and_gradients(self) -> tuple[Tensor, Tensor]:
@@ -54,7 +55,7 @@ class TableObjective(Objective):
         gradients = np.empty_like(self._table)
         kernels.losses_and_gradients(self._table, self._x, self._y, losses, gradients)
         zero = torch.zeros((), dtype=self.parameters.dtype)
-        return torch.from_numpy(losses), torch.where(self._free, torch.from_numpy(gradients).flatten(1), zero)
+        return torch.from_numpy(losses), torch.where(self._trained, torch.from_numpy(gradients).flatten(1), zero)
 
     def write(self, parameters: Tensor) -> None:
         self.chain.set_table(parameters.reshape(self._table.shape).to(torch.float64))
@@ -69,6 +70,8 @@ class ModuleObjective(Objective):
         self.chain = chain
         with torch.no_grad():
             self.parameters = torch.cat([value.reshape(chain.seeds, -1) for value in chain.parameters()], dim=1)
+        trained = [torch.full_like(value[0], value.requires_grad).flatten() for value in chain.parameters()]
+        self._trained = torch.cat(trained) != 0
         self._x, self._y = (v.to(chain.device, chain.dtype) for v in (task.x, task.y))
 
     def _split(self, parameters: Tensor) -> dict[str, Tensor]:
@@ -82,7 +85,7 @@ class ModuleObjective(Objective):
             output = functional_call(self.chain, self._split(flat), (self._x,))
             losses = (output - self._y).square().flatten(1).mean(dim=1)
             (gradients,) = torch.autograd.grad(losses.sum(), flat)
-        return losses.detach(), gradients
+        return losses.detach(), gradients.where(self._trained, 0)
 
     def write(self, parameters: Tensor) -> None:
         with torch.no_grad():

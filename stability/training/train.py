@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from stability.checks import check_finite, check_integer, check_name, check_points, check_positive
+from stability.checks import check_finite, check_integer, check_name, check_positive
 from stability.networks import Chain
 from stability.training.adam import adam
 from stability.training.history import History
@@ -36,7 +36,8 @@ def train(
 
     Every member is trained on its own: it takes the same path alone and among a thousand others. A member whose
     loss or gradient is not finite stops there, with a warning that names it, keeps its best parameters, and harms
-    no other. Interrupted from the keyboard, the run ends with the best until then.
+    no other. Interrupted from the keyboard, the run ends with the best until then, a warning and
+    `History.interrupted`. Parameters with requires_grad=False stay as they are.
 
     Args:
         chain: the members; width 1 and piecewise linear on the CPU runs in compiled loops, all else in torch.
@@ -47,7 +48,7 @@ def train(
         clip: the L2 norm to which a member's gradient is scaled down where it is larger.
         on_step: called as on_step(step, losses) before each step and after the last, with the chain at the
             parameters of that step; `losses` is (seeds,).
-        progress: whether to show a progress bar with the quantiles of the best losses.
+        progress: whether to show a progress bar with the quantiles of the best losses, on a terminal.
 
     Returns:
         A `History`: loss by step and seed, the best steps, the members that stopped.
@@ -70,7 +71,15 @@ def train(
         raise TypeError(f"task is a {type(task).__name__}: expected a stability.Task, or Task.from_samples(x, y)")
     run = METHODS[check_name("training method", method, METHODS)]
     steps, rate, clip = check_integer("steps", steps, 1), check_positive("rate", rate), check_positive("clip", clip)
-    check_points(task.x.to(chain.device, chain.dtype), chain.width, chain.dtype, chain.device)
+    if chain.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"the chain is {chain.dtype}: training needs torch.float32 or torch.float64, see chain.to")
+    if task.x.shape[1:] != (() if chain.width == 1 else (chain.width,)):
+        raise ValueError(
+            f"the task has points of shape {tuple(task.x.shape)}: a chain of width {chain.width} needs "
+            + ("points (points,)" if chain.width == 1 else f"samples (points, {chain.width}), see Task.from_samples")
+        )
+    if not any(value.requires_grad for value in chain.parameters()):
+        raise ValueError("no parameter of the chain requires a gradient: there is nothing to train")
     for kind, value in chain.named_parameters():
         check_finite(f"the chain's {kind}", value)
 
@@ -81,7 +90,9 @@ def train(
     stopped = torch.full_like(best_step, -1)
     record: list[Tensor] = []
     interrupted = False
-    with tqdm(total=steps, disable=not progress, desc=f"{chain.architecture.name} L={chain.depth}") as bar:
+    with tqdm(
+        total=steps, disable=None if progress else True, desc=f"{chain.architecture.name} L={chain.depth}"
+    ) as bar:
         try:
             for step, (losses, moving) in enumerate(run(objective, steps, rate, clip)):
                 record.append(losses.to(torch.float64).where(moving, math.inf))
@@ -103,6 +114,12 @@ def train(
             interrupted = True
         finally:
             objective.write(best)
+    if interrupted:
+        warnings.warn(
+            f"interrupted at step {len(record) - 1} of {steps}: the chain has the best parameters until then",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     if (stopped >= 0).any():
         which = [(chain.members[i], int(stopped[i])) for i in (stopped >= 0).nonzero().flatten().tolist()]
         shown = ", ".join(f"member {member} at step {step}" for member, step in which[:5])

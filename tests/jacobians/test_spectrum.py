@@ -244,6 +244,8 @@ def test_bad_input_is_refused():
     with pytest.raises(TypeError, match=r"net is a Linear: expected a stability.Chain of width 1"):
         st.spectrum(torch.nn.Linear(1, 1), x)
     with pytest.raises(ValueError, match="no step table"):
+        st.spectrum(st.Chain(st.Architecture("smooth", activation="tanh"), 3), x)
+    with pytest.raises(ValueError, match="has width 2: its spectrum is known at width 1"):
         st.spectrum(st.Chain("plain_relu", 3, width=2), points(0.0, 1.0)[None])
     with pytest.raises(ValueError, match="x has 1 values that are not finite, the first nan"):
         st.spectrum(st.Chain("plain_relu", 3), points(math.nan))

@@ -293,7 +293,7 @@ def test_bad_points_are_refused(x, error, message):
 
 @pytest.mark.parametrize(
     "fields",
-    [{"activation": "swish"}, {"maps": 3}, {"skip": float("nan")}, {"name": ""}],
+    [{"activation": "swish"}, {"maps": 3}, {"skip": float("nan")}, {"skip": "1"}, {"name": ""}],
     ids=lambda f: next(iter(f)),
 )
 def test_impossible_architectures_are_refused(fields):

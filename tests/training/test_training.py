@@ -1,6 +1,8 @@
 """Training: the kernel against automatic differentiation, Adam against torch's, members on their own."""
 
+import io
 import math
+import sys
 
 import numba
 import numpy as np
@@ -41,7 +43,7 @@ def test_the_kernel_and_automatic_differentiation_agree(name, init, dtype):
 def gradients_as_table(kernel, gradients, chain):
     """Put gradients at the free entries and the architecture's constants elsewhere, to read them back by kind."""
     table = chain.table()
-    free = kernel._free.reshape(table.shape[1:]).numpy()
+    free = kernel._trained.reshape(table.shape[1:]).numpy()
     table[:, free] = gradients.reshape(table.shape).double().numpy()[:, free]
     return table
 
@@ -149,6 +151,32 @@ def test_a_member_that_overflows_stops_alone_and_is_reported(path):
     torch.testing.assert_close(history.loss[:, [0, 2]], expected.loss, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("width", [1, 2])
+def test_parameters_that_require_no_gradient_stay(width):
+    x = torch.linspace(-2, 2, 20, dtype=torch.float64)
+    task = (
+        st.Task.from_samples(x, x)
+        if width == 1
+        else st.Task.from_samples(torch.stack([x, x], 1), torch.stack([x, x], 1))
+    )
+    chain = st.Chain("plain_prelu", 3, seeds=2, width=width)
+    chain.slope.requires_grad_(False)
+    chain.readout_bias.requires_grad_(False)
+    before = {kind: value.detach().clone() for kind, value in chain.named_parameters()}
+    st.train(chain, task, steps=20, progress=False)
+    kept = {kind for kind, value in chain.named_parameters() if torch.equal(value, before[kind])}
+    assert kept == {"slope", "readout_bias"}
+    chain.requires_grad_(False)
+    with pytest.raises(ValueError, match="no parameter of the chain requires a gradient"):
+        st.train(chain, task, steps=20, progress=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_refused(dtype):
+    with pytest.raises(TypeError, match="training needs torch.float32 or torch.float64"):
+        st.train(st.Chain("plain_relu", 3, dtype=dtype), SINE)
+
+
 def test_on_step_sees_the_losses_and_the_chain_of_that_step():
     chain, seen = st.Chain("plain_prelu", 4, seeds=3), []
 
@@ -169,7 +197,8 @@ def test_an_interruption_keeps_the_best_until_then():
         if step == 10:
             raise KeyboardInterrupt
 
-    history = st.train(chain, SINE, steps=50, on_step=interrupt, progress=False)
+    with pytest.warns(RuntimeWarning, match="interrupted at step 10 of 50"):
+        history = st.train(chain, SINE, steps=50, on_step=interrupt, progress=False)
     assert history.interrupted
     assert len(history.loss) == 11
     losses = (chain(SINE.x) - SINE.y).square().mean(1).detach()
@@ -184,11 +213,18 @@ def test_width_n_trains_through_torch():
     assert (history.best_loss < 0.01 * history.loss[0]).all()
 
 
-def test_the_progress_bar_shows_quantiles(capsys):
-    st.train(st.Chain("plain_relu", 3, seeds=4), SINE, steps=3)
-    shown = capsys.readouterr().err
-    assert "plain_relu L=3" in shown
-    assert "median" in shown
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(("stream", "progress"), [(Terminal, True), (Terminal, False), (io.StringIO, True)])
+def test_the_progress_bar_shows_quantiles_on_a_terminal_only(monkeypatch, stream, progress):
+    shown = stream()
+    monkeypatch.setattr(sys, "stderr", shown)
+    st.train(st.Chain("plain_relu", 3, seeds=4), SINE, steps=3, progress=progress)
+    expected = stream is Terminal and progress
+    assert ("plain_relu L=3" in shown.getvalue()) == ("median" in shown.getvalue()) == expected
 
 
 def test_a_history_is_a_dataset():
@@ -278,7 +314,7 @@ def test_bad_tasks_are_refused(make, error, message):
         ({"clip": math.nan}, ValueError, "clip is nan"),
         ({"task": torch.sin}, TypeError, "expected a stability.Task"),
         ({"chain": torch.nn.Linear(1, 1)}, TypeError, "expected a stability.Chain"),
-        ({"chain": st.Chain("plain_relu", 2, width=3)}, ValueError, r"width 3 takes \(points, 3\)"),
+        ({"chain": st.Chain("plain_relu", 2, width=3)}, ValueError, "width 3 needs samples"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, error, message):
