@@ -68,11 +68,13 @@ def check_members(seeds: int | Sequence[int] | torch.Tensor) -> tuple[int, ...]:
 def check_interval(interval: Sequence[float]) -> tuple[float, float]:
     """Return a finite interval (low, high) with low < high."""
     try:
+        if isinstance(interval, str):
+            raise TypeError
         low, high = map(float, interval)
     except (TypeError, ValueError):
         raise TypeError(f"the interval is {interval!r}: expected two numbers (low, high)") from None
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError(f"the interval is ({low}, {high}): expected two finite ends")
+    if not math.isfinite(high - low):
+        raise ValueError(f"the interval is ({low}, {high}): expected two finite ends at a finite distance")
     if low >= high:
         raise ValueError(f"the interval ({low}, {high}) is empty or reversed: expected low < high")
     return low, high
@@ -95,6 +97,13 @@ def check_points(x: object, width: int, dtype: torch.dtype, device: torch.device
     return x
 
 
+def check_dtype(dtype: object) -> torch.dtype:
+    """Return `dtype` if it is a floating dtype of torch."""
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(f"dtype is {dtype!r}: expected a floating dtype such as torch.float64")
+    return dtype
+
+
 def check_finite(name: str, values: torch.Tensor | NDArray[Any]) -> None:
     """Raise if there is a NaN or an infinity in `values`, naming the first place."""
     array = values.detach().to("cpu", torch.float64).numpy() if isinstance(values, torch.Tensor) else values
@@ -110,7 +119,8 @@ def check_finite(name: str, values: torch.Tensor | NDArray[Any]) -> None:
 def check_table(table: ArrayLike | torch.Tensor) -> NDArray[np.float64]:
     """Return a step table as float64 (seeds, rows, 6), every entry finite."""
     if isinstance(table, torch.Tensor):
-        table = table.detach().cpu().numpy()
+        table = table.detach().cpu()
+        table = (table.double() if table.dtype.is_floating_point else table).numpy()
     given = np.asarray(table)
     if given.dtype.kind not in "fiu":
         raise TypeError(f"the table holds {given.dtype}: expected real numbers")

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import stability as st
+
 ROOT = Path(__file__).parents[1]
 BASEMENT = {"checks", "files"}
 GROUND = {"networks", "folds", "jacobians", "gradients", "theory"}
@@ -51,3 +53,9 @@ def test_a_room_imports_only_what_is_below_it(path):
 @pytest.mark.parametrize("path", sorted((ROOT / "analyses").glob("*.py")), ids=lambda p: p.name)
 def test_analyses_use_public_names_only(path):
     assert not imported_rooms(path), "an analysis says `import stability as st` and no more"
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+            owner = ast.unparse(node.value)
+            assert owner != "st" or node.attr in st.__all__, ast.unparse(node)
+            assert owner != "st.plots" or node.attr in st.plots.__all__, ast.unparse(node)
+            assert owner != "st.references" or node.attr in st.references.__all__, ast.unparse(node)

@@ -92,6 +92,8 @@ class Architecture:
         if not isinstance(self.name, str) or not self.name:
             raise ValueError(f"an architecture's name is {self.name!r}: expected a string that is not empty")
         check_name("activation", self.activation, ACTIVATIONS)
+        if not isinstance(self.readout, bool):
+            raise ValueError(f"readout is {self.readout!r}: expected True or False")
         if self.maps not in (1, 2):
             raise ValueError(f"maps is {self.maps!r}: a step has 1 or 2 affine maps")
         if self.skip is not None and (not isinstance(self.skip, int | float) or not math.isfinite(self.skip)):
@@ -117,7 +119,8 @@ class Architecture:
     @property
     def formula(self) -> str:
         """One step in the field's notation."""
-        skip = {None: "s h + ", 0.0: "", 1.0: "h + "}.get(self.skip, f"{self.skip:g} h + ")
+        weight = "s " if self.skip is None else "" if self.skip == 1 else f"{self.skip:g} "
+        skip = "" if self.skip == 0 else f"{weight}h + "
         inner = self.activation + ("(wa h + ba)" if self.maps == 2 else "(w h + b)")
         step = f"wb {inner} + bb" if self.maps == 2 else inner
         return f"h <- {skip}{step}" + (", then w h + b" if self.readout else "")

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from stability.checks import check_integer, check_members, check_points, check_table
+from stability.checks import check_dtype, check_finite, check_integer, check_members, check_points, check_table
 from stability.networks import step_table, storage
 from stability.networks.architecture import TABLE, Activation, Architecture, find_architecture
 from stability.networks.initialisation import Init, draw, find_init
@@ -68,7 +68,8 @@ class Chain(nn.Module):
         seeds: how many members, or a sequence of member numbers.
         width: the neurons of a layer.
         init: a name in `INITS`, or an `Init`.
-        root: the root seed. A member is a pure function of (root, architecture, member, layer).
+        root: the root seed. A member is a pure function of (root, architecture, member, layer), and of the depth
+            where the initialisation scales with it ("scaled", "knots").
         dtype: the parameters' floating dtype, the rounding of the float64 member.
         device: where the parameters live.
 
@@ -112,8 +113,7 @@ class Chain(nn.Module):
         architecture = find_architecture(architecture)
         depth, width = check_integer("depth", depth, 1), check_integer("width", width, 1)
         members, root = check_members(seeds), check_integer("root", root, 0, 2**64 - 1)
-        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-            raise TypeError(f"dtype is {dtype!r}: expected a floating dtype such as torch.float64")
+        dtype = check_dtype(dtype)
         init = find_init(init, architecture, width)
         values = draw(init, architecture, depth, width, members, root)
         tensors = {kind: torch.as_tensor(v).to(device=device, dtype=dtype) for kind, v in values.items()}
@@ -245,7 +245,10 @@ class Chain(nn.Module):
         if not found.phi.piecewise_linear:
             raise ValueError(f"{found.name!r} has activation {found.activation!r}: a step table is piecewise linear")
         parameters = step_table.unpack(found, values)
+        dtype = check_dtype(dtype)
         tensors = {k: torch.tensor(v).to(device=device, dtype=dtype) for k, v in parameters.items()}
+        for kind, value in tensors.items():
+            check_finite(f"the table's {kind} as {dtype} (seed, row)", value)
         return cls._from_parameters(found, range(len(values)), "table", 0, tensors)
 
     def prefix(self, depth: int) -> Chain:

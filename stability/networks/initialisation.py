@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -33,6 +34,10 @@ FAMILIES: dict[str, Callable[[Array], Array]] = {
     "orthogonal": _orthogonal,
     "identity": lambda u: np.broadcast_to(np.eye(u.shape[-1]), u.shape).copy(),
 }
+
+
+#: E value^2 of the families of numbers, at scale 1; the others are families of square matrices.
+_MEAN_SQUARES = {"constant": 1.0, "uniform": 1 / 3, "normal": 1.0, "sign": 1.0}
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,13 @@ class Init:
     def __post_init__(self) -> None:
         if self.kinks is not None:
             check_interval(self.kinks)
+        for kind in ("bias", "outer_bias", "slope", "readout_bias"):
+            law = getattr(self, kind)
+            if law is not None and law.family not in _MEAN_SQUARES:
+                raise ValueError(
+                    f"init {self.name!r} draws {kind} from {law.family!r}, a family of square matrices: take one of "
+                    f"{', '.join(map(repr, _MEAN_SQUARES))}"
+                )
 
 
 def _leave_identity(init: Init, architecture: Architecture, _width: int) -> Init:
@@ -207,8 +219,9 @@ INITS: dict[str, Init] = {
         ),
         Init(
             "knots",
-            "width 1: weights -1 or 1, kinks spread evenly over (-3, 3) in random order, the outer map 0 (every "
-            "step the identity until it is trained); slopes 0.25; the read-out the identity",
+            "width 1: weights -1 or 1, kinks spread evenly over (-3, 3) in random order, each in the input of its own "
+            "step; the outer map 0, which makes every step of a chain with skip 1 and two maps the identity until it "
+            "is trained; slopes 0.25; the read-out the identity",
             weight=Distribution("sign"),
             outer_weight=ZERO,
             outer_bias=ZERO,
@@ -241,7 +254,9 @@ def draw(
     out, and at width 1 every n.
     """
     matrix, vector = (width, width), (width,)
-    gain = architecture.phi.gain(init.slope.scale if architecture.phi.trains_slope else 0.0)
+    # E phi(z)^2 is linear in E slope^2, so the root mean square of the slopes is all that the gain needs.
+    slope = init.slope.scale * math.sqrt(_MEAN_SQUARES[init.slope.family])
+    gain = architecture.phi.gain(slope)
 
     def read(u: Array, laws: dict[str, Distribution]) -> tuple[dict[str, Array], dict[str, Array]]:
         """Cut a layer's numbers into one block a kind: the uniform numbers and the values they become."""

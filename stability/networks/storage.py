@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from stability.checks import check_members
 from stability.files import write_atomically
 from stability.networks.architecture import Architecture
 
@@ -70,16 +71,37 @@ def read(path: str | Path, device: torch.device | str | None = None) -> Stored:
     try:
         description = json.loads(metadata[_KEY])
         version = description.pop("version")
-        if version != VERSION:
-            raise ValueError(f"{path} has layout version {version!r}, this program reads {VERSION}: save it again")
-        architecture = Architecture(**description.pop("architecture"))
-        stored = Stored(architecture, **description, values=values)
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} has a damaged description ({error}): save the chain again") from None
-    expected = set(architecture.parameters)
-    if set(values) != expected or any(len(value) != len(stored.members) for value in values.values()):
-        raise ValueError(
-            f"{path} holds {sorted(values)} and {architecture.name!r} needs {sorted(expected)}, each for "
-            f"{len(stored.members)} members: save the chain again"
-        )
+    if version != VERSION:
+        raise ValueError(f"{path} has layout version {version!r}, this program reads {VERSION}: save it again")
+    try:
+        architecture = Architecture(**description.pop("architecture"))
+        description["members"] = check_members(description["members"])
+        stored = Stored(architecture, **description, values=values)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} has a damaged description ({error}): save the chain again") from None
+    _check_shapes(path, stored)
     return stored
+
+
+def _check_shapes(path: Path, stored: Stored) -> None:
+    """Raise unless the tensors are those of one chain."""
+    values, architecture = stored.values, stored.architecture
+    got = {kind: (tuple(value.shape), value.dtype) for kind, value in sorted(values.items())}
+    weight = values.get("weight", torch.empty(0))
+    width = () if weight.ndim == 2 else tuple(weight.shape[2:3])
+    depth = tuple(weight.shape[1:2])
+    expected = {
+        kind: (
+            (len(stored.members), *(() if kind.startswith("readout") else depth))
+            + (width * 2 if kind.endswith("weight") else width),
+            weight.dtype,
+        )
+        for kind in sorted(architecture.parameters)
+    }
+    if got != expected or 0 in weight.shape or not weight.dtype.is_floating_point:
+        raise ValueError(
+            f"{path} holds {got}, and {architecture.name!r} with {len(stored.members)} members needs {expected}: save "
+            "the chain again"
+        )

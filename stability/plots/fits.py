@@ -42,7 +42,8 @@ def fits(
             f"x, outputs and target have shapes {x.shape}, {outputs.shape} and {target.shape}: expected (points,), "
             "(seeds, points) and (points,)"
         )
-    best = np.argmin(((outputs - target) ** 2).mean(axis=1))
+    errors = ((outputs - target) ** 2).mean(axis=1)
+    best = np.argmin(np.where(np.isfinite(errors), errors, np.inf))
     ax.plot(x, outputs.T, color=colour, alpha=0.25, linewidth=0.5)
     ax.plot(x, target, color="#777777", linestyle=(0, (4, 2)), linewidth=1.2)
     ax.plot(x, outputs[best], color=colour, linewidth=1.6, label=label)

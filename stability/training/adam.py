@@ -16,8 +16,8 @@ def clip_by_member(gradients: Tensor, limit: float) -> Tensor:
     # Scaled by the largest entry first: the squares of large or small gradients leave the range.
     largest = gradients.abs().amax(dim=1, keepdim=True)
     unit = gradients / largest.where(largest > 0, 1)
-    norm = largest * unit.square().sum(dim=1, keepdim=True).sqrt()
-    return gradients.where(norm <= limit, unit * (limit / (norm / largest.where(largest > 0, 1))))
+    unit_limit = limit / unit.square().sum(dim=1, keepdim=True).sqrt().where(largest > 0, 1)
+    return gradients.where(largest <= unit_limit, unit * unit_limit)
 
 
 def adam(

@@ -16,7 +16,7 @@ class History:
 
     Attributes:
         loss: float64 (steps + 1, seeds), the mean-squared error before each step and after the last; inf from
-            where a member stopped.
+            where a member stopped. An interrupted run has fewer rows.
         best_step: int64 (seeds,), the row of `loss` whose parameters the chain has now.
         stopped_step: int64 (seeds,), the row at which a member's loss or gradient was not finite, -1 for none.
         members: the member numbers along the seeds.

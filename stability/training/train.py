@@ -47,7 +47,7 @@ def train(
         rate: the first learning rate; it falls to a hundredth along half a cosine.
         clip: the L2 norm to which a member's gradient is scaled down where it is larger.
         on_step: called as on_step(step, losses) before each step and after the last, with the chain at the
-            parameters of that step; `losses` is (seeds,).
+            parameters of that step (a stopped member at its best); `losses` is (seeds,).
         progress: whether to show a progress bar with the quantiles of the best losses, on a terminal.
 
     Returns:
@@ -102,11 +102,11 @@ def train(
                 best_step = best_step.where(~better, step)
                 best[better] = objective.parameters[better]
                 if on_step is not None:
-                    objective.write(objective.parameters)
+                    objective.write(objective.parameters.where(moving[:, None], best))
                     on_step(step, record[-1].clone())
                 if progress and step % 50 == 0:
                     low, middle, high = best_loss.double().quantile(
-                        torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64, device=best.device)
+                        torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64, device=best.device), interpolation="nearest"
                     )
                     bar.set_postfix_str(f"best {low:.1e} median {middle:.1e} worst {high:.1e}", refresh=False)
                 bar.update(step > 0)
@@ -129,5 +129,7 @@ def train(
             RuntimeWarning,
             stacklevel=2,
         )
+    if not interrupted:  # a run ends early where no member moves any more
+        record += [torch.full_like(record[0], math.inf)] * (steps + 1 - len(record))
     loss = torch.stack(record).cpu() if record else torch.full((1, chain.seeds), math.inf, dtype=torch.float64)
     return History(loss, best_step.cpu(), stopped.cpu(), chain.members, method, objective.path, interrupted)

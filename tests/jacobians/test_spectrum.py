@@ -163,6 +163,8 @@ extreme = some.one_of(
 @example(1.0, 1 + 2.0**-30, -(1 - 2.0**-30), 1.0)  # 1 + w o = 2^-60, which float64 rounds to 0
 @example(1.0, 0.1, -10.0, 1.0)  # 1 - 10 * 0.1 is not 0: 0.1 is not a tenth
 @example(1.0, 0.5, -2.0, 1.0)  # exactly 0
+@example(1.0, 0.1, -9.99999, 1.0)  # 1 + w o = 1e-6: six digits are lost in float64
+@example(0.0, 1.1e-160, 1.3e-160, 1e300)  # the product is in range, its first part is not
 @example(0.0, 1e-300, 1e-300, 1e-300)
 @example(0.0, 1e300, 1e300, 1e-300)
 def test_factors_are_right_at_any_size_and_cancellation(skip, weight, outer_weight, slope):
@@ -204,7 +206,7 @@ def test_the_state_may_go_to_any_power_of_two(layers, start):
         min_size=1,
         max_size=8,
     ),
-    some.sampled_from([0.0, 1.0, -1.0, 1e-300, -1e300]),
+    some.sampled_from([0.0, 1.0, -1.0, 1e-300, -1e300, 1e-100, -1e100]),
 )
 def test_any_mixture_of_magnitudes(table, x):
     logs, signs = oracle(table, x)
@@ -224,6 +226,51 @@ def test_any_mixture_of_magnitudes(table, x):
     np.testing.assert_allclose(s.log_values[:, 0, 0, 0], logs, rtol=1e-14, atol=1e-9)
 
 
+cancelling = some.tuples(some.floats(0.1, 2), some.floats(-12, -1), some.sampled_from([1.0, -1.0]))
+
+
+@given(cancelling)
+def test_factors_that_cancel_lose_nothing(parts):
+    weight, digits, sign = parts
+    outer_weight = -(1 + sign * 10**digits) / weight
+    logs, _ = log_factors(np.array([[[1.0, weight, 0.0, outer_weight, 0.0, 0.25]]]))
+    g = 1 + Fraction(weight) * Fraction(outer_weight)
+    assert logs[0, 0, 1] == pytest.approx(float(mpmath.log(abs(mpmath.mpf(g.numerator) / g.denominator))), abs=2e-13)
+
+
+@pytest.mark.parametrize(
+    ("table", "x", "expected"),
+    [
+        # Near the ends of the range: the state 2^-950 times 2^-150 is no float64, and still above 0.
+        ([[0, 2.0**-150, 0, 1, 0, 0.25], [0, 1, 0, 1, 0, 0.25]], 2.0**-950, -150 * math.log(2)),
+        ([[0, 2.0**150, 0, 1, 0, 0.25], [0, -1, 0, 1, 0, 0.25]], 2.0**950, 150 * math.log(2) + math.log(0.25)),
+        # A row of extreme numbers that cancel each other, from a harmless state.
+        ([[0, 1e-250, 0, 1e250, 0, 0.25], [0, 1, 0, 1, 0, 0.25]], 1e-100, 0.0),
+        # The state is 2^600 + 2^-200: the difference to 2^600 decides, 800 powers below.
+        ([[1, 0, 0, 0, 2.0**-200, 1], [0, 1, -(2.0**600), 1, 0, 0.25]], 2.0**600, math.log(0.25)),
+    ],
+)
+def test_the_edges_of_the_range(table, x, expected):
+    s = st.spectrum(st.Chain.from_table([table]), points(x))
+    assert s.log_values[-1].item() == pytest.approx(expected, abs=1e-11)
+
+
+def test_finite_time_exponents_divide_by_the_depth():
+    s = st.spectrum(st.Chain("plain_prelu", 7, seeds=2), points(0.3, -2.0))
+    for layer in range(7):
+        torch.testing.assert_close(
+            s.finite_time_exponents[layer] * (layer + 1), s.log_values[layer], rtol=1e-15, atol=0
+        )
+
+
+def test_a_spectrum_keeps_its_own_points():
+    x = points(0.3)
+    s = st.spectrum(st.Chain("plain_prelu", 2), x)
+    x.zero_()
+    assert s.x.item() == 0.3
+    assert repr(s) == "Spectrum(log_values=(2, 1, 1, 1), signs=(2, 1, 1))"
+
+
 def test_a_chain_of_prefixes_is_a_prefix_of_the_spectrum():
     chain, x = st.Chain("residual2_prelu", 30, seeds=5), torch.linspace(-3, 3, 7, dtype=torch.float64)
     whole, part = st.spectrum(chain, x), st.spectrum(chain.prefix(11), x)
@@ -233,7 +280,11 @@ def test_a_chain_of_prefixes_is_a_prefix_of_the_spectrum():
 
 
 def test_to_dataset_names_its_dimensions():
-    data = st.spectrum(st.Chain("plain_relu", 4, seeds=[2, 9]), points(0.0, 1.0, 2.0)).to_dataset()
+    s = st.spectrum(st.Chain("plain_relu", 4, seeds=[2, 9]), points(0.0, 1.0, 2.0))
+    data = s.to_dataset()
+    np.testing.assert_array_equal(data.log_values, s.log_values[..., 0])
+    np.testing.assert_array_equal(data.signs, s.signs)
+    assert data.x.values.tolist() == [0.0, 1.0, 2.0]
     assert dict(data.sizes) == {"depth": 4, "seed": 2, "x": 3}
     assert data.seed.values.tolist() == [2, 9]
     assert data.depth.values.tolist() == [1, 2, 3, 4]

@@ -65,6 +65,32 @@ def test_smooth_activations_at_width_n(activation):
         chain.table()
 
 
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_bypass_of_any_weight(width):
+    chain = st.Chain(st.Architecture("half", skip=0.5, maps=2), 2, width=width)
+    x = torch.linspace(-2, 2, 6, dtype=torch.float64).reshape(-1, width)
+    p = {k: v.detach()[0].reshape(2, *[width] * (2 if "weight" in k else 1)) for k, v in chain.named_parameters()}
+    h = x
+    for i in range(2):
+        inner = torch.relu(h @ p["weight"][i].T + p["bias"][i])
+        h = 0.5 * h + inner @ p["outer_weight"][i].T + p["outer_bias"][i]
+    torch.testing.assert_close(chain(x.squeeze(-1) if width == 1 else x)[0].reshape(h.shape), h, rtol=1e-14, atol=1e-14)
+    if width == 1:
+        assert torch.equal(st.Chain.from_table(chain.table())(x[:, 0]), chain(x[:, 0]))
+
+
+def test_formulas_are_the_article_s():
+    assert [a.formula for a in st.ARCHITECTURES.values()] == [
+        "h <- relu(w h + b), then w h + b",
+        "h <- h + relu(w h + b)",
+        "h <- h + wb relu(wa h + ba) + bb",
+        "h <- h + wb prelu(wa h + ba) + bb",
+        "h <- prelu(w h + b), then w h + b",
+    ]
+    assert st.Architecture("half", skip=0.5).formula == "h <- 0.5 h + relu(w h + b)"
+    assert st.Architecture("free", skip=None).formula == "h <- s h + relu(w h + b)"
+
+
 def test_a_sixth_architecture_takes_a_few_lines_and_everything_works_on_it(monkeypatch, tmp_path):
     sixth = st.Architecture("residual1_prelu", skip=1, maps=1, activation="prelu")
     monkeypatch.setitem(st.ARCHITECTURES, sixth.name, sixth)
@@ -135,6 +161,8 @@ def test_root_architecture_member_and_layer_each_matter():
     assert not (base == st.Chain("plain_relu", 4, seeds=2, root=1).weight).any()
     assert not (base == st.Chain("plain_prelu", 4, seeds=2).weight).any()
     assert base.unique().numel() == base.numel()
+    plain = st.Chain("plain_relu", 4, seeds=9)
+    assert not (plain.readout_weight[:, None] == plain.weight).any(), "the read-out has a stream of its own"
 
 
 def test_the_stream_of_a_member_never_changes():
@@ -202,6 +230,22 @@ def test_from_table_refuses_what_the_architecture_cannot_be():
         st.Chain.from_table(table[0])
     with pytest.raises(TypeError, match="complex128"):
         st.Chain.from_table(table.astype(complex))
+    for shape in ((0, 3, 6), (2, 0, 6), (2, 3, 5)):
+        with pytest.raises(ValueError, match="at least one seed and one row"):
+            st.Chain.from_table(np.zeros(shape))
+    with pytest.raises(TypeError, match="expected a floating dtype"):
+        st.Chain.from_table(np.zeros((1, 1, 6)), dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"as torch.float32 .* not finite"):
+        st.Chain.from_table(np.full((1, 1, 6), 1e300), dtype=torch.float32)
+
+
+def test_half_precision_tables_are_read_exactly():
+    chain = st.Chain("plain_prelu", 3, dtype=torch.bfloat16)
+    tensor = torch.from_numpy(chain.table()).to(torch.bfloat16)
+    np.testing.assert_array_equal(st.Chain.from_table(tensor).table(), chain.table())
+    x = torch.ones(2, dtype=torch.bfloat16)
+    exact = st.spectrum(st.Chain.from_table(chain.table()), x.double()).log_values[:3]
+    assert torch.equal(st.spectrum(chain, x).log_values, exact)
 
 
 def test_set_table_changes_the_chain_and_refuses_another_shape():
@@ -224,6 +268,9 @@ def test_a_prefix_shares_parameters_and_keeps_the_read_out():
     assert chain.weight[1, 3] == 7.0
     assert prefix.readout_bias[0] == 5.0
     assert prefix.depth == 4
+    other = st.Chain("plain_prelu", 10, seeds=[9, 4], init="he", root=3)
+    assert repr(other.prefix(4)) == repr(other).replace("depth=10", "depth=4")
+    assert other.prefix(4).members == (9, 4)
     np.testing.assert_array_equal(prefix.table(), np.delete(chain.table(), range(4, 10), axis=1))
     for depth in (0, 11):
         with pytest.raises(ValueError, match=f"depth is {depth}: expected an integer >= 1 and <= 10"):
@@ -242,7 +289,7 @@ def test_steps_one_after_another_are_the_chain(width):
 
 def test_gradients_reach_every_parameter():
     chain = st.Chain("plain_prelu", 3, seeds=2, width=2)
-    chain(torch.randn(4, 2, dtype=torch.float64)).sum().backward()
+    chain(torch.randn(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))).sum().backward()
     for kind, value in chain.named_parameters():
         assert value.grad is not None, kind
         assert value.grad.abs().sum() > 0, kind
@@ -258,6 +305,9 @@ def test_gradients_reach_every_parameter():
         ({"init": "hee"}, ValueError, "known are 'pytorch', .*the nearest is 'he'"),
         ({"depth": 0}, ValueError, "depth is 0: expected an integer >= 1"),
         ({"depth": 2.5}, TypeError, "depth is 2.5: expected an integer"),
+        ({"depth": True}, TypeError, "depth is True"),
+        ({"seeds": [2**32]}, ValueError, "<= 4294967295"),
+        ({"root": 2**64}, ValueError, "<= 18446744073709551615"),
         ({"width": 0}, ValueError, "width is 0"),
         ({"seeds": 0}, ValueError, "seeds is 0"),
         ({"seeds": [1, -2]}, ValueError, "a member number in seeds is -2"),
@@ -292,13 +342,24 @@ def test_bad_points_are_refused(x, error, message):
 
 
 @pytest.mark.parametrize(
-    "fields",
-    [{"activation": "swish"}, {"maps": 3}, {"skip": float("nan")}, {"skip": "1"}, {"name": ""}],
-    ids=lambda f: next(iter(f)),
+    ("fields", "message"),
+    [
+        ({"activation": "swish"}, "unknown activation 'swish'"),
+        ({"maps": 3}, "maps is 3"),
+        ({"skip": float("nan")}, "skip is nan"),
+        ({"skip": "1"}, "skip is '1'"),
+        ({"readout": 2}, "readout is 2"),
+        ({"name": ""}, "name is ''"),
+    ],
 )
-def test_impossible_architectures_are_refused(fields):
-    with pytest.raises(ValueError, match=r"unknown activation|maps is|skip is|name is"):
+def test_impossible_architectures_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
         st.Architecture(**({"name": "mine"} | fields))
+
+
+def test_points_of_another_width_are_refused():
+    with pytest.raises(ValueError, match=r"shape \(5, 2\): a chain of width 3 takes \(points, 3\)"):
+        st.Chain("plain_relu", 3, width=3)(torch.zeros(5, 2, dtype=torch.float64))
 
 
 def test_an_architecture_is_frozen_data():

@@ -38,6 +38,7 @@ def test_pytorch_is_what_linear_and_prelu_do(width):
     chain = st.Chain("residual2_prelu", 60 if width > 1 else 100, seeds=200, width=width)
     for kind in ("weight", "bias", "outer_weight", "outer_bias"):
         assert_uniform(chain.get_parameter(kind), width**-0.5)
+    torch.manual_seed(0)
     linear = torch.nn.Linear(width, 20_000)  # torch's own bound, seen in its own sample
     assert linear.weight.abs().max().item() == pytest.approx(width**-0.5, rel=1e-3)
     assert chain.slope.unique().item() == torch.nn.PReLU().weight.item()
@@ -50,6 +51,10 @@ def test_uniform_is_on_minus_one_to_one_without_biases(width):
     assert not chain.bias.any()
     assert not chain.readout_bias.any()
     assert chain.slope.unique().item() == 0.25
+    assert_uniform(st.Chain("plain_prelu", 1, seeds=20_000, width=width, init="uniform").readout_weight, 1)
+    chain = st.Chain("residual2_prelu", 100, seeds=200, width=width, init="uniform")
+    assert_uniform(chain.outer_weight, 1)
+    assert not chain.outer_bias.any()
 
 
 @pytest.mark.parametrize(("name", "square"), [("residual2_relu", 2.0), ("residual2_prelu", 2 / (1 + 1 / 16))])
@@ -81,6 +86,8 @@ def test_orthogonal_is_haar_times_the_gain():
     torch.testing.assert_close(
         chain.outer_weight.mT @ chain.outer_weight, eye.expand(200, 20, 4, 4), rtol=0, atol=1e-14
     )
+    readout = st.Chain("plain_relu", 1, seeds=9, width=4, init="orthogonal").readout_weight
+    torch.testing.assert_close(readout @ readout.mT, eye.expand(9, 4, 4), rtol=0, atol=1e-14)
     # For Haar matrices E tr Q = 0 and E (tr Q)^2 = 1; without the sign correction of QR the first fails.
     trace = chain.outer_weight.detach().diagonal(dim1=-2, dim2=-1).sum(-1).flatten()
     assert abs(trace.mean()) < 4 * len(trace) ** -0.5
@@ -92,6 +99,7 @@ IDENTITIES = {
     "residual2_prelu": st.ARCHITECTURES["residual2_prelu"],
     "plain_prelu": st.ARCHITECTURES["plain_prelu"],
     "residual1_prelu": st.Architecture("residual1_prelu", skip=1, activation="prelu"),
+    "residual1_gelu": st.Architecture("residual1_gelu", skip=1, activation="gelu"),
     "residual1_tanh": st.Architecture("residual1_tanh", skip=1, activation="tanh"),
     "plain2_prelu": st.Architecture("plain2_prelu", skip=0, maps=2, activation="prelu"),
 }
@@ -145,6 +153,9 @@ def test_knots_spread_the_kinks_evenly():
     assert len({tuple(row) for row in (-chain.bias / chain.weight).tolist()}) == 20, "each member has its own order"
     x = torch.linspace(-3, 3, 5, dtype=torch.float64)
     assert torch.equal(chain(x), x.expand(20, 5))
+    plain = st.Chain("plain_prelu", 5, init="knots")
+    assert plain.readout_weight.item() == 1
+    assert plain.readout_bias.item() == 0
     narrow = dataclasses.replace(st.INITS["knots"], name="narrow", kinks=(0.0, 1.0))
     chain = st.Chain("plain_relu", 2, init=narrow)
     torch.testing.assert_close((-chain.bias / chain.weight).sort(dim=1).values.tolist(), [[0.25, 0.75]])
@@ -161,6 +172,26 @@ def test_uniform_numbers_are_uniform_and_never_0_or_1():
     assert abs(chi_square - 49) < 4 * math.sqrt(2 * 49)
     lag = np.corrcoef(u[:-1], u[1:])[0, 1]
     assert abs(lag) < 4 / math.sqrt(len(u))
+
+
+@pytest.mark.parametrize("name", ["relu", "tanh", "gelu"])
+def test_derivatives_at_zero_are_those_of_automatic_differentiation(name):
+    zero = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    ACTIVATIONS[name].function(zero, None).backward()
+    assert zero.grad.item() == ACTIVATIONS[name].derivative_at_zero
+
+
+def test_the_gain_knows_the_distribution_of_the_slopes():
+    # E phi(z)^2 = (1 + E a^2) / 2, and E a^2 = 3 for a ~ U(-3, 3).
+    wide = dataclasses.replace(st.INITS["he"], name="wide", slope=st.Distribution("uniform", 3.0))
+    assert_normal(st.Chain("plain_prelu", 100, seeds=200, init=wide).weight, 2 / (1 + 3))
+
+
+@pytest.mark.parametrize("family", ["identity", "orthogonal"])
+@pytest.mark.parametrize("kind", ["bias", "outer_bias", "slope", "readout_bias"])
+def test_families_of_matrices_are_for_weights(kind, family):
+    with pytest.raises(ValueError, match=f"draws {kind} from '{family}', a family of square matrices"):
+        dataclasses.replace(st.INITS["pytorch"], **{kind: st.Distribution(family)})
 
 
 def test_distributions_refuse_what_they_do_not_know():

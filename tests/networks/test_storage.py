@@ -59,7 +59,10 @@ def change_description(header, **entries):
         (lambda h: h["__metadata__"].update({"stability.Chain": "{"}), "damaged description"),
         (lambda h: change_description(h, version=99), "layout version 99"),
         (lambda h: change_description(h, architecture={"nam": "x"}), "damaged description"),
-        (lambda h: change_description(h, members=[1, 2, 3]), "for 3 members"),
+        (lambda h: change_description(h, members=[1, 2, 3]), "with 3 members needs"),
+        (lambda h: change_description(h, members=[1, 1]), r"damaged description .*repeats"),
+        (lambda h: h["bias"].update(dtype="I64"), "int64"),
+        (lambda h: h["bias"].update(shape=[5, 1]), "needs"),
         (lambda h: h.update(bias2=h.pop("bias")), "needs"),
     ],
 )
@@ -68,6 +71,17 @@ def test_a_file_that_does_not_hold_what_it_says_is_refused(tmp_path, change, mes
     rewrite(path, change)
     with pytest.raises(ValueError, match=message):
         st.Chain.load(path)
+
+
+def test_a_chain_is_loaded_to_the_device_asked_for(tmp_path, monkeypatch):
+    path, asked = st.Chain("plain_relu", 2).save(tmp_path / "chain.safetensors"), []
+    whole = storage.safe_open
+    monkeypatch.setattr(
+        storage, "safe_open", lambda *a, device, **k: asked.append(device) or whole(*a, device="cpu", **k)
+    )
+    st.Chain.load(path, device="cuda:1")
+    st.Chain.load(path)
+    assert asked == ["cuda:1", "cpu"]
 
 
 def test_missing_files_and_folders_are_named(tmp_path):

@@ -1,5 +1,6 @@
 """Plots: they return the Figure, draw on the axes given, and draw the numbers of the result."""
 
+import dataclasses
 import math
 
 import matplotlib.pyplot as plt
@@ -38,7 +39,13 @@ def test_the_spectrum_s_line_is_the_median(spectrum):
     # A median of an even number of values lies between the middle two.
     assert (np.sort(values)[:, 134] <= median).all()
     assert (median <= np.sort(values)[:, 135]).all()
-    assert ax.get_legend_handles_labels()[1] == ["mine"]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["mine"]
+    for band, level in zip(ax.collections, (0.05, 0.25), strict=True):
+        corners = band.get_paths()[0].vertices
+        for depth in (1, 30, 60):
+            ends = corners[corners[:, 0] == depth, 1]
+            expected = np.quantile(values[depth - 1], [level, 1 - level], method="inverted_cdf")
+            np.testing.assert_allclose([ends.min(), ends.max()], expected, rtol=1e-12)
 
 
 def test_the_distribution_counts_exact_zeros_as_minus_infinity():
@@ -49,17 +56,21 @@ def test_the_distribution_counts_exact_zeros_as_minus_infinity():
     zero = 100 * s.vanished[-1].double().mean().item()
     assert share[0] == pytest.approx(zero + 100 / (200 * 9))
     assert share[-1] == 100
+    at_depth = s.log_values[-1].flatten().numpy() / math.log(10)
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), np.sort(at_depth[np.isfinite(at_depth)]) / 2, rtol=1e-12)
     with pytest.raises(ValueError, match="the spectrum has the depths 1, 2"):
         st.plots.distribution(s, 3)
 
 
-def test_vanishing_draws_the_shares(spectrum):
+@pytest.mark.parametrize(("name", "depth"), [("plain_prelu", 600), ("plain_relu", 20)])
+def test_vanishing_draws_the_shares(name, depth):
+    s = st.spectrum(st.Chain(name, depth, seeds=20), X)
     _, ax = plt.subplots()
-    st.plots.vanishing(spectrum, ax)
-    float32, float64, zero = (line.get_ydata() for line in ax.lines)
-    expected = 100 * spectrum.underflows(torch.float32).flatten(1).double().mean(1).numpy()
-    np.testing.assert_allclose(float32, expected, atol=1e-9)
-    assert float64.max() == 0 == zero.max()
+    st.plots.vanishing(s, ax)
+    masks = [s.vanished | s.underflows(d) for d in (torch.float32, torch.float64)] + [s.vanished]
+    for line, mask in zip(ax.lines, masks, strict=True):
+        np.testing.assert_allclose(line.get_ydata(), 100 * mask.flatten(1).double().mean(1), atol=1e-9)
+    assert ax.lines[1].get_ydata()[-1] > 50
 
 
 def test_the_best_fit_is_bold():
@@ -69,6 +80,12 @@ def test_the_best_fit_is_bold():
     st.plots.fits(task.x, outputs, task.y, ax)
     bold = max(ax.lines, key=lambda line: line.get_linewidth())
     np.testing.assert_array_equal(bold.get_ydata(), outputs[1])
+    (dashed,) = (line for line in ax.lines if line.get_color() == "#777777")
+    np.testing.assert_array_equal(dashed.get_ydata(), task.y)
+    outputs[0] = math.nan
+    _, ax = plt.subplots()
+    st.plots.fits(task.x, outputs, task.y, ax)
+    np.testing.assert_array_equal(max(ax.lines, key=lambda line: line.get_linewidth()).get_ydata(), outputs[1])
     with pytest.raises(ValueError, match=r"expected \(points,\), \(seeds, points\)"):
         st.plots.fits(task.x, outputs[0], task.y)
 
@@ -79,6 +96,13 @@ def test_the_history_s_line_is_the_median():
     st.plots.history(history, ax)
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), history.loss.median(1).values)
     assert ax.get_yscale() == "log"
+    many = dataclasses.replace(history, loss=history.loss.repeat(1, 8) * torch.arange(1, 41))
+    _, ax = plt.subplots()
+    st.plots.history(many, ax)
+    corners = ax.collections[0].get_paths()[0].vertices
+    ends = corners[corners[:, 0] == 7, 1]
+    expected = many.loss[7].quantile(torch.tensor([0.05, 0.95], dtype=torch.float64), interpolation="nearest")
+    np.testing.assert_allclose([ends.min(), ends.max()], expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("tree", [False, True])

@@ -92,9 +92,27 @@ def test_as_many_knots_as_points_leave_only_the_noise():
     assert st.references.best_spline(task, 1) == pytest.approx(2 / 4)
 
 
+def test_noise_is_added_to_what_a_spline_can_do():
+    x = np.repeat(np.linspace(-2, 3, 20), 2)
+    y = np.sin(x) + np.tile([0.3, -0.3], 20)
+    task = st.Task.from_samples(x, y)
+    assert st.references.best_spline(task, 0) == pytest.approx(spline_error(x, y, []), rel=1e-12)
+    clean = st.Task.from_samples(x[::2], np.sin(x[::2]))
+    assert st.references.best_spline(task, 2) == pytest.approx(0.09 + st.references.best_spline(clean, 2), rel=1e-6)
+
+
+@pytest.mark.parametrize(("x_scale", "y_scale"), [(1e-150, 1.0), (1e150, 1.0), (1.0, 1e-100), (1.0, 1e100)])
+def test_splines_know_no_scale(x_scale, y_scale):
+    x = np.linspace(-2, 3, 50)
+    expected = st.references.best_spline(st.Task.from_samples(x, np.sin(x)), 3)
+    got = st.references.best_spline(st.Task.from_samples(x_scale * x, y_scale * np.sin(x)), 3)
+    assert got == pytest.approx(y_scale**2 * expected, rel=1e-4)
+
+
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="folds is -1"):
         st.references.best_spline(FINE, -1)
     wide = st.Task.from_samples(torch.zeros(3, 2), torch.zeros(3, 2))
-    with pytest.raises(ValueError, match="references need one variable"):
-        st.references.best_monotone(wide)
+    for reference in (st.references.best_monotone, st.references.constant, st.references.best_above_identity):
+        with pytest.raises(ValueError, match="references need one variable"):
+            reference(wide)
