@@ -144,8 +144,8 @@ def verdicts(data: xarray.Dataset, limits: dict[str, float]) -> list[tuple[str, 
             "plain_prelu",
             'does not work either, "a matter of numerical stability"',
             ("refined" if at_limit or works < limits["monotone"] else "held") if flat >= 95 else "refuted",
-            f"at depth {shallow} the median error is {works:.1e}, and {negative:.0f} % of the members have slopes below "
-            f"0, which can fold; at depth {middle} {flat:.0f} % are flat, "
+            f"at depth {shallow} the median error is {works:.1e}, and {negative:.0f} % of the members have a slope "
+            f"below 0, which can fold; at depth {middle} {flat:.0f} % are flat, "
             f"{percent(data.dead, 'plain_prelu', middle):.0f} % dead. Started at the identity it ends at {healed:.4f}"
             + reason,
         )

@@ -6,8 +6,9 @@ derivatives of l steps, freshly initialised to depth 1000 and trained on sin(x) 
 
 Method. |J| is summed in logarithms with a state that cannot leave the floating range, for many seeds and points.
 With torch's initialisation the derivatives of successive steps are independent and equally distributed (the sign
-of the pre-activation is a fair coin, whatever the state), so log |J| is a random walk of mean l E log|g|, which
-is known in closed form for the plain chain and by quadrature for the other. The trained row adds the plain chain started at the identity.
+of the pre-activation is a fair coin, whatever the state), so log |J| is a random walk of mean l E log|g|, known in
+closed form for the plain chain and by quadrature for the other. The trained row adds the plain chain started at the
+identity.
 
 Reading. Left: median of log10 |J| against depth, bands 25-75 % and 5-95 % over seeds and points; black dotted
 lines are that mean. Middle: the distribution of log10 |J| a layer at three depths, darker is
