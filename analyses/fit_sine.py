@@ -212,7 +212,8 @@ def draw(data: xarray.Dataset) -> plt.Figure:
                 note = f"best {float(one.loss.min()):.1e}, median {float(one.loss.median()):.1e}"
                 if float(one.dead.mean()) > 0:
                     note += f"\ndead {100 * float(one.dead.mean()):.0f} %"
-                ax.text(0.03, 0.97, note, transform=ax.transAxes, va="top", fontsize=7, color="#333333")
+                box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+                ax.text(0.03, 0.97, note, transform=ax.transAxes, va="top", fontsize=7, color="#333333", bbox=box)
                 levels = one.loss_by_step.quantile([0.05, 0.5, 0.95], "seed")
                 row[-1].fill_between(one.step, levels[0], levels[2], color=shade, alpha=0.12 * alpha, linewidth=0)
                 row[-1].plot(one.step, levels[1], color=shade, alpha=alpha, linewidth=1.3)
