@@ -72,7 +72,7 @@ class Spectrum:
 
     @property
     def vanished(self) -> Tensor:
-        """Bool, as `log_values`: where the value is exactly zero, which no format could tell from underflow."""
+        """Bool, as `log_values`: where the value is exactly zero, and not only too small for a format."""
         return self.log_values == -math.inf
 
     def underflows(self, dtype: torch.dtype) -> Tensor:
@@ -96,8 +96,8 @@ def spectrum(net: WidthOneChain, x: Tensor) -> Spectrum:
     """Return log |dh_l/dx| and its sign for every prefix l of a piecewise-linear chain of width 1.
 
     With h_0 = x and h_l the state after step l, dh_l/dx = g_1 ... g_l, where
-    g = skip + outer_weight weight (1 if z > 0 else slope) and z = weight h + bias, so a kink counts with its left
-    derivative, as torch has it. The read-out is not a step and is not among the factors.
+    g = skip + outer_weight weight (1 if z > 0 else slope) and z = weight h + bias, so a z of exactly 0 counts as
+    not positive, as in torch. The read-out is not a step and is not among the factors.
 
     The logs are summed, with compensation, from the two logs that each step can contribute; a factor that is
     exactly zero gives -inf and sign 0 (a factor that cancels to under a thousandth is settled in rational

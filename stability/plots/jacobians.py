@@ -76,6 +76,13 @@ def distribution(
         s: a `Spectrum` of a width-1 chain, or its dataset.
         depth: one of its depths.
         ax, label, colour, alpha: where and how to draw.
+
+    Raises:
+        ValueError: for a depth that the spectrum does not have.
+
+    >>> import torch, stability as st
+    >>> s = st.spectrum(st.Chain("plain_prelu", depth=50, seeds=20), torch.ones(1, dtype=torch.float64))
+    >>> figure = st.plots.distribution(s, depth=50)
     """
     figure, ax = axes_of(ax)
     depths, values = _log10(s)
@@ -100,6 +107,10 @@ def vanishing(
     """Draw the share of Jacobian products that are exactly zero, and that round to zero in float32 and float64.
 
     Dotted is exactly zero; dashed rounds to zero in float64 or is zero; solid the same in float32.
+
+    >>> import torch, stability as st
+    >>> s = st.spectrum(st.Chain("plain_prelu", depth=100, seeds=20), torch.ones(1, dtype=torch.float64))
+    >>> figure = st.plots.vanishing(s)
     """
     figure, ax = axes_of(ax)
     depths, values = _log10(s)

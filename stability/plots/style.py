@@ -74,6 +74,9 @@ def save(figure: Figure, data: xarray.Dataset | xarray.DataTree, folder: str | P
 
     Returns:
         The paths written.
+
+    Raises:
+        OSError: for a folder that cannot be written to, or a full disk; what was there before is unchanged.
     """
     folder = make_folder(folder)
     # No date inside, so that the same data give the same files.
