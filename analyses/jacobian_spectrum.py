@@ -89,15 +89,15 @@ def describe(name: str, s: st.Spectrum) -> str:
     """Return one line on the last depth of a spectrum."""
     last = s.log_values[-1].flatten() / math.log(10)
     low, middle, high = (np.quantile(last, q, method="inverted_cdf") for q in (0.05, 0.5, 0.95))
-    firsts = [
-        f"{str(dtype).removeprefix('torch.')} reads 0 for half from depth {depth}"
-        for dtype in (torch.float32, torch.float64)
-        if (depth := median_underflow(s, dtype))
-    ]
+    lost = [f"{100 * s.vanished[-1].double().mean():.1f} % exactly 0"]
+    for dtype in (torch.float32, torch.float64):
+        share = 100 * s.underflows(dtype)[-1].double().mean()
+        first = median_underflow(s, dtype)
+        since = f" (half of them from depth {first})" if first else ""
+        lost.append(f"{share:.1f} % underflow {str(dtype).removeprefix('torch.')}{since}")
     return (
         f"  {LABELS[name]}, depth {s.depth}: median |J| 10^{middle:.1f} (5 to 95 %: 10^{low:.1f} to 10^{high:.1f}); "
-        f"{100 * s.vanished[-1].double().mean():.1f} % exactly 0"
-        + ("; " + ", ".join(firsts) if firsts else "; no format underflows for half of them")
+        + ", ".join(lost)
     )
 
 
