@@ -116,6 +116,15 @@ class Architecture:
         skip = ("skip",) if self.skip is None else ()
         return (*self.kinds, *skip, *(("readout_weight", "readout_bias") if self.readout else ()))
 
+    def shapes(self, seeds: int, depth: int, width: int) -> dict[str, tuple[int, ...]]:
+        """The shape of each of `parameters`: a read-out has no depth, and at width 1 there is no n."""
+        n = () if width == 1 else (width,)
+        return {
+            kind: (seeds, *(() if kind.startswith("readout") else (depth,)))
+            + (n * 2 if kind.endswith("weight") else () if kind == "skip" else n)
+            for kind in self.parameters
+        }
+
     @property
     def formula(self) -> str:
         """One step in the field's notation."""

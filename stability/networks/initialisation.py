@@ -281,6 +281,5 @@ def draw(
         }
         u = uniforms(root, architecture.name, members, "readout", 1, width * width + width)
         values |= {kind: value[:, 0] for kind, value in read(u, laws)[1].items()}
-    if width == 1:
-        return {kind: v.reshape(v.shape[: 1 if kind.startswith("readout") else 2]) for kind, v in values.items()}
-    return values
+    shapes = architecture.shapes(len(members), depth, width)
+    return {kind: value.reshape(shapes[kind]) for kind, value in values.items()}

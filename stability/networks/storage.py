@@ -90,16 +90,9 @@ def _check_shapes(path: Path, stored: Stored) -> None:
     values, architecture = stored.values, stored.architecture
     got = {kind: (tuple(value.shape), value.dtype) for kind, value in sorted(values.items())}
     weight = values.get("weight", torch.empty(0))
-    width = () if weight.ndim == 2 else tuple(weight.shape[2:3])
-    depth = tuple(weight.shape[1:2])
-    expected = {
-        kind: (
-            (len(stored.members), *(() if kind.startswith("readout") else depth))
-            + (width * 2 if kind.endswith("weight") else width),
-            weight.dtype,
-        )
-        for kind in sorted(architecture.parameters)
-    }
+    depth, width = (*weight.shape[1:], 1, 1)[:2]
+    shapes = architecture.shapes(len(stored.members), depth, width)
+    expected = {kind: (shape, weight.dtype) for kind, shape in sorted(shapes.items())}
     if got != expected or 0 in weight.shape or not weight.dtype.is_floating_point:
         raise ValueError(
             f"{path} holds {got}, and {architecture.name!r} with {len(stored.members)} members needs {expected}: save "

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from stability.plots.style import axes_of
+from stability.plots.style import axes_of, name_axes
 from stability.training import History
 
 _DEFAULT = "#0072B2"
@@ -47,10 +47,7 @@ def fits(
     ax.plot(x, outputs.T, color=colour, alpha=0.25, linewidth=0.5)
     ax.plot(x, target, color="#777777", linestyle=(0, (4, 2)), linewidth=1.2)
     ax.plot(x, outputs[best], color=colour, linewidth=1.6, label=label)
-    ax.set_xlabel("x")
-    ax.set_ylabel("f(x)")
-    if label is not None:
-        ax.legend()
+    name_axes(ax, "x", "f(x)", label)
     return figure
 
 
@@ -71,8 +68,5 @@ def history(h: History, ax: Axes | None = None, label: str | None = None, colour
     ax.fill_between(steps, levels[0], levels[2], color=colour, alpha=0.2, linewidth=0)
     ax.plot(steps, levels[1], color=colour, label=label, linewidth=1.2)
     ax.set_yscale("log")
-    ax.set_xlabel("step")
-    ax.set_ylabel("mean-squared error")
-    if label is not None:
-        ax.legend()
+    name_axes(ax, "step", "mean-squared error", label)
     return figure

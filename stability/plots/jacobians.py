@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from stability.checks import check_integer
 from stability.jacobians import Spectrum
 from stability.jacobians.spectrum import log_half_smallest
-from stability.plots.style import axes_of
+from stability.plots.style import axes_of, name_axes
 
 _DEFAULT = "#0072B2"
 
@@ -51,10 +51,7 @@ def spectrum(
     ax.fill_between(depths, levels[0], levels[4], color=colour, alpha=0.15, linewidth=0)
     ax.fill_between(depths, levels[1], levels[3], color=colour, alpha=0.35, linewidth=0)
     ax.plot(depths, levels[2], color=colour, label=label, linewidth=1.5)
-    ax.set_xlabel("depth")
-    ax.set_ylabel(r"$\log_{10}\,|dh_l/dx|$")
-    if label is not None:
-        ax.legend()
+    name_axes(ax, "depth", r"$\log_{10}\,|dh_l/dx|$", label)
     return figure
 
 
@@ -94,10 +91,7 @@ def distribution(
     finite = np.isfinite(ordered)
     ax.step(ordered[finite], share[finite], where="post", color=colour, alpha=alpha, label=label, linewidth=1.5)
     ax.set_ylim(-3, 103)
-    ax.set_xlabel(r"$\log_{10}\,|dh_l/dx|\;/\;l$")
-    ax.set_ylabel("share of products up to here (%)")
-    if label is not None:
-        ax.legend()
+    name_axes(ax, r"$\log_{10}\,|dh_l/dx|\;/\;l$", "share of products up to here (%)", label)
     return figure
 
 
@@ -123,8 +117,5 @@ def vanishing(
         share = (values <= limit).mean(axis=1)
         ax.plot(depths, 100 * share, style, color=colour, label=f"{label}: {name}" if label else name, linewidth=1.5)
     ax.set_ylim(-3, 103)
-    ax.set_xlabel("depth")
-    ax.set_ylabel("share of products (%)")
-    if label is not None:
-        ax.legend()
+    name_axes(ax, "depth", "share of products (%)", label)
     return figure

@@ -63,6 +63,14 @@ def axes_of(ax: Axes | None) -> tuple[Figure, Axes]:
     return figure, ax
 
 
+def name_axes(ax: Axes, x: str, y: str, label: str | None) -> None:
+    """Name both axes, and show the legend where there is a label."""
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+    if label is not None:
+        ax.legend()
+
+
 def save(figure: Figure, data: xarray.Dataset | xarray.DataTree, folder: str | Path, name: str) -> list[Path]:
     """Write a figure as PNG and PDF with its data as netCDF beside it, each whole or not at all.
 

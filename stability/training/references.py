@@ -7,6 +7,8 @@ points of the task.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression, least_squares
@@ -19,16 +21,26 @@ __all__ = ["best_above_identity", "best_monotone", "best_spline", "constant"]
 Array = NDArray[np.float64]
 
 
-def _samples(task: Task) -> tuple[Array, Array, Array, float]:
-    """Return the distinct points in order, the mean target on each, and how often each occurs.
+@dataclass(frozen=True)
+class _Samples:
+    """A task's distinct points in order, the mean target on each, how often each occurs, and the spread around them."""
 
-    And the error that no function escapes: the spread of the targets that share a point.
-    """
-    if task.x.ndim != 1:
-        raise ValueError(f"the task has points of shape {tuple(task.x.shape)}: references need one variable")
-    x, where, counts = np.unique(task.x.numpy(), return_inverse=True, return_counts=True)
-    means = np.bincount(where, weights=task.y.numpy()) / counts
-    return x, means, counts.astype(float), float(np.mean((task.y.numpy() - means[where]) ** 2))
+    x: Array
+    y: Array
+    weights: Array
+    noise: float
+
+    @classmethod
+    def of(cls, task: Task) -> _Samples:
+        if task.x.ndim != 1:
+            raise ValueError(f"the task has points of shape {tuple(task.x.shape)}: references need one variable")
+        x, where, counts = np.unique(task.x.numpy(), return_inverse=True, return_counts=True)
+        means = np.bincount(where, weights=task.y.numpy()) / counts
+        return cls(x, means, counts.astype(float), float(np.mean((task.y.numpy() - means[where]) ** 2)))
+
+    def error(self, fit: Array | float) -> float:
+        """The mean-squared error of a fit on the points: its own, and the noise that no function escapes."""
+        return float(np.average((fit - self.y) ** 2, weights=self.weights)) + self.noise
 
 
 def constant(task: Task) -> float:
@@ -38,8 +50,8 @@ def constant(task: Task) -> float:
     >>> f"{st.references.constant(st.Task(torch.sin, (-3, 3), points=100_001)):.4f}"
     '0.5233'
     """
-    _, y, weights, noise = _samples(task)
-    return float(np.average((y - np.average(y, weights=weights)) ** 2, weights=weights)) + noise
+    samples = _Samples.of(task)
+    return samples.error(float(np.average(samples.y, weights=samples.weights)))
 
 
 def best_monotone(task: Task) -> float:
@@ -51,9 +63,9 @@ def best_monotone(task: Task) -> float:
     >>> f"{st.references.best_monotone(st.Task(torch.sin, (-3, 3), points=100_001)):.4f}"
     '0.0422'
     """
-    _, y, weights, noise = _samples(task)
-    fits = (isotonic_regression(y, weights=weights, increasing=rising).x for rising in (True, False))
-    return min(float(np.average((fit - y) ** 2, weights=weights)) for fit in fits) + noise
+    samples = _Samples.of(task)
+    fits = (isotonic_regression(samples.y, weights=samples.weights, increasing=rising).x for rising in (True, False))
+    return min(map(samples.error, fits))
 
 
 def best_above_identity(task: Task) -> float:
@@ -65,8 +77,8 @@ def best_above_identity(task: Task) -> float:
     >>> f"{st.references.best_above_identity(st.Task(torch.sin, (-3, 3), points=100_001)):.4f}"
     '0.7246'
     """
-    x, y, weights, noise = _samples(task)
-    return float(np.average(np.maximum(x - y, 0) ** 2, weights=weights)) + noise
+    samples = _Samples.of(task)
+    return samples.error(np.maximum(samples.x, samples.y))
 
 
 def best_spline(task: Task, folds: int) -> float:
@@ -83,22 +95,20 @@ def best_spline(task: Task, folds: int) -> float:
     '4.7e-03'
     """
     folds = check_integer("folds", folds, 0)
-    x, y, weights, noise = _samples(task)
+    samples = _Samples.of(task)
+    x, y, weights = samples.x, samples.y, samples.weights
     if folds + 2 >= len(x):
-        return noise
+        return samples.noise
     # On unit scales, so that neither the size of x nor that of y matters.
     size = np.abs(y).max() or 1.0
     x, y = (x - x[0]) / (x[-1] - x[0]), y / size
     root_weights = np.sqrt(weights / weights.sum())
 
-    def knots_of(logits: Array) -> tuple[Array, Array]:
-        gaps = np.exp(logits - logits.max())
-        gaps /= gaps.sum()
-        return np.cumsum(gaps)[:-1], gaps
-
     def fit(logits: Array) -> tuple[Array, Array]:
         """Return the weighted residual and its derivative with respect to the logits of the gaps."""
-        knots, gaps = knots_of(logits)
+        gaps = np.exp(logits - logits.max())
+        gaps /= gaps.sum()
+        knots = np.cumsum(gaps)[:-1]
         nodes = np.concatenate([[0.0], knots, [1.0]])
         hats = np.stack([np.interp(x, nodes, row) for row in np.eye(len(nodes))], axis=1)
         basis = hats * root_weights[:, None]
@@ -117,7 +127,7 @@ def best_spline(task: Task, folds: int) -> float:
         return basis @ values - target, moved @ knots_by_logits
 
     if folds == 0:
-        return size**2 * float(np.sum(fit(np.zeros(1))[0] ** 2)) + noise
+        return size**2 * float(np.sum(fit(np.zeros(1))[0] ** 2)) + samples.noise
     bend = np.abs(np.gradient(np.gradient(y, x), x)) ** 0.4
     density = np.cumsum(bend + 1e-3 * bend.max() + 1e-300)
     spread = np.interp(np.linspace(0, 1, folds + 2), (density - density[0]) / (density[-1] - density[0]), x)
@@ -126,4 +136,4 @@ def best_spline(task: Task, folds: int) -> float:
     for start in starts:
         solution = least_squares(lambda u: fit(u)[0], start, lambda u: fit(u)[1], max_nfev=60)
         errors.append(2 * float(solution.cost))
-    return size**2 * min(errors) + noise
+    return size**2 * min(errors) + samples.noise
