@@ -39,7 +39,7 @@ class History:
         return self.loss.gather(0, self.best_step[None])[0]
 
     def __repr__(self) -> str:
-        low, middle, high = (f"{self.best_loss.quantile(q):.2e}" for q in (0.0, 0.5, 1.0))
+        low, middle, high = (f"{self.best_loss.quantile(q, interpolation='nearest'):.2e}" for q in (0.0, 0.5, 1.0))
         return (
             f"History({self.method!r}, steps={len(self.loss) - 1}, seeds={len(self.members)}, path={self.path!r}, "
             f"best loss {low} to {high}, median {middle})"
