@@ -1,0 +1,180 @@
+"""Exact counts of a chain of width 1: every fold born at a layer has one value there, and ever after.
+
+A fold born at layer k lies where the pre-activation is 0, so its value is the kink -bias / weight, whatever its place
+on the line. A piece is known by the values at its two ends, and equal pieces are counted together: thousands of
+layers keep about as many values and pieces, however many folds there are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stability.folds.kernels import value_space as kernel
+from stability.folds.rational import ExactRow, Orbit, dyadic, sign
+
+Array = NDArray[np.float64]
+
+
+class _Coefficients:
+    """gain and shift of every row for z <= 0 and z > 0, with bounds of their errors and exact signs."""
+
+    def __init__(self, table: Array) -> None:
+        rows = len(table)
+        size = np.abs(table)
+        self.safe = ((size == 0) | ((size > kernel.ROW_SMALL) & (size < kernel.ROW_LARGE))).all(axis=1)
+        self.gain, self.gain_error, self.shift, self.shift_error = np.zeros((4, rows, 2))
+        self.gain_sign = np.zeros((rows, 2), dtype=np.int8)
+        self.exponents = np.zeros((rows, 2, 2), dtype=np.int64)
+        kernel.coefficients(
+            table, self.safe, self.gain, self.gain_error, self.shift, self.shift_error, self.gain_sign
+        )
+        uncertain = ~self.safe | (self.gain_sign == 2).any(axis=1)
+        for k in np.flatnonzero(uncertain):
+            row = ExactRow(table[k])
+            for branch in range(2):
+                self.gain_sign[k, branch] = sign(row.gain[branch][0])
+                if not self.safe[k]:
+                    g, c = (Orbit(value[branch], 1, 0).ball() for value in (row.gain, row.shift))
+                    self.gain[k, branch], self.gain_error[k, branch], self.exponents[k, branch, 0] = g
+                    self.shift[k, branch], self.shift_error[k, branch], self.exponents[k, branch, 1] = c
+
+
+def count_table(table: Array, interval: tuple[float, float]) -> tuple[int, int, int]:
+    """Return folds, turns and regions of a step table (rows, 6) on an open interval, ends at infinity allowed."""
+    rows = len(table)
+    table = np.ascontiguousarray(table)
+    coefficients = _Coefficients(table)
+    capacity, limbs, room = rows + 2, rows // 64 + 2, 16
+    state = np.zeros(7, dtype=np.int64)
+    nodes, birth, decided, live, label_layer, node_of = np.zeros((6, capacity), dtype=np.int64)
+    e = np.zeros(capacity, dtype=np.int64)
+    birth[:], decided[:] = -1, -1
+    m, r = np.zeros((2, capacity))
+    z_sign, below, above = np.zeros((3, capacity), dtype=np.int8)
+    slot = np.full(capacity, -1, dtype=np.int64)
+    undecided = np.empty(capacity, dtype=np.int64)
+    hash_table = np.empty(4 * capacity, dtype=np.int64)
+    counts = np.zeros((capacity, limbs), dtype=np.uint64)
+    pairs = [np.zeros((room, 2), dtype=np.int64) for _ in range(2)]
+    pair_counts = [np.zeros((room, limbs), dtype=np.uint64) for _ in range(2)]
+
+    for n, end in enumerate(interval):
+        m[n] = end
+        if math.isinf(end):
+            m[n], e[n] = math.copysign(1.0, end), kernel.AT_INFINITY
+        elif not (end == 0 or kernel.SMALL < abs(end) < kernel.LARGE):
+            m[n], r[n], e[n] = Orbit(dyadic(end), 1, 0).ball()
+    nodes[1] = 1
+    state[[kernel.NODES, kernel.ACTIVE, kernel.PIECES, kernel.STRETCHES, kernel.LIMBS]] = 2, 2, 1, 1, 1
+    for one, multiplicity in zip(pairs, pair_counts, strict=True):
+        one[0], multiplicity[0, 0] = (0, 1), 1
+
+    orbits: dict[int, Orbit] = {}
+    passages: dict[int, Counter[tuple[int, int]]] = {}
+    exact = cache(lambda layer: ExactRow(table[layer]))
+
+    layer = 0
+    while True:
+        status, layer, missing = kernel.advance(
+            layer,
+            table,
+            coefficients.safe,
+            coefficients.gain,
+            coefficients.gain_error,
+            coefficients.gain_sign,
+            coefficients.shift,
+            coefficients.shift_error,
+            coefficients.exponents,
+            state,
+            nodes,
+            m,
+            r,
+            e,
+            birth,
+            decided,
+            z_sign,
+            live,
+            label_layer,
+            node_of,
+            below,
+            above,
+            counts,
+            pairs[0],
+            pair_counts[0],
+            pairs[1],
+            pair_counts[1],
+            slot,
+            undecided,
+            hash_table,
+        )
+        if status == kernel.DONE:
+            break
+        if status == kernel.FULL:
+            pairs, pair_counts = ([np.concatenate([v, np.zeros_like(v)]) for v in vs] for vs in (pairs, pair_counts))
+            continue
+        for n in map(int, undecided[:missing]):
+            if n not in orbits:
+                start = int(birth[n])
+                end = Orbit(dyadic(interval[n]), 1, 0) if start < 0 else Orbit.of_kink(exact(start), start)
+                orbits[n] = end
+            orbit = orbits[n]
+            while orbit.layer < layer:
+                orbit.step(exact(orbit.layer))
+            m[n], r[n], e[n] = orbit.ball()
+            decided[n], z_sign[n] = layer, orbit.z_sign(exact(layer))
+            if z_sign[n] == 0:
+                for label in map(int, live[: state[kernel.LIVE]]):
+                    if node_of[label] == n:
+                        _pass_kink(label, layer, table, coefficients.gain_sign[layer], below, above, passages)
+
+    def bends(label: int) -> bool:
+        if below[label] != above[label]:
+            return True
+        if below[label] == 0:
+            return False
+        birth_row = table[label_layer[label]]
+        if label not in passages:
+            return bool(birth_row[3] != 0 and birth_row[5] != 1)
+        ratio = exact(int(label_layer[label])).gain_ratio(*((1, 0) if birth_row[1] > 0 else (0, 1)))
+        for (k, above_branch), times in passages[label].items():
+            ratio *= exact(k).gain_ratio(above_branch, 1 - above_branch) ** times
+        return ratio != 1
+
+    multiplicity = [_integer(row) for row in counts[: state[kernel.LABELS]]]
+    folds = sum(multiplicity[label] for label in map(int, live[: state[kernel.LIVE]]) if bends(label))
+    turns = sum(_integer(row) for row in pair_counts[1][: state[kernel.STRETCHES]]) - 1
+    return folds, max(turns, 0), 1 + sum(multiplicity)
+
+
+def _integer(limbs: NDArray[np.uint64]) -> int:
+    return int.from_bytes(limbs.astype("<u8").tobytes(), "little")
+
+
+def _pass_kink(
+    label: int,
+    layer: int,
+    table: Array,
+    gain_sign: NDArray[np.int8],
+    below: NDArray[np.int8],
+    above: NDArray[np.int8],
+    passages: dict[int, Counter[tuple[int, int]]],
+) -> None:
+    """Take a label through a layer whose kink it meets: each side goes where its own derivative leads."""
+    orientation = 1 if table[layer, 1] > 0 else -1
+    branch_below = 1 if -orientation * below[label] > 0 else 0
+    branch_above = 1 if orientation * above[label] > 0 else 0
+    if below[label] and above[label] and branch_below != branch_above:
+        passages.setdefault(label, Counter())[layer, branch_above] += 1
+    below[label] *= gain_sign[branch_below]
+    above[label] *= gain_sign[branch_above]
+
+
+__all__: Sequence[str] = ["count_table"]
+_ = Fraction
