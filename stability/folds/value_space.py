@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from fractions import Fraction
 from functools import cache
 
 import numpy as np
@@ -22,7 +20,7 @@ from stability.folds.rational import ExactRow, Orbit, dyadic, sign
 Array = NDArray[np.float64]
 
 
-class _Coefficients:
+class Coefficients:
     """gain and shift of every row for z <= 0 and z > 0, with bounds of their errors and exact signs."""
 
     def __init__(self, table: Array) -> None:
@@ -46,11 +44,17 @@ class _Coefficients:
                     self.shift[k, branch], self.shift_error[k, branch], self.exponents[k, branch, 1] = c
 
 
+    def with_exponents(self) -> list[tuple[Array, NDArray[np.int64]]]:
+        """gain, its error, shift and its error, each with the exponents of its entries."""
+        gain, shift = self.exponents[..., 0], self.exponents[..., 1]
+        return [(self.gain, gain), (self.gain_error, gain), (self.shift, shift), (self.shift_error, shift)]
+
+
 def count_table(table: Array, interval: tuple[float, float]) -> tuple[int, int, int]:
     """Return folds, turns and regions of a step table (rows, 6) on an open interval, ends at infinity allowed."""
     rows = len(table)
     table = np.ascontiguousarray(table)
-    coefficients = _Coefficients(table)
+    coefficients = Coefficients(table)
     capacity, limbs, room = rows + 2, rows // 64 + 2, 16
     state = np.zeros(7, dtype=np.int64)
     nodes, birth, decided, live, label_layer, node_of = np.zeros((6, capacity), dtype=np.int64)
@@ -175,6 +179,3 @@ def _pass_kink(
     below[label] *= gain_sign[branch_below]
     above[label] *= gain_sign[branch_above]
 
-
-__all__: Sequence[str] = ["count_table"]
-_ = Fraction

@@ -1,0 +1,109 @@
+"""What takes more than one function: composition, and the distance to a smooth target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stability.checks import check_finite
+from stability.folds.piecewise import PiecewiseLinear, _row_size, insert
+
+_UNIT = 2.0**-53
+
+
+def compose(outer: PiecewiseLinear, inner: PiecewiseLinear) -> PiecewiseLinear:
+    """Return outer(inner(t)), with knots where inner has them and where it meets a knot of outer."""
+    if outer.exact != inner.exact:
+        outer, inner = outer.to_exact(), inner.to_exact()
+    inner = inner._scalar("inner functions")
+    low, high = inner.values.min(), inner.values.max()
+    if low < outer.knots[0] or high > outer.knots[-1]:
+        raise ValueError(
+            f"the inner function goes from {low} to {high}: the outer one is known on "
+            f"[{outer.knots[0]}, {outer.knots[-1]}]"
+        )
+    v = inner.values
+    first = np.searchsorted(outer.knots, np.minimum(v[:-1], v[1:]), "right")
+    last = np.searchsorted(outer.knots, np.maximum(v[:-1], v[1:]), "left")
+    met = np.maximum(last - first, 0)
+    piece = np.repeat(np.arange(len(met)), met)
+    rank = np.arange(len(piece)) - np.repeat(np.cumsum(met) - met, met)
+    level = np.where(v[piece + 1] > v[piece], first[piece] + rank, last[piece] - 1 - rank)
+    kink = outer.knots[level]
+    part = abs(kink - v[piece]) / (abs(kink - v[piece]) + abs(v[piece + 1] - kink))
+    t = inner.knots[piece] + part * (inner.knots[piece + 1] - inner.knots[piece])
+    inner = insert(inner, piece, t)
+    new = piece + 1 + np.arange(len(piece))
+    inner.values[new] = kink
+    inner._errors[new] = 0.0
+
+    v, k = inner.values, len(inner.knots)
+    lower, upper = np.minimum(v[:-1], v[1:]), np.maximum(v[:-1], v[1:])
+    # A flat piece may lie on a knot of the outer function, whose slope is then of no account.
+    on = np.clip(np.searchsorted(outer.knots, lower, "right") - 1, 0, len(outer.knots) - 2)
+    wide = (-1, *[1] * len(outer.shape))
+    data = np.empty((3 * k - 3, *outer.shape), dtype=inner._data.dtype)
+    near = on + (lower + upper > outer.knots[on] + outer.knots[on + 1])
+    piece_of = np.minimum(np.arange(k), k - 2)
+    data[:k] = outer.values[near[piece_of]] + outer.slopes[on[piece_of]] * (v - outer.knots[near[piece_of]]).reshape(wide)
+    data[k : 2 * k - 1] = outer.slopes[on] * inner.slopes.reshape(wide)
+    steady = on[1:] == on[:-1]
+    data[2 * k - 1 :] = np.where(
+        steady.reshape(wide),
+        outer.slopes[on[1:]] * inner.bends.reshape(wide),
+        data[k + 1 : 2 * k - 1] - data[k : 2 * k - 2],
+    )
+    errors = np.zeros(len(data))
+    if not inner.exact:
+        steep = _row_size(outer.slopes)
+        rounding = 3 * _UNIT * _row_size(data)
+        far = np.abs(v - outer.knots[near[piece_of]])
+        outer_slope = outer._errors[len(outer.knots) : 2 * len(outer.knots) - 1]
+        errors[:k] = outer._errors[near[piece_of]] + steep.max() * inner._errors[:k] + outer_slope[on[piece_of]] * far
+        slope_errors = steep[on] * inner._errors[k : 2 * k - 1] + outer_slope[on] * np.abs(inner.slopes)
+        errors[k : 2 * k - 1] = slope_errors
+        errors[2 * k - 1 :] = np.where(
+            steady,
+            steep[on[1:]] * inner._errors[2 * k - 1 :] + outer_slope[on[1:]] * np.abs(inner.bends),
+            slope_errors[1:] + slope_errors[:-1] + rounding[k + 1 : 2 * k - 1] + rounding[k : 2 * k - 2],
+        )
+        errors += rounding
+    return inner._make(inner.knots, data, errors, outer._undecided | inner._undecided, inner._limit)
+
+
+def distance(f: PiecewiseLinear, target: Callable[[Tensor], Tensor]) -> float:
+    """Return the L2 distance of a scalar f to a smooth target, by quadrature on the pieces."""
+    f = f._scalar("distances to a target")
+    t, weights = np.polynomial.legendre.leggauss(10)
+
+    def integrals(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        middle, half = (low + high)[:, None] / 2, (high - low)[:, None] / 2
+        points = np.clip(middle + half * t, low[:, None], high[:, None])
+        aim = target(torch.from_numpy(points.ravel()))
+        if not isinstance(aim, Tensor) or aim.shape != (points.size,):
+            raise TypeError("the target maps (points,) to something else: expected a tensor of the same shape")
+        check_finite("the target on the interval (point)", aim)
+        return np.asarray((half * weights * (f(points) - aim.numpy().reshape(points.shape)) ** 2).sum(axis=1))
+
+    knots = f.knots.astype(np.float64)
+    low, high = knots[:-1], knots[1:]
+    total, coarse = 0.0, integrals(low, high)
+    for _ in range(40):
+        middle = (low + high) / 2
+        left, right = integrals(low, middle), integrals(middle, high)
+        fine = left + right
+        scale = total + fine.sum()
+        rough = np.abs(fine - coarse) > 1e-10 * np.maximum(fine, scale / len(knots))
+        total += fine[~rough].sum()
+        if not rough.any():
+            return math.sqrt(total)
+        low, high = np.concatenate([low[rough], middle[rough]]), np.concatenate([middle[rough], high[rough]])
+        coarse = np.concatenate([left[rough], right[rough]])
+    raise ValueError(
+        f"the quadrature does not settle near t = {low[0]}: the target must be smooth between the knots of f; "
+        "split the interval where it is not"
+    )

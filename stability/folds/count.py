@@ -1,0 +1,127 @@
+"""The public door of counting."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numba
+import numpy as np
+
+from stability.checks import check_interval
+from stability.folds.piecewise import Count, PiecewiseLinear, _signs
+from stability.folds.restrict import restrict, tables_of
+from stability.folds.value_space import count_table
+
+
+def count(net: Any, interval: Sequence[float] | PiecewiseLinear | None = None) -> Count:
+    """Return how many folds, turns and regions a network has inside an interval.
+
+    Folds are points where the slope of the output changes, turns are points where it changes sign (flat stretches
+    passed over), regions are activation patterns met. Always turns <= folds <= regions - 1.
+
+    For a chain of width 1 the counts are exact for the stored float64 parameters read as rational numbers: no
+    rounding, however narrow the pieces are and however many. Every fold born at a layer has one value there, the
+    kink -bias / weight, and the same value as all its equals ever after; so labels and pairs of labels are counted,
+    not folds. A sign that float64 leaves open is settled in integers.
+
+    Args:
+        net: a `Chain`; step tables (seeds, rows, 6); one table (rows, 6); a `PiecewiseLinear`; the iterator that
+            `st.restrict(..., window=...)` returns; or a piecewise-linear `nn.Module`.
+        interval: (low, high), open, also (-inf, inf), for a chain or a table; a line (`st.segment(p, q)`) or a pair
+            for a module; nothing for a function or windows, which have their own.
+
+    Returns:
+        A `Count`: for a `Chain` and for tables object arrays (seeds,) of integers, else three integers. For a vector
+        function `turns` is None. The counts of a module are those of `st.restrict`, whose `undecided` tells whether
+        rounding left any decision open.
+
+    Raises:
+        ValueError, TypeError: for an interval that is empty, reversed or NaN, and for a network that is not
+            piecewise linear.
+
+    >>> import math, stability as st
+    >>> st.count(st.tent(1000), (0, 1)).folds == 2**1000 - 1
+    True
+    >>> c = st.count(st.Chain("residual2_prelu", depth=300, seeds=4), (-math.inf, math.inf))
+    >>> c.folds.shape, bool((c.turns <= c.folds).all())
+    ((4,), True)
+    """
+    if isinstance(net, PiecewiseLinear):
+        return net.count() if interval is None else net.restrict(*_pair(interval)).count()
+    found = tables_of(net) if not _are_windows(net) else None
+    if found is not None:
+        tables, several = found
+        ends = _ends(interval)
+        # A kernel lets go of the interpreter, so threads count side by side.
+        with ThreadPoolExecutor(min(numba.get_num_threads(), len(tables))) as threads:
+            counts = list(threads.map(lambda table: count_table(table, ends), tables))
+        if not several:
+            return Count(*counts[0])
+        columns = np.empty((3, len(counts)), dtype=object)
+        columns[:] = list(zip(*counts, strict=True))
+        return Count(*columns)
+    if isinstance(net, Iterable) and not callable(net):
+        return _count_windows(net)
+    if interval is None:
+        raise TypeError("there is no interval: expected st.count(net, (low, high)) or st.count(model, st.segment(p, q))")
+    line = interval if isinstance(interval, PiecewiseLinear) else PiecewiseLinear(_pair(interval), _pair(interval))
+    return restrict(net, line).count()  # type: ignore[no-any-return]
+
+
+def _are_windows(net: Any) -> bool:
+    return isinstance(net, list | tuple) and len(net) > 0 and isinstance(net[0], PiecewiseLinear)
+
+
+def _pair(interval: Any) -> tuple[float, float]:
+    return check_interval(interval.interval if isinstance(interval, PiecewiseLinear) else interval)
+
+
+def _ends(interval: Any) -> tuple[float, float]:
+    """The ends of an interval of a chain, infinite ones allowed."""
+    if interval is None:
+        raise TypeError("there is no interval: expected st.count(net, (low, high)); (-inf, inf) is allowed")
+    if isinstance(interval, PiecewiseLinear):
+        return _pair(interval)
+    try:
+        low, high = map(float, interval)
+    except (TypeError, ValueError):
+        raise TypeError(f"the interval is {interval!r}: expected two numbers (low, high)") from None
+    if math.isnan(low) or math.isnan(high):
+        raise ValueError(f"the interval is ({low}, {high}): expected numbers, or -inf and inf")
+    if not low < high:
+        raise ValueError(f"the interval ({low}, {high}) is empty or reversed: expected low < high")
+    return low, high
+
+
+def _count_windows(windows: Iterable[Any]) -> Count:
+    """Add up adjacent functions, with the knots between them where the slope changes."""
+    folds, turns, regions, last_sign = 0, 0, 0, 0
+    last: PiecewiseLinear | None = None
+    vector = False
+    for f in windows:
+        if not isinstance(f, PiecewiseLinear):
+            raise TypeError(f"among the windows is a {type(f).__name__}: expected what st.restrict(..., window=...) gives")
+        if last is not None and last.interval[1] != f.interval[0]:
+            raise ValueError(f"a window ends at {last.interval[1]} and the next begins at {f.interval[0]}: not adjacent")
+        one = f.count()
+        folds, regions = folds + one.folds, regions + one.regions
+        if last is not None:
+            k, n = len(last.knots), len(f.knots)
+            error = last._errors[2 * k - 2] + f._errors[n]
+            bent = bool((abs(f.slopes[0] - last.slopes[-1]) > error).any())
+            folds, regions = folds + bent, regions - (not bent)
+        if one.turns is None:
+            vector = True
+        else:
+            signs = _signs(f.slopes.reshape(-1))
+            signs = signs[signs != 0]
+            if len(signs):
+                turns += one.turns + (last_sign * int(signs[0]) < 0)
+                last_sign = int(signs[-1])
+        last = f
+    if last is None:
+        raise ValueError("there are no windows: expected at least one function")
+    return Count(folds, None if vector else turns, regions)

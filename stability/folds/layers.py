@@ -1,0 +1,2 @@
+def restrict_layers(net, low, high, limit):
+    return None

@@ -1,0 +1,188 @@
+"""A network along a line, as a piecewise-linear function."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from stability.checks import check_integer, check_table
+from stability.folds.kernels.enumeration import enumerate_chain
+from stability.folds.layers import restrict_layers
+from stability.folds.piecewise import PiecewiseLinear, TooManyKnots, hinge
+from stability.folds.value_space import Coefficients
+
+_NO_LIMIT = 2**62
+# Windows end at a place that no kink of round numbers falls on.
+_CUT = 0.6180339887498949
+
+
+def tables_of(net: Any) -> tuple[NDArray[np.float64], bool] | None:
+    """Return the step tables (seeds, rows, 6) of a chain or a table, and whether there are several; None for others."""
+    if callable(getattr(net, "table", None)):
+        return check_table(net.table()), True
+    if isinstance(net, np.ndarray | Tensor | list | tuple):
+        array = net.detach().cpu().numpy() if isinstance(net, Tensor) else np.asarray(net)
+        if array.ndim == 2:
+            return check_table(array[None]), False
+        return check_table(array), True
+    return None
+
+
+def restrict(net: Any, line: PiecewiseLinear, exact: bool = False, window: int | None = None) -> Any:
+    """Return what a network does along a line: the function t -> net(line(t)), knots, values and slopes.
+
+    There is a knot wherever the activation pattern changes; `simplify()` keeps those where the function bends. In
+    float64 every decision (which side of 0 a pre-activation is on) is held against a bound of its rounding error, and
+    `f.undecided` says how many were too close to tell. For deep wide networks this bound is far from sharp.
+
+    Args:
+        net: a `Chain`, step tables (seeds, rows, 6), one table (rows, 6), or a piecewise-linear `nn.Module` in eval
+            mode, of any floating dtype (its parameters are read as float64, which is exact).
+        line: `st.interval(low, high)`, `st.segment(start, end)`, or any `PiecewiseLinear`. A module that takes
+            (batch, 1) may be given an interval; the batch of one is then taken off the result.
+        exact: rational arithmetic throughout, for small networks; faster with python-flint.
+        window: bound the memory: return an iterator over functions on adjacent parts of the line, in order, none of
+            which had more than this many knots at any layer (scalar or not). `st.count` adds them up.
+
+    Returns:
+        A `PiecewiseLinear`; a list of them for a chain or tables (seeds, rows, 6); an iterator with `window`.
+
+    Raises:
+        TypeError: for a network that is not piecewise linear, with the module's name and what works.
+        ValueError: for a line that does not fit, and for values that leave float64's range.
+
+    >>> import torch, stability as st
+    >>> model = torch.nn.Sequential(torch.nn.Linear(1, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1)).double()
+    >>> f = st.restrict(model, st.interval(-3, 3))
+    >>> x = torch.linspace(-3, 3, 100, dtype=torch.float64)
+    >>> bool((f(x) - model(x[:, None])[:, 0]).abs().max() < 1e-14)
+    True
+    """
+    if not isinstance(line, PiecewiseLinear):
+        raise TypeError(f"line is a {type(line).__name__}: expected st.interval(low, high) or st.segment(start, end)")
+    found = tables_of(net)
+    if found is None and not callable(net):
+        raise TypeError(
+            f"net is a {type(net).__name__}: expected a Chain, a step table or a piecewise-linear torch module"
+        )
+    if window is not None:
+        window = check_integer("window", window, 4)
+        if found is not None and found[1] and len(found[0]) > 1:
+            raise ValueError(f"there are {len(found[0])} seeds: windows are of one function; give one table (rows, 6)")
+        return _windows(net if found is None else found[0][0], line, exact, window)
+    if found is None:
+        return _along(net, line, exact, None)
+    tables, several = found
+    functions = [_along(table, line, exact, None) for table in tables]
+    return functions if several else functions[0]
+
+
+def _windows(net: Any, line: PiecewiseLinear, exact: bool, window: int) -> Iterator[PiecewiseLinear]:
+    """Halve what remains of the line until it fits."""
+    low, end = line.interval
+    high = end
+    while True:
+        part = line if (low, high) == line.interval else line.restrict(low, high)
+        try:
+            if len(part.knots) > window:
+                raise TooManyKnots
+            f = _along(net, part, exact, window)
+        except TooManyKnots:
+            width = high - low
+            cut = low + width * (Fraction(_CUT) if isinstance(width, Fraction) else _CUT)
+            if not low < cut < high:
+                raise ValueError(
+                    f"between {low} and {high} there are more than {window} knots, and floats cannot part them: "
+                    "give a larger window"
+                ) from None
+            high = cut
+            continue
+        yield f
+        if high == end:
+            return
+        # The next window is tried somewhat wider than the last.
+        low, high = high, min(end, high + 2 * (high - low))
+
+
+def _along(net: Any, line: PiecewiseLinear, exact: bool, limit: int | None) -> PiecewiseLinear:
+    if exact:
+        f = _run(net, line.to_exact(_fast_rational()), limit)
+        return f.to_exact(Fraction)
+    return _run(net, line, limit)
+
+
+def _fast_rational() -> type:
+    try:
+        from flint import fmpq
+    except ImportError:
+        return Fraction
+    return fmpq  # type: ignore[no-any-return]
+
+
+def _run(net: Any, line: PiecewiseLinear, limit: int | None) -> PiecewiseLinear:
+    if isinstance(net, np.ndarray):
+        if line.shape:
+            raise ValueError(
+                f"the line has values of shape {tuple(line.shape)}: a chain of width 1 takes st.interval(low, high)"
+            )
+        if line.exact:
+            return _chain_rule(net, line._like(line._data), limit)
+        low, high = float(line.values.min()), float(line.values.max())
+        if low == high:
+            raise ValueError(f"the line is constant, {low}: expected one that moves")
+        f = _enumerate(net, low, high, limit)
+        return f if _is_identity(line) else f(line)
+    if isinstance(net, nn.Module) and not line.exact and not line.shape and _is_identity(line):
+        f = restrict_layers(net, float(line.knots[0]), float(line.knots[-1]), limit)
+        if f is not None:
+            return f
+    given = line._like(line._data)
+    given._limit = limit
+    if line.shape:
+        out = net(given)
+    else:
+        out = net(given._like(given._data.reshape(-1, 1, 1)))
+        if isinstance(out, PiecewiseLinear) and out.shape[:1] == (1,):
+            out = out._like(out._data.reshape(len(out._data), *(() if out.shape.numel() == 1 else out.shape[1:])))
+    if not isinstance(out, PiecewiseLinear):
+        raise TypeError(
+            f"the network returns a {type(out).__name__} along the line: expected one tensor; wrap it so that it does"
+        )
+    out._limit = None
+    return out
+
+
+def _is_identity(line: PiecewiseLinear) -> bool:
+    return len(line.knots) == 2 and bool((line.values == line.knots).all())
+
+
+def _chain_rule(table: NDArray[np.float64], h: PiecewiseLinear, limit: int | None) -> PiecewiseLinear:
+    h._limit = limit
+    for skip, weight, bias, outer_weight, outer_bias, slope in table.tolist():
+        h = h * skip + hinge(h * weight + bias, 0.0, slope, 1.0) * outer_weight + outer_bias
+    h._limit = None
+    return h
+
+
+def _enumerate(table: NDArray[np.float64], low: float, high: float, limit: int | None) -> PiecewiseLinear:
+    c = Coefficients(table)
+    knots, values, errors, slopes, bends, relative, undecided = enumerate_chain(
+        table,
+        *(np.ldexp(m, e) if e.any() else m for m, e in c.with_exponents()),
+        low,
+        high,
+        _NO_LIMIT if limit is None else limit,
+    )
+    if not len(knots):
+        raise TooManyKnots
+    data = np.concatenate([values, slopes, bends])
+    if not np.isfinite(data).all():
+        raise ValueError("the chain's values leave float64's range: its knots cannot be listed; st.count counts them")
+    bounds = np.concatenate([errors, relative * np.abs(slopes), 0.999 * np.minimum(relative, 1.0) * np.abs(bends)])
+    return PiecewiseLinear._make(knots, data, bounds, {-1: int(undecided)} if undecided else {})
+
