@@ -217,7 +217,7 @@ class PiecewiseLinear:
     # Counting -------------------------------------------------------------------------------------------------------
 
     def _bent(self) -> NDArray[np.bool_]:
-        return (self.bends != 0).reshape(len(self.bends), -1).any(axis=1)
+        return _flat(self.bends != 0).any(axis=1)
 
     def folds(self) -> Array:
         """Return the knots where the slope changes, (folds,)."""
@@ -491,9 +491,13 @@ def _ratio(value: Any) -> tuple[int, int]:
     return (int(value.p), int(value.q)) if hasattr(value, "p") else value.as_integer_ratio()
 
 
+def _flat(rows: Array) -> Array:
+    return rows.reshape(len(rows), math.prod(rows.shape[1:]))
+
+
 def _row_size(rows: Array) -> Array:
     """The largest modulus in each row."""
-    flat = rows.reshape(len(rows), -1)
+    flat = _flat(rows)
     if flat.shape[1] == 1:
         return np.abs(flat[:, 0]).astype(np.float64)
     if not flat.shape[0]:
@@ -638,7 +642,7 @@ def cross(
     condition: PiecewiseLinear, others: Sequence[PiecewiseLinear]
 ) -> tuple[PiecewiseLinear, list[PiecewiseLinear], Array]:
     """Put a knot wherever an entry of `condition` crosses 0, in it and in the others; return also the zeros planted."""
-    z = condition.values.reshape(len(condition.knots), -1)
+    z = _flat(condition.values)
     positive, negative = z > 0, z < 0
     piece, entry = np.nonzero((positive[:-1] & negative[1:]) | (negative[:-1] & positive[1:]))
     close = 0
@@ -648,7 +652,7 @@ def cross(
             uncertain = np.abs(z) <= errors
             if uncertain.any():
                 # A neuron that is 0 on both sides of a knot passes 0 on whatever its sign is taken to be.
-                flat = condition.slopes.reshape(len(z) - 1, -1) == 0
+                flat = _flat(condition.slopes) == 0
                 still = np.concatenate([flat[:1], flat[1:] & flat[:-1], flat[-1:]])
                 close = int((uncertain & ~((z == 0) & still)).sum())
     given, condition = condition, condition._like(condition._data)
@@ -663,7 +667,7 @@ def cross(
     t = np.clip(t, start, end)
     planted = np.zeros(len(t))
     if not condition.exact:
-        steep = np.abs(condition.slopes.reshape(len(z) - 1, -1)[piece, entry])
+        steep = np.abs(_flat(condition.slopes)[piece, entry])
         blur = np.maximum(condition._errors[piece], condition._errors[piece + 1])
         width = (end - start).astype(np.float64)
         with np.errstate(divide="ignore", over="ignore"):
@@ -679,7 +683,7 @@ def cross(
     row = (piece[fresh] + 1 + np.arange(len(blur)))[number]
     zero = np.zeros((len(condition.knots), z.shape[1]), dtype=bool)
     zero[row, entry] = True
-    condition.values.reshape(len(zero), -1)[row, entry] = 0
+    _flat(condition.values)[row, entry] = 0
     for f in others:
         if f.knots is not condition.knots:
             f.knots = condition.knots
@@ -700,7 +704,7 @@ def _choose(condition: PiecewiseLinear, positive: PiecewiseLinear, other: Piecew
     data[2 * k - 1 :] = bends
     errors = np.maximum(positive._errors, other._errors)
     if not condition.exact:
-        changed = differ.reshape(len(differ), -1).any(axis=1)
+        changed = _flat(differ).any(axis=1)
         slope_errors = errors[k : 2 * k - 1] + _UNIT * _row_size(slopes)
         errors[2 * k - 1 :] += np.where(changed, slope_errors[1:] + slope_errors[:-1], 0.0)
     undecided = condition._undecided | positive._undecided | other._undecided
