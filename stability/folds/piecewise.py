@@ -116,7 +116,7 @@ class PiecewiseLinear:
             raise TooManyKnots
         self.knots, self._data, self._errors = knots, data, errors
         self._undecided, self._limit = undecided, limit
-        self._views: weakref.WeakSet[PiecewiseLinear] = weakref.WeakSet([self])
+        self._views: weakref.WeakSet[PiecewiseLinear] | None = None
 
     @classmethod
     def _make(
@@ -132,7 +132,7 @@ class PiecewiseLinear:
 
     def _become(self, other: PiecewiseLinear) -> PiecewiseLinear:
         """Take the place of an in-place operation."""
-        if len(self._views) > 1:
+        if self._views is not None and len(self._views) > 1:
             refuse("an in-place operation on a tensor of which a view is in use", "use the form that returns a new one")
         self.knots, self._data, self._errors = other.knots, other._data, other._errors
         self._undecided, self._limit = other._undecided, other._limit
@@ -517,6 +517,8 @@ def _signs(values: Array) -> NDArray[np.int8]:
 def view(f: PiecewiseLinear, data: Array) -> PiecewiseLinear:
     """Return `f` with its entries arranged as in `data`, for in-place operations one tensor with `f`."""
     g = f._like(data)
+    if f._views is None:
+        f._views = weakref.WeakSet([f])
     f._views.add(g)
     g._views = f._views
     return g
