@@ -9,6 +9,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from numpy.typing import NDArray
 
 from stability.checks import check_interval
 from stability.folds.piecewise import Count, PiecewiseLinear, _signs
@@ -55,9 +56,7 @@ def count(net: Any, interval: Sequence[float] | PiecewiseLinear | None = None) -
     if found is not None:
         tables, several = found
         ends = _ends(interval)
-        # A kernel lets go of the interpreter, so threads count side by side.
-        with ThreadPoolExecutor(min(numba.get_num_threads(), len(tables))) as threads:
-            counts = list(threads.map(lambda table: count_table(table, ends), tables))
+        counts = _count_all(tables, ends)
         if not several:
             return Count(*counts[0])
         columns = np.empty((3, len(counts)), dtype=object)
@@ -69,6 +68,15 @@ def count(net: Any, interval: Sequence[float] | PiecewiseLinear | None = None) -
         raise TypeError("there is no interval: expected st.count(net, (low, high)) or st.count(model, st.segment(p, q))")
     line = interval if isinstance(interval, PiecewiseLinear) else PiecewiseLinear(_pair(interval), _pair(interval))
     return restrict(net, line).count()  # type: ignore[no-any-return]
+
+
+def _count_all(tables: NDArray[np.float64], ends: tuple[float, float]) -> list[tuple[int, int, int]]:
+    workers = min(numba.get_num_threads(), len(tables))
+    if workers == 1:
+        return [count_table(table, ends) for table in tables]
+    # The compiled loops let go of the interpreter, so threads count side by side.
+    with ThreadPoolExecutor(workers) as threads:
+        return list(threads.map(lambda table: count_table(table, ends), tables))
 
 
 def _are_windows(net: Any) -> bool:

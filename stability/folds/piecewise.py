@@ -108,19 +108,29 @@ class PiecewiseLinear:
         self._hold(t, data, errors, {}, None)
 
     def _hold(
-        self, knots: Array, data: Array, errors: Array, undecided: dict[int, int], limit: int | None
+        self,
+        knots: Array,
+        data: Array,
+        errors: Array | Callable[[], Array],
+        undecided: dict[int, int],
+        limit: int | None,
     ) -> None:
         # What was left undecided, by the decision that left it: a sum of branches counts what they share once.
         # Rows of data: K values, K - 1 slopes, K - 2 bends. A linear map acts on all of them alike.
         if limit is not None and len(knots) > limit:
             raise TooManyKnots
-        self.knots, self._data, self._errors = knots, data, errors
+        self.knots, self._data, self._bounds = knots, data, errors
         self._undecided, self._limit = undecided, limit
         self._views: weakref.WeakSet[PiecewiseLinear] | None = None
 
     @classmethod
     def _make(
-        cls, knots: Array, data: Array, errors: Array, undecided: dict[int, int], limit: int | None = None
+        cls,
+        knots: Array,
+        data: Array,
+        errors: Array | Callable[[], Array],
+        undecided: dict[int, int],
+        limit: int | None = None,
     ) -> PiecewiseLinear:
         f = cls.__new__(cls)
         f._hold(knots, data, errors, undecided, limit)
@@ -134,7 +144,7 @@ class PiecewiseLinear:
         """Take the place of an in-place operation."""
         if self._views is not None and len(self._views) > 1:
             refuse("an in-place operation on a tensor of which a view is in use", "use the form that returns a new one")
-        self.knots, self._data, self._errors = other.knots, other._data, other._errors
+        self.knots, self._data, self._bounds = other.knots, other._data, other._bounds
         self._undecided, self._limit = other._undecided, other._limit
         return self
 
@@ -151,6 +161,13 @@ class PiecewiseLinear:
     @property
     def bends(self) -> Array:
         return self._data[2 * len(self.knots) - 1 :]
+
+    @property
+    def _errors(self) -> Array:
+        """Bounds of the rounding errors of the rows of data, made when they are first asked for."""
+        if not isinstance(self._bounds, np.ndarray):
+            self._bounds = self._bounds()
+        return self._bounds
 
     @property
     def shape(self) -> torch.Size:

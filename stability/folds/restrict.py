@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -17,6 +18,8 @@ from stability.folds.piecewise import PiecewiseLinear, TooManyKnots, hinge
 from stability.folds.value_space import Coefficients
 
 _NO_LIMIT = 2**62
+_KEPT_AT_MOST = 2**21
+_kept = threading.local()
 # Windows end at a place that no kink of round numbers falls on.
 _CUT = 0.6180339887498949
 
@@ -170,19 +173,26 @@ def _chain_rule(table: NDArray[np.float64], h: PiecewiseLinear, limit: int | Non
 
 
 def _enumerate(table: NDArray[np.float64], low: float, high: float, limit: int | None) -> PiecewiseLinear:
-    c = Coefficients(table)
-    knots, values, errors, slopes, bends, relative, undecided = enumerate_chain(
+    # Fresh memory costs several times the arithmetic, so what a thread has worked in is kept for the next time.
+    if not hasattr(_kept, "work"):
+        _kept.work, _kept.where = np.empty((6, 1024)), np.empty(1024, dtype=np.int64)
+    knots, data, value_errors, relative, undecided, finite, work, where = enumerate_chain(
         table,
-        *(np.ldexp(m, e) if e.any() else m for m, e in c.with_exponents()),
+        *Coefficients(table).plain(),
         low,
         high,
         _NO_LIMIT if limit is None else limit,
+        _kept.work,
+        _kept.where,
     )
+    if len(where) <= _KEPT_AT_MOST:
+        _kept.work, _kept.where = work, where
     if not len(knots):
         raise TooManyKnots
-    data = np.concatenate([values, slopes, bends])
-    if not np.isfinite(data).all():
+    if not finite:
         raise ValueError("the chain's values leave float64's range: its knots cannot be listed; st.count counts them")
-    bounds = np.concatenate([errors, relative * np.abs(slopes), 0.999 * np.minimum(relative, 1.0) * np.abs(bends)])
-    return PiecewiseLinear._make(knots, data, bounds, {-1: int(undecided)} if undecided else {})
 
+    def errors() -> NDArray[np.float64]:
+        return np.concatenate([value_errors, relative * np.abs(data[len(knots) :])])
+
+    return PiecewiseLinear._make(knots, data, errors, {-1: undecided} if undecided else {})

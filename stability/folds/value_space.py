@@ -25,14 +25,14 @@ class Coefficients:
 
     def __init__(self, table: Array) -> None:
         rows = len(table)
-        size = np.abs(table)
-        self.safe = ((size == 0) | ((size > kernel.ROW_SMALL) & (size < kernel.ROW_LARGE))).all(axis=1)
+        self.safe = np.empty(rows, dtype=bool)
         self.gain, self.gain_error, self.shift, self.shift_error = np.zeros((4, rows, 2))
-        self.gain_sign = np.zeros((rows, 2), dtype=np.int8)
+        self.gain_sign = np.empty((rows, 2), dtype=np.int8)
         self.exponents = np.zeros((rows, 2, 2), dtype=np.int64)
-        kernel.coefficients(
+        if not kernel.coefficients(
             table, self.safe, self.gain, self.gain_error, self.shift, self.shift_error, self.gain_sign
-        )
+        ):
+            return
         uncertain = ~self.safe | (self.gain_sign == 2).any(axis=1)
         for k in np.flatnonzero(uncertain):
             row = ExactRow(table[k])
@@ -44,10 +44,18 @@ class Coefficients:
                     self.shift[k, branch], self.shift_error[k, branch], self.exponents[k, branch, 1] = c
 
 
-    def with_exponents(self) -> list[tuple[Array, NDArray[np.int64]]]:
-        """gain, its error, shift and its error, each with the exponents of its entries."""
+    def plain(self) -> tuple[Array, Array, Array, Array]:
+        """gain, its error, shift and its error without exponents of their own, for what stays in float64's range."""
+        if self.safe.all():
+            return self.gain, self.gain_error, self.shift, self.shift_error
         gain, shift = self.exponents[..., 0], self.exponents[..., 1]
-        return [(self.gain, gain), (self.gain_error, gain), (self.shift, shift), (self.shift_error, shift)]
+        with np.errstate(over="ignore", under="ignore"):
+            return (
+                np.ldexp(self.gain, gain),
+                np.ldexp(self.gain_error, gain),
+                np.ldexp(self.shift, shift),
+                np.ldexp(self.shift_error, shift),
+            )
 
 
 def count_table(table: Array, interval: tuple[float, float]) -> tuple[int, int, int]:

@@ -1,4 +1,9 @@
-"""Compiled loops of enumeration: the knots of a width-1 chain, with values, slopes and bends."""
+"""Compiled loops of enumeration: the knots of a width-1 chain, with values, slopes and bends.
+
+A layer whose kink is outside the range of values is one affine map for all knots; such maps are gathered in two
+numbers and applied when a kink falls inside the next time. The loops below are short, so that they run in the lanes of
+the processor; slices take the place of i + 1.
+"""
 
 from __future__ import annotations
 
@@ -7,113 +12,213 @@ from numba import njit
 
 _UNIT = 2.0**-53
 _FAR = 2.0**300
+_CONTRACT = {"contract", "nsz"}
+
+
+@njit(fastmath={"nnan", "ninf", "nsz"})
+def _extremes(h):
+    low = high = h[0]
+    for i in range(len(h)):
+        low, high = min(low, h[i]), max(high, h[i])
+    return low, high
+
+
+@njit(fastmath={"nnan", "ninf", "nsz"})
+def _largest(h):
+    largest = 0.0
+    for i in range(len(h)):
+        largest = max(largest, abs(h[i]))
+    return largest
+
+
+@njit(fastmath=_CONTRACT)
+def _apply(factor, shift, extra, h, error, slope, bend):
+    """Apply the gathered affine map; `extra` bounds what it adds to the errors."""
+    for i in range(len(h)):
+        h[i] = factor * h[i] + shift
+    for i in range(len(h)):
+        error[i] = abs(factor) * error[i] + extra
+    for i in range(len(slope)):
+        slope[i] *= factor
+    for i in range(len(bend)):
+        bend[i] *= factor
+
+
+@njit(fastmath=_CONTRACT)
+def _activate(weight, bias, h, error, z):
+    """Fill z = weight h + bias; return how many are too close to 0 to tell."""
+    close = 0
+    size = abs(weight)
+    for i in range(len(h)):
+        product = weight * h[i]
+        z[i] = product + bias
+        close += abs(z[i]) <= size * error[i] + 2.0 * _UNIT * (abs(product) + abs(z[i]))
+    return close
+
+
+@njit
+def _crossings(z, right, where):
+    """Fill the pieces on which z changes sign strictly, from z to its right neighbour; return how many."""
+    found = 0
+    for i in range(len(z)):
+        # Written always and kept now and then: a branch here would be mispredicted at every knot.
+        where[found] = i
+        found += (z[i] > 0.0) & (right[i] < 0.0) | (z[i] < 0.0) & (right[i] > 0.0)
+    return found
+
+
+@njit
+def _insert(kink, n, found, where, x, h, error, slope, bend, z):
+    """Put a knot into each of the `found` pieces in `where`, from the last one on, in place."""
+    end = n
+    for m in range(found, 0, -1):
+        left = where[m - 1]
+        # Signs are opposite, so this quotient of sums has no cancellation at any distance.
+        part = abs(z[left]) / (abs(z[left]) + abs(z[left + 1]))
+        place = x[left] + part * (x[left + 1] - x[left])
+        for i in range(end - 1, left, -1):
+            x[i + m], h[i + m], error[i + m] = x[i], h[i], error[i]
+            slope[i + m], bend[i + m - 1], z[i + m] = slope[i], bend[i - 1], z[i]
+        new = left + m
+        x[new], h[new], error[new] = place, kink, _UNIT * abs(kink)
+        slope[new], bend[new - 1], z[new] = slope[left], 0.0, 0.0
+        end = left + 1
+
+
+@njit(fastmath=_CONTRACT)
+def _step(below, above, below_shift, above_shift, gain_error, shift_error, h, error, z):
+    for i in range(len(h)):
+        positive = z[i] > 0.0
+        factor = above if positive else below
+        shift = above_shift if positive else below_shift
+        product = factor * h[i]
+        value = product + shift
+        error[i] = (
+            abs(factor) * error[i]
+            + gain_error * (abs(h[i]) + error[i])
+            + shift_error
+            + 2.0 * _UNIT * (abs(product) + abs(value))
+        )
+        h[i] = value
+
+
+@njit(fastmath=_CONTRACT)
+def _turn(below, above, slope, z, right):
+    for i in range(len(slope)):
+        slope[i] *= above if max(z[i], right[i]) > 0.0 else below
+
+
+@njit(fastmath=_CONTRACT)
+def _bend(below, above, bend, slope, next_slope, z, middle, right):
+    """Scale the bends at knots inside; where the branches on the two sides differ it is the change of the slope."""
+    for i in range(len(bend)):
+        before, after = max(z[i], middle[i]) > 0.0, max(middle[i], right[i]) > 0.0
+        scaled = bend[i] * (above if after else below)
+        bend[i] = scaled if before == after else next_slope[i] - slope[i]
 
 
 @njit(cache=True, nogil=True)
-def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limit):
+def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limit, work, where):
     """Return what the chain does to the line from `low` to `high`.
-
-    A layer looks at the pre-activations z at all knots, puts a knot where two neighbours have opposite signs, and
-    passes values, slopes (of the piece on a knot's right) and bends (slope on the right less slope on the left) on.
-    A bend changes by the gain of its branch; only where the branches on its sides differ is it a difference of slopes.
 
     Args:
         table: (rows, 6). gain, shift and their errors: (rows, 2), of h -> gain h + shift for z <= 0 and z > 0.
         limit: the largest number of knots.
+        work, where: room to work in, (6, room) and integers (room,); more is taken if it does not do.
 
     Returns:
-        knots, values, bounds of the values' errors, slopes, bends, the relative error of a slope, the number of
-        undecided signs; with no knots where there would be more than `limit`.
+        knots; values, slopes and bends, one after another; bounds of the values' errors and the relative one of the
+        others; the number of undecided signs; whether all is finite; and the room in the end. There are no knots
+        where there would be more than `limit`.
     """
-    room = 64
-    x, h, error, slope, bend, z = np.empty((6, room))
+    room = len(where)
+    x, h, error, slope, bend, z = work
     n = 2
-    x[0], x[1] = low, high
-    h[0], h[1] = low, high
     error[:2] = 0.0
-    slope[0] = 1.0
-    bend[:2] = 0.0
-    relative = 0.0
-    exponent = 0
+    x[0], x[1], h[0], h[1], slope[0] = low, high, low, high, 1.0
+    relative = 0.0  # the relative error of slopes and bends
+    exponent = 0  # slopes and bends are to be multiplied by 2^exponent
     undecided = 0
+    passes = 0
+    # What is gathered: h stands for factor h + offset, give or take `extra`.
+    factor, offset, extra = 1.0, 0.0, 0.0
+    bottom, top = low, high
+    reach = max(abs(low), abs(high))  # of the h that are stored
     for k in range(len(table)):
         weight, bias = table[k, 1], table[k, 2]
-        size = abs(weight)
-        close = 0
-        for i in range(n):
-            product = weight * h[i]
-            z[i] = product + bias
-            if weight != 0.0:
-                close += abs(z[i]) <= size * error[i] + _UNIT * (abs(product) + abs(z[i]))
-        if weight != 0.0:
-            undecided += close
-        crossings = 0
-        for i in range(n - 1):
-            crossings += (z[i] > 0.0) & (z[i + 1] < 0.0) | (z[i] < 0.0) & (z[i + 1] > 0.0)
-        if crossings:
-            if n + crossings > limit:
-                return x[:0], h[:0], error[:0], slope[:0], bend[:0], relative, undecided
-            if n + crossings > room:
-                room = 2 * (n + crossings)
-                old = x, h, error, slope, bend, z
-                x, h, error, slope, bend, z = np.empty((6, room))
-                x[:n], h[:n], error[:n] = old[0][:n], old[1][:n], old[2][:n]
-                slope[:n], bend[:n], z[:n] = old[3][:n], old[4][:n], old[5][:n]
-            kink = -bias / weight
-            place = n + crossings - 1
-            n += crossings
-            for i in range(n - crossings - 1, -1, -1):
-                if place != i:
-                    x[place], h[place], error[place] = x[i], h[i], error[i]
-                    slope[place], bend[place], z[place] = slope[i], bend[i], z[i]
-                place -= 1
-                if i > 0 and (z[i - 1] > 0.0 and z[i] < 0.0 or z[i - 1] < 0.0 and z[i] > 0.0):
-                    # Signs are opposite, so this quotient of sums has no cancellation at any distance.
-                    part = abs(z[i - 1]) / (abs(z[i - 1]) + abs(z[i]))
-                    x[place] = x[i - 1] + part * (x[i] - x[i - 1])
-                    h[place], error[place] = kink, _UNIT * abs(kink)
-                    slope[place], bend[place], z[place] = slope[i - 1], 0.0, 0.0
-                    place -= 1
-        below, above = gain[k, 0], gain[k, 1]
-        below_shift, above_shift = shift[k, 0], shift[k, 1]
+        a, b = weight * bottom + bias, weight * top + bias
+        margin = abs(weight) * extra + 4.0 * _UNIT * (abs(weight) * max(abs(bottom), abs(top)) + abs(bias))
+        outside = min(a, b) > margin or max(a, b) < -margin or weight == 0.0
+        branch = 1 if a > 0.0 else 0
         worst = max(gain_error[k, 0], gain_error[k, 1])
         worst_shift = max(shift_error[k, 0], shift_error[k, 1])
-        for i in range(n):
-            factor = above if z[i] > 0.0 else below
-            product = factor * h[i]
-            value = product + (above_shift if z[i] > 0.0 else below_shift)
-            error[i] = (
-                abs(factor) * error[i]
-                + worst * (abs(h[i]) + error[i])
-                + worst_shift
-                + 1.01 * _UNIT * (abs(product) + abs(value))
-            )
-            h[i] = value
-        for i in range(n - 1):
-            slope[i] *= above if max(z[i], z[i + 1]) > 0.0 else below
-        for i in range(1, n - 1):
-            left, right = max(z[i - 1], z[i]) > 0.0, max(z[i], z[i + 1]) > 0.0
-            bend[i] = (bend[i] * (above if left else below)) if left == right else slope[i] - slope[i - 1]
-        for branch in range(2):
-            if gain_error[k, branch] > 0.0:
-                relative += gain_error[k, branch] / max(abs(gain[k, branch]), gain_error[k, branch])
-        relative += 2 * _UNIT
-        if k % 8 == 7:
-            largest = 0.0
-            for i in range(n - 1):
-                largest = max(largest, abs(slope[i]))
-            if largest > _FAR or 0.0 < largest < 1.0 / _FAR:
-                factor = 1.0 / _FAR if largest > 1.0 else _FAR
-                exponent += 300 if largest > 1.0 else -300
+        for side in range(2):
+            if gain_error[k, side] > 0.0:
+                relative += gain_error[k, side] / max(abs(gain[k, side]), gain_error[k, side])
+        relative += 2.0 * _UNIT
+        if outside and 1.0 / _FAR < abs(factor * gain[k, branch]) < _FAR:
+            g, c = gain[k, branch], shift[k, branch]
+            size = abs(factor) * reach + abs(offset) + extra
+            moved = g * offset
+            factor *= g
+            offset = moved + c
+            extra = abs(g) * extra + gain_error[k, branch] * size + shift_error[k, branch]
+            extra = 1.0001 * (extra + 2.0 * _UNIT * (abs(factor) * reach + abs(moved) + abs(offset)))
+            a, b = g * bottom + c, g * top + c
+            bottom, top = min(a, b), max(a, b)
+            continue
+        if factor != 1.0 or offset != 0.0:
+            extra += 2.0 * _UNIT * (abs(factor) * reach + abs(offset))
+            _apply(factor, offset, extra, h[:n], error[:n], slope[: n - 1], bend[: n - 2])
+            factor, offset, extra = 1.0, 0.0, 0.0
+        close = _activate(weight, bias, h[:n], error[:n], z[:n])
+        if weight != 0.0:
+            undecided += close
+        found = _crossings(z[: n - 1], z[1:n], where)
+        if found:
+            if n + found > limit:
+                return np.empty(0), np.empty(0), np.empty(0), relative, undecided, True, work, where
+            if n + found > room:
+                room = 2 * (n + found) + 104  # rows a power of two apart would share their places in the cache
+                old, work = work, np.empty((6, room))
+                work[:, :n] = old[:, :n]
+                x, h, error, slope, bend, z = work
+                old_where, where = where, np.empty(room, np.int64)
+                where[:found] = old_where[:found]
+            _insert(-bias / weight, n, found, where, x, h, error, slope, bend, z)
+            n += found
+        g0, g1 = gain[k, 0], gain[k, 1]
+        _step(g0, g1, shift[k, 0], shift[k, 1], worst, worst_shift, h[:n], error[:n], z[:n])
+        _turn(g0, g1, slope[: n - 1], z[: n - 1], z[1:n])
+        _bend(g0, g1, bend[: n - 2], slope[: n - 2], slope[1 : n - 1], z[: n - 2], z[1 : n - 1], z[2:n])
+        bottom, top = _extremes(h[:n])
+        reach = max(abs(bottom), abs(top))
+        extra = _largest(error[:n])
+        bottom, top, extra = bottom - extra, top + extra, 0.0
+        passes += 1
+        if passes % 8 == 0:
+            steepest = _largest(slope[: n - 1])
+            if steepest > _FAR or 0.0 < steepest < 1.0 / _FAR:
+                scale = 1.0 / _FAR if steepest > 1.0 else _FAR
+                exponent += 300 if steepest > 1.0 else -300
                 for i in range(n - 1):
-                    slope[i] *= factor
-                    bend[i] *= factor
+                    slope[i] *= scale
+                    bend[i] *= scale
+    if factor != 1.0 or offset != 0.0:
+        extra += 2.0 * _UNIT * (abs(factor) * reach + abs(offset))
+        _apply(factor, offset, extra, h[:n], error[:n], slope[: n - 1], bend[: n - 2])
     while exponent != 0:
-        factor = _FAR if exponent > 0 else 1.0 / _FAR
+        scale = _FAR if exponent > 0 else 1.0 / _FAR
         exponent -= 300 if exponent > 0 else -300
         for i in range(n - 1):
-            slope[i] *= factor
-            lost = bend[i] != 0.0
-            bend[i] *= factor
-            undecided += lost and bend[i] == 0.0
-    return x[:n], h[:n], error[:n], slope[: n - 1], bend[1 : n - 1], relative, undecided
+            slope[i] *= scale
+        for i in range(n - 2):
+            bent = bend[i] != 0.0
+            bend[i] *= scale
+            undecided += bent and bend[i] == 0.0
+    data = np.empty(3 * n - 3)
+    data[:n], data[n : 2 * n - 1], data[2 * n - 1 :] = h[:n], slope[: n - 1], bend[: n - 2]
+    finite = True
+    for i in range(len(data)):
+        finite = finite and abs(data[i]) < np.inf
+    return x[:n].copy(), data, error[:n].copy(), min(1.01 * relative, 0.999), undecided, finite, work, where

@@ -66,10 +66,17 @@ def _affine(weight, weight_error, bias, bias_error, m, r):
 def coefficients(table, safe, gain, gain_error, shift, shift_error, gain_sign):
     """Fill gain and shift of h -> gain h + shift for z <= 0 and z > 0, (rows, 2), their errors and the gain's sign.
 
-    Rows that are not safe are left alone; a sign that is not certain is 2.
+    A row is safe if its numbers are 0 or within ROW_SMALL .. ROW_LARGE; the others are left alone. A sign that is not
+    certain is 2. Returns whether there is any such row or sign.
     """
+    open_ends = False
     for k in range(len(table)):
+        safe[k] = True
+        for column in range(6):
+            size = abs(table[k, column])
+            safe[k] = safe[k] and (size == 0.0 or ROW_SMALL < size < ROW_LARGE)
         if not safe[k]:
+            open_ends = True
             continue
         skip, weight, bias, outer_weight, outer_bias, slope = table[k]
         for branch in range(2):
@@ -86,6 +93,8 @@ def coefficients(table, safe, gain, gain_error, shift, shift_error, gain_sign):
             shift_error[k, branch] = abs(c_error + q_error + p_error * phi) * _UP
             certain = abs(g) > gain_error[k, branch] or gain_error[k, branch] == 0.0
             gain_sign[k, branch] = _sign(g) if certain else 2
+            open_ends = open_ends or not certain
+    return open_ends
 
 
 @njit
