@@ -7,6 +7,7 @@ torch.Size([300, 4, 5, 1])
 """
 
 from stability import plots
+from stability.folds import Count, PiecewiseLinear, construct, count, interval, restrict, segment, tent
 from stability.jacobians import Spectrum, spectrum
 from stability.networks import ARCHITECTURES, INITS, Architecture, Chain, Distribution, Init
 from stability.training import History, Task, references, train
@@ -16,13 +17,21 @@ __all__ = [
     "INITS",
     "Architecture",
     "Chain",
+    "Count",
     "Distribution",
     "History",
     "Init",
+    "PiecewiseLinear",
     "Spectrum",
     "Task",
+    "construct",
+    "count",
+    "interval",
     "plots",
     "references",
+    "restrict",
+    "segment",
     "spectrum",
+    "tent",
     "train",
 ]

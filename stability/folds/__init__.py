@@ -1,10 +1,10 @@
 """Folds of the line: exact counts, piecewise-linear functions as values, networks along a line."""
 
 from stability.folds import torch_rules as _torch_rules  # noqa: F401  (fills the rules of PiecewiseLinear)
-from stability.folds.construct import tent
+from stability.folds.construct import construct, tent
 from stability.folds.count import count
 from stability.folds.lines import interval, segment
 from stability.folds.piecewise import Count, PiecewiseLinear
 from stability.folds.restrict import restrict
 
-__all__ = ["Count", "PiecewiseLinear", "count", "interval", "restrict", "segment", "tent"]
+__all__ = ["Count", "PiecewiseLinear", "construct", "count", "interval", "restrict", "segment", "tent"]

@@ -49,7 +49,9 @@ def compose(outer: PiecewiseLinear, inner: PiecewiseLinear) -> PiecewiseLinear:
     data = np.empty((3 * k - 3, *outer.shape), dtype=inner._data.dtype)
     near = on + (lower + upper > outer.knots[on] + outer.knots[on + 1])
     piece_of = np.minimum(np.arange(k), k - 2)
-    data[:k] = outer.values[near[piece_of]] + outer.slopes[on[piece_of]] * (v - outer.knots[near[piece_of]]).reshape(wide)
+    data[:k] = outer.values[near[piece_of]] + outer.slopes[on[piece_of]] * (v - outer.knots[near[piece_of]]).reshape(
+        wide
+    )
     data[k : 2 * k - 1] = outer.slopes[on] * inner.slopes.reshape(wide)
     steady = on[1:] == on[:-1]
     data[2 * k - 1 :] = np.where(

@@ -65,7 +65,9 @@ def count(net: Any, interval: Sequence[float] | PiecewiseLinear | None = None) -
     if isinstance(net, Iterable) and not callable(net):
         return _count_windows(net)
     if interval is None:
-        raise TypeError("there is no interval: expected st.count(net, (low, high)) or st.count(model, st.segment(p, q))")
+        raise TypeError(
+            "there is no interval: expected st.count(net, (low, high)) or st.count(model, st.segment(p, q))"
+        )
     line = interval if isinstance(interval, PiecewiseLinear) else PiecewiseLinear(_pair(interval), _pair(interval))
     return restrict(net, line).count()  # type: ignore[no-any-return]
 
@@ -111,9 +113,13 @@ def _count_windows(windows: Iterable[Any]) -> Count:
     vector = False
     for f in windows:
         if not isinstance(f, PiecewiseLinear):
-            raise TypeError(f"among the windows is a {type(f).__name__}: expected what st.restrict(..., window=...) gives")
+            raise TypeError(
+                f"among the windows is a {type(f).__name__}: expected what st.restrict(..., window=...) gives"
+            )
         if last is not None and last.interval[1] != f.interval[0]:
-            raise ValueError(f"a window ends at {last.interval[1]} and the next begins at {f.interval[0]}: not adjacent")
+            raise ValueError(
+                f"a window ends at {last.interval[1]} and the next begins at {f.interval[0]}: not adjacent"
+            )
         one = f.count()
         folds, regions = folds + one.folds, regions + one.regions
         if last is not None:

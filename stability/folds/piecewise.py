@@ -102,7 +102,9 @@ class PiecewiseLinear:
         if data.dtype != object:
             check_finite("the slopes of the function (piece)", slopes)
             size = _row_size(v)
-            rise = 3 * _UNIT * (_row_size(slopes)) + _UNIT * (size[1:] + size[:-1]) * (size[1:] != size[:-1]) / np.ravel(width)
+            rise = 3 * _UNIT * (_row_size(slopes)) + _UNIT * (size[1:] + size[:-1]) * (
+                size[1:] != size[:-1]
+            ) / np.ravel(width)
             errors[len(v) : len(v) + len(slopes)] = rise
             errors[len(v) + len(slopes) :] = rise[1:] + rise[:-1]
         self._hold(t, data, errors, {}, None)
@@ -194,7 +196,9 @@ class PiecewiseLinear:
             return self
         f = PiecewiseLinear.__new__(PiecewiseLinear)
         if self.exact:
-            f._hold(_rationals(self.knots, kind), _rationals(self._data, kind), self._errors, self._undecided, self._limit)
+            f._hold(
+                _rationals(self.knots, kind), _rationals(self._data, kind), self._errors, self._undecided, self._limit
+            )
             return f
         f.__init__(_rationals(self.knots), _rationals(self.values))  # type: ignore[misc]
         f._limit = self._limit
@@ -284,7 +288,9 @@ class PiecewiseLinear:
             data = f._data + g._data if sign > 0 else f._data - g._data
             rounding = 0.0 if f.exact else _UNIT * _row_size(data)
             undecided = f._undecided | g._undecided
-            return f._make(f.knots, data, f._errors + g._errors + rounding * (_touched(f) & _touched(g)), undecided, f._limit)
+            return f._make(
+                f.knots, data, f._errors + g._errors + rounding * (_touched(f) & _touched(g)), undecided, f._limit
+            )
         constant = self._constant(other)
         shape = np.broadcast_shapes(self.shape, constant.shape)
         data = np.broadcast_to(self._spread(len(shape)), (len(self._data), *shape)).copy()
@@ -629,9 +635,7 @@ def _fill(f: PiecewiseLinear, knots: Array) -> PiecewiseLinear:
     return insert(f, piece, lacking)
 
 
-def select(
-    condition: PiecewiseLinear, positive: PiecewiseLinear, other: PiecewiseLinear
-) -> PiecewiseLinear:
+def select(condition: PiecewiseLinear, positive: PiecewiseLinear, other: PiecewiseLinear) -> PiecewiseLinear:
     """Return `positive` where condition > 0 and `other` elsewhere; all on the same knots, equal where it is 0."""
     condition, (positive, other), _ = cross(condition, (positive, other))
     return _choose(condition, positive, other)
@@ -682,7 +686,9 @@ def cross(
     left, right = abs(z[piece, entry]), abs(z[piece + 1, entry])
     start, end = condition.knots[piece], condition.knots[piece + 1]
     # The signs are opposite: neither the quotient nor the place suffers from cancellation.
-    t = np.where(left <= right, start + left / (left + right) * (end - start), end - right / (left + right) * (end - start))
+    t = np.where(
+        left <= right, start + left / (left + right) * (end - start), end - right / (left + right) * (end - start)
+    )
     t = np.clip(t, start, end)
     planted = np.zeros(len(t))
     if not condition.exact:

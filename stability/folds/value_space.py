@@ -43,7 +43,6 @@ class Coefficients:
                     self.gain[k, branch], self.gain_error[k, branch], self.exponents[k, branch, 0] = g
                     self.shift[k, branch], self.shift_error[k, branch], self.exponents[k, branch, 1] = c
 
-
     def plain(self) -> tuple[Array, Array, Array, Array]:
         """gain, its error, shift and its error without exponents of their own, for what stays in float64's range."""
         if self.safe.all():
@@ -186,4 +185,3 @@ def _pass_kink(
         passages.setdefault(label, Counter())[layer, branch_above] += 1
     below[label] *= gain_sign[branch_below]
     above[label] *= gain_sign[branch_above]
-

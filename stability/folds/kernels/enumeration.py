@@ -77,8 +77,12 @@ def _insert(kink, n, found, where, x, h, error, slope, bend, z):
         part = abs(z[left]) / (abs(z[left]) + abs(z[left + 1]))
         place = x[left] + part * (x[left + 1] - x[left])
         for i in range(end - 1, left, -1):
-            x[i + m], h[i + m], error[i + m] = x[i], h[i], error[i]
-            slope[i + m], bend[i + m - 1], z[i + m] = slope[i], bend[i - 1], z[i]
+            x[i + m] = x[i]
+            h[i + m] = h[i]
+            error[i + m] = error[i]
+            slope[i + m] = slope[i]
+            bend[i + m - 1] = bend[i - 1]
+            z[i + m] = z[i]
         new = left + m
         x[new], h[new], error[new] = place, kink, _UNIT * abs(kink)
         slope[new], bend[new - 1], z[new] = slope[left], 0.0, 0.0

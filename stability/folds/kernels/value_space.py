@@ -374,9 +374,7 @@ def advance(
                 if safe[k] and e[n] == 0:
                     z, error = _affine(weight, 0.0, bias, 0.0, m[n], r[n])
                 else:
-                    z, error, _ = _wide_affine(
-                        weight, 0.0, 0, bias, 0.0, 0, m[n], r[n], e[n]
-                    )
+                    z, error, _ = _wide_affine(weight, 0.0, 0, bias, 0.0, 0, m[n], r[n], e[n])
                 if abs(z) > error:
                     z_sign[n] = _sign(z)
                 else:
@@ -389,9 +387,7 @@ def advance(
         new, label = state[NODES], state[LABELS]
         if orientation != 0:
             counts[label, : state[LIMBS]] = 0
-            state[PIECES] = _split(
-                pieces, piece_counts, state[PIECES], z_sign, dead, new, counts, label, state, slot
-            )
+            state[PIECES] = _split(pieces, piece_counts, state[PIECES], z_sign, dead, new, counts, label, state, slot)
             if dead[0] or dead[1] or gain_sign[k, 0] != gain_sign[k, 1]:
                 state[STRETCHES] = _split(
                     stretches, stretch_counts, state[STRETCHES], z_sign, dead, new, counts, label + 1, state, slot
@@ -466,5 +462,7 @@ def advance(
                 state[LABELS] += 1
         if dead[0] or dead[1]:
             _prune(state, nodes, live, pieces, stretches, below, above, slot)
-        _merge_equal(state, nodes, m, r, e, node_of, live, pieces, piece_counts, stretches, stretch_counts, slot, hash_table)
+        _merge_equal(
+            state, nodes, m, r, e, node_of, live, pieces, piece_counts, stretches, stretch_counts, slot, hash_table
+        )
     return DONE, len(table), 0
