@@ -62,7 +62,7 @@ def count(net: Any, interval: Sequence[float] | PiecewiseLinear | None = None) -
         columns = np.empty((3, len(counts)), dtype=object)
         columns[:] = list(zip(*counts, strict=True))
         return Count(*columns)
-    if isinstance(net, Iterable) and not callable(net):
+    if isinstance(net, Iterable) and not callable(net) and not isinstance(net, str | dict):
         return _count_windows(net)
     if interval is None:
         raise TypeError(
@@ -96,7 +96,11 @@ def _ends(interval: Any) -> tuple[float, float]:
     if isinstance(interval, PiecewiseLinear):
         return _pair(interval)
     try:
+        if isinstance(interval, str):
+            raise TypeError
         low, high = map(float, interval)
+    except OverflowError:
+        raise ValueError(f"the interval is {interval!r}: expected ends in float64's range, or -inf and inf") from None
     except (TypeError, ValueError):
         raise TypeError(f"the interval is {interval!r}: expected two numbers (low, high)") from None
     if math.isnan(low) or math.isnan(high):

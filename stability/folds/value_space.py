@@ -158,9 +158,10 @@ def count_table(table: Array, interval: tuple[float, float]) -> tuple[int, int, 
             ratio *= exact(k).gain_ratio(above_branch, 1 - above_branch) ** times
         return ratio != 1
 
-    multiplicity = [_integer(row) for row in counts[: state[kernel.LABELS]]]
+    used = state[kernel.LIMBS]
+    multiplicity = [_integer(row[:used]) for row in counts[: state[kernel.LABELS]]]
     folds = sum(multiplicity[label] for label in map(int, live[: state[kernel.LIVE]]) if bends(label))
-    turns = sum(_integer(row) for row in pair_counts[1][: state[kernel.STRETCHES]]) - 1
+    turns = sum(_integer(row[:used]) for row in pair_counts[1][: state[kernel.STRETCHES]]) - 1
     return folds, max(turns, 0), 1 + sum(multiplicity)
 
 

@@ -85,12 +85,12 @@ def coefficients(table, safe, gain, gain_error, shift, shift_error, gain_sign):
             q, q_error = _two_product(p, phi)
             g, g_error = _two_sum(skip, q)
             gain[k, branch] = g
-            gain_error[k, branch] = abs(g_error + q_error + p_error * phi) * _UP
+            gain_error[k, branch] = (abs(g_error + q_error) + abs(p_error * phi)) * _UP
             p, p_error = _two_product(outer_weight, bias)
             q, q_error = _two_product(p, phi)
             c, c_error = _two_sum(q, outer_bias)
             shift[k, branch] = c
-            shift_error[k, branch] = abs(c_error + q_error + p_error * phi) * _UP
+            shift_error[k, branch] = (abs(c_error + q_error) + abs(p_error * phi)) * _UP
             certain = abs(g) > gain_error[k, branch] or gain_error[k, branch] == 0.0
             gain_sign[k, branch] = _sign(g) if certain else 2
             open_ends = open_ends or not certain
@@ -113,7 +113,8 @@ def _wide_product(m, r, e, weight, weight_error, weight_exponent):
     b, j = math.frexp(weight)
     r, weight_error = _scaled(r, -i), _scaled(weight_error, -j)
     error = abs(a) * weight_error + abs(b) * r + r * weight_error + 2 * _UNIT * abs(a * b)
-    return a * b, max(error * _UP, _FLOOR) if error > 0.0 else 0.0, e + i + weight_exponent + j
+    exact = error == 0.0 and (r == 0.0 or weight_error == 0.0)
+    return a * b, 0.0 if exact else max(error * _UP, _FLOOR), e + i + weight_exponent + j
 
 
 @njit
@@ -401,6 +402,9 @@ def advance(
             branch = 1 if z_sign[n] > 0 else 0
             if e[n] == AT_INFINITY:
                 m[n] *= gain_sign[k, branch]
+                continue
+            if not r[n] < LARGE:
+                r[n] = math.inf  # void until the value is next known exactly: 0 times it would be no bound
                 continue
             wide = e[n] != 0 or not safe[k]
             if not wide:
