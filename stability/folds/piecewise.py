@@ -96,11 +96,12 @@ class PiecewiseLinear:
                 f"the knots are {t[i]}, {t[i + 1]} at {i} and {i + 1}: expected increasing numbers, low before high"
             )
         width = (t[1:] - t[:-1]).reshape(-1, *[1] * (v.ndim - 1))
-        slopes = (v[1:] - v[:-1]) / width
-        data = np.concatenate([v, slopes, slopes[1:] - slopes[:-1]])
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is named below
+            slopes = (v[1:] - v[:-1]) / width
+            data = np.concatenate([v, slopes, slopes[1:] - slopes[:-1]])
         errors = np.zeros(len(data))
         if data.dtype != object:
-            check_finite("the slopes of the function (piece)", slopes)
+            check_finite("the slopes of the function (piece)", data[len(v) :])
             size = _row_size(v)
             rise = 3 * _UNIT * (_row_size(slopes)) + _UNIT * (size[1:] + size[:-1]) * (
                 size[1:] != size[:-1]
