@@ -25,6 +25,7 @@ check: test lint types
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/folds.py
 
 clean:
 	rm -rf .venv
