@@ -62,8 +62,14 @@ def count(net: Any, interval: Sequence[float] | PiecewiseLinear | None = None) -
         columns = np.empty((3, len(counts)), dtype=object)
         columns[:] = list(zip(*counts, strict=True))
         return Count(*columns)
-    if isinstance(net, Iterable) and not callable(net) and not isinstance(net, str | dict):
+    if isinstance(net, Iterable) and not callable(net) and not isinstance(net, str | bytes | dict):
+        if interval is not None:
+            raise TypeError(f"the interval is {interval!r}, and the windows have intervals of their own: give none")
         return _count_windows(net)
+    if not callable(net):
+        raise TypeError(
+            f"net is a {type(net).__name__}: expected a Chain, a step table or a piecewise-linear torch module"
+        )
     if interval is None:
         raise TypeError(
             "there is no interval: expected st.count(net, (low, high)) or st.count(model, st.segment(p, q))"

@@ -84,8 +84,8 @@ def count_table(table: Array, interval: tuple[float, float]) -> tuple[int, int, 
             m[n], r[n], e[n] = Orbit(dyadic(end), 1, 0).ball()
     nodes[1] = 1
     state[[kernel.NODES, kernel.ACTIVE, kernel.PIECES, kernel.STRETCHES, kernel.LIMBS]] = 2, 2, 1, 1, 1
-    for one, multiplicity in zip(pairs, pair_counts, strict=True):
-        one[0], multiplicity[0, 0] = (0, 1), 1
+    for pair, pair_count in zip(pairs, pair_counts, strict=True):
+        pair[0], pair_count[0, 0] = (0, 1), 1
 
     orbits: dict[int, Orbit] = {}
     passages: dict[int, Counter[tuple[int, int]]] = {}
@@ -133,8 +133,7 @@ def count_table(table: Array, interval: tuple[float, float]) -> tuple[int, int, 
         for n in map(int, undecided[:missing]):
             if n not in orbits:
                 start = int(birth[n])
-                end = Orbit(dyadic(interval[n]), 1, 0) if start < 0 else Orbit.of_kink(exact(start), start)
-                orbits[n] = end
+                orbits[n] = Orbit(dyadic(interval[n]), 1, 0) if start < 0 else Orbit.of_kink(exact(start), start)
             orbit = orbits[n]
             while orbit.layer < layer:
                 orbit.step(exact(orbit.layer))
