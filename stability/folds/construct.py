@@ -50,8 +50,9 @@ def tent(depth: int) -> NDArray[np.float64]:
 def construct(function: PiecewiseLinear | ArrayLike, values: ArrayLike | None = None) -> NDArray[np.float64]:
     """Return the step table (rows, 6) of a `residual2_relu` chain that equals a piecewise-linear function.
 
-    It is found in exact arithmetic, and the table is its rounding to float64: the chain has the folds and turns of
-    the function, and its values to a few roundings a step.
+    It is found in exact arithmetic, and the table is its rounding to float64: the chain has the turns of the function,
+    and its values to a few roundings a step. It has its folds too, but where extrema have equal heights a fold may
+    come apart into two that are a rounding apart.
 
     Args:
         function: a scalar `PiecewiseLinear`, or knots (K,), increasing.
@@ -94,17 +95,23 @@ def _rounded(steps: Sequence[Step], f: PiecewiseLinear) -> NDArray[np.float64]:
     table = np.array(rows or [(1.0, 0.0, 0.0, 0.0, 0.0, 0.0)])
     low, high = map(float, f.interval)
     wanted = f.count()
-    folding = [i for i, (_, _, scale, _) in enumerate(steps) if abs(scale) == 2 or scale == -1][-6:]
+    folding = [i for i, (_, side, scale, _) in enumerate(steps) if side * scale <= -1][-6:]
     size = max(float(abs(f.values).max()), abs(low), abs(high))
+    nearest: NDArray[np.float64] | None = None
     for moves in sorted(itertools.product((0, 1, -1), repeat=len(folding)), key=lambda m: sum(map(abs, m))):
         moved = table.copy()
         moved[folding, 2] += np.array(moves) * 2.0**-44 * size
-        if count_table(moved, (low, high))[:2] == (wanted.folds, wanted.turns):
+        folds, turns, _ = count_table(moved, (low, high))
+        if (folds, turns) == (wanted.folds, wanted.turns):
             return moved
-    raise ValueError(
-        "the chain that equals this function does not keep its folds when it is rounded to float64: move the values a "
-        "little, so that no two of its extrema are nearly equal"
-    )
+        if turns == wanted.turns and nearest is None:
+            nearest = moved
+    if nearest is None:
+        raise ValueError(
+            "the chain that equals this function does not keep its turns when it is rounded to float64: move the "
+            "values a little, so that no two of its extrema are nearly equal"
+        )
+    return nearest
 
 
 def _given(values: ArrayLike | None) -> ArrayLike:
@@ -194,43 +201,53 @@ def _before_last(points: Points, side: int) -> Iterator[tuple[Points, Step]]:
     reach = max(v for _, v in points) - min(v for _, v in points)
     runs = [list(run) for at, run in itertools.groupby(range(len(points)), lambda i: points[i][1] == level) if at]
     flat = [run for run in runs if len(run) > 1]
-    # Flattened last: each flat stretch was a peak, higher or lower than the others.
+    # Flattened last: each flat stretch was a peak; its sides go on as they come, or the peaks are higher and lower.
     if flat:
+        yield _raised(points, flat, None), (level, side, Fraction(-side), Fraction(0))
         choices = itertools.product(range(1, min(len(flat), 3) + 1), repeat=len(flat))
         for heights in itertools.islice(choices, 27):
-            raised = {run[0]: level + side * h * reach for run, h in zip(flat, heights, strict=True)}
-            yield _raise(points, flat, raised), (level, side, Fraction(-side), Fraction(0))
+            tops = [level + side * h * reach for h in heights]
+            yield _raised(points, flat, tops), (level, side, Fraction(-side), Fraction(0))
     # Folded last: what lies between two highest places was on one side of the fold or on the other.
     inner = [run for run in runs if run[0] > 0 and run[-1] < len(points) - 1]
     for change in sorted(itertools.product((1, 0), repeat=min(len(inner), 12)), key=sum, reverse=True):
         changes = list(change) + [1] * (len(inner) - len(change))
         if not any(changes) or any(c and len(run) > 1 for c, run in zip(changes, inner, strict=True)):
             continue
+        # The fold is as steep as to leave nothing to bend at its first place.
+        i = inner[changes.index(1)][0]
+        steepness = abs(_slope(points[i], points[i + 1]) / _slope(points[i - 1], points[i]))
         before, reflected, passed = [], False, 0
         for i, (t, v) in enumerate(points):
             if passed < len(inner) and i > inner[passed][-1]:
                 reflected ^= bool(changes[passed])
                 passed += 1
-            before.append((t, 2 * level - v if reflected else v))
-        yield before, (level, side, Fraction(-2 * side), Fraction(0))
+            before.append((t, level + (level - v) / steepness if reflected else v))
+        yield before, (level, side, -side * (1 + steepness), Fraction(0))
 
 
-def _raise(points: Points, flat: Sequence[Sequence[int]], raised: dict[int, Fraction]) -> Points:
+def _raised(points: Points, flat: Sequence[Sequence[int]], tops: Sequence[Fraction] | None) -> Points:
+    """Return the function with peaks of these heights in the place of its flat stretches."""
     before: Points = []
-    i = 0
-    for run in [*flat, [len(points)]]:
-        before += points[i : run[0]]
-        if run[0] == len(points):
-            break
-        first, last = points[run[0]], points[run[-1]]
-        if run[0] == 0:
-            before += [(first[0], raised[run[0]]), last]
-        elif run[-1] == len(points) - 1:
-            before += [first, (last[0], raised[run[0]])]
+    done = 0
+    for number, run in enumerate(flat):
+        i, j = run[0], run[-1]
+        (left, level), (right, _) = points[i], points[j]
+        before += points[done:i]
+        rise = _slope(points[i - 1], points[i]) if i > 0 else None
+        fall = _slope(points[j], points[j + 1]) if j < len(points) - 1 else None
+        if tops is None:
+            if rise is None or fall is None:
+                middle = left if rise is None else right
+            else:
+                middle = (rise * left - fall * right) / (rise - fall)
+            top = level + (fall * (middle - right) if rise is None else rise * (middle - left))  # type: ignore[operator]
         else:
-            before += [first, ((first[0] + last[0]) / 2, raised[run[0]]), last]
-        i = run[-1] + 1
-    return before
+            middle = left if rise is None else right if fall is None else (left + right) / 2
+            top = tops[number]
+        before += [(left, level)] * (rise is not None) + [(middle, top)] + [(right, level)] * (fall is not None)
+        done = j + 1
+    return before + points[done:]
 
 
 def _monotone(points: Points) -> list[Step] | None:

@@ -2,7 +2,20 @@
 
 from stability.files import make_folder
 from stability.plots.fits import fits, history
+from stability.plots.folds import counts, function
 from stability.plots.jacobians import distribution, spectrum, vanishing
 from stability.plots.style import STYLE, colour, save
 
-__all__ = ["STYLE", "colour", "distribution", "fits", "history", "make_folder", "save", "spectrum", "vanishing"]
+__all__ = [
+    "STYLE",
+    "colour",
+    "counts",
+    "distribution",
+    "fits",
+    "function",
+    "history",
+    "make_folder",
+    "save",
+    "spectrum",
+    "vanishing",
+]

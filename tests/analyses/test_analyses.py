@@ -16,7 +16,7 @@ def run(name, *arguments):
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
 
 
-@pytest.mark.parametrize("name", ["jacobian_spectrum", "fit_sine"])
+@pytest.mark.parametrize("name", ["jacobian_spectrum", "fit_sine", "fold_counts", "folding"])
 def test_help_names_the_four_options_and_the_method(name):
     shown = run(name, "--help")
     assert shown.returncode == 0, shown.stderr
@@ -58,3 +58,37 @@ def test_fit_sine(tmp_path):
         errors = ((data.fit - data.target) ** 2).mean("x")
         np.testing.assert_allclose(errors, data.loss, rtol=1e-3, atol=1e-7)
         assert (data.sel(architecture="residual1_relu").least_rise >= 0).all()
+
+
+def test_fold_counts(tmp_path):
+    done = run("fold_counts", "--quick", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "A plain chain cannot fold back" in done.stdout
+    with xarray.open_dataset(tmp_path / "fold_counts.nc", engine="h5netcdf") as data:
+        for counts in (data.fresh, data.trained, data.along):
+            folds, turns, regions = (counts.sel(kind=kind) for kind in ("folds", "turns", "regions"))
+            assert (turns <= folds).all()
+            assert (folds <= regions - 1).all()
+            assert (counts == counts.round()).all()
+        assert (data.fresh.sel(kind="turns", architecture=["plain_relu", "plain_prelu"]) == 0).all()
+        assert (data.fresh.sel(kind="folds") <= 2.0**data.depth - 1).all()
+        # What is watched along training begins with the fresh chains of the same seeds.
+        start = data.along.isel(step=0).sel(architecture="residual2_prelu", kind="folds")
+        np.testing.assert_array_equal(
+            start, data.fresh.sel(architecture="residual2_prelu", kind="folds", depth=30)[: start.size]
+        )
+
+
+def test_folding(tmp_path):
+    done = run("folding", "--quick", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "x + 1.5 sin 3x cannot be folded from a line" in " ".join(done.stdout.split())
+    assert "Fits below their bound: 0 (must be 0)" in " ".join(done.stdout.split())
+    with xarray.open_dataset(tmp_path / "folding.nc", engine="h5netcdf") as data:
+        bounds = dict(zip(data.target.values.tolist(), data.bound.values.tolist(), strict=True))
+        # x + 1.5 sin 3x falls from its maximum at x1 to its minimum at x2, where 1 + 4.5 cos 3x = 0, by 2.005.
+        x1, x2 = np.arccos(-1 / 4.5) / 3, (2 * np.pi - np.arccos(-1 / 4.5)) / 3
+        fall = x1 + 1.5 * np.sin(3 * x1) - x2 - 1.5 * np.sin(3 * x2)
+        assert fall / 2 - 0.02 < bounds.pop("x + 1.5 sin 3x") <= fall / 2
+        assert set(bounds.values()) == {0.0}
+        assert (data.reached >= data.bound).all()

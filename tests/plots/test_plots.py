@@ -121,3 +121,32 @@ def test_a_figure_is_saved_with_its_data(tmp_path, spectrum, tree):
 def test_saving_twice_gives_the_same_pictures(tmp_path, spectrum):
     first, second = (st.plots.save(st.plots.spectrum(spectrum), spectrum.to_dataset(), tmp_path / f, "p") for f in "ab")
     assert [p.read_bytes() for p in first[:2]] == [p.read_bytes() for p in second[:2]]
+
+
+def test_a_function_is_drawn_through_its_knots_with_its_folds_and_turns():
+    f = st.PiecewiseLinear([0.0, 1.0, 2.0, 4.0], [0.0, 1.0, 3.0, 1.0])
+    figure, ax = plt.subplots()
+    assert st.plots.function(f, ax, label="f") is figure
+    line, folds, turns = ax.lines
+    np.testing.assert_array_equal(line.get_xydata(), [[0, 0], [1, 1], [2, 3], [4, 1]])
+    np.testing.assert_array_equal(folds.get_xydata(), [[1, 1], [2, 3]])
+    np.testing.assert_array_equal(turns.get_xydata(), [[2, 3]])
+    assert len(st.plots.function(f, marks=False).axes[0].lines) == 1
+    with pytest.raises(ValueError, match="need a scalar"):
+        st.plots.function(st.segment([0.0, 0.0], [1.0, 1.0]))
+
+
+def test_counts_are_drawn_as_median_and_bands():
+    numbers = np.arange(22).reshape(2, 11)
+    figure, ax = plt.subplots()
+    assert st.plots.counts([1, 10], numbers, ax) is figure
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [5, 16])
+    for band, level in zip(ax.collections, (0.05, 0.25), strict=True):
+        corners = band.get_paths()[0].vertices
+        for row, depth in enumerate((1, 10)):
+            ends = corners[corners[:, 0] == depth, 1]
+            np.testing.assert_allclose([ends.min(), ends.max()], np.quantile(numbers[row], [level, 1 - level]))
+    assert ax.get_ylim()[0] == 0
+    assert ax.get_ylim()[1] > 21
+    with pytest.raises(ValueError, match=r"expected \(depths,\) and \(depths, seeds\)"):
+        st.plots.counts([1, 2, 3], numbers)
