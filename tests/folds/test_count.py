@@ -218,9 +218,11 @@ def test_values_that_overflow():
     assert agrees([*fold, *shrink, (0, 1, 0, 1, 0, -0.5), *grow, *fold], (-3, 3))[0] >= 1
     # The numbers of every step are moderate here, and the values are not.
     down, up = [(2.0**-90, 0, 0, 0, 0, 1)] * 24, [(2.0**90, 0, 0, 0, 0, 1)] * 24
-    bends = [(1, 1, -0.3, -3, 0.1, 0.7), (1, -1, 0.1, 3, 0, 0.25)]
-    for there, back in ((down, up), (up, down)):
-        assert agrees([*bends, *there, (1, 1, 0, -3, 0, 0.5), *back, *bends], (-3, 3))[0] > 1
+    rounded = [(1, 1, -0.3, -3, 0.1, 0.7), (1, -1, 0.1, 3, 0, 0.25)]
+    exact = [(1, 1, -0.25, -3, 0.5, 0.5), (1, -1, 0.125, 3, 0, 0.25)]
+    for bends in (rounded, exact):
+        for there, back in ((down, up), (up, down)):
+            assert agrees([*bends, *there, (1, 1, 0, -3, 0, 0.5), *back, *bends], (-3, 3))[0] > 1
     # Of h -> 3 h + prelu(h - 1) on (-1, 1) every layer but the first has its kink, 1, inside the image.
     assert agrees([(3, 1, -1, 1, 0, 0.5)] * 40, (-1, 1)) == (39, 0, 40)
     assert counted([(3, 1, -1, 1, 0, 0.5)] * 3000, (-1, 1)) == (2999, 0, 3000)
