@@ -10,6 +10,8 @@ demo: .venv/ready
 figures: .venv/ready
 	$(BIN)/python analyses/jacobian_spectrum.py
 	$(BIN)/python analyses/fit_sine.py
+	$(BIN)/python analyses/fold_counts.py
+	$(BIN)/python analyses/folding.py
 
 test: .venv/ready
 	$(BIN)/python -m pytest --numprocesses=2

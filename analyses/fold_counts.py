@@ -10,7 +10,7 @@ Method. All counts are exact integers for the stored parameters, over many seeds
 end (each seed at its best parameters) at depths 3 to 100.
 
 Reading. Medians with bands from 25 to 75 % and from 5 to 95 % over seeds; the scale is linear below 1, so that 0 has a
-place. Top: fresh, against depth; black dotted is the theoretical maximum 2^L - 1, grey dashed L folds. Bottom: along
+place, and so has step 0, drawn at one half. Top: fresh, against depth; black dotted is the theoretical maximum 2^L - 1, grey dashed L folds. Bottom: along
 training at depth 30, and folds at the end against depth.
 """
 
@@ -181,7 +181,7 @@ def main(settings: Settings) -> None:
     if settings.quick:
         depths, seeds, steps, depths_trained = [1, 3, 10, 30, 100], 32, 200, [3, MIDDLE]
     else:
-        depths, seeds, steps, depths_trained = [1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300], 200, 1500, [3, 10, 30, 100]
+        depths, seeds, steps, depths_trained = [1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300], 200, 1000, [3, 10, 30, 100]
     data = trained(depths_trained, min(seeds, 64), steps, settings.seed)
     data["fresh"] = fresh(depths, seeds, settings.seed).rename(seed="seed_fresh")
 

@@ -79,8 +79,8 @@ def construct(function: PiecewiseLinear | ArrayLike, values: ArrayLike | None = 
     steps = _Search().unfold(points)
     if steps is None:
         raise ValueError(
-            "no chain of one neuron equals this function: it takes its whole range on a monotone stretch, but whichever "
-            "of its folds are undone, what is left does not"
+            "no chain of one neuron equals this function: it takes its whole range on a monotone stretch, but "
+            "whichever of its folds are undone, what is left does not"
         )
     return _rounded(steps, f.simplify())
 
@@ -91,7 +91,9 @@ def _rounded(steps: Sequence[Step], f: PiecewiseLinear) -> NDArray[np.float64]:
     Where an end of the interval is as high as a fold, rounding may carry it past the fold. Then kinks are moved by
     some roundings, outwards or inwards, until the counts are right.
     """
-    rows = [(1.0, side, float(-side * kink), float(scale), float(shift), 0.0) for kink, side, scale, shift in steps]
+    rows = [
+        (1.0, float(side), float(-side * kink), float(scale), float(shift), 0.0) for kink, side, scale, shift in steps
+    ]
     table = np.array(rows or [(1.0, 0.0, 0.0, 0.0, 0.0, 0.0)])
     low, high = map(float, f.interval)
     wanted = f.count()
@@ -158,9 +160,9 @@ def _impossible(points: Points) -> str | None:
     if best[0] == high - low:
         return None
     return (
-        f"its range is [{float(low):g}, {float(high):g}], and the monotone stretch with the largest share of it, from "
-        f"{float(points[best[1]][0]):g} to {float(points[best[2]][0]):g}, has only {float(best[0] / (high - low)):.0%}; "
-        "every step of a chain keeps its whole range on such a stretch"
+        f"its range is [{float(low):g}, {float(high):g}], and the monotone stretch with the largest share of it, "
+        f"from {float(points[best[1]][0]):g} to {float(points[best[2]][0]):g}, has only "
+        f"{float(best[0] / (high - low)):.0%}; every step of a chain keeps its whole range on such a stretch"
     )
 
 
@@ -184,8 +186,8 @@ class _Search:
         self.tried += 1
         if self.tried > _BUDGET:
             raise ValueError(
-                f"the function has {len(points)} knots, and {_BUDGET} ways of undoing its folds did not decide whether a "
-                "chain of one neuron equals it: expected a simpler function"
+                f"the function has {len(points)} knots, and {_BUDGET} ways of undoing its folds did not decide "
+                "whether a chain of one neuron equals it: expected a simpler function"
             )
         for side in (1, -1):
             for before, step in _before_last(points, side):
