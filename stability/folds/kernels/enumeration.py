@@ -183,7 +183,7 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
             if n + found > limit:
                 return np.empty(0), np.empty(0), np.empty(0), relative, undecided, True, work, where
             if n + found > room:
-                room = 2 * (n + found) + 104  # rows a power of two apart would share their places in the cache
+                room = 3 * (n + found) // 2 + 104  # rows a power of two apart would share their places in the cache
                 old, work = work, np.empty((6, room))
                 work[:, :n] = old[:, :n]
                 x, h, error, slope, bend, z = work

@@ -11,6 +11,22 @@ import numpy as np
 from numba import njit
 
 _UNIT = 2.0**-53
+_COLUMNS = 32
+
+
+@njit(fastmath={"nnan", "ninf", "nsz"})
+def _sizes(entries):
+    """Return the least and the largest absolute value."""
+    # In columns, none of which waits for another.
+    least, largest = np.full(_COLUMNS, np.abs(entries[0])), np.full(_COLUMNS, np.abs(entries[0]))
+    whole = len(entries) // _COLUMNS * _COLUMNS
+    for start in range(0, whole, _COLUMNS):
+        for i in range(_COLUMNS):
+            size = abs(entries[start + i])
+            least[i], largest[i] = min(least[i], size), max(largest[i], size)
+    for i in range(whole, len(entries)):
+        least[0], largest[0] = min(least[0], abs(entries[i])), max(largest[0], abs(entries[i]))
+    return least.min(), largest.max()
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
@@ -102,23 +118,20 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
         z[0], steep[0] = value, slope
         crossings = 0
         on_piece = np.zeros(count + 1, np.int64)
-        top_value, top_slope = np.abs(value), np.zeros(outputs)
         for k in range(count + 1):
             width = (knots[k] if k < count else high) - (knots[k - 1] if k > 0 else low)
             changes = 0
             for j in range(outputs):
-                z[k + 1, j] = z[k, j] + steep[k, j] * width
-                changes += z[k, j] * z[k + 1, j] < 0.0
-            for j in range(outputs):
-                top_value[j] = max(top_value[j], abs(z[k + 1, j]))
-            for j in range(outputs):
-                top_slope[j] = max(top_slope[j], abs(steep[k, j]))
+                before = z[k, j]
+                after = before + steep[k, j] * width
+                z[k + 1, j] = after
+                changes += before * after < 0.0
             if k < count:
                 for j in range(outputs):
                     steep[k + 1, j] = steep[k, j] + bends[k, j]
             on_piece[k] = changes
             crossings += changes
-        largest_value, largest_slope = top_value.max(), top_slope.max()
+        (least_value, largest_value), (_, largest_slope) = _sizes(z.ravel()), _sizes(steep.ravel())
         slope_error += count * _UNIT * largest_slope
         value_error += 3 * (count + 1) * _UNIT * (largest_value + largest_slope * length)
         if layer == layers - 1:
@@ -140,33 +153,37 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
         alpha = slopes[slope_at : slope_at + outputs]
         slope_at += outputs
         new_knots, owner, piece = np.empty(crossings), np.empty(crossings, np.int64), np.empty(crossings, np.int64)
+        crossing = np.empty(outputs + 1, np.int64)
         found = 0
         for k in range(count + 1):
             left, right = knots[k - 1] if k > 0 else low, knots[k] if k < count else high
             first = found
             if on_piece[k] == 0:
                 continue
+            met = 0
             for j in range(outputs):
-                a, b = z[k, j], z[k + 1, j]
-                if a * b < 0.0:
-                    a, b = abs(a), abs(b)
-                    t = left + a / (a + b) * (right - left)
-                    place = found
-                    while place > first and new_knots[place - 1] > t:
-                        new_knots[place], owner[place] = new_knots[place - 1], owner[place - 1]
-                        place -= 1
-                    new_knots[place], owner[place] = t, j
-                    piece[found] = k
-                    found += 1
+                # Written always and kept now and then: a branch here would be mispredicted at every crossing.
+                crossing[met] = j
+                met += z[k, j] * z[k + 1, j] < 0.0
+            for i in range(met):
+                j = crossing[i]
+                a, b = abs(z[k, j]), abs(z[k + 1, j])
+                t = left + a / (a + b) * (right - left)
+                place = found
+                while place > first and new_knots[place - 1] > t:
+                    new_knots[place], owner[place] = new_knots[place - 1], owner[place - 1]
+                    place -= 1
+                new_knots[place], owner[place] = t, j
+                piece[found] = k
+                found += 1
         largest_gain = 1.0
         for j in range(outputs):
             largest_gain = max(largest_gain, abs(alpha[j]))
-        close = at_zero = 0
-        for k in range(count + 2):
-            for j in range(outputs):
-                close += abs(z[k, j]) <= value_error
-                at_zero += z[k, j] == 0.0
-        undecided += close
+        at_zero = least_value == 0.0
+        if not least_value > value_error:
+            for k in range(count + 2):
+                for j in range(outputs):
+                    undecided += abs(z[k, j]) <= value_error
         merged_knots = np.empty(count + found)
         merged = np.zeros((count + found, outputs))
         merged_single = np.full(count + found, -1)
