@@ -107,13 +107,15 @@ def check_dtype(dtype: object) -> torch.dtype:
 def check_finite(name: str, values: torch.Tensor | NDArray[Any]) -> None:
     """Raise if there is a NaN or an infinity in `values`, naming the first place."""
     array = values.detach().to("cpu", torch.float64).numpy() if isinstance(values, torch.Tensor) else values
-    bad = np.argwhere(~np.isfinite(array))
-    if len(bad):
-        place = tuple(int(i) for i in bad[0])
-        raise ValueError(
-            f"{name} has {len(bad)} values that are not finite, the first {array[place]} at {place}: "
-            "expected finite numbers only"
-        )
+    finite = np.isfinite(array)
+    if finite.all():
+        return
+    bad = np.argwhere(~finite)
+    place = tuple(int(i) for i in bad[0])
+    raise ValueError(
+        f"{name} has {len(bad)} values that are not finite, the first {array[place]} at {place}: "
+        "expected finite numbers only"
+    )
 
 
 def check_table(table: ArrayLike | torch.Tensor) -> NDArray[np.float64]:

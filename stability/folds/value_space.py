@@ -62,7 +62,7 @@ def count_table(table: Array, interval: tuple[float, float]) -> tuple[int, int, 
     rows = len(table)
     table = np.ascontiguousarray(table)
     coefficients = Coefficients(table)
-    capacity, limbs, room = rows + 2, rows // 64 + 2, 16
+    capacity, limbs, room = rows + 2, rows // 64 + 2, min(2 * rows + 4, 256)
     state = np.zeros(7, dtype=np.int64)
     nodes, birth, decided, live, label_layer, node_of = np.zeros((6, capacity), dtype=np.int64)
     e = np.zeros(capacity, dtype=np.int64)
@@ -144,28 +144,27 @@ def count_table(table: Array, interval: tuple[float, float]) -> tuple[int, int, 
                     if node_of[label] == n:
                         _pass_kink(label, layer, table, coefficients.gain_sign[layer], below, above, passages)
 
-    def bends(label: int) -> bool:
-        if below[label] != above[label]:
-            return True
-        if below[label] == 0:
-            return False
-        birth_row = table[label_layer[label]]
-        if label not in passages:
-            return bool(birth_row[3] != 0 and birth_row[5] != 1)
-        ratio = exact(int(label_layer[label])).gain_ratio(*((1, 0) if birth_row[1] > 0 else (0, 1)))
-        for (k, above_branch), times in passages[label].items():
-            ratio *= exact(k).gain_ratio(above_branch, 1 - above_branch) ** times
-        return ratio != 1
+    labels = live[: state[kernel.LIVE]]
+    low, high, births = below[labels], above[labels], table[label_layer[labels]]
+    # Where both sides go the same way, they differ as they did at birth, or as the kinks met since have left them.
+    bends = (low != high) | ((low != 0) & (births[:, 3] != 0) & (births[:, 5] != 1))
+    for i in np.flatnonzero((low == high) & (low != 0)) if passages else ():
+        label = int(labels[i])
+        if label in passages:
+            ratio = exact(int(label_layer[label])).gain_ratio(*((1, 0) if births[i, 1] > 0 else (0, 1)))
+            for (k, above_branch), times in passages[label].items():
+                ratio *= exact(k).gain_ratio(above_branch, 1 - above_branch) ** times
+            bends[i] = ratio != 1
 
-    used = state[kernel.LIMBS]
-    multiplicity = [_integer(row[:used]) for row in counts[: state[kernel.LABELS]]]
-    folds = sum(multiplicity[label] for label in map(int, live[: state[kernel.LIVE]]) if bends(label))
-    turns = sum(_integer(row[:used]) for row in pair_counts[1][: state[kernel.STRETCHES]]) - 1
-    return folds, max(turns, 0), 1 + sum(multiplicity)
+    used = int(state[kernel.LIMBS])
+    folds = _total(counts[labels[bends], :used])
+    turns = _total(pair_counts[1][: state[kernel.STRETCHES], :used]) - 1
+    return folds, max(turns, 0), 1 + _total(counts[: state[kernel.LABELS], :used])
 
 
-def _integer(limbs: NDArray[np.uint64]) -> int:
-    return int.from_bytes(limbs.astype("<u8").tobytes(), "little")
+def _total(multiplicities: NDArray[np.uint64]) -> int:
+    """The sum of integers given by 64-bit limbs, (n, limbs)."""
+    return sum(sum(column) << 64 * i for i, column in enumerate(multiplicities.T.tolist()))
 
 
 def _pass_kink(
