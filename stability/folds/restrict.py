@@ -176,7 +176,7 @@ def _enumerate(table: NDArray[np.float64], low: float, high: float, limit: int |
     # Fresh memory costs several times the arithmetic, so what a thread has worked in is kept for the next time.
     if not hasattr(_kept, "work"):
         _kept.work, _kept.where = np.empty((6, 1024)), np.empty(1024, dtype=np.int64)
-    knots, data, value_errors, relative, undecided, finite, work, where = enumerate_chain(
+    n, relative, undecided, finite, work, where = enumerate_chain(
         table,
         *Coefficients(table).plain(),
         low,
@@ -187,12 +187,17 @@ def _enumerate(table: NDArray[np.float64], low: float, high: float, limit: int |
     )
     if len(where) <= _KEPT_AT_MOST:
         _kept.work, _kept.where = work, where
-    if not len(knots):
+    if not n:
         raise TooManyKnots
     if not finite:
         raise ValueError("the chain's values leave float64's range: its knots cannot be listed; st.count counts them")
+    # One block, for which numpy asks for large pages.
+    block = np.empty(5 * n - 3)
+    knots, data, value_errors = block[:n], block[n : 4 * n - 3], block[4 * n - 3 :]
+    knots[:], value_errors[:] = work[0, :n], work[2, :n]
+    data[:n], data[n : 2 * n - 1], data[2 * n - 1 :] = work[1, :n], work[3, : n - 1], work[4, : n - 2]
 
     def errors() -> NDArray[np.float64]:
-        return np.concatenate([value_errors, relative * np.abs(data[len(knots) :])])
+        return np.concatenate([value_errors, relative * np.abs(data[n:])])
 
     return PiecewiseLinear._make(knots, data, errors, {-1: undecided} if undecided else {})

@@ -26,7 +26,7 @@ class Coefficients:
     def __init__(self, table: Array) -> None:
         rows = len(table)
         self.safe = np.empty(rows, dtype=bool)
-        self.gain, self.gain_error, self.shift, self.shift_error = np.zeros((4, rows, 2))
+        self.gain, self.gain_error, self.shift, self.shift_error = np.empty((4, rows, 2))
         self.gain_sign = np.empty((rows, 2), dtype=np.int8)
         self.exponents = np.zeros((rows, 2, 2), dtype=np.int64)
         if not kernel.coefficients(

@@ -131,9 +131,9 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
         work, where: room to work in, (6, room) and integers (room,); more is taken if it does not do.
 
     Returns:
-        knots; values, slopes and bends, one after another; bounds of the values' errors and the relative one of the
-        others; the number of undecided signs; whether all is finite; and the room in the end. There are no knots
-        where there would be more than `limit`.
+        the number of knots, 0 where there would be more than `limit`; the relative error of slopes and bends; the
+        number of undecided signs; whether all is finite; and the room, whose first rows are then the knots, the
+        values, bounds of their errors, the slopes and the bends.
     """
     room = len(where)
     x, h, error, slope, bend, z = work
@@ -181,7 +181,7 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
         found = _crossings(z[: n - 1], z[1:n], where)
         if found:
             if n + found > limit:
-                return np.empty(0), np.empty(0), np.empty(0), relative, undecided, True, work, where
+                return 0, relative, undecided, True, work, where
             if n + found > room:
                 room = 3 * (n + found) // 2 + 104  # rows a power of two apart would share their places in the cache
                 old, work = work, np.empty((6, room))
@@ -220,9 +220,9 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
             bent = bend[i] != 0.0
             bend[i] *= scale
             undecided += bent and bend[i] == 0.0
-    data = np.empty(3 * n - 3)
-    data[:n], data[n : 2 * n - 1], data[2 * n - 1 :] = h[:n], slope[: n - 1], bend[: n - 2]
     finite = True
-    for i in range(len(data)):
-        finite = finite and abs(data[i]) < np.inf
-    return x[:n].copy(), data, error[:n].copy(), min(1.01 * relative, 0.999), undecided, finite, work, where
+    for i in range(n):
+        finite = finite and abs(h[i]) < np.inf
+    for i in range(n - 1):
+        finite = finite and abs(slope[i]) < np.inf
+    return n, min(1.01 * relative, 0.999), undecided, finite, work, where
