@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from torch import nn
 
@@ -13,10 +15,11 @@ _NO_LIMIT = 2**62
 
 def restrict_layers(model: nn.Module, low: float, high: float, limit: int | None) -> PiecewiseLinear | None:
     """Return the model on [low, high], or None if it is not Linear, activation, Linear, ..., from one input."""
-    modules = list(model) if type(model) is nn.Sequential else []
+    modules: list[Any] = list(model) if type(model) is nn.Sequential else []
     if len(modules) % 2 == 0 or any(type(m) is not nn.Linear for m in modules[::2]) or modules[0].in_features != 1:
         return None
-    widths, parameters, slopes = [1], [], []
+    widths = [1]
+    parameters, slopes = [], []
     for linear, activation in zip(modules[::2], [*modules[1::2], None], strict=True):
         if linear.in_features != widths[-1]:
             return None

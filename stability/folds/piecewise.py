@@ -239,7 +239,7 @@ class PiecewiseLinear:
     # Counting -------------------------------------------------------------------------------------------------------
 
     def _bent(self) -> NDArray[np.bool_]:
-        return _flat(self.bends != 0).any(axis=1)
+        return np.asarray(_flat(self.bends != 0).any(axis=1), dtype=bool)
 
     def folds(self) -> Array:
         """Return the knots where the slope changes, (folds,)."""
@@ -321,10 +321,10 @@ class PiecewiseLinear:
         return self._like(-self._data)
 
     def __radd__(self, other: Any) -> PiecewiseLinear:
-        return self + other
+        return self._with(other, 1)
 
     def __rsub__(self, other: Any) -> PiecewiseLinear:
-        return -self + other
+        return (-self)._with(other, 1)
 
     def __mul__(self, other: Any) -> PiecewiseLinear:
         if isinstance(other, PiecewiseLinear):
@@ -516,17 +516,17 @@ def _ratio(value: Any) -> tuple[int, int]:
 
 
 def _flat(rows: Array) -> Array:
-    return rows.reshape(len(rows), math.prod(rows.shape[1:]))
+    flat: Array = rows.reshape(len(rows), math.prod(rows.shape[1:]))
+    return flat
 
 
 def _row_size(rows: Array) -> Array:
     """The largest modulus in each row."""
     flat = _flat(rows)
-    if flat.shape[1] == 1:
-        return np.abs(flat[:, 0]).astype(np.float64)
-    if not flat.shape[0]:
+    if not len(flat):
         return np.zeros(0)
-    return np.maximum(flat.max(axis=1), -flat.min(axis=1)).astype(np.float64)
+    size: Array = np.abs(flat[:, 0]) if flat.shape[1] == 1 else np.maximum(flat.max(axis=1), -flat.min(axis=1))
+    return size.astype(np.float64)
 
 
 def _touched(f: PiecewiseLinear) -> Array:
@@ -608,8 +608,8 @@ def align(f: PiecewiseLinear, g: PiecewiseLinear) -> tuple[PiecewiseLinear, Piec
     if f.interval != g.interval:
         low, high = max(f.knots[0], g.knots[0]), min(f.knots[-1], g.knots[-1])
         raise ValueError(
-            f"the functions are known on [{f.knots[0]}, {f.knots[-1]}] and [{g.knots[0]}, {g.knots[-1]}]: restrict both "
-            f"to one interval" + (f", f.restrict({low}, {high})" if low < high else "; these do not overlap")
+            f"the functions are known on [{f.knots[0]}, {f.knots[-1]}] and [{g.knots[0]}, {g.knots[-1]}]: restrict "
+            f"both to one interval" + (f", f.restrict({low}, {high})" if low < high else "; these do not overlap")
         )
     shape = np.broadcast_shapes(f.shape, g.shape)
     f, g = (
@@ -652,14 +652,12 @@ def hinge(f: PiecewiseLinear, at: Any, below: Any, above: Any) -> PiecewiseLinea
     if at.any():
         f.values[zero] = np.broadcast_to(at, f.shape)[tuple(np.nonzero(zero)[1:])] if f.shape else at
 
-    def side(slope: Array) -> PiecewiseLinear:
+    def side(f: PiecewiseLinear, slope: Array) -> PiecewiseLinear:
         if np.all(slope == 1):
             return f
-        if not at.any():
-            return f * slope
-        return (f - at) * slope + at
+        return (f - at) * slope + at if at.any() else f * slope
 
-    return _choose(condition, side(above), side(below))
+    return _choose(condition, side(f, above), side(f, below))
 
 
 def cross(
@@ -728,8 +726,12 @@ def _choose(condition: PiecewiseLinear, positive: PiecewiseLinear, other: Piecew
     differ = on[1:] != on[:-1]
     bends[differ] = slopes[1:][differ] - slopes[:-1][differ]
     data[2 * k - 1 :] = bends
-    errors = np.maximum(positive._errors, other._errors)
+    errors = np.zeros(len(data))
     if not condition.exact:
+        # A row has the errors of the sides that are in it: where all neurons are dead it is exactly 0.
+        for rows, side in ((slice(0, k), at), (slice(k, 2 * k - 1), on), (slice(2 * k - 1, None), on[1:])):
+            above, below = _flat(side).any(axis=1), ~_flat(side).all(axis=1)
+            errors[rows] = np.maximum(positive._errors[rows] * above, other._errors[rows] * below)
         changed = _flat(differ).any(axis=1)
         slope_errors = errors[k : 2 * k - 1] + _UNIT * _row_size(slopes)
         errors[2 * k - 1 :] += np.where(changed, slope_errors[1:] + slope_errors[:-1], 0.0)

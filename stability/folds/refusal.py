@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import FrameType
 from typing import NoReturn
 
 from torch import nn
@@ -21,12 +22,13 @@ def refuse(what: str, why: str) -> NoReturn:
 
 def _module_in_use() -> str:
     """The innermost module of the call, by its name in the outermost one."""
-    frame, modules = sys._getframe(2), []
+    frame: FrameType | None = sys._getframe(2)
+    modules: list[nn.Module] = []
     while frame is not None:
         owner = frame.f_locals.get("self")
         if isinstance(owner, nn.Module) and (not modules or modules[-1] is not owner):
             modules.append(owner)
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     if not modules:
         return ""
     name = next((name for name, module in modules[-1].named_modules() if module is modules[0]), "")

@@ -124,7 +124,8 @@ def _fast_rational() -> type:
         from flint import fmpq
     except ImportError:
         return Fraction
-    return fmpq  # type: ignore[no-any-return]
+    kind: type = fmpq
+    return kind
 
 
 def _run(net: Any, line: PiecewiseLinear, limit: int | None) -> PiecewiseLinear:
@@ -141,9 +142,9 @@ def _run(net: Any, line: PiecewiseLinear, limit: int | None) -> PiecewiseLinear:
         f = _enumerate(net, low, high, limit)
         return f if _is_identity(line) else f(line)
     if isinstance(net, nn.Module) and not line.exact and not line.shape and _is_identity(line):
-        f = restrict_layers(net, float(line.knots[0]), float(line.knots[-1]), limit)
-        if f is not None:
-            return f
+        fast = restrict_layers(net, float(line.knots[0]), float(line.knots[-1]), limit)
+        if fast is not None:
+            return fast
     given = line._like(line._data)
     given._limit = limit
     if line.shape:

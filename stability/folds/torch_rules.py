@@ -6,6 +6,7 @@ its data have one row a value, slope or bend in front, so a dimension d of the t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stability.folds.piecewise import PiecewiseLinear, _rationals, _row_size, align, hinge, select, view
+from stability.folds.largest import largest
+from stability.folds.piecewise import PiecewiseLinear, _rationals, _row_size, align, hinge, view
 from stability.folds.refusal import refuse
 
 _UNIT = 2.0**-53
@@ -36,8 +38,8 @@ def _in_place(name: str) -> None:
     PiecewiseLinear.rules[name + "_"] = lambda f, *args, **kwargs: f._become(rule(f, *args, **kwargs))
 
 
-def _double(value: Tensor | None) -> Tensor | None:
-    return None if value is None else value.detach().to("cpu", torch.float64)
+def _double(value: Tensor) -> Tensor:
+    return value.detach().to("cpu", torch.float64)
 
 
 # Linear maps --------------------------------------------------------------------------------------------------------
@@ -88,7 +90,7 @@ def _exact_map(f: PiecewiseLinear, apply: Callable[[Tensor], Tensor], mean: bool
     for j in range(matrix.shape[1]):
         used = np.flatnonzero(matrix[:, j])
         if mean:
-            weights = _rationals(np.array([1.0])) / int(round(1 / matrix[used[0], j]))
+            weights = _rationals(np.array([1.0])) / round(1 / matrix[used[0], j])
             weights = _rationals(np.broadcast_to(weights, used.shape), kind)
         else:
             weights = _rationals(matrix[used, j], kind)
@@ -103,8 +105,7 @@ def _rows_sum(weight: Tensor) -> float:
 
 @_rule("linear")
 def _(f: PiecewiseLinear, weight: Tensor, bias: Tensor | None = None) -> PiecewiseLinear:
-    w, b = _double(weight), _double(bias)
-    assert w is not None
+    w, b = _double(weight), None if bias is None else _double(bias)
     if not f.shape or f.shape[-1] != w.shape[1]:
         raise ValueError(f"the line has values of shape {tuple(f.shape)}: the linear layer takes (..., {w.shape[1]})")
     return _linear(f, lambda x: x @ w.T, _rows_sum(w), w.shape[1], b)
@@ -115,8 +116,12 @@ def _(f: Any, other: Any) -> PiecewiseLinear:
     if not isinstance(f, PiecewiseLinear) or isinstance(other, PiecewiseLinear):
         refuse("a matrix product", "only (function) @ (constant matrix) is a rule")
     w = _double(torch.as_tensor(other))
-    assert w is not None
-    return _linear(f, lambda x: x @ w, _rows_sum(w.T), w.shape[0])
+    if w.ndim > 2 or not f.shape or f.shape[-1] != len(w):
+        raise ValueError(
+            f"values of shape {tuple(f.shape)} times a matrix of shape {tuple(w.shape)}: expected (..., n) times "
+            "(n, m) or (n,)"
+        )
+    return _linear(f, lambda x: x @ w, float(w.abs().sum(0).max()), len(w))
 
 
 def _convolution(convolve: Callable[..., Tensor], dims: int) -> Rule:
@@ -129,16 +134,15 @@ def _convolution(convolve: Callable[..., Tensor], dims: int) -> Rule:
         dilation: Any = 1,
         groups: int = 1,
     ) -> PiecewiseLinear:
-        w, b = _double(weight), _double(bias)
-        assert w is not None
+        w = _double(weight)
         batched = _batched(f, dims)
 
         def apply(x: Tensor) -> Tensor:
             flat = x.flatten(0, 1) if batched else x
             out = convolve(flat, w, None, stride, padding, dilation, groups)
-            return out.unflatten(0, x.shape[:2]) if batched else out
+            return out.reshape(*x.shape[:2], *out.shape[1:]) if batched else out
 
-        shift = None if b is None else b.reshape(-1, *[1] * dims)
+        shift = None if bias is None else _double(bias).reshape(-1, *[1] * dims)
         return _linear(f, apply, _rows_sum(w), w[0].numel(), shift)
 
     return rule
@@ -173,16 +177,16 @@ def _(
     if f.exact:
         refuse("batch normalisation in exact arithmetic", "its scale is a square root; fold it into the layer before")
     mean, variance = _double(running_mean), _double(running_var)
-    assert mean is not None
-    assert variance is not None
     scale = 1 / torch.sqrt(variance + eps)
     if weight is not None:
         scale = scale * _double(weight)
-    shift = -mean * scale
-    if bias is not None:
-        shift = shift + _double(bias)
+    from_mean = -mean * scale
+    shift = from_mean if bias is None else from_mean + _double(bias)
     shape = (-1, *[1] * (len(f.shape) - 2))
-    return _linear(f, lambda x: x * scale.reshape(shape), float(scale.abs().max()), 4, shift.reshape(shape))
+    g = _linear(f, lambda x: x * scale.reshape(shape), float(scale.abs().max()), 4, shift.reshape(shape))
+    # The shift is a sum of rounded numbers, which may cancel.
+    g._errors[: len(g.knots)] += 6 * _UNIT * float(from_mean.abs().max())
+    return g
 
 
 def _pooling(pool: Callable[..., Tensor], dims: int) -> Rule:
@@ -192,9 +196,11 @@ def _pooling(pool: Callable[..., Tensor], dims: int) -> Rule:
         def apply(x: Tensor) -> Tensor:
             flat = x.flatten(0, 1) if batched else x
             out = pool(flat, *args, **kwargs)
-            return out.unflatten(0, x.shape[:2]) if batched else out
+            return out.reshape(*x.shape[:2], *out.shape[1:]) if batched else out
 
-        return _linear(f, apply, 1.0, f.shape.numel(), mean=True)
+        # A divisor of the caller's own may be smaller than the window.
+        norm = float(apply(torch.ones((1, *f.shape), dtype=torch.float64)).max())
+        return _linear(f, apply, norm, f.shape.numel(), mean=True)
 
     return rule
 
@@ -251,7 +257,7 @@ def _(f: PiecewiseLinear, start_dim: int = 0, end_dim: int = -1) -> PiecewiseLin
 
 @_rule("unflatten")
 def _(f: PiecewiseLinear, dim: int, sizes: Sequence[int]) -> PiecewiseLinear:
-    shape = torch.empty(f.shape, device="meta").unflatten(dim, sizes).shape
+    shape = torch.unflatten(torch.empty(f.shape, device="meta"), dim, sizes).shape
     return view(f, f._data.reshape(len(f._data), *shape))
 
 
@@ -333,7 +339,12 @@ def _(f: PiecewiseLinear, pad: Sequence[int], mode: str = "constant", value: flo
     return _linear(f, lambda x: functional.pad(x, list(pad)), 1.0, 1)
 
 
-@_rule("contiguous", "clone", "detach", "to", "double", "float", "type_as", "cpu", "requires_grad_", "positive")
+@_rule("clone")
+def _(f: PiecewiseLinear, **__: Any) -> PiecewiseLinear:
+    return f._like(f._data)
+
+
+@_rule("contiguous", "detach", "to", "double", "float", "type_as", "cpu", "requires_grad_", "positive")
 def _(f: PiecewiseLinear, *_: Any, **__: Any) -> PiecewiseLinear:
     return view(f, f._data)
 
@@ -364,7 +375,7 @@ def _(f: PiecewiseLinear) -> bool:  # noqa: ARG001
 def _activation(name: str, rule: Rule) -> None:
     def with_inplace(f: PiecewiseLinear, *args: Any, inplace: bool = False, **kwargs: Any) -> PiecewiseLinear:
         out = rule(f, *args, **kwargs)
-        return f._become(out) if inplace else out  # type: ignore[no-any-return]
+        return f._become(out) if inplace else out
 
     PiecewiseLinear.rules[name] = with_inplace
     _in_place(name)
@@ -409,6 +420,7 @@ _activation("clip", _clamp)
 _activation("clamp_min", lambda f, min: _clamp(f, min, None))
 _activation("clamp_max", lambda f, max: _clamp(f, None, max))
 _activation("threshold", _threshold)
+PiecewiseLinear.rules["_threshold"] = PiecewiseLinear.rules["threshold"]  # what torch calls nn.Threshold's function
 _activation("abs", lambda f: abs(f))
 _activation("absolute", lambda f: abs(f))
 
@@ -427,30 +439,13 @@ _rule("maximum")(_larger)
 _rule("minimum")(_smaller)
 
 
-def _largest(f: PiecewiseLinear, groups: Sequence[PiecewiseLinear]) -> PiecewiseLinear:
-    """The largest of several entries; knots where only losers change places are dropped."""
-    best = groups[0]
-    for g in groups[1:]:
-        best, g = align(best, g)
-        best = select(best - g, best, g)
-    old = best.knots[1:-1]
-    count = np.searchsorted(f.knots, old, "right") - np.searchsorted(f.knots, old, "left")
-    keep = np.flatnonzero(np.concatenate([[True], best._bent() | (count > 0), [True]]))
-    k = len(best.knots)
-    rows = np.concatenate([keep, k + keep[:-1], 2 * k - 2 + keep[1:-1]])
-    return best._make(best.knots[keep], best._data[rows], best._errors[rows], best._undecided, best._limit)
-
-
 @_rule("amax")
 def _(f: PiecewiseLinear, dim: Any = None, keepdim: bool = False) -> PiecewiseLinear:
-    dims = _dimensions(f, dim)
-    rest = [d for d in range(1, f._data.ndim) if d not in dims]
-    moved = f._data.transpose(0, *rest, *dims).reshape(len(f._data), *(f._data.shape[d] for d in rest), -1)
-    best = _largest(f, [f._like(moved[..., i]) for i in range(moved.shape[-1])])
-    if keepdim:
-        shape = tuple(1 if d in dims else f._data.shape[d] for d in range(1, f._data.ndim))
-        best = best._like(best._data.reshape(len(best._data), *shape))
-    return best
+    dims = [d - 1 for d in _dimensions(f, dim)]
+    rest = [d for d in range(len(f.shape)) if d not in dims]
+    shape = tuple(1 if d in dims else n for d, n in enumerate(f.shape) if keepdim or d in rest)
+    entries = np.arange(f.shape.numel()).reshape(f.shape).transpose(*dims, *rest)
+    return largest(f, entries.reshape(-1, math.prod(f.shape[d] for d in rest)), shape)
 
 
 @_rule("amin")
@@ -492,9 +487,9 @@ def _max_pool(dims: int) -> Rule:
             for v in (kernel_size, kernel_size if stride is None or stride == [] else stride, padding, dilation)
         )
         _batched(f, dims)
-        spatial = f._data.shape[-dims:]
+        spatial, lead = f.shape[-dims:], f.shape[:-dims]
         # Which input entry each window sees at each of its places; -1 outside. Torch itself lays the windows.
-        entry = torch.arange(int(np.prod(spatial)), dtype=torch.float64).reshape(1, 1, *spatial)
+        entry = torch.arange(spatial.numel(), dtype=torch.float64).reshape(1, 1, *spatial)
         pool = getattr(functional, f"max_pool{dims}d")
         out = pool(entry, size, step, pad, gap, ceil_mode).shape[2:]
         places = np.stack(np.meshgrid(*(np.arange(s) for s in size), indexing="ij"), -1).reshape(-1, dims)
@@ -505,15 +500,14 @@ def _max_pool(dims: int) -> Rule:
         # A place outside repeats the window's first place inside, which changes no maximum.
         first = flat[np.argmax(inside, axis=0), np.arange(flat.shape[1])]
         index = np.where(inside, flat, first)
-        lead = f._data.shape[: f._data.ndim - dims]
-        entries = f._data.reshape(*lead, -1)
-        return _largest(f, [f._like(entries[..., i].reshape(*lead, *out)) for i in index])
+        offsets = np.arange(lead.numel()) * spatial.numel()
+        return largest(f, (offsets[:, None] + index[:, None]).reshape(len(index), -1), (*lead, *out))
 
     return rule
 
 
 for _dims in (1, 2):
-    for _name in (f"max_pool{_dims}d", f"_max_pool{_dims}d"):
+    for _name in (f"max_pool{_dims}d", f"_max_pool{_dims}d", f"max_pool{_dims}d_with_indices"):
         _rule(_name)(_max_pool(_dims))
 
 

@@ -1,5 +1,6 @@
 """Piecewise-linear functions as values: against closed forms, rational arithmetic and quadrature of other makes."""
 
+import itertools
 import math
 from fractions import Fraction
 
@@ -38,7 +39,7 @@ def interpolate(f, t):
 def places(*fs):
     """The knots of all, and three points on every piece between."""
     knots = sorted({k for f in fs for k in f.knots.tolist()})
-    between = [a + (b - a) * Fraction(i, 7) for a, b in zip(knots, knots[1:], strict=False) for i in (1, 3, 6)]
+    between = [a + (b - a) * Fraction(i, 7) for a, b in itertools.pairwise(knots) for i in (1, 3, 6)]
     return sorted([*knots, *between])
 
 
@@ -99,7 +100,7 @@ def test_counts_follow_their_definitions(f):
     slopes = [(b - a) / w for a, b, w in zip(f.values[:-1], f.values[1:], np.diff(f.knots), strict=True)]
     changes = [f.knots[i + 1] for i in range(len(slopes) - 1) if slopes[i] != slopes[i + 1]]
     signs = [s > 0 for s in slopes if s != 0]
-    turns = sum(a != b for a, b in zip(signs, signs[1:], strict=False))
+    turns = sum(a != b for a, b in itertools.pairwise(signs))
     assert f.folds().tolist() == changes
     assert f.count() == st.Count(len(changes), turns, len(slopes))
     assert turns <= len(changes) <= len(slopes) - 1
@@ -137,7 +138,7 @@ def moments(f, g=None, p=1):
     """The integral of f^p or f g of exact functions by Simpson's or a Newton-Cotes rule of high enough order."""
     knots = sorted({*f.knots.tolist(), *(g.knots.tolist() if g is not None else [])})
     total = Fraction(0)
-    for a, b in zip(knots, knots[1:], strict=False):
+    for a, b in itertools.pairwise(knots):
         at = [a, (a + b) / 2, b]
         v = [interpolate(f, x) * interpolate(g, x) if g is not None else interpolate(f, x) ** p for x in at]
         total += (b - a) * (v[0] + 4 * v[1] + v[2]) / 6  # exact up to cubics
@@ -156,7 +157,7 @@ def test_integrals_are_exact(f, g):
     pieces = sorted({*f.knots.tolist(), *f.roots().tolist()})
     for p in (1, 3):
         total = Fraction(0)
-        for a, b in zip(pieces, pieces[1:], strict=False):
+        for a, b in itertools.pairwise(pieces):
             v = [abs(interpolate(f, x)) ** p for x in (a, (a + b) / 2, b)]
             total += (b - a) * (v[0] + 4 * v[1] + v[2]) / 6
         assert f.norm(p) == pytest.approx(float(total) ** (1 / p), rel=8 * UNIT)
@@ -202,12 +203,12 @@ def test_the_distance_to_a_sine_is_that_of_mpmath(pieces):
 
 def test_the_distance_to_what_is_not_smooth_or_not_a_tensor():
     f = st.PiecewiseLinear([0.0, 1.0], [0.0, 0.0])
-    with pytest.raises(ValueError, match="the quadrature does not settle near t = .*split the interval"):
+    with pytest.raises(ValueError, match=r"the quadrature does not settle near t = .*split the interval"):
         f.distance(lambda t: 1 / (t - 0.4142135))
     with pytest.raises(ValueError, match=r"the target on the interval \(point\) has .* not finite"):
         f.distance(lambda t: t / 0)
     with pytest.raises(TypeError, match="expected a tensor of the same shape"):
-        f.distance(lambda t: 0.0)
+        f.distance(lambda _: 0.0)
     assert f.distance(lambda t: t) == pytest.approx(math.sqrt(1 / 3), rel=1e-14)
 
 
@@ -275,7 +276,7 @@ def test_composition_is_pointwise(f, heights):
     assert h(np.array(t, dtype=object)).tolist() == [interpolate(f, interpolate(inner, x)) for x in t]
     assert is_consistent(h)
     # Wherever the slope of the composition changes there is a knot: checked on the finer grid of all candidates.
-    assert {x for x in inner.knots.tolist()} <= set(h.knots.tolist())
+    assert set(inner.knots.tolist()) <= set(h.knots.tolist())
 
 
 def test_composition_in_floats_and_of_vectors():

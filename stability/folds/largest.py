@@ -1,0 +1,135 @@
+"""The largest of several entries: max pooling, and maxima along a dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stability.folds.piecewise import _UNIT, Array, PiecewiseLinear, _decision, _flat, _row_size, insert
+
+Index = NDArray[np.intp]
+
+
+def largest(f: PiecewiseLinear, entries: Index, shape: Sequence[int]) -> PiecewiseLinear:
+    """Return the largest entry of every window, of values of that shape.
+
+    Where two entries cross is a matter of these two alone, so windows that share them share the knot. Knots are put
+    only where a window's largest entry changes.
+
+    Args:
+        entries: (places, windows), numbers of entries of `f`, flattened; a window may see one twice.
+    """
+    f = f._like(_flat(f._data))
+    first = _winner(f.values[:-1], f.slopes, entries)
+    undecided = 0 if f.exact else _ties(f, entries)
+    piece, window, place, winner = _crossings(f, entries, first)
+    old_pieces = len(first)
+    if len(piece):
+        order = sorted(range(len(piece)), key=lambda i: (piece[i], place[i])) if f.exact else np.lexsort((place, piece))
+        piece, window, place, winner = piece[order], window[order], place[order], winner[order]
+        fresh = np.concatenate([[True], (piece[1:] != piece[:-1]) | (place[1:] != place[:-1]).astype(bool)])
+        f = _planted(f, piece[fresh], place[fresh])
+        start = np.concatenate([[0], np.cumsum(np.bincount(piece[fresh], minlength=old_pieces) + 1)[:-1]])
+        # The largest entry where it is first known; each holds until the next.
+        entry = np.full((len(f.knots) - 1, entries.shape[1]), -1, dtype=np.intp)
+        entry[start] = first
+        entry[piece + np.cumsum(fresh), window] = winner
+        since = np.maximum.accumulate(np.where(entry >= 0, np.arange(len(entry))[:, None], 0), axis=0)
+        entry = np.take_along_axis(entry, since, 0)
+    else:
+        entry = first
+    k = len(f.knots)
+    data = np.empty((3 * k - 3, entries.shape[1]), dtype=f._data.dtype)
+    data[:k] = np.take_along_axis(f.values, np.concatenate([entry[:1], entry]), 1)
+    slopes = data[k : 2 * k - 1] = np.take_along_axis(f.slopes, entry, 1)
+    same = entry[1:] == entry[:-1]
+    data[2 * k - 1 :] = np.where(same, np.take_along_axis(f.bends, entry[1:], 1), slopes[1:] - slopes[:-1])
+    errors = f._errors.copy()
+    if not f.exact:
+        rise = errors[k : 2 * k - 1] + _UNIT * _row_size(slopes)
+        steady = same.all(axis=1)
+        errors[2 * k - 1 :] += np.where(steady, 0.0, rise[1:] + rise[:-1])
+        # Where only losers bend, the row has none of their errors.
+        errors[2 * k - 1 :][steady & ~data[2 * k - 1 :].any(axis=1)] = 0.0
+    left = f._undecided | ({next(_decision): undecided} if undecided else {})
+    return f._make(f.knots, data.reshape(len(data), *shape), errors, left, f._limit)
+
+
+def _planted(f: PiecewiseLinear, piece: Index, place: Array) -> PiecewiseLinear:
+    """Return `f` with knots where entries cross, give or take what rounding moves these."""
+    if f.exact:
+        return insert(f, piece, place)
+    width = f.knots[piece + 1] - f.knots[piece]
+    g = insert(f, piece, place, 10 * _UNIT * (width + np.abs(place)))
+    g._errors[piece + 1 + np.arange(len(piece))] += 2 * np.maximum(f._errors[piece], f._errors[piece + 1])
+    return g
+
+
+def _winner(values: Array, slopes: Array, entries: Index) -> Index:
+    """The entry with the largest value in each window, of equal ones the steepest, (rows, windows)."""
+    best = np.broadcast_to(entries[0], (len(values), entries.shape[1]))
+    top, steep = values[:, entries[0]], slopes[:, entries[0]]
+    for entry in entries[1:]:
+        v, s = values[:, entry], slopes[:, entry]
+        better = ((v > top) | ((v == top) & (s > steep))).astype(bool)
+        best, top, steep = np.where(better, entry, best), np.where(better, v, top), np.where(better, s, steep)
+    return best
+
+
+def _crossings(f: PiecewiseLinear, entries: Index, first: Index) -> tuple[Index, Index, Array, Index]:
+    """Where the largest entry of a window changes inside a piece: piece, window, place and the new largest entry."""
+    start, end = f.values[:-1], f.values[1:]
+    top = np.take_along_axis(end, first, 1)
+    passed = np.zeros(first.shape, dtype=bool)
+    for entry in entries:
+        passed |= (end[:, entry] > top).astype(bool)
+    piece, window = np.nonzero(passed)
+    now = first[piece, window]
+    found = [(piece[:0], window[:0], f.knots[:0], now[:0])]
+    while len(piece):
+        # The next one is that which the present one meets first, of several the steepest. All that are higher at the
+        # end are below at the start, but for rounding.
+        seen = entries[:, window]
+        below, above = start[piece, now] - start[piece, seen], end[piece, seen] - end[piece, now]
+        rising = (above > 0).astype(bool)
+        below = np.where(below > 0, below, below * 0)
+        part = np.where(rising, below / np.where(rising, below + above, 1), 2)
+        steep = f.slopes[piece, seen]
+        next_one, soonest, steepest = seen[0], part[0], steep[0]
+        for i in range(1, len(seen)):
+            better = ((part[i] < soonest) | ((part[i] == soonest) & (steep[i] > steepest))).astype(bool)
+            next_one, soonest = np.where(better, seen[i], next_one), np.where(better, part[i], soonest)
+            steepest = np.where(better, steep[i], steepest)
+        go = (soonest < 2).astype(bool)
+        piece, window, now, next_one = piece[go], window[go], now[go], next_one[go]
+        low, high = np.minimum(now, next_one), np.maximum(now, next_one)
+        left, right = abs(start[piece, low] - start[piece, high]), abs(end[piece, low] - end[piece, high])
+        begin, finish = f.knots[piece], f.knots[piece + 1]
+        share = np.minimum(left, right) / (left + right) * (finish - begin)
+        found.append((piece, window, np.where(left <= right, begin + share, finish - share), next_one))
+        now = next_one
+    piece, window, place, winner = (np.concatenate(column) for column in zip(*found, strict=True))
+    return piece, window, place, winner
+
+
+def _ties(f: PiecewiseLinear, entries: Index) -> int:
+    """How often rounding leaves open which entry of a window is the largest at a knot."""
+    blur = 2 * f._errors[: len(f.knots), None]
+    if not blur.any():
+        return 0
+    best = _winner(f.values, f.values, entries)
+    top = np.take_along_axis(f.values, best, 1)
+    tied = np.zeros(best.shape, dtype=bool)
+    for entry in entries:
+        v = f.values[:, entry]
+        knot, window = np.nonzero((top - v <= blur) & (entry != best))
+        one, other = best[knot, window], entry[window]
+        # Entries that are equal along a piece, as two dead neurons are, may part at its end without any doubt.
+        alike = np.zeros(len(knot), dtype=bool)
+        for piece in (np.maximum(knot - 1, 0), np.minimum(knot, len(f.slopes) - 1)):
+            alike |= f.slopes[piece, one] == f.slopes[piece, other]
+        doubtful = ~(alike & (v[knot, window] == top[knot, window]))
+        tied[knot[doubtful], window[doubtful]] = True
+    return int(tied.sum())
