@@ -10,8 +10,8 @@ Method. All counts are exact integers for the stored parameters, over many seeds
 end (each seed at its best parameters) at depths 3 to 100.
 
 Reading. Medians with bands from 25 to 75 % and from 5 to 95 % over seeds; the scale is linear below 1, so that 0 has a
-place, and so has step 0, drawn at one half. Top: fresh, against depth; black dotted is the theoretical maximum 2^L - 1, grey dashed L folds. Bottom: along
-training at depth 30, and folds at the end against depth.
+place, and so has step 0, drawn at one half. Top: fresh, against depth; black dotted is the theoretical maximum
+2^L - 1, grey dashed L folds. Bottom: along training at depth 30, and folds at the end against depth.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def check_members(seeds: int | Sequence[int] | torch.Tensor) -> tuple[int, ...]:
 def check_interval(interval: Sequence[float]) -> tuple[float, float]:
     """Return a finite interval (low, high) with low < high."""
     try:
-        if isinstance(interval, str):
+        if isinstance(interval, str) or any(isinstance(end, str) for end in interval):
             raise TypeError
         low, high = map(float, interval)
     except (TypeError, ValueError):

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from stability.checks import check_finite
-from stability.folds.piecewise import PiecewiseLinear, _row_size, insert
+from stability.folds.numbers import UNIT, row_size
+from stability.folds.pieces import P, Pieces, insert
 
-_UNIT = 2.0**-53
 
-
-def compose(outer: PiecewiseLinear, inner: PiecewiseLinear) -> PiecewiseLinear:
+def compose(outer: P, inner: P) -> P:
     """Return outer(inner(t)), with knots where inner has them and where it meets a knot of outer."""
     if outer.exact != inner.exact:
         outer, inner = outer.to_exact(), inner.to_exact()
@@ -38,7 +37,7 @@ def compose(outer: PiecewiseLinear, inner: PiecewiseLinear) -> PiecewiseLinear:
     t = inner.knots[piece] + part * (inner.knots[piece + 1] - inner.knots[piece])
     inner = insert(inner, piece, t)
     new = piece + 1 + np.arange(len(piece))
-    inner.values[new] = kink
+    inner._data[new] = kink
     inner._errors[new] = 0.0
 
     v, k = inner.values, len(inner.knots)
@@ -61,8 +60,8 @@ def compose(outer: PiecewiseLinear, inner: PiecewiseLinear) -> PiecewiseLinear:
     )
     errors = np.zeros(len(data))
     if not inner.exact:
-        steep = _row_size(outer.slopes)
-        rounding = 3 * _UNIT * _row_size(data)
+        steep = row_size(outer.slopes)
+        rounding = 3 * UNIT * row_size(data)
         far = np.abs(v - outer.knots[near[piece_of]])
         outer_slope = outer._errors[len(outer.knots) : 2 * len(outer.knots) - 1]
         errors[:k] = outer._errors[near[piece_of]] + steep.max() * inner._errors[:k] + outer_slope[on[piece_of]] * far
@@ -77,8 +76,10 @@ def compose(outer: PiecewiseLinear, inner: PiecewiseLinear) -> PiecewiseLinear:
     return inner._make(inner.knots, data, errors, outer._undecided | inner._undecided, inner._limit)
 
 
-def distance(f: PiecewiseLinear, target: Callable[[Tensor], Tensor]) -> float:
+def distance(f: Pieces, target: Callable[[Tensor], Tensor]) -> float:
     """Return the L2 distance of a scalar f to a smooth target, by quadrature on the pieces."""
+    if not callable(target):
+        raise TypeError(f"the target is {target!r}: expected a function such as torch.sin")
     f = f._scalar("distances to a target")
     t, weights = np.polynomial.legendre.leggauss(10)
 
@@ -89,9 +90,12 @@ def distance(f: PiecewiseLinear, target: Callable[[Tensor], Tensor]) -> float:
         if not isinstance(aim, Tensor) or aim.shape != (points.size,):
             raise TypeError("the target maps (points,) to something else: expected a tensor of the same shape")
         check_finite("the target on the interval (point)", aim)
-        return np.asarray((half * weights * (f(points) - aim.numpy().reshape(points.shape)) ** 2).sum(axis=1))
+        return np.asarray((half * weights * (f._at(points) - aim.numpy().reshape(points.shape)) ** 2).sum(axis=1))
 
+    # Panels enough from the start that what is not very narrow is seen.
+    panels = -(-64 // (len(f.knots) - 1))
     knots = f.knots.astype(np.float64)
+    knots = np.interp(np.arange(panels * (len(knots) - 1) + 1) / panels, np.arange(len(knots)), knots)
     low, high = knots[:-1], knots[1:]
     total, coarse = 0.0, integrals(low, high)
     for _ in range(40):

@@ -51,8 +51,8 @@ def construct(function: PiecewiseLinear | ArrayLike, values: ArrayLike | None = 
     """Return the step table (rows, 6) of a `residual2_relu` chain that equals a piecewise-linear function.
 
     It is found in exact arithmetic, and the table is its rounding to float64: the chain has the turns of the function,
-    and its values to a few roundings a step. It has its folds too, but where extrema have equal heights a fold may
-    come apart into two that are a rounding apart.
+    and its values to a few roundings a step, times the largest slope. It has its folds too, but where extrema have
+    equal heights a fold may come apart into two that are a rounding apart.
 
     Args:
         function: a scalar `PiecewiseLinear`, or knots (K,), increasing.

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stability.checks import check_interval
-from stability.folds.piecewise import Count, PiecewiseLinear, _signs
+from stability.folds.numbers import signs_of
+from stability.folds.piecewise import Count, PiecewiseLinear
 from stability.folds.restrict import restrict, tables_of
 from stability.folds.value_space import count_table
 
@@ -36,8 +37,8 @@ def count(net: Any, interval: Sequence[float] | PiecewiseLinear | None = None) -
 
     Returns:
         A `Count`: for a `Chain` and for tables object arrays (seeds,) of integers, else three integers. For a vector
-        function `turns` is None. The counts of a module are those of `st.restrict`, whose `undecided` tells whether
-        rounding left any decision open.
+        function `turns` is None. The counts of a module are those of `st.restrict`, and `undecided` tells how many
+        decisions rounding left open.
 
     Raises:
         ValueError, TypeError: for an interval that is empty, reversed or NaN, and for a network that is not
@@ -118,7 +119,7 @@ def _ends(interval: Any) -> tuple[float, float]:
 
 def _count_windows(windows: Iterable[Any]) -> Count:
     """Add up adjacent functions, with the knots between them where the slope changes."""
-    folds, turns, regions, last_sign = 0, 0, 0, 0
+    folds, turns, regions, undecided, last_sign = 0, 0, 0, 0, 0
     last: PiecewiseLinear | None = None
     vector = False
     for f in windows:
@@ -131,7 +132,7 @@ def _count_windows(windows: Iterable[Any]) -> Count:
                 f"a window ends at {last.interval[1]} and the next begins at {f.interval[0]}: not adjacent"
             )
         one = f.count()
-        folds, regions = folds + one.folds, regions + one.regions
+        folds, regions, undecided = folds + one.folds, regions + one.regions, undecided + one.undecided
         if last is not None:
             k, n = len(last.knots), len(f.knots)
             error = last._errors[2 * k - 2] + f._errors[n]
@@ -140,7 +141,7 @@ def _count_windows(windows: Iterable[Any]) -> Count:
         if one.turns is None:
             vector = True
         else:
-            signs = _signs(f.slopes.reshape(-1))
+            signs = signs_of(f.slopes.reshape(-1))
             signs = signs[signs != 0]
             if len(signs):
                 turns += one.turns + (last_sign * int(signs[0]) < 0)
@@ -148,4 +149,4 @@ def _count_windows(windows: Iterable[Any]) -> Count:
         last = f
     if last is None:
         raise ValueError("there are no windows: expected at least one function")
-    return Count(folds, None if vector else turns, regions)
+    return Count(folds, None if vector else turns, regions, undecided)

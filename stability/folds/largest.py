@@ -7,7 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stability.folds.piecewise import _UNIT, Array, PiecewiseLinear, _decision, _flat, _row_size, insert
+from stability.folds.bends import decision
+from stability.folds.numbers import UNIT, Array, flatten_rows, row_size
+from stability.folds.pieces import insert
+from stability.folds.piecewise import PiecewiseLinear
 
 Index = NDArray[np.intp]
 
@@ -21,7 +24,7 @@ def largest(f: PiecewiseLinear, entries: Index, shape: Sequence[int]) -> Piecewi
     Args:
         entries: (places, windows), numbers of entries of `f`, flattened; a window may see one twice.
     """
-    f = f._like(_flat(f._data))
+    f = f._like(flatten_rows(f._data))
     first = _winner(f.values[:-1], f.slopes, entries)
     undecided = 0 if f.exact else _ties(f, entries)
     piece, window, place, winner = _crossings(f, entries, first)
@@ -48,12 +51,12 @@ def largest(f: PiecewiseLinear, entries: Index, shape: Sequence[int]) -> Piecewi
     data[2 * k - 1 :] = np.where(same, np.take_along_axis(f.bends, entry[1:], 1), slopes[1:] - slopes[:-1])
     errors = f._errors.copy()
     if not f.exact:
-        rise = errors[k : 2 * k - 1] + _UNIT * _row_size(slopes)
+        rise = errors[k : 2 * k - 1] + UNIT * row_size(slopes)
         steady = same.all(axis=1)
         errors[2 * k - 1 :] += np.where(steady, 0.0, rise[1:] + rise[:-1])
         # Where only losers bend, the row has none of their errors.
         errors[2 * k - 1 :][steady & ~data[2 * k - 1 :].any(axis=1)] = 0.0
-    left = f._undecided | ({next(_decision): undecided} if undecided else {})
+    left = f._undecided | ({next(decision): undecided} if undecided else {})
     return f._make(f.knots, data.reshape(len(data), *shape), errors, left, f._limit)
 
 
@@ -62,7 +65,7 @@ def _planted(f: PiecewiseLinear, piece: Index, place: Array) -> PiecewiseLinear:
     if f.exact:
         return insert(f, piece, place)
     width = f.knots[piece + 1] - f.knots[piece]
-    g = insert(f, piece, place, 10 * _UNIT * (width + np.abs(place)))
+    g = insert(f, piece, place, 10 * UNIT * (width + np.abs(place)))
     g._errors[piece + 1 + np.arange(len(piece))] += 2 * np.maximum(f._errors[piece], f._errors[piece + 1])
     return g
 
@@ -104,8 +107,7 @@ def _crossings(f: PiecewiseLinear, entries: Index, first: Index) -> tuple[Index,
             steepest = np.where(better, steep[i], steepest)
         go = (soonest < 2).astype(bool)
         piece, window, now, next_one = piece[go], window[go], now[go], next_one[go]
-        low, high = np.minimum(now, next_one), np.maximum(now, next_one)
-        left, right = abs(start[piece, low] - start[piece, high]), abs(end[piece, low] - end[piece, high])
+        left, right = abs(start[piece, now] - start[piece, next_one]), abs(end[piece, now] - end[piece, next_one])
         begin, finish = f.knots[piece], f.knots[piece + 1]
         share = np.minimum(left, right) / (left + right) * (finish - begin)
         found.append((piece, window, np.where(left <= right, begin + share, finish - share), next_one))

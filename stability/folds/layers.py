@@ -8,7 +8,8 @@ import numpy as np
 from torch import nn
 
 from stability.folds.kernels.layers import enumerate_layers
-from stability.folds.piecewise import PiecewiseLinear, TooManyKnots
+from stability.folds.pieces import TooManyKnots
+from stability.folds.piecewise import PiecewiseLinear
 
 _NO_LIMIT = 2**62
 

@@ -9,7 +9,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from stability.checks import check_interval
-from stability.folds.piecewise import PiecewiseLinear, _numbers
+from stability.folds.numbers import numbers
+from stability.folds.piecewise import PiecewiseLinear
 
 
 def interval(low: float | Sequence[float], high: float | None = None) -> PiecewiseLinear:
@@ -34,7 +35,7 @@ def segment(start: ArrayLike | Tensor, end: ArrayLike | Tensor) -> PiecewiseLine
     >>> f.shape, bool(torch.allclose(f(torch.tensor(1.0)).float(), model(torch.tensor([1.0, 2.0]))))
     (torch.Size([3]), True)
     """
-    p, q = _numbers("start", start), _numbers("end", end)
+    p, q = numbers("start", start), numbers("end", end)
     if p.shape != q.shape:
         raise ValueError(f"the segment goes from shape {p.shape} to shape {q.shape}: expected the same shape twice")
     if p.size == 0:

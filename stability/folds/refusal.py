@@ -17,12 +17,12 @@ SUPPORTED = (
 
 def refuse(what: str, why: str) -> NoReturn:
     """Raise a TypeError that names what is refused, the module in which it happened, and what still works."""
-    raise TypeError(f"{what}{_module_in_use()} cannot be followed along a line: {why}. What works: {SUPPORTED}")
+    raise TypeError(f"{what}{module_in_use()} cannot be followed along a line: {why}. What works: {SUPPORTED}")
 
 
-def _module_in_use() -> str:
-    """The innermost module of the call, by its name in the outermost one."""
-    frame: FrameType | None = sys._getframe(2)
+def module_in_use() -> str:
+    """Say what the innermost module of the call is, by its name in the outermost one; nothing outside of modules."""
+    frame: FrameType | None = sys._getframe(1)
     modules: list[nn.Module] = []
     while frame is not None:
         owner = frame.f_locals.get("self")

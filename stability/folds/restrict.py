@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stability.checks import check_integer, check_table
+from stability.checks import check_finite, check_integer, check_table
+from stability.folds.bends import hinge
 from stability.folds.kernels.enumeration import enumerate_chain
 from stability.folds.layers import restrict_layers
-from stability.folds.piecewise import PiecewiseLinear, TooManyKnots, hinge
+from stability.folds.pieces import TooManyKnots
+from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.value_space import Coefficients
 
 _NO_LIMIT = 2**62
@@ -27,6 +31,11 @@ _CUT = 0.6180339887498949
 def tables_of(net: Any) -> tuple[NDArray[np.float64], bool] | None:
     """Return the step tables (seeds, rows, 6) of a chain or a table, and whether there are several; None for others."""
     if callable(getattr(net, "table", None)):
+        if getattr(net, "width", 1) != 1:
+            raise ValueError(
+                f"the chain has width {net.width}: only chains of width 1 are followed along a line; write it as a "
+                "torch module of Linear layers and activations"
+            )
         return check_table(net.table()), True
     if isinstance(net, np.ndarray | Tensor | list | tuple):
         array = net.detach().cpu().numpy() if isinstance(net, Tensor) else np.asarray(net)
@@ -144,9 +153,12 @@ def _run(net: Any, line: PiecewiseLinear, limit: int | None) -> PiecewiseLinear:
     if isinstance(net, nn.Module) and not line.exact and not line.shape and _is_identity(line):
         fast = restrict_layers(net, float(line.knots[0]), float(line.knots[-1]), limit)
         if fast is not None:
+            _check_result(net, fast)
             return fast
     given = line._like(line._data)
-    given._limit = limit
+    given._limit = _NO_LIMIT if limit is None else limit
+    if isinstance(net, type):
+        raise TypeError(f"net is the class {net.__name__}: expected an instance, {net.__name__}(...)")
     if line.shape:
         out = net(given)
     else:
@@ -155,10 +167,46 @@ def _run(net: Any, line: PiecewiseLinear, limit: int | None) -> PiecewiseLinear:
             out = out._like(out._data.reshape(len(out._data), *(() if out.shape.numel() == 1 else out.shape[1:])))
     if not isinstance(out, PiecewiseLinear):
         raise TypeError(
-            f"the network returns a {type(out).__name__} along the line: expected one tensor; wrap it so that it does"
+            f"the network makes a {type(out).__name__} of the line: expected one tensor that depends on the input; "
+            "wrap it so that it returns one"
         )
     out._limit = None
+    _check_result(net, out)
+    _check_by_tensors(net, line, out)
     return out
+
+
+def _check_result(net: Any, f: PiecewiseLinear) -> None:
+    """Raise where the function is not finite, with the parameter that is not, if there is one."""
+    if f.exact or np.isfinite(f._data).all():
+        return
+    if isinstance(net, nn.Module):
+        for name, value in itertools.chain(net.named_parameters(), net.named_buffers()):
+            if value.is_floating_point():
+                check_finite(f"the module's {name}", value)
+    raise ValueError("the network's values leave float64's range along the line: expected finite numbers")
+
+
+def _check_by_tensors(net: Any, line: PiecewiseLinear, f: PiecewiseLinear) -> None:
+    """Raise where the network does something else to a tensor: it is random, or it looks at what it is given."""
+    values = itertools.chain(net.parameters(), net.buffers()) if isinstance(net, nn.Module) else ()
+    like = next((v for v in values if v.is_floating_point()), torch.empty(0, dtype=torch.float64))
+    if like.dtype not in (torch.float32, torch.float64):
+        return
+    low, high = line.interval
+    for eighths in (2, 5):
+        t = np.array(low + (high - low) * eighths / 8, dtype=line.knots.dtype)
+        x = torch.tensor(line._at(t).astype(np.float64), dtype=like.dtype, device=like.device)
+        with torch.no_grad():
+            wanted = net(x if line.shape else x.reshape(1, 1)).to("cpu", torch.float64).numpy()
+        got = f._at(t).astype(np.float64)
+        size = max(np.abs(wanted).max(initial=0), np.abs(f.values.astype(np.float64)).max(initial=0))
+        tolerance = 1e-2 if like.dtype == torch.float32 else 1e-6
+        if wanted.size != got.size or not np.abs(wanted.ravel() - got.ravel()).max(initial=0) <= tolerance * size:
+            raise TypeError(
+                f"at t = {float(t):g} the network makes {wanted.ravel()[:3]} of a tensor, and {got.ravel()[:3]} along "
+                "the line: it is random, or asks what kind of object it is given; expected one calculation for both"
+            )
 
 
 def _is_identity(line: PiecewiseLinear) -> bool:

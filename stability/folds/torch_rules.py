@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from stability.folds.bends import hinge
 from stability.folds.largest import largest
-from stability.folds.piecewise import PiecewiseLinear, _rationals, _row_size, align, hinge, view
+from stability.folds.numbers import UNIT, rationals, row_size
+from stability.folds.pieces import align, view
+from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.refusal import refuse
 
-_UNIT = 2.0**-53
 Rule = Callable[..., Any]
 
 
@@ -39,6 +41,8 @@ def _in_place(name: str) -> None:
 
 
 def _double(value: Tensor) -> Tensor:
+    if value.is_complex():
+        refuse("a complex weight", "values are real")
     return value.detach().to("cpu", torch.float64)
 
 
@@ -64,16 +68,16 @@ def _linear(
     if f.exact:
         out = _exact_map(f, apply, mean)
         if bias is not None:
-            out[:k] += _rationals(bias.numpy(), type(f._data.flat[0]))
+            out[:k] += rationals(bias.numpy(), type(f._data.flat[0]))
         return f._like(out)
     data = f._data if f._data.flags.c_contiguous else np.ascontiguousarray(f._data)
     with torch.no_grad():
         out = apply(torch.from_numpy(data)).numpy()
-        size = _row_size(f._data)
-        errors = norm * (f._errors + (terms + 2) * _UNIT * size) * (1 + 1e-12)
+        size = row_size(f._data)
+        errors = norm * (f._errors + (terms + 2) * UNIT * size) * (1 + 1e-12)
         if bias is not None:
             out[:k] += bias.numpy()
-            errors[:k] += _UNIT * (norm * size[:k] + float(bias.abs().max()))
+            errors[:k] += UNIT * (norm * size[:k] + float(bias.abs().max()))
     return f._like(out, errors)
 
 
@@ -90,11 +94,11 @@ def _exact_map(f: PiecewiseLinear, apply: Callable[[Tensor], Tensor], mean: bool
     for j in range(matrix.shape[1]):
         used = np.flatnonzero(matrix[:, j])
         if mean:
-            weights = _rationals(np.array([1.0])) / round(1 / matrix[used[0], j])
-            weights = _rationals(np.broadcast_to(weights, used.shape), kind)
+            weights = rationals(np.array([1.0])) / round(1 / matrix[used[0], j])
+            weights = rationals(np.broadcast_to(weights, used.shape), kind)
         else:
-            weights = _rationals(matrix[used, j], kind)
-        zero = _rationals(np.zeros(1), kind)[0]
+            weights = rationals(matrix[used, j], kind)
+        zero = rationals(np.zeros(1), kind)[0]
         out[:, j] = rows[:, used] @ weights if len(used) else zero
     return out.reshape(len(rows), *image.shape[1:])
 
@@ -185,7 +189,7 @@ def _(
     shape = (-1, *[1] * (len(f.shape) - 2))
     g = _linear(f, lambda x: x * scale.reshape(shape), float(scale.abs().max()), 4, shift.reshape(shape))
     # The shift is a sum of rounded numbers, which may cancel.
-    g._errors[: len(g.knots)] += 6 * _UNIT * float(from_mean.abs().max())
+    g._errors[: len(g.knots)] += 6 * UNIT * float(from_mean.abs().max())
     return g
 
 

@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from stability.folds import PiecewiseLinear
+from stability.checks import check_finite
+from stability.folds import Count, PiecewiseLinear
 from stability.plots.style import axes_of, name_axes
 
 _DEFAULT = "#0072B2"
@@ -36,6 +37,8 @@ def function(
     >>> import stability as st
     >>> figure = st.plots.function(st.restrict(st.tent(4), st.interval(0, 1)))
     """
+    if not isinstance(f, PiecewiseLinear):
+        raise TypeError(f"f is a {type(f).__name__}: expected one PiecewiseLinear, of a list draw one at a time")
     figure, ax = axes_of(ax)
     turns, heights = f.extrema()
     values = f.values.reshape(-1).astype(np.float64)
@@ -71,8 +74,15 @@ def counts(
     >>> chains = [st.Chain("residual2_prelu", depth, seeds=20, init="uniform") for depth in depths]
     >>> figure = st.plots.counts(depths, [st.count(chain, (-3, 3)).folds for chain in chains])
     """
+    if any(isinstance(row, Count) for row in numbers):  # type: ignore[union-attr]
+        raise TypeError("the numbers are Counts: expected one kind of them, such as count.folds")
     figure, ax = axes_of(ax)
-    depths, numbers = np.asarray(depths, dtype=np.float64), np.asarray(numbers, dtype=np.float64)
+    try:
+        depths, numbers = np.asarray(depths, dtype=np.float64), np.asarray(numbers, dtype=np.float64)
+    except OverflowError:
+        raise ValueError("the numbers leave float64's range: draw their logarithms") from None
+    check_finite("depths", depths)
+    check_finite("the numbers", numbers)
     if depths.ndim != 1 or numbers.ndim != 2 or len(numbers) != len(depths) or (numbers < 0).any():
         raise ValueError(
             f"depths and numbers have shapes {depths.shape} and {numbers.shape}: expected (depths,) and "

@@ -99,6 +99,7 @@ LAYERS = {
     "Dropout2d": (nn.Dropout2d(), (1, 2, 3, 3)),
     "Identity": (nn.Identity(), (3,)),
     "pooled dead neurons": (nn.Sequential(nn.Conv2d(1, 2, 2), nn.ReLU(), nn.MaxPool2d(3, 1)), (1, 1, 6, 6)),
+    "pooled dead pairs": (nn.Sequential(nn.Conv2d(1, 2, 2), nn.ReLU(), nn.MaxPool2d((1, 2), 1)), (1, 1, 6, 6)),
     "MLP": (nn.Sequential(nn.Linear(3, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 1)), (3,)),
     "PReLU net": (nn.Sequential(nn.Linear(3, 8), nn.PReLU(8), nn.Linear(8, 8), nn.PReLU(), nn.Linear(8, 2)), (1, 3)),
 }
@@ -472,7 +473,7 @@ def test_what_is_no_network_is_named():
         st.restrict(nn.ReLU(), (0, 1))
     with pytest.raises(TypeError, match="net is a NoneType: expected a Chain, a step table or"):
         st.restrict(None, st.interval(0, 1))
-    with pytest.raises(TypeError, match="the network returns a tuple along the line: expected one tensor"):
+    with pytest.raises(TypeError, match="the network makes a tuple of the line: expected one tensor"):
         st.restrict(lambda x: (x, x), line(4)[0])
     with pytest.raises(ValueError, match="up to 4096"):
         st.restrict(nn.Linear(5000, 1), line(5000)[0], exact=True)

@@ -186,7 +186,7 @@ def test_norms_of_a_line_in_closed_form():
 
 @pytest.mark.parametrize("pieces", [1, 2, 7])
 def test_the_distance_to_a_sine_is_that_of_mpmath(pieces):
-    knots = np.linspace(-3, 3, pieces + 1)
+    knots = np.linspace(-3, 2, pieces + 1)
     f = st.PiecewiseLinear(knots, np.cos(3 * knots))
     with mpmath.workdps(30):
         total = mpmath.mpf(0)
@@ -390,7 +390,7 @@ VECTOR = st.PiecewiseLinear([0.0, 1.0], [[0.0, 1.0], [1.0, 0.0]])
         (lambda: F(2.5), ValueError, r"t goes from 2.5 to 2.5: the function is known on \[0.0, 2.0\]"),
         (lambda: F(np.array([0.0, -1.0])), ValueError, "t goes from -1.0 to 0.0"),
         (lambda: F(math.nan), ValueError, "not finite"),
-        (lambda: F(torch.tensor(math.nan)), ValueError, "t goes from nan"),
+        (lambda: F(torch.tensor(math.nan)), ValueError, "t has 1 values that are not finite"),
         (lambda: F + VECTOR, ValueError, r"known on \[0.0, 2.0\] and \[0.0, 1.0\]: restrict both .*restrict\(0.0, 1.0"),
         (lambda: F + st.PiecewiseLinear([3, 4], [0, 1]), ValueError, "these do not overlap"),
         (lambda: VECTOR + np.zeros(3), ValueError, "broadcast"),

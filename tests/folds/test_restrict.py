@@ -222,6 +222,12 @@ def test_windows_along_a_segment_bound_every_layer():
     assert st.count(parts).folds == whole.count().folds
 
 
+def test_windows_of_a_line_that_is_bent_itself():
+    t = np.arange(50.0)
+    line = st.PiecewiseLinear(t, np.cos(t)[:, None])
+    assert st.count(in_windows(nn.Identity(), line, 10)).folds == 48
+
+
 def test_windows_that_cannot_be():
     with pytest.raises(ValueError, match="more than 4 knots, and floats cannot part them: give a larger window"):
         list(st.restrict(st.tent(60), st.interval(0.5, 1), window=4))

@@ -1,0 +1,115 @@
+"""Where functions bend: knots at the zeros of one, and the choice between two by its sign."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from stability.folds.numbers import UNIT, Array, flatten_rows, row_size
+from stability.folds.pieces import P, insert
+
+decision = itertools.count()
+
+
+def select(condition: P, positive: P, other: P) -> P:
+    """Return `positive` where condition > 0 and `other` elsewhere; all on the same knots, equal where it is 0."""
+    condition, (positive, other), _ = cross(condition, (positive, other))
+    return _choose(condition, positive, other)
+
+
+def hinge(f: P, at: Any, below: Any, above: Any) -> P:
+    """Return at + below (f - at) where f <= at and at + above (f - at) where f > at.
+
+    `below` and `above` are numbers, or arrays that broadcast against the values.
+    """
+    at, below, above = (f._constant(v) for v in (at, below, above))
+    condition, (f,), zero = cross(f - at if at.any() else f, (f,))
+    if at.any():
+        f._data[: len(f.knots)][zero] = np.broadcast_to(at, f.shape)[tuple(np.nonzero(zero)[1:])] if f.shape else at
+
+    def side(f: P, slope: Array) -> P:
+        if np.all(slope == 1):
+            return f
+        return (f - at) * slope + at if at.any() else f * slope
+
+    return _choose(condition, side(f, above), side(f, below))
+
+
+def cross(condition: P, others: Sequence[P]) -> tuple[P, list[P], Array]:
+    """Put a knot wherever an entry of `condition` crosses 0, in it and in the others; return also the zeros planted."""
+    z = flatten_rows(condition.values)
+    positive, negative = z > 0, z < 0
+    piece, entry = np.nonzero((positive[:-1] & negative[1:]) | (negative[:-1] & positive[1:]))
+    close = 0
+    if not condition.exact:
+        errors = condition._errors[: len(z), None]
+        if errors.any():
+            uncertain = (np.abs(z) <= errors) & (errors > 0)
+            if uncertain.any():
+                # A neuron that is 0 on both sides of a knot passes 0 on whatever its sign is taken to be.
+                flat = flatten_rows(condition.slopes) == 0
+                still = np.concatenate([flat[:1], flat[1:] & flat[:-1], flat[-1:]])
+                close = int((uncertain & ~((z == 0) & still)).sum())
+    given, condition = condition, condition._like(condition._data)
+    if close:
+        condition._undecided = condition._undecided | {next(decision): close}
+    if not len(piece):
+        return condition, list(others), np.zeros((len(z), *condition.shape), dtype=bool)
+    left, right = abs(z[piece, entry]), abs(z[piece + 1, entry])
+    start, end = condition.knots[piece], condition.knots[piece + 1]
+    # The signs are opposite: neither the quotient nor the place suffers from cancellation.
+    t = np.where(
+        left <= right, start + left / (left + right) * (end - start), end - right / (left + right) * (end - start)
+    )
+    t = np.clip(t, start, end)
+    planted = np.zeros(len(t))
+    if not condition.exact:
+        steep = np.abs(flatten_rows(condition.slopes)[piece, entry])
+        blur = np.maximum(condition._errors[piece], condition._errors[piece + 1])
+        width = (end - start).astype(np.float64)
+        with np.errstate(divide="ignore", over="ignore"):
+            planted = np.minimum(2 * blur / steep + 4 * UNIT * (np.abs(t) + width), width)
+    order = sorted(range(len(t)), key=lambda i: (piece[i], t[i])) if condition.exact else np.lexsort((t, piece))
+    piece, t, entry, planted = piece[order], t[order], entry[order], planted[order]
+    fresh = np.concatenate([[True], (piece[1:] != piece[:-1]) | (t[1:] != t[:-1]).astype(bool)])
+    number = np.cumsum(fresh) - 1
+    blur = np.zeros(number[-1] + 1)
+    np.maximum.at(blur, number, planted)
+    condition = insert(condition, piece[fresh], t[fresh], blur)
+    others = [condition if f is given else insert(f, piece[fresh], t[fresh], blur) for f in others]
+    row = (piece[fresh] + 1 + np.arange(len(blur)))[number]
+    zero = np.zeros((len(condition.knots), z.shape[1]), dtype=bool)
+    zero[row, entry] = True
+    flatten_rows(condition._data[: len(zero)])[row, entry] = 0
+    for f in others:
+        if f.knots is not condition.knots:
+            f.knots = condition.knots
+    return condition, others, zero.reshape(len(zero), *condition.shape)
+
+
+def _choose(condition: P, positive: P, other: P) -> P:
+    k = len(condition.knots)
+    at = condition.values > 0
+    on = at[:-1] | at[1:]
+    data = np.empty_like(condition._data)
+    np.copyto(data[:k], np.where(at, positive.values, other.values))
+    slopes = np.where(on, positive.slopes, other.slopes)
+    data[k : 2 * k - 1] = slopes
+    bends = np.where(on[1:], positive.bends, other.bends)
+    differ = on[1:] != on[:-1]
+    bends[differ] = slopes[1:][differ] - slopes[:-1][differ]
+    data[2 * k - 1 :] = bends
+    errors = np.zeros(len(data))
+    if not condition.exact:
+        # A row has the errors of the sides that are in it: where all neurons are dead it is exactly 0.
+        for rows, side in ((slice(0, k), at), (slice(k, 2 * k - 1), on), (slice(2 * k - 1, None), on[1:])):
+            above, below = flatten_rows(side).any(axis=1), ~flatten_rows(side).all(axis=1)
+            errors[rows] = np.maximum(positive._errors[rows] * above, other._errors[rows] * below)
+        changed = flatten_rows(differ).any(axis=1)
+        slope_errors = errors[k : 2 * k - 1] + UNIT * row_size(slopes)
+        errors[2 * k - 1 :] += np.where(changed, slope_errors[1:] + slope_errors[:-1], 0.0)
+    undecided = condition._undecided | positive._undecided | other._undecided
+    return condition._make(condition.knots, data, errors, undecided, condition._limit)

@@ -1,0 +1,62 @@
+"""Arrays of float64 or of rational numbers, row by row."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from stability.checks import check_finite
+
+#: float64, or objects that are all rational numbers of one type.
+Array = NDArray[Any]
+#: The largest relative rounding error of float64.
+UNIT = 2.0**-53
+
+
+def numbers(name: str, given: ArrayLike) -> Array:
+    if isinstance(given, Tensor):
+        if given.is_complex():
+            raise TypeError(f"{name} holds {given.dtype}: expected real numbers")
+        given = given.detach().cpu().double().numpy()
+    array = np.asarray(given)
+    if array.dtype == object and array.size and all(isinstance(v, Fraction | int) for v in array.ravel()):
+        return rationals(array)
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{name} holds {array.dtype}: expected real numbers")
+    array = array.astype(np.float64)
+    check_finite(name, array)
+    return array
+
+
+def rationals(array: Array, kind: type = Fraction) -> Array:
+    """The entries as rational numbers of one type, `Fraction` or the faster fmpq of python-flint."""
+    flat = np.empty(array.size, dtype=object)
+    flat[:] = [v if type(v) is kind else kind(*_ratio(v)) for v in array.ravel().tolist()]
+    return flat.reshape(array.shape)
+
+
+def _ratio(value: Any) -> tuple[int, int]:
+    return (int(value.p), int(value.q)) if hasattr(value, "p") else value.as_integer_ratio()
+
+
+def flatten_rows(rows: Array) -> Array:
+    flat: Array = rows.reshape(len(rows), math.prod(rows.shape[1:]))
+    return flat
+
+
+def row_size(rows: Array) -> Array:
+    """The largest modulus in each row."""
+    flat = flatten_rows(rows)
+    if not len(flat):
+        return np.zeros(0)
+    size: Array = np.abs(flat[:, 0]) if flat.shape[1] == 1 else np.maximum(flat.max(axis=1), -flat.min(axis=1))
+    return size.astype(np.float64)
+
+
+def signs_of(values: Array) -> NDArray[np.int8]:
+    return (values > 0).astype(np.int8) - (values < 0).astype(np.int8)

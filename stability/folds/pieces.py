@@ -1,0 +1,343 @@
+"""The knots of a piecewise-linear function, what is known at them and between them, and its arithmetic."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any, Self, TypeVar, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stability.folds.numbers import UNIT, Array, flatten_rows, numbers, rationals, row_size
+from stability.folds.refusal import refuse
+
+P = TypeVar("P", bound="Pieces")
+
+
+class TooManyKnots(Exception):
+    """A function has more knots than its window may hold."""
+
+
+class Pieces:
+    """Rows of numbers: K values at the knots, K - 1 slopes between them, K - 2 bends at those inside.
+
+    A linear map acts on all three alike. Each row has a bound of its rounding errors.
+    """
+
+    knots: Array
+
+    def _hold(
+        self,
+        knots: Array,
+        data: Array,
+        errors: Array | Callable[[], Array],
+        undecided: dict[int, int],
+        limit: int | None,
+    ) -> None:
+        # What was left undecided, by the decision that left it: a sum of branches counts what they share once.
+        # Rows of data: K values, K - 1 slopes, K - 2 bends. A linear map acts on all of them alike.
+        if limit is not None and len(knots) > limit:
+            raise TooManyKnots
+        self.knots, self._data, self._bounds = _fixed(knots), data, errors
+        # Inside a network there is a limit, be it out of reach.
+        self._undecided, self._limit = undecided, limit
+        self._views: weakref.WeakSet[Any] | None = None
+
+    @classmethod
+    def _make(
+        cls,
+        knots: Array,
+        data: Array,
+        errors: Array | Callable[[], Array],
+        undecided: dict[int, int],
+        limit: int | None = None,
+    ) -> Self:
+        f = cls.__new__(cls)
+        f._hold(knots, data, errors, undecided, limit)
+        return f
+
+    def _like(self, data: Array, errors: Array | None = None) -> Self:
+        errors = self._errors if errors is None else errors
+        return self._make(self.knots, data, errors, self._undecided, self._limit)
+
+    def _become(self, other: Self) -> Self:
+        """Take the place of an in-place operation."""
+        if self._views is not None and len(self._views) > 1:
+            refuse("an in-place operation on a tensor of which a view is in use", "use the form that returns a new one")
+        self.knots, self._data, self._bounds = other.knots, other._data, other._bounds
+        self._undecided, self._limit = other._undecided, other._limit
+        return self
+
+    # What it is -----------------------------------------------------------------------------------------------------
+
+    @property
+    def values(self) -> Array:
+        return _fixed(self._data[: len(self.knots)])
+
+    @property
+    def slopes(self) -> Array:
+        return _fixed(self._data[len(self.knots) : 2 * len(self.knots) - 1])
+
+    @property
+    def bends(self) -> Array:
+        return _fixed(self._data[2 * len(self.knots) - 1 :])
+
+    @property
+    def _errors(self) -> Array:
+        """Bounds of the rounding errors of the rows of data, made when they are first asked for."""
+        if not isinstance(self._bounds, np.ndarray):
+            self._bounds = self._bounds()
+        return self._bounds
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of a value, () for a scalar."""
+        return torch.Size(self._data.shape[1:])
+
+    @property
+    def interval(self) -> tuple[Any, Any]:
+        """Where the function is known, (low, high)."""
+        return self.knots[0], self.knots[-1]
+
+    @property
+    def exact(self) -> bool:
+        return self._data.dtype == object
+
+    @property
+    def undecided(self) -> int:
+        errors = self._errors[2 * len(self.knots) - 1 :]
+        return sum(self._undecided.values()) + int(np.sum((errors > 0) & (row_size(self.bends) <= errors)))
+
+    def to_exact(self, kind: type = Fraction) -> Self:
+        """Return the function of the same knots and values, read as rational numbers: no later operation rounds."""
+        if self.exact:
+            data = self._data
+            knots, data = (v if type(data.flat[0]) is kind else rationals(v, kind) for v in (self.knots, data))
+            return self._make(knots, data, self._errors, self._undecided, self._limit)
+        knots = rationals(self.knots, kind)
+        data = interpolated(knots, rationals(self.values, kind))
+        return self._make(knots, data, np.zeros(len(data)), {}, self._limit)
+
+    def _scalar(self, what: str) -> Self:
+        if self.shape.numel() != 1:
+            raise ValueError(
+                f"the function has values of shape {tuple(self.shape)}: {what} need a scalar; take one entry, "
+                f"f[{', '.join('0' * len(self.shape))}]"
+            )
+        return self if not self.shape else self._like(self._data.reshape(len(self._data)))
+
+    def _at(self, t: Array) -> Array:
+        """The values at places inside the interval, of shape (*t.shape, *shape)."""
+        at = t.ravel()
+        piece = np.clip(np.searchsorted(self.knots, at, "right") - 1, 0, len(self.knots) - 2)
+        # From the nearer knot: the other one may be far, and its error with it.
+        near = piece + (at - self.knots[piece] > self.knots[piece + 1] - at)
+        away = (at - self.knots[near]).reshape(-1, *[1] * len(self.shape))
+        out: Array = (self.values[near] + self.slopes[piece] * away).reshape(t.shape + tuple(self.shape))
+        return out
+
+    def _bent(self) -> NDArray[np.bool_]:
+        return np.asarray(flatten_rows(self.bends != 0).any(axis=1), dtype=bool)
+
+    # Arithmetic -----------------------------------------------------------------------------------------------------
+
+    def _with(self, other: Any, sign: int) -> Self:
+        if isinstance(other, Pieces):
+            f, g = align(self, cast(Self, other))
+            data = f._data + g._data if sign > 0 else f._data - g._data
+            rounding = 0.0 if f.exact else UNIT * row_size(data)
+            undecided = f._undecided | g._undecided
+            return f._make(
+                f.knots, data, f._errors + g._errors + rounding * (_touched(f) & _touched(g)), undecided, f._limit
+            )
+        constant = self._constant(other)
+        shape = np.broadcast_shapes(self.shape, constant.shape)
+        data = np.broadcast_to(self._spread(len(shape)), (len(self._data), *shape)).copy()
+        count, errors = len(self.knots), self._errors.copy()
+        data[:count] += constant if sign > 0 else -constant
+        if not self.exact:
+            errors[:count] += UNIT * row_size(data[:count])
+        return self._like(data, errors)
+
+    def _spread(self, dims: int) -> Array:
+        """The data with the values' shape extended to `dims` dimensions in front, for broadcasting."""
+        return self._data.reshape(len(self._data), *[1] * (dims - len(self.shape)), *self.shape)
+
+    def _constant(self, other: Any) -> Array:
+        if isinstance(other, Tensor):
+            other = other.detach().cpu().double().numpy()
+        constant = other if isinstance(other, np.ndarray) and other.dtype == object else numbers("the operand", other)
+        return rationals(constant, type(self._data.flat[0])) if self.exact else constant
+
+    def __add__(self, other: Any) -> Self:
+        return self._with(other, 1)
+
+    def __sub__(self, other: Any) -> Self:
+        return self._with(other, -1)
+
+    def __neg__(self) -> Self:
+        return self._like(-self._data)
+
+    def __radd__(self, other: Any) -> Self:
+        return self._with(other, 1)
+
+    def __rsub__(self, other: Any) -> Self:
+        return (-self)._with(other, 1)
+
+    def __mul__(self, other: Any) -> Self:
+        if isinstance(other, Pieces):
+            refuse("the product of two functions", "it is not piecewise linear; f.inner(g) integrates it")
+        factor = self._constant(other)
+        data = self._spread(max(factor.ndim, len(self.shape))) * factor
+        size = float(np.max(abs(factor)))
+        rounding = 0.0 if self.exact else UNIT * row_size(data)
+        return self._like(data, self._errors * size + rounding)
+
+    __rmul__ = __mul__
+    __array_ufunc__ = None  # numpy's operators leave the operation to the function
+
+    def __rtruediv__(self, other: Any) -> Self:
+        return refuse("a quotient by a function", "it is not piecewise linear")
+
+    def __truediv__(self, other: Any) -> Self:
+        if isinstance(other, Pieces):
+            refuse("a quotient by a function", "it is not piecewise linear")
+        divisor = self._constant(other)
+        if np.any(divisor == 0):
+            raise ZeroDivisionError("the function is divided by 0: expected numbers other than 0")
+        data = self._spread(max(divisor.ndim, len(self.shape))) / divisor
+        rounding = 0.0 if self.exact else UNIT * row_size(data)
+        return self._like(data, self._errors / float(np.min(abs(divisor))) + rounding)
+
+    def __iadd__(self, other: Any) -> Self:
+        return self._become(self + other)
+
+    def __isub__(self, other: Any) -> Self:
+        return self._become(self - other)
+
+    def __imul__(self, other: Any) -> Self:
+        return self._become(self * other)
+
+    def __itruediv__(self, other: Any) -> Self:
+        return self._become(self / other)
+
+
+def _fixed(array: Array) -> Array:
+    """A view of the array that cannot be written to."""
+    view = array[...]
+    view.flags.writeable = False
+    return view
+
+
+def interpolated(knots: Array, values: Array) -> Array:
+    """Return the rows of data, values, slopes and bends, of the function through points."""
+    width = (knots[1:] - knots[:-1]).reshape(-1, *[1] * (values.ndim - 1))
+    slopes = (values[1:] - values[:-1]) / width
+    return np.concatenate([values, slopes, slopes[1:] - slopes[:-1]])
+
+
+def _touched(f: P) -> Array:
+    """Which rows are not 0 all along: a sum with a row of zeros does not round."""
+    return row_size(f._data) > 0
+
+
+def view(f: P, data: Array) -> P:
+    """Return `f` with its entries arranged as in `data`, for in-place operations one tensor with `f`."""
+    g = f._like(data)
+    if f._views is None:
+        f._views = weakref.WeakSet([f])
+    f._views.add(g)
+    g._views = f._views
+    return g
+
+
+def insert(f: P, piece: Array, knots: Array, planted: Array | None = None) -> P:
+    """Return `f` with more knots, sorted, each inside the piece of that number; nothing bends there.
+
+    `planted` are errors of the new knots' places, (new,).
+    """
+    if not len(knots):
+        return f
+    old, k = len(f.knots), len(f.knots) + len(knots)
+    new = piece + 1 + np.arange(len(knots))
+    is_new = np.zeros(k, dtype=bool)
+    is_new[new] = True
+    kept = np.flatnonzero(~is_new)
+    on_piece = np.cumsum(~is_new)[:-1] - 1
+    t = np.empty(k, dtype=f.knots.dtype)
+    t[new], t[kept] = knots, f.knots
+    if f._limit is not None and k > f._limit:
+        raise TooManyKnots
+    data = np.empty((3 * k - 3, *f.shape), dtype=f._data.dtype)
+    errors = np.zeros(3 * k - 3)
+    near = piece + (knots - f.knots[piece] > f.knots[piece + 1] - knots)
+    away = (knots - f.knots[near]).reshape(-1, *[1] * len(f.shape))
+    data[kept] = f.values
+    data[new] = f.values[near] + f.slopes[piece] * away
+    data[k : 2 * k - 1] = f.slopes[on_piece]
+    data[2 * k - 1 :] = 0
+    data[2 * k - 2 + kept[1:-1]] = f.bends
+    if not f.exact:
+        slope_errors = f._errors[old : 2 * old - 1]
+        size = row_size(f.slopes)[piece]
+        errors[kept] = f._errors[:old]
+        # The values of the ends bound those between; a step along the slope adds its own error.
+        errors[new] = (
+            np.maximum(f._errors[piece], f._errors[piece + 1])
+            + slope_errors[piece] * np.abs(knots - f.knots[near])
+            + 3 * UNIT * (row_size(data[new]) + size * np.abs(knots - f.knots[near]))
+        )
+        if planted is not None:
+            errors[new] += size * planted
+        errors[k : 2 * k - 1] = slope_errors[on_piece]
+        errors[2 * k - 2 + kept[1:-1]] = f._errors[2 * old - 1 :]
+    return f._make(t, data, errors, f._undecided, f._limit)
+
+
+def insert_at(f: P, knots: Array) -> P:
+    """Return `f` with knots at these sorted places too, where it has none."""
+    place = np.searchsorted(f.knots, knots, "left")
+    place = np.minimum(place, len(f.knots) - 1)
+    new = f.knots[place] != knots
+    return insert(f, place[new.astype(bool)] - 1, knots[new.astype(bool)])
+
+
+def align(f: P, g: P) -> tuple[P, P]:
+    """Return both on the knots of either, and with values of one shape."""
+    if not isinstance(g, Pieces):
+        raise TypeError(f"the operand is a {type(g).__name__}: expected a PiecewiseLinear")
+    if f.exact != g.exact:
+        f, g = f.to_exact(), g.to_exact()
+    if f.interval != g.interval:
+        low, high = max(f.knots[0], g.knots[0]), min(f.knots[-1], g.knots[-1])
+        raise ValueError(
+            f"the functions are known on [{f.knots[0]}, {f.knots[-1]}] and [{g.knots[0]}, {g.knots[-1]}]: restrict "
+            f"both to one interval" + (f", f.restrict({low}, {high})" if low < high else "; these do not overlap")
+        )
+    shape = np.broadcast_shapes(f.shape, g.shape)
+    f, g = (
+        h if h.shape == shape else h._like(np.broadcast_to(h._spread(len(shape)), (len(h._data), *shape)).copy())
+        for h in (f, g)
+    )
+    if f._limit != g._limit:
+        f._limit = g._limit = min(v for v in (f._limit, g._limit) if v is not None)
+    if f.knots is g.knots or (len(f.knots) == len(g.knots) and (f.knots == g.knots).all()):
+        return f, g
+    return _fill(f, g.knots), _fill(g, f.knots)
+
+
+def _fill(f: P, knots: Array) -> P:
+    """Insert those of `knots` that `f` lacks; of several equal ones (narrower than floats tell) as many as lack."""
+
+    def occurrence(t: Array) -> Array:
+        return np.arange(len(t)) - np.searchsorted(t, t, "left")
+
+    have = np.searchsorted(f.knots, knots, "right") - np.searchsorted(f.knots, knots, "left")
+    lacking = knots[occurrence(knots) >= have]
+    # Past the last equal one, so that the piece is the one to its right; at the very end, the one to its left.
+    piece = np.minimum(np.searchsorted(f.knots, lacking, "right") - 1, len(f.knots) - 2)
+    return insert(f, piece, lacking)
