@@ -478,3 +478,58 @@ def test_what_is_no_network_is_named():
     with pytest.raises(ValueError, match="up to 4096"):
         st.restrict(nn.Linear(5000, 1), line(5000)[0], exact=True)
     assert math.isfinite(st.restrict(nn.Linear(1, 1), st.interval(0, 1))(0.5))
+
+
+class Wrapped(nn.Module):
+    """A module of one function."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: x / x.norm(), "Tensor.norm in the module"),
+        (lambda x: x if x[0] == 1 else -x, "a comparison or a branch on values in the module"),
+        (lambda x: x if 5 in [x] else -x, "a comparison or a branch on values"),
+        (lambda x: x.relu() if torch.is_tensor(x) else -x, "asks what kind of object it is given"),
+        (lambda x: x + torch.randn(2), "it is random"),
+        (lambda x: 1 / x, "a quotient by a function in the module"),
+        (lambda x: x @ torch.ones(2, 1, dtype=torch.complex64), "a complex weight"),
+    ],
+)
+def test_nothing_else_comes_back_silently(function, message):
+    with pytest.raises(TypeError, match=message):
+        st.restrict(Wrapped(function), st.segment([1.0, 0.0], [1.0, 1.0]))
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_parameters_that_are_not_finite_are_named(exact):
+    model = nn.Sequential(nn.Linear(1, 3), nn.ReLU(), nn.Linear(3, 1))
+    model[2].bias.data.fill_(math.nan)
+    with pytest.raises(ValueError, match="not finite|cannot convert NaN"):
+        st.restrict(model, st.interval(-1, 1), exact=exact)
+    if not exact:
+        with pytest.raises(ValueError, match=r"the module's 2.bias has 1 values that are not finite"):
+            st.count(model, (-1, 1))
+
+
+def test_a_class_and_a_wide_chain_are_named():
+    with pytest.raises(TypeError, match=r"net is the class ReLU: expected an instance"):
+        st.restrict(nn.ReLU, st.interval(0, 1))
+    with pytest.raises(ValueError, match="the chain has width 3: only chains of width 1"):
+        st.restrict(st.Chain("residual2_relu", 3, width=3), st.segment([0.0] * 3, [1.0] * 3))
+
+
+def test_what_rounding_leaves_open_is_said_with_the_count():
+    model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1)).double()
+    assert st.count(model, (-1, 1)).undecided == st.restrict(model, st.interval(-1, 1)).undecided
+    # All is exactly 0 at the start of the line, which leaves nothing open.
+    convolution = nn.Sequential(nn.Conv2d(1, 3, 3, bias=False), nn.ReLU()).double()
+    f = st.restrict(convolution, st.segment(torch.zeros(1, 1, 5, 5), torch.ones(1, 1, 5, 5)))
+    assert f.undecided == 0

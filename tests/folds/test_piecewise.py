@@ -447,3 +447,36 @@ def test_lines():
     assert g.shape == (1, 2)
     assert g(0.25).tolist() == [[0.25, -0.5]]
     assert st.segment(0.0, 1.0).shape == ()
+
+
+def test_a_value_cannot_be_written_to():
+    f = st.PiecewiseLinear([0.0, 1.0, 3.0], [0.0, 2.0, 0.0])
+    for array in (f.knots, f.values, f.slopes, f.bends):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 10
+
+
+def test_numpy_s_numbers_scale_and_shift_from_the_left():
+    f = st.PiecewiseLinear([0.0, 1.0, 3.0], [0.0, 2.0, 0.0])
+    np.testing.assert_array_equal((np.float64(2) * f).values, [0, 4, 0])
+    np.testing.assert_array_equal((np.ones(2) + f).values, [[1, 1], [3, 3], [1, 1]])
+    with pytest.raises(TypeError, match="a comparison"):
+        f == f  # noqa: B015, PLR0124
+    with pytest.raises(TypeError, match="a quotient by a function"):
+        1 / f
+
+
+def test_norms_of_high_order_stay_in_range():
+    f = st.PiecewiseLinear([0.0, 1.0], [0.0, 3.0])
+    assert f.norm(2000) == pytest.approx(3 * 2001 ** (-1 / 2000), rel=1e-12)
+    assert (f - f).norm(2000) == 0
+
+
+def test_the_distance_sees_what_is_narrow():
+    zero = st.PiecewiseLinear([0.0, 3.0], [0.0, 0.0])
+    bump = zero.distance(lambda t: torch.exp(-(((t - 1.2345) * 50) ** 2)))
+    assert bump == pytest.approx((math.pi / 2) ** 0.25 / 50**0.5, rel=1e-9)
+    with pytest.raises(TypeError, match="expected a function such as torch.sin"):
+        zero.distance("sin")
+    with pytest.raises(TypeError, match="holds torch.complex64"):
+        st.segment(torch.tensor([1j, 2]), torch.tensor([1.0, 1.0]))
