@@ -243,3 +243,10 @@ def test_values_out_of_range_are_refused():
     table = np.tile([0.0, 1e200, 1.0, 1.0, 0.0, 0.5], (3, 1))
     with pytest.raises(ValueError, match=r"leave float64's range: its knots cannot be listed; st.count counts them"):
         st.restrict(table, st.interval(-1, 1))
+
+
+def test_a_zero_that_nothing_has_rounded_is_decided():
+    table = np.array([[0.0, 1.0, 0.0, 1.0, 0.0, 0.25]] * 5)  # h -> prelu(h): the kink maps to itself
+    f = st.restrict(table, st.interval(-1, 1))
+    assert f.undecided == 0
+    assert f.count() == st.Count(1, 0, 2)

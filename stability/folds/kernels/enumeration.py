@@ -52,7 +52,8 @@ def _activate(weight, bias, h, error, z):
     for i in range(len(h)):
         product = weight * h[i]
         z[i] = product + bias
-        close += abs(z[i]) <= size * error[i] + 2.0 * _UNIT * (abs(product) + abs(z[i]))
+        bound = size * error[i] + 2.0 * _UNIT * (abs(product) + abs(z[i]))
+        close += (abs(z[i]) <= bound) & (bound > 0.0)  # a 0 that nothing has rounded is a 0
     return close
 
 
