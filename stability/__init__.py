@@ -6,9 +6,17 @@
 torch.Size([300, 4, 5, 1])
 """
 
-from stability import plots
+from stability import plots, theory
 from stability.folds import Count, PiecewiseLinear, construct, count, interval, restrict, segment, tent
-from stability.jacobians import Spectrum, spectrum
+from stability.jacobians import (
+    LyapunovExponents,
+    SelfCheck,
+    Spectrum,
+    check_spectrum,
+    lyapunov,
+    product_spectrum,
+    spectrum,
+)
 from stability.networks import ARCHITECTURES, INITS, Architecture, Chain, Distribution, Init
 from stability.training import History, Task, references, train
 
@@ -21,17 +29,23 @@ __all__ = [
     "Distribution",
     "History",
     "Init",
+    "LyapunovExponents",
     "PiecewiseLinear",
+    "SelfCheck",
     "Spectrum",
     "Task",
+    "check_spectrum",
     "construct",
     "count",
     "interval",
+    "lyapunov",
     "plots",
+    "product_spectrum",
     "references",
     "restrict",
     "segment",
     "spectrum",
     "tent",
+    "theory",
     "train",
 ]

@@ -1,36 +1,17 @@
-"""The singular values of every prefix product of a network's layer Jacobians."""
+"""The singular values of every prefix product of layer Jacobians, as a result."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 import xarray
-from numpy.typing import NDArray
 from torch import Tensor
 
-from stability.checks import check_dtype, check_finite, check_points
-from stability.jacobians import kernels
-from stability.jacobians.factors import log_factors
-
-
-class WidthOneChain(Protocol):
-    """What a width-1 network offers: its steps as rows of six numbers."""
-
-    @property
-    def dtype(self) -> torch.dtype: ...
-    @property
-    def device(self) -> torch.device: ...
-    @property
-    def width(self) -> int: ...
-    @property
-    def depth(self) -> int: ...
-    @property
-    def members(self) -> tuple[int, ...]: ...
-    def table(self) -> NDArray[np.float64]: ...
+from stability.checks import check_dtype
+from stability.jacobians.self_check import SelfCheck
 
 
 def log_half_smallest(dtype: torch.dtype) -> float:
@@ -43,32 +24,74 @@ def log_half_smallest(dtype: torch.dtype) -> float:
 class Spectrum:
     """Singular values of the Jacobian of every prefix of a network, in natural logarithms.
 
+    The batch is (seeds, points) for a chain, (points,) for a module or a list of blocks, and what stands between the
+    depth and the last two dimensions for matrices.
+
     Attributes:
-        log_values: float64 (depth, *batch, k), descending along k; -inf where exactly zero. For a chain of
-            width 1 the batch is (seeds, points), k is 1 and the value is log |dh_l/dx|.
-        signs: int8 (depth, *batch), the sign of dh_l/dx at width 1, 0 exactly where it is zero.
-        x: the points, (points,).
-        members: the member numbers along the seeds.
+        log_values: float64 (depth, *batch, k), descending along k, -inf where exactly zero. Prefix l has
+            `sizes[l - 1]` singular values; where that is less than k the rest are -inf.
+        sizes: for every prefix the smallest dimension so far, at most k.
+        undecided: int64 (depth, *batch): how many values of a prefix were taken for exactly zero because float64
+            cannot tell them from it, beyond those that zero rows and columns of the layers prove.
+        signs: int8 (depth, *batch) at width 1, the sign of dh_l/dx, 0 exactly where it is zero; else None.
+        distance_from_identity: (depth, *batch), the spectral norm of J_l - I for every layer; None if it was not
+            asked for or a layer is not square.
+        log_product_distance: (depth, *batch), the log of the spectral norm of J_l ... J_1 - I; None likewise.
+        self_check: two tests of the values, a `SelfCheck`; None at width 1, where nothing can mix, or if it was not
+            asked for.
+        residuals: with k leading values asked for, (depth, *batch, k): the error of each as a relative residual;
+            else None.
+        x: the points; None for matrices.
+        members: the member numbers of a chain, else None.
+        blocks: the names of the layers.
     """
 
     log_values: Tensor
-    signs: Tensor
-    x: Tensor
-    members: tuple[int, ...]
+    sizes: tuple[int, ...]
+    undecided: Tensor
+    signs: Tensor | None = None
+    distance_from_identity: Tensor | None = None
+    log_product_distance: Tensor | None = None
+    self_check: SelfCheck | None = None
+    residuals: Tensor | None = None
+    x: Tensor | None = None
+    members: tuple[int, ...] | None = None
+    blocks: tuple[str, ...] = ()
 
     @property
     def depth(self) -> int:
-        """The number of steps."""
+        """The number of layers."""
         return len(self.log_values)
 
     def __repr__(self) -> str:
-        return f"Spectrum(log_values={tuple(self.log_values.shape)}, signs={tuple(self.signs.shape)})"
+        parts = [f"log_values={tuple(self.log_values.shape)}"]
+        if self.blocks:
+            parts.append(f"blocks={self.blocks[0]!r} to {self.blocks[-1]!r}")
+        if self.self_check is not None:
+            parts.append(f"self_check={self.self_check!r}")
+        return f"Spectrum({', '.join(parts)})"
 
     @property
     def finite_time_exponents(self) -> Tensor:
-        """log_values / l: the growth rate a step of each singular value over the first l steps."""
+        """log_values / l: the growth rate a layer of each singular value over the first l layers."""
+        return self.log_values / self._depths()
+
+    def _depths(self) -> Tensor:
         depths = torch.arange(1, self.depth + 1, dtype=torch.float64)
-        return self.log_values / depths.reshape(-1, *[1] * (self.log_values.ndim - 1))
+        return depths.reshape(-1, *[1] * (self.log_values.ndim - 1))
+
+    @property
+    def ranks(self) -> Tensor:
+        """Int64 (depth, *batch): how many singular values are not exactly zero."""
+        return (self.log_values > -math.inf).sum(dim=-1)
+
+    @property
+    def log_condition(self) -> Tensor:
+        """(depth, *batch): log of the largest over the smallest singular value, inf where the smallest is zero."""
+        largest = self.log_values[..., 0]
+        last = torch.tensor(self.sizes).reshape(-1, *[1] * (self.log_values.ndim - 1)) - 1
+        smallest = self.log_values.gather(-1, last.expand(*self.log_values.shape[:-1], 1))[..., 0]
+        return torch.where(smallest == -math.inf, math.inf, largest - smallest)
 
     @property
     def vanished(self) -> Tensor:
@@ -84,57 +107,37 @@ class Spectrum:
         return (self.log_values <= log_half_smallest(dtype)) & ~self.vanished
 
     def to_dataset(self) -> xarray.Dataset:
-        """Return `log_values` and `signs` with dims (depth, seed, x), for one value a point."""
-        dims = ("depth", "seed", "x")
-        coords = {"depth": np.arange(1, self.depth + 1), "seed": list(self.members), "x": self.x.numpy()}
-        log_values = self.log_values[..., 0].numpy()
-        about = {"long_name": "log |dh_l/dx|", "units": "natural logarithm"}
-        return xarray.Dataset({"log_values": (dims, log_values, about), "signs": (dims, self.signs.numpy())}, coords)
+        """Return what is there with dims (depth, *batch, index).
 
-
-def spectrum(net: WidthOneChain, x: Tensor) -> Spectrum:
-    """Return log |dh_l/dx| and its sign for every prefix l of a piecewise-linear chain of width 1.
-
-    With h_0 = x and h_l the state after step l, dh_l/dx = g_1 ... g_l, where
-    g = skip + outer_weight weight (1 if z > 0 else slope) and z = weight h + bias, so a z of exactly 0 counts as
-    not positive, as in torch. The read-out is not a step and is not among the factors.
-
-    The logs are summed, with compensation, from the two logs that each step can contribute; a factor that is
-    exactly zero gives -inf and sign 0 (a factor that cancels to under a thousandth is settled in rational
-    arithmetic, at some microseconds each). The state is carried with an exponent of its own and cannot underflow or
-    overflow, so the branches taken stay right at any depth; otherwise it is float64 and rounds as float64 does.
-
-    Args:
-        net: a `Chain` of width 1.
-        x: points (points,) of the chain's dtype.
-
-    Returns:
-        A `Spectrum` with log_values (depth, seeds, points, 1) and signs (depth, seeds, points), on the CPU.
-
-    Raises:
-        ValueError, TypeError: for a chain without a step table, parameters or points that are not finite, and
-            points of a wrong shape or dtype.
-
-    >>> import torch, stability as st
-    >>> chain = st.Chain("plain_prelu", depth=10_000, init="uniform")
-    >>> s = st.spectrum(chain, torch.tensor([0.5], dtype=torch.float64))
-    >>> s.log_values.shape
-    torch.Size([10000, 1, 1, 1])
-    >>> print(f"|J| = 10^{s.log_values[-1].item() / 2.302585092994046:.0f}")
-    |J| = 10^-7330
-    """
-    if not all(hasattr(net, name) for name in ("table", "width", "depth", "members", "dtype", "device")):
-        raise TypeError(f"net is a {type(net).__name__}: expected a stability.Chain of width 1")
-    if net.width != 1:
-        raise ValueError(f"the chain has width {net.width}: its spectrum is known at width 1; use torch.func.jacrev")
-    table = np.ascontiguousarray(net.table()[:, : net.depth])
-    check_finite("the chain's step table (seed, row, column)", table)
-    check_finite("x", check_points(x, net.width, net.dtype, net.device))
-    points = x.detach().to("cpu", torch.float64, copy=True)
-    logs, factor_signs = log_factors(table)
-    size = abs(table)
-    safe = ((size == 0) | ((size > kernels.ROW_SMALL) & (size < kernels.ROW_LARGE))).all(axis=2)
-    shape = (net.depth, len(table), len(points))
-    log_values, signs = np.empty(shape), np.empty(shape, dtype=np.int8)
-    kernels.log_derivatives(table, safe, logs, factor_signs, points.numpy(), log_values, signs)
-    return Spectrum(torch.from_numpy(log_values)[..., None], torch.from_numpy(signs), points, net.members)
+        The batch is named (seed, x) for a chain, (x,) for a module or blocks, (batch_0, ...) for matrices. Points
+        that are single numbers are the coordinate of x, others are numbered.
+        """
+        shape = self.log_values.shape[1:-1]
+        if self.members is not None:
+            batch: tuple[str, ...] = ("seed", "x")
+        elif self.x is not None:
+            batch = ("x",)
+        else:
+            batch = tuple(f"batch_{i}" for i in range(len(shape)))
+        coords = {
+            "depth": np.arange(1, self.depth + 1),
+            **{name: np.arange(size) for name, size in zip(batch, shape, strict=True)},
+            "index": np.arange(1, self.log_values.shape[-1] + 1),
+        }
+        if self.members is not None:
+            coords["seed"] = np.array(self.members)
+        if self.x is not None and self.x.ndim == 1:
+            coords["x"] = self.x.double().cpu().numpy()
+        over = ("depth", *batch)
+        about = {"units": "natural logarithm"}
+        variables = {
+            "log_values": ((*over, "index"), self.log_values, {"long_name": "log singular value", **about}),
+            "undecided": (over, self.undecided, {"long_name": "values taken for zero by rounding alone"}),
+            "size": ("depth", torch.tensor(self.sizes), {"long_name": "smallest dimension so far"}),
+            "signs": (over, self.signs, {}),
+            "distance_from_identity": (over, self.distance_from_identity, {"long_name": "|J_l - I|"}),
+            "log_product_distance": (over, self.log_product_distance, {"long_name": "log |J_l ... J_1 - I|", **about}),
+            "residuals": ((*over, "index"), self.residuals, {"long_name": "relative residual"}),
+        }
+        kept = {name: (dims, t.numpy(), a) for name, (dims, t, a) in variables.items() if t is not None}
+        return xarray.Dataset(kept, coords)

@@ -255,6 +255,27 @@ def test_the_edges_of_the_range(table, x, expected):
     assert s.log_values[-1].item() == pytest.approx(expected, abs=1e-11)
 
 
+@pytest.mark.parametrize("name", ["plain_prelu", "residual2_prelu", "residual1_relu"])
+def test_distances_from_the_identity_at_width_1(name):
+    chain, x = st.Chain(name, 40, seeds=5), points(-2.0, 0.3, 1.7)
+    s = st.spectrum(chain, x)
+    logs = torch.cat([torch.zeros_like(s.log_values[:1]), s.log_values])[..., 0]
+    alive = s.signs != 0
+    factors = (logs[1:] - logs[:-1]).exp() * s.signs * torch.cat([torch.ones_like(s.signs[:1]), s.signs[:-1]])
+    torch.testing.assert_close(s.distance_from_identity[alive], (factors - 1).abs()[alive], rtol=1e-11, atol=1e-11)
+    value = s.signs * s.log_values[..., 0].exp()
+    torch.testing.assert_close(s.log_product_distance, (value - 1).abs().log(), rtol=1e-9, atol=1e-9)
+    assert st.spectrum(chain, x, distances=False).distance_from_identity is None
+
+
+def test_the_distance_of_a_product_beyond_the_range_is_a_log():
+    table = [[[0, -1e300, 0, 1, 0, -1], [0, -1e300, 0, 1, 0, -1], [0, 1.0, 0, 0, 0, 1]]]
+    s = st.spectrum(st.Chain.from_table(table), points(1.0))
+    expected = [math.log(1e300), math.log(1e300) * 2, 0.0]
+    np.testing.assert_allclose(s.log_product_distance[:, 0, 0], expected, rtol=1e-14)
+    np.testing.assert_allclose(s.distance_from_identity[:, 0, 0], [1e300, 1e300, 1.0], rtol=1e-12)
+
+
 def test_finite_time_exponents_divide_by_the_depth():
     s = st.spectrum(st.Chain("plain_prelu", 7, seeds=2), points(0.3, -2.0))
     for layer in range(7):
@@ -268,7 +289,7 @@ def test_a_spectrum_keeps_its_own_points():
     s = st.spectrum(st.Chain("plain_prelu", 2), x)
     x.zero_()
     assert s.x.item() == 0.3
-    assert repr(s) == "Spectrum(log_values=(2, 1, 1, 1), signs=(2, 1, 1))"
+    assert repr(s) == "Spectrum(log_values=(2, 1, 1, 1))"
 
 
 def test_a_chain_of_prefixes_is_a_prefix_of_the_spectrum():
@@ -282,22 +303,18 @@ def test_a_chain_of_prefixes_is_a_prefix_of_the_spectrum():
 def test_to_dataset_names_its_dimensions():
     s = st.spectrum(st.Chain("plain_relu", 4, seeds=[2, 9]), points(0.0, 1.0, 2.0))
     data = s.to_dataset()
-    np.testing.assert_array_equal(data.log_values, s.log_values[..., 0])
+    np.testing.assert_array_equal(data.log_values, s.log_values)
     np.testing.assert_array_equal(data.signs, s.signs)
     assert data.x.values.tolist() == [0.0, 1.0, 2.0]
-    assert dict(data.sizes) == {"depth": 4, "seed": 2, "x": 3}
+    assert dict(data.sizes) == {"depth": 4, "seed": 2, "x": 3, "index": 1}
     assert data.seed.values.tolist() == [2, 9]
     assert data.depth.values.tolist() == [1, 2, 3, 4]
 
 
 def test_bad_input_is_refused():
     x = points(0.0)
-    with pytest.raises(TypeError, match=r"net is a Linear: expected a stability.Chain of width 1"):
-        st.spectrum(torch.nn.Linear(1, 1), x)
-    with pytest.raises(ValueError, match="no step table"):
-        st.spectrum(st.Chain(st.Architecture("smooth", activation="tanh"), 3), x)
-    with pytest.raises(ValueError, match="has width 2: its spectrum is known at width 1"):
-        st.spectrum(st.Chain("plain_relu", 3, width=2), points(0.0, 1.0)[None])
+    with pytest.raises(ValueError, match="leave out blocks="):
+        st.spectrum(st.Chain("plain_relu", 3), x, blocks="steps")
     with pytest.raises(ValueError, match="x has 1 values that are not finite, the first nan"):
         st.spectrum(st.Chain("plain_relu", 3), points(math.nan))
     chain = st.Chain("plain_relu", 3)

@@ -61,7 +61,7 @@ def _wide_step(mantissa, exponent, row):
 
 
 @njit(parallel=True, cache=True)
-def log_derivatives(table, safe, log_factors, factor_signs, x, log_values, signs):
+def log_derivatives(table, safe, log_factors, factor_signs, x, log_values, signs, branches):
     """Fill log |dh_l/dx| and its sign for every prefix l, seed and point.
 
     Args:
@@ -72,7 +72,9 @@ def log_derivatives(table, safe, log_factors, factor_signs, x, log_values, signs
         x: (points,).
         log_values: out, (depth, seeds, points).
         signs: out, the same shape, int8.
+        branches: out, the same shape, int8, 1 where z > 0; or empty, and left alone.
     """
+    wanted = branches.size > 0
     seeds, depth, _ = table.shape
     points = x.shape[0]
     for s in prange(seeds):
@@ -110,3 +112,5 @@ def log_derivatives(table, safe, log_factors, factor_signs, x, log_values, signs
                     log_values[layer, s, p] = -np.inf
                 total[p] = moved
                 signs[layer, s, p] = sign[p]
+                if wanted:
+                    branches[layer, s, p] = branch

@@ -1,0 +1,272 @@
+"""Compiled loops: one more layer for prefix products kept as basis^T diag(mantissas 2^exponents) mixing.
+
+A product P of rank r, (n, n0), is kept as three parts: `basis` (r, n), whose rows are orthonormal, r positive scales,
+each a mantissa and an exponent of 2, and `mixing` (r, n0), whose entries stay moderate. For a layer J the columns of
+J basis^T are factored by QR with column pivoting on their length times their scale, so that no number is ever added
+to one of very different size, and no row of the new mixing holds a large one (Stewart 1997, on graded QR; Cox and
+Higham 1998, on rows sorted by size).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit, prange
+
+#: From this rank on LAPACK factors faster than the loops here.
+LAPACK_FROM = 40
+#: A pivot that is a smaller part of its column than this sends a layer from LAPACK to the pivoted loops.
+CLEAR_PIVOT = 1e-6
+#: Columns whose norms differ by more than this are scaled in a step of their own.
+COLUMN_RANGE = 1e3
+_EPS = 2.0**-52
+_REASSOCIATE = {"reassoc", "contract", "nsz"}
+
+
+@njit(fastmath=_REASSOCIATE, inline="never")
+def dot(a, b):
+    """The inner product."""
+    total = 0.0
+    for i in range(len(a)):
+        total += a[i] * b[i]
+    return total
+
+
+@njit
+def norm(a):
+    """The L2 norm, of numbers of any size."""
+    square = dot(a, a)
+    if 1e-200 < square < 1e200:
+        return math.sqrt(square)
+    largest = 0.0
+    for value in a:
+        largest = max(largest, abs(value))
+    if largest == 0.0:
+        return 0.0
+    total = 0.0
+    for value in a:
+        total += (value / largest) ** 2
+    return largest * math.sqrt(total)
+
+
+@njit(fastmath=_REASSOCIATE, inline="never")
+def subtract(a, factor, b):
+    """a -= factor b."""
+    for i in range(len(a)):
+        a[i] -= factor * b[i]
+
+
+@njit
+def reflect(x):
+    """Overwrite x with the vector v for which I - factor v v^T maps it to (pivot, 0, ...); return pivot and factor."""
+    length = norm(x)
+    pivot = -length if x[0] > 0.0 else length
+    first = x[0] - pivot
+    for i in range(1, len(x)):
+        x[i] /= first
+    x[0] = 1.0
+    return pivot, -first / pivot
+
+
+@njit
+def _exchange(a, i, j):
+    for k in range(a.shape[1]):
+        a[i, k], a[j, k] = a[j, k], a[i, k]
+
+
+@njit
+def _pivoted_qr(columns, noise, mantissas, exponents):
+    """Factor `columns` (r, m), a column a row, pivoting on the length of a column times its scale.
+
+    Nothing of a column that is within `noise` (m,) is told from zero. There may be fewer pivots than columns.
+
+    Returns:
+        order (r,) of the columns, basis (k, m), triangle (k, r), how many pivots rounding alone has taken.
+    """
+    r, m = columns.shape
+    by_size = np.argsort(-noise)  # rows by size: then each is wrong by eps of its own size
+    columns, noise = columns[:, by_size], noise[by_size]
+    order = np.arange(r)
+    limit = min(r, int(np.sum(noise > 0.0)))
+    triangle, factors = np.zeros((limit, r)), np.zeros(limit)
+    k = 0
+    while k < limit:
+        best, size = -1, -math.inf
+        for j in range(k, r):
+            told = False
+            for i in range(k, m):
+                if abs(columns[j, i]) > noise[i]:
+                    told = True
+                    break
+            if told:
+                scale = math.log2(mantissas[order[j]]) + exponents[order[j]]
+                length = math.log2(norm(columns[j, k:])) + scale
+                if length > size:
+                    best, size = j, length
+        if best < 0:
+            break
+        if best != k:
+            _exchange(columns, best, k)
+            order[best], order[k] = order[k], order[best]
+            for i in range(k):
+                triangle[i, best], triangle[i, k] = triangle[i, k], triangle[i, best]
+        triangle[k, k] = columns[k, k]
+        # Without anything to reflect a diagonal layer stays exact.
+        if k + 1 < m and np.max(np.abs(columns[k, k + 1 :])) > 0.0:
+            triangle[k, k], factors[k] = reflect(columns[k, k:])
+        for j in range(k + 1, r):
+            if factors[k] != 0.0:
+                subtract(columns[j, k:], factors[k] * dot(columns[k, k:], columns[j, k:]), columns[k, k:])
+            triangle[k, j] = columns[j, k]
+        k += 1
+    sorted_basis, basis = np.zeros((k, m)), np.empty((k, m))
+    for s in range(k - 1, -1, -1):
+        sorted_basis[s, s] = 1.0
+        if factors[s] != 0.0:
+            for i in range(s, k):
+                row = sorted_basis[i, s:]
+                subtract(row, factors[s] * dot(columns[s, s:], row), columns[s, s:])
+    for i in range(m):
+        basis[:, by_size[i]] = sorted_basis[:, i]
+    return order, basis, triangle[:k], limit - k
+
+
+@njit
+def _lapack_qr(columns, mantissas, exponents):
+    """The same by LAPACK, for columns sorted once; the basis is empty where a pivot is not clear."""
+    r, m = columns.shape
+    lengths, sizes = np.empty(r), np.full(r, -math.inf)
+    for j in range(r):
+        lengths[j] = norm(columns[j])
+        if lengths[j] > 0.0:
+            sizes[j] = math.log2(lengths[j] * mantissas[j]) + exponents[j]
+    order = np.argsort(-sizes)
+    q, triangle = np.linalg.qr(columns[order].T)
+    for j in range(r):
+        if not abs(triangle[j, j]) > CLEAR_PIVOT * lengths[order[j]]:
+            return order, np.zeros((0, m)), triangle[:0]
+    return order, np.ascontiguousarray(q.T), triangle
+
+
+@njit
+def _condition(basis, triangle, sizes):
+    """Estimate how much a relative rounding of the rows of C = basis^T triangle is amplified, by inverse iteration.
+
+    That is the norm of C^-1 diag(sizes): the condition number of a layer whose rows are scaled to the same length.
+    """
+    k = len(triangle)
+    if k == 0:
+        return 1.0
+    left = np.ascontiguousarray(triangle[:, :k])
+    x, amplified = np.ones(k) / math.sqrt(k), 1.0
+    for _ in range(4):
+        for i in range(k):  # triangle^T y = x
+            x[i] /= left[i, i]
+            subtract(x[i + 1 :], x[i], left[i, i + 1 :])
+        y = sizes * np.dot(x, basis)
+        y /= norm(y)
+        x = np.dot(basis, sizes * y)
+        for i in range(k - 1, -1, -1):  # triangle z = x
+            x[i] = (x[i] - dot(left[i, i + 1 :], x[i + 1 :])) / left[i, i]
+        amplified = norm(x)
+        x /= amplified
+    return max(1.0, amplified)
+
+
+@njit
+def _absorb(layer, basis, mantissas, exponents, mixing):
+    """Multiply a product by a layer (m, n). Returns its new parts, a condition number, pivots that rounding took."""
+    m, r = len(layer), len(basis)
+    columns = np.dot(basis, layer.T)
+    sizes = np.empty(m)
+    for i in range(m):
+        sizes[i] = norm(layer[i])
+    noise = sizes * (r * _EPS)
+    lost = 0
+    order, new_basis, triangle = np.arange(r), np.zeros((0, m)), np.zeros((0, r))
+    if LAPACK_FROM <= r <= m and np.min(noise) > 0.0:
+        order, new_basis, triangle = _lapack_qr(columns, mantissas, exponents)
+    if len(new_basis) == 0:
+        order, new_basis, triangle, lost = _pivoted_qr(columns, noise, mantissas, exponents)
+    k = len(triangle)
+    mantissas, exponents = mantissas[order], exponents[order]
+    new_mantissas, new_exponents = np.empty(k), np.empty(k, np.int64)
+    weights = np.zeros((k, r))
+    for i in range(k):
+        new_mantissas[i], power = math.frexp(abs(triangle[i, i]) * mantissas[i])
+        new_exponents[i] = exponents[i] + power
+        for j in range(i, r):
+            shift = max(-2000, min(2000, exponents[j] - new_exponents[i]))
+            weights[i, j] = math.ldexp(triangle[i, j] * mantissas[j] / new_mantissas[i], shift)
+    condition = _condition(new_basis, triangle, sizes)
+    return new_basis, new_mantissas, new_exponents, np.dot(weights, mixing[order]), condition, lost
+
+
+@njit
+def _split(layer):
+    """Write a layer as 2^exponent part diag(columns), powers of two, with a part whose columns are of like size.
+
+    Returns part, columns and exponent; `columns` is empty where the layer's columns are of like size already.
+    """
+    m, n = layer.shape
+    smallest, sizes = math.inf, np.zeros(n)
+    for i in range(m):
+        for j in range(n):
+            size = abs(layer[i, j])
+            if size > 0.0:
+                smallest = min(smallest, size)
+                sizes[j] = max(sizes[j], size)
+    largest = np.max(sizes)
+    if largest == 0.0:
+        return layer.copy(), np.zeros(0), 0
+    exponent, low = math.frexp(largest)[1], math.frexp(smallest)[1]
+    if exponent - low > 800:  # the middle of the range, so that neither end leaves it
+        exponent = (exponent + low) // 2
+    part, columns = np.empty((m, n)), np.zeros(0)
+    if np.min(sizes) * COLUMN_RANGE < largest:
+        columns = np.zeros(n)
+    for j in range(n):
+        power = exponent
+        if len(columns) and sizes[j] > 0.0:
+            power = math.frexp(sizes[j])[1]
+            columns[j] = math.ldexp(1.0, power - exponent)
+        for i in range(m):
+            part[i, j] = math.ldexp(layer[i, j], -power)
+    return part, columns, exponent
+
+
+@njit(parallel=True, cache=True)
+def multiply(layers, basis, mantissas, exponents, mixing, ranks, new_basis, conditions, lost):
+    """Multiply every product of a batch by its layer, from the left.
+
+    Args:
+        layers: (batch, m, n).
+        basis: (batch, r, n), of which the first `ranks` rows count, as in all that follows.
+        mantissas, exponents: (batch, r), in and out.
+        mixing: (batch, r, n0), in and out.
+        ranks: (batch,), in and out.
+        new_basis: out, (batch, r, m).
+        conditions: out, (batch,), how much a rounding of the layer may be amplified.
+        lost: out, (batch,), pivots that rounding alone has taken.
+    """
+    for b in prange(len(layers)):
+        rank = ranks[b]
+        part, columns, exponent = _split(layers[b])
+        state, mixed = basis[b, :rank].copy(), mixing[b, :rank].copy()
+        scales, powers = mantissas[b, :rank].copy(), exponents[b, :rank].copy()
+        conditions[b], lost[b] = 1.0, 0
+        if len(columns):
+            # diag(columns) is a layer of its own: its rows are far apart in size, where the columns of J were.
+            state, scales, powers, mixed, conditions[b], lost[b] = _absorb(
+                np.diag(columns), state, scales, powers, mixed
+            )
+        state, scales, powers, mixed, condition, given_up = _absorb(part, state, scales, powers, mixed)
+        conditions[b] = max(conditions[b], condition)
+        lost[b] += given_up
+        rank = len(scales)
+        new_basis[b, :rank] = state
+        mantissas[b, :rank] = scales
+        exponents[b, :rank] = powers + exponent
+        mixing[b, :rank] = mixed
+        ranks[b] = rank

@@ -1,0 +1,111 @@
+"""The leading singular values of every prefix without its Jacobian: block Krylov iteration with graded QR."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from stability.jacobians.block_jacobians import derivatives
+from stability.jacobians.blocks import Blocks
+from stability.jacobians.products import Array, PrefixProducts
+from stability.jacobians.spectrum import Spectrum
+
+#: Directions kept beyond the k that are asked for: they take what is nearly as large as the k-th value.
+SPARE = 4
+#: A relative residual r leaves a relative error of about r^2 in a value that is apart from the others, at most r else.
+TOLERANCE = 1e-6
+ROUNDS = 40
+
+
+def leading_spectrum(found: Blocks, k: int, progress: bool) -> Spectrum:
+    """Return the k leading singular values of every prefix from products with J and J^T alone.
+
+    For every prefix the right singular vectors are sought in the space of the last guess, of what P^T P makes of it,
+    and of the guess before (a locally optimal block iteration), by a Rayleigh-Ritz step in the log domain; the first
+    guess is that of the prefix before. Values are approached from below. Deep prefixes cost in proportion to their
+    depth, so that all of them cost in proportion to its square.
+
+    Raises:
+        ValueError: where a prefix has fewer than k singular values.
+    """
+    dims = found.batch_dims
+    batch = tuple(found.states[0].shape[:dims])
+    size = math.prod(batch)
+    widths = [math.prod(state.shape[dims:]) for state in found.states]
+    if k > min(widths):
+        raise ValueError(f"k is {k}: the states have as few as {min(widths)} numbers, so there are no more values")
+    depth, n = len(found.functions), widths[0]
+    kept = min(n, k + SPARE)
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(size, n, kept, dtype=torch.float64, generator=generator).numpy()
+    guess = np.linalg.qr(start)[0].transpose(0, 2, 1)
+    log_values, residuals = np.empty((depth, size, k)), np.empty((depth, size, k))
+    undecided = np.zeros((depth, size), np.int64)
+    for prefix in tqdm(range(1, depth + 1), desc="leading values", disable=None if progress else True):
+        before = guess
+        for _ in range(ROUNDS):
+            left = _push(found, prefix, guess)
+            values, residual, pulled = _residuals(found, prefix, left, guess, k)
+            if residual.max() < TOLERANCE:
+                break
+            space = _orthonormal(np.concatenate([guess, pulled, before], axis=1)[:, :n])
+            turned = _push(found, prefix, space).right_vectors()[:, :kept] @ space
+            before, guess = guess, _orthonormal(np.concatenate([turned, space], axis=1))[:, :kept]
+        log_values[prefix - 1], residuals[prefix - 1], undecided[prefix - 1] = values, residual, left.lost
+
+    def shaped(a: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(a).reshape(depth, *batch, *a.shape[2:])
+
+    return Spectrum(shaped(log_values), (k,) * depth, shaped(undecided), residuals=shaped(residuals))
+
+
+def _orthonormal(rows: Array) -> Array:
+    """Return as many orthonormal rows, at most as many as there are columns, the first ones spanning what they did."""
+    return np.ascontiguousarray(np.linalg.qr(rows.transpose(0, 2, 1))[0].transpose(0, 2, 1))
+
+
+def _push(found: Blocks, prefix: int, rows: Array) -> PrefixProducts:
+    """Return the product of the first layers with the directions `rows`, (size, q, n)."""
+    return _through(found, range(prefix), rows, forward=True)
+
+
+def _through(found: Blocks, layers: range, rows: Array, forward: bool) -> PrefixProducts:
+    product = PrefixProducts(len(rows), rows.shape[1])
+    for number, layer in enumerate(layers):
+        directions = rows if number == 0 else product.basis
+        state = found.states[layer]
+        shaped = torch.from_numpy(directions).reshape(*state.shape[: found.batch_dims], *directions.shape[1:])
+        got = derivatives(found.names[layer], found.functions[layer], state, shaped, forward, found.batch_dims)
+        applied = got.reshape(*directions.shape[:2], -1).mT.contiguous()
+        product.multiply_applied(applied.numpy())
+    return product
+
+
+def _residuals(found: Blocks, prefix: int, left: PrefixProducts, guess: Array, k: int) -> tuple[Array, Array, Array]:
+    """Return log values, relative residuals and the directions P^T u of the guess.
+
+    The residual of a value s with vectors u, v is what P^T u has outside the space of the guess, over s. Inside that
+    space the Rayleigh-Ritz step has left nothing but rounding.
+    """
+    values = left.log_values()[:, :k]
+    back = _through(found, range(prefix - 1, -1, -1), left.basis, forward=False)
+    logs, mixing = back.parts
+    outside = back.basis - (back.basis @ guess.transpose(0, 2, 1)) @ guess
+    scales, _ = left.parts
+    # P^T u_i = sum_j basis_j scale_j mixing_ji, for the left vectors u_i in the order of their scales.
+    order = np.argsort(-scales, axis=1)[:, :k]
+    residual = np.empty_like(values)
+    for b, columns in enumerate(order):
+        # What rounding gives u_i of a direction with a much larger scale is not counted here: whether that one has
+        # converged is told by its own residual.
+        with np.errstate(invalid="ignore"):
+            weights = mixing[b][:, columns] * np.exp(np.minimum(logs[b][:, None] - scales[b][columns], 1.0))
+        residual[b] = np.linalg.norm(np.nan_to_num(weights).T @ outside[b], axis=1)
+    residual[values == -math.inf] = 0.0
+    return values, residual, back.basis

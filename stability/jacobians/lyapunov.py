@@ -1,0 +1,151 @@
+"""Asymptotic Lyapunov exponents: growth rates a layer in the limit of infinite depth, with a standard error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from stability.jacobians.block_jacobians import block_jacobian
+from stability.jacobians.blocks import find_blocks
+from stability.jacobians.of_matrices import Matrices, layers_of
+from stability.jacobians.products import Array, PrefixProducts
+from stability.jacobians.width_one import WidthOneChain, is_piecewise_linear_width_one, width_one_spectrum
+
+#: Below this depth there is nothing to take a standard error from.
+LEAST_DEPTH = 32
+
+
+@dataclass(frozen=True, repr=False)
+class LyapunovExponents:
+    """Estimates of the limits of log(singular value) / depth, for infinite depth.
+
+    Not to be taken for `Spectrum.finite_time_exponents`, which are exact for the depth that is there and hold a
+    transient that dies out as 1 / depth. These leave out the first layers, and err by `standard_errors`.
+
+    Attributes:
+        exponents: float64 (*batch, k), descending; -inf where the product is exactly singular.
+        standard_errors: (*batch, k), from the spread of batch means over stretches of layers, which holds where the
+            layers' statistics do not change with depth; 0 where the exponent is -inf.
+        depth: the number of layers, and `burn_in` how many of them were left out.
+        stretches: how many stretches the standard errors come from.
+    """
+
+    exponents: Tensor
+    standard_errors: Tensor
+    depth: int
+    burn_in: int
+    stretches: int
+
+    def __repr__(self) -> str:
+        return f"LyapunovExponents(exponents={tuple(self.exponents.shape)}, depth={self.depth})"
+
+    def pooled(self) -> tuple[Tensor, Tensor]:
+        """Return the mean exponents over the batch, (k,), and its standard error from the spread over the batch.
+
+        For a chain the points of one seed share its weights: they are averaged first and only seeds count as
+        independent.
+
+        Raises:
+            ValueError: for a batch of one.
+        """
+        members = self.exponents
+        if members.ndim == 3:
+            members = members.mean(dim=1)
+        if members.ndim < 2 or len(members) < 2:
+            raise ValueError(
+                f"the exponents have shape {tuple(self.exponents.shape)}: pooling needs a batch of two or more"
+            )
+        mean, vanished = members.mean(dim=0), (members == -math.inf).any(dim=0)
+        error = torch.where(vanished, 0.0, members.where(~vanished, 0.0).std(dim=0) / math.sqrt(len(members)))
+        return mean, error
+
+
+def lyapunov(
+    net: WidthOneChain | nn.Module | Sequence[Callable[[Tensor], Tensor]] | Matrices,
+    x: Tensor | None = None,
+    blocks: str | Sequence[str] | None = None,
+    progress: bool = True,
+) -> LyapunovExponents:
+    """Return the asymptotic growth rates a layer of the Jacobian product, by QR, with a standard error.
+
+    After J U = Q R the next U is Q, and the exponents are the averages of log |R_ii| over the layers (Benettin et al.
+    1980). The first quarter is left out. The standard error is that of means over sqrt(depth) stretches of layers.
+
+    Args:
+        net: a network as `spectrum` takes it, or, without x, matrices as `product_spectrum` takes them.
+        x: points.
+        blocks: which layers of a module, see `spectrum`.
+        progress: whether to show a progress bar, on a terminal.
+
+    Raises:
+        ValueError: for fewer than 32 layers, and as for `spectrum`.
+
+    >>> import torch, stability as st
+    >>> J = torch.randn(4000, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    >>> found = st.lyapunov(J)
+    >>> z = (found.exponents - torch.as_tensor(st.theory.gaussian_exponents(3))) / found.standard_errors
+    >>> bool((z.abs() < 4).all())
+    True
+    """
+    chain: Any = net
+    if x is not None and is_piecewise_linear_width_one(net):
+        logs = width_one_spectrum(chain, x, distances=False).log_values
+        return _from_sums(logs.flatten(1, 2).numpy(), tuple(logs.shape[1:3]))
+    if x is None:
+        if isinstance(net, nn.Module):
+            raise TypeError(f"x is missing: a {type(net).__name__} has Jacobians only at points")
+        layers, batch, _ = layers_of(chain)
+        return _from_sums(_log_scales(iter(layers), len(layers), progress), batch)
+    found = find_blocks(net, x, blocks)
+    batch = tuple(found.states[0].shape[: found.batch_dims])
+
+    def jacobians() -> Iterator[Array]:
+        for name, block, state in zip(found.names, found.functions, found.states[:-1], strict=True):
+            jacobian = block_jacobian(name, block, state, found.batch_dims)
+            yield jacobian.reshape(-1, *jacobian.shape[-2:])
+
+    return _from_sums(_log_scales(jacobians(), len(found.functions), progress), batch)
+
+
+def _log_scales(layers: Iterator[Array], depth: int, progress: bool) -> Array:
+    """Return the sums of log |R_ii| after every layer, (depth, batch, k), sorted."""
+    sums: list[Array] = []
+    products = None
+    for layer in tqdm(layers, total=depth, desc="exponents", disable=None if progress else True):
+        products = products or PrefixProducts(len(layer), layer.shape[2])
+        products.multiply(layer)
+        sums.append(products.log_scales())
+    return np.stack(sums)
+
+
+def _from_sums(sums: Array, batch: tuple[int, ...]) -> LyapunovExponents:
+    """Take rates from sums of log growth (depth, size, k)."""
+    depth = len(sums)
+    if depth < LEAST_DEPTH:
+        raise ValueError(
+            f"the network has {depth} layers: an asymptotic exponent with a standard error needs {LEAST_DEPTH} or "
+            "more; for the growth at the depth that is there see Spectrum.finite_time_exponents"
+        )
+    stretches = math.isqrt(depth)
+    length = (depth - depth // 4) // stretches
+    burn_in = depth - stretches * length
+    ends = sums[burn_in - 1 :: length]
+    vanished = ends[-1] == -math.inf
+    rates = np.diff(np.where(vanished, 0.0, ends), axis=0) / length
+    exponents = np.where(vanished, -math.inf, rates.mean(axis=0))
+    errors = np.where(vanished, 0.0, rates.std(axis=0, ddof=1) / math.sqrt(stretches))
+    k = sums.shape[2]
+    return LyapunovExponents(
+        torch.from_numpy(exponents).reshape(*batch, k),
+        torch.from_numpy(errors).reshape(*batch, k),
+        depth,
+        burn_in,
+        stretches,
+    )

@@ -1,0 +1,173 @@
+"""The spectrum of a product of given matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from stability.checks import check_finite
+from stability.jacobians.products import Array, PrefixProducts, log_spectral_norm
+from stability.jacobians.self_check import SelfCheck, self_check
+from stability.jacobians.spectrum import Spectrum
+
+Matrices = Tensor | ArrayLike | Sequence[Tensor] | Sequence[ArrayLike]
+
+
+def product_spectrum(
+    matrices: Matrices, check: bool = True, distances: bool = True, progress: bool = False
+) -> Spectrum:
+    """Return the singular values of every prefix product J_l ... J_1 of a sequence of matrices, in logarithms.
+
+    All of them are right, at any condition number of the product: the error of a log value is bounded by about n eps
+    times the sum of the *layers'* condition numbers (`Spectrum.self_check.bound`). The product is kept as U diag(s) T
+    with U orthonormal, T moderate and s in logarithms; a layer is taken in by a QR factorisation of J U whose columns
+    are pivoted on their length times s, and the singular values of diag(s) T come by one-sided Jacobi rotations in
+    the log domain, or from LAPACK where the range allows it and the determinant confirms it. A layer's own scale,
+    and that of its rows and columns, may be anything.
+
+    A value is -inf where it is exactly zero: below the smallest dimension so far, for zero rows and columns (a ReLU),
+    and for directions that float64 cannot tell from zero, which `Spectrum.undecided` counts.
+
+    Args:
+        matrices: (depth, *batch, n, n), or a sequence of matrices (*batch, m, n) that chain, the first applied first.
+            float64, or a smaller format, whose numbers are taken as they are.
+        check: whether to test the values, see `SelfCheck`; takes about half of the time.
+        distances: whether to measure the distance of layers and products from the identity.
+        progress: whether to show a progress bar, on a terminal.
+
+    Raises:
+        ValueError, TypeError: for matrices that do not chain, that are not finite, of no layers, or not real.
+
+    >>> import torch, stability as st
+    >>> J = torch.randn(1000, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) / 4
+    >>> s = st.product_spectrum(J)
+    >>> print(f"condition number 10^{s.log_condition[-1].item() / 2.302585:.0f}, {s.ranks[-1]} values")
+    condition number 10^846, 16 values
+    >>> bool(s.self_check.passed)
+    True
+    """
+    layers, batch, dtype = layers_of(matrices)
+    return spectrum_of_layers(layers, batch, dtype, check, distances, progress)
+
+
+def check_spectrum(matrices: Matrices, log_values: Tensor | ArrayLike) -> SelfCheck:
+    """Test whether log_values can be the log singular values of every prefix product of `matrices`.
+
+    Args:
+        matrices: as for `product_spectrum`.
+        log_values: (depth, *batch, k), what is claimed, by whatever method.
+
+    Returns:
+        A `SelfCheck`.
+
+    A product that is formed and decomposed holds rounding noise in place of its smaller values:
+
+    >>> import torch, stability as st
+    >>> J = torch.randn(20, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    >>> product, naive = torch.eye(8, dtype=torch.float64), []
+    >>> for layer in J:
+    ...     product = layer @ product
+    ...     naive.append(torch.linalg.svdvals(product).log())
+    >>> bool(st.check_spectrum(J, torch.stack(naive)).passed)
+    False
+    >>> bool(st.check_spectrum(J, st.product_spectrum(J).log_values).passed)
+    True
+    """
+    layers, batch, dtype = layers_of(matrices)
+    columns = min(layers[0].shape[1:])
+    claimed = np.asarray(log_values, dtype=np.float64)
+    expected = (len(layers), *batch, columns)
+    if claimed.shape != expected:
+        raise ValueError(f"log_values has shape {claimed.shape}: these matrices have {expected}, (depth, *batch, k)")
+    if np.isnan(claimed).any() or (claimed == np.inf).any():
+        raise ValueError("log_values holds NaN or +inf: expected finite logs, and -inf for exact zeros")
+    size = int(np.prod(batch))
+    _, _, conditions, _ = _run(layers, size, distances=False, progress=False, values=False)
+    return self_check(layers, claimed.reshape(len(layers), size, columns), conditions, dtype, batch)
+
+
+def spectrum_of_layers(
+    layers: Sequence[Array], batch: tuple[int, ...], dtype: torch.dtype, check: bool, distances: bool, progress: bool
+) -> Spectrum:
+    """Return the spectrum of layers [(size, m, n), ...] with a batch of `size` products of shape `batch`."""
+    depth, size = len(layers), len(layers[0])
+    sizes = tuple(np.minimum.accumulate([min(layer.shape[1:]) for layer in layers]).tolist())
+    log_values, lost, conditions, product_distances = _run(layers, size, distances, progress)
+    log_values = np.ascontiguousarray(log_values[..., : sizes[0]])
+
+    def shaped(values: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(values).reshape(depth, *batch, *values.shape[2:])
+
+    layer_distances = None
+    if distances and all(layer.shape[1] == layer.shape[2] for layer in layers):
+        with np.errstate(over="ignore"):
+            stacked = [np.exp(log_spectral_norm(layer - np.eye(layer.shape[1]))) for layer in layers]
+        layer_distances = shaped(np.stack(stacked))
+    return Spectrum(
+        log_values=shaped(log_values),
+        sizes=sizes,
+        undecided=shaped(lost),
+        distance_from_identity=layer_distances,
+        log_product_distance=None if layer_distances is None else shaped(product_distances),
+        self_check=self_check(layers, log_values, conditions, dtype, batch) if check else None,
+    )
+
+
+def _run(
+    layers: Sequence[Array], size: int, distances: bool, progress: bool, values: bool = True
+) -> tuple[Array, NDArray[np.int64], Array, Array]:
+    depth, columns = len(layers), layers[0].shape[2]
+    products = PrefixProducts(size, columns)
+    log_values = np.empty((depth, size, columns if values else 0))
+    lost, conditions = np.empty((depth, size), dtype=np.int64), np.empty((depth, size))
+    product_distances = np.empty((depth, size))
+    for layer, factor in enumerate(tqdm(layers, desc="products", disable=None if progress else True)):
+        products.multiply(factor)
+        lost[layer], conditions[layer] = products.lost, products.conditions
+        if values:
+            log_values[layer] = products.log_values()
+        if distances and factor.shape[1] == columns:
+            product_distances[layer] = products.log_distance_from_identity()
+    return log_values, lost, conditions, product_distances
+
+
+def layers_of(matrices: Matrices) -> tuple[list[Array], tuple[int, ...], torch.dtype]:
+    """Return the matrices as float64 (size, m, n) each, the shape of the batch and the dtype they came in."""
+    is_array = isinstance(matrices, np.ndarray | Tensor) and matrices.ndim > 0
+    if not is_array and (isinstance(matrices, str) or not isinstance(matrices, Sequence)):
+        raise TypeError(f"matrices is {matrices!r}: expected a tensor or a sequence of matrices, the first one first")
+    given: list[Any] = list(matrices)  # type: ignore[arg-type]
+    if not given:
+        raise ValueError("there are no matrices: expected at least one layer")
+    layers: list[Array] = []
+    dtypes: list[torch.dtype] = []
+    batch: tuple[int, ...] | None = None
+    for number, one in enumerate(given, start=1):
+        tensor = one.detach().cpu() if isinstance(one, Tensor) else torch.from_numpy(np.array(one))
+        if tensor.is_complex() or tensor.dtype == torch.bool:
+            raise TypeError(f"matrix {number} holds {tensor.dtype}: expected real numbers")
+        if tensor.ndim < 2 or 0 in tensor.shape:
+            raise ValueError(
+                f"matrix {number} has shape {tuple(tensor.shape)}: expected (*batch, m, n), none of them 0; all "
+                "matrices together are (depth, *batch, n, n)"
+            )
+        check_finite(f"matrix {number}", tensor)
+        if batch is None:
+            batch = tuple(tensor.shape[:-2])
+        elif tuple(tensor.shape[:-2]) != batch:
+            raise ValueError(f"matrix {number} has the batch {tuple(tensor.shape[:-2])}, the ones before have {batch}")
+        if layers and tensor.shape[-1] != layers[-1].shape[1]:
+            raise ValueError(
+                f"matrix {number} takes {tensor.shape[-1]} numbers and the one before gives {layers[-1].shape[1]}: the "
+                "first of the sequence is the first applied, the product is J_L ... J_1"
+            )
+        dtypes.append(tensor.dtype if tensor.dtype.is_floating_point else torch.float64)
+        layers.append(tensor.double().reshape(-1, *tensor.shape[-2:]).numpy())
+    assert batch is not None
+    return layers, batch, max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)

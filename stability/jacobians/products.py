@@ -1,0 +1,147 @@
+"""Prefix products of a sequence of matrices, a batch at a time, kept so that no singular value is lost."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stability.jacobians.kernels import graded, jacobi
+
+Array = NDArray[np.float64]
+
+#: A spread of scales, in natural logs, up to which LAPACK is asked first: its squares stay in float64's range.
+LAPACK_SPREAD = 300.0
+#: How far the logs that LAPACK finds may be, a value, from the logarithm of the determinant.
+LAPACK_TOLERANCE = 1e-13
+
+
+class PrefixProducts:
+    """The products J_l ... J_1 of a batch of matrix sequences, as U diag(s) T with logarithmic scales s.
+
+    U has orthonormal columns and T moderate entries, so every singular value of the product is a singular value of
+    diag(s) T to a relative accuracy of about eps times the sum of the layers' condition numbers.
+
+    Args:
+        batch: how many sequences.
+        columns: the columns of the first matrix.
+    """
+
+    def __init__(self, batch: int, columns: int) -> None:
+        self._basis = np.broadcast_to(np.eye(columns), (batch, columns, columns)).copy()
+        self._mixing = self._basis.copy()
+        self._mantissas = np.full((batch, columns), 0.5)
+        self._exponents = np.ones((batch, columns), np.int64)
+        self.ranks = np.full(batch, columns)
+        #: How many singular values so far count as zero because of rounding alone.
+        self.lost = np.zeros(batch, np.int64)
+        #: The sum of the layers' condition numbers: estimates, with rows and columns scaled alike.
+        self.conditions = np.zeros(batch)
+
+    def multiply(self, layers: Array) -> None:
+        """Multiply by one layer (batch, m, n) from the left."""
+        batch, rows, _ = layers.shape
+        new_basis = np.zeros((batch, self._basis.shape[1], rows))
+        conditions, lost = np.empty(batch), np.empty(batch, np.int64)
+        graded.multiply(
+            np.ascontiguousarray(layers),
+            self._basis,
+            self._mantissas,
+            self._exponents,
+            self._mixing,
+            self.ranks,
+            new_basis,
+            conditions,
+            lost,
+        )
+        self._basis = new_basis
+        self.conditions += conditions
+        self.lost += lost
+
+    def multiply_applied(self, columns: Array) -> None:
+        """Multiply by a layer of which only its product with `basis` is known, columns = J basis^T, (batch, m, r)."""
+        self._basis = np.broadcast_to(np.eye(columns.shape[2]), (len(columns), *[columns.shape[2]] * 2)).copy()
+        self.multiply(columns)
+
+    @property
+    def basis(self) -> Array:
+        """The left factor, orthonormal as rows, (batch, r, n); rows beyond the rank are 0."""
+        return self._basis
+
+    @property
+    def parts(self) -> tuple[Array, Array]:
+        """The logs of the scales (batch, r), -inf beyond the rank, and the right factor (batch, r, columns)."""
+        return self._logs(), self._mixing
+
+    def right_vectors(self) -> Array:
+        """Return the right singular vectors as rows, (batch, r, columns), by falling value; 0 beyond the rank."""
+        vectors = np.empty_like(self._mixing)
+        jacobi.right_vectors(self._mantissas, self._exponents, self._mixing, self.ranks, vectors)
+        return vectors
+
+    def log_scales(self) -> Array:
+        """Return the logs of the scales, (batch, columns), descending: sums of log |R_ii|, no singular values."""
+        return np.asarray(-np.sort(-self._logs(), axis=1))
+
+    def _logs(self) -> Array:
+        logs: Array = np.log(self._mantissas) + self._exponents * math.log(2)
+        logs[~self._live()] = -math.inf
+        return logs
+
+    def log_values(self) -> Array:
+        """Return the logs of the singular values, (batch, columns), descending, -inf beyond the rank."""
+        batch, columns = self._mantissas.shape
+        log_values = np.empty((batch, columns))
+        rest = np.ones(batch, dtype=bool)
+        if columns >= graded.LAPACK_FROM:
+            rest = ~self._by_lapack(log_values)
+        if rest.any():
+            jacobi.log_singular_values(self._mantissas, self._exponents, self._mixing, self.ranks, rest, log_values)
+        return log_values
+
+    def _by_lapack(self, log_values: Array) -> NDArray[np.bool_]:
+        """Fill what LAPACK gets right, and return where that is.
+
+        It reduces a matrix with rows of falling size without mixing them, as a rule and not by a theorem. But
+        |det T| is 1 while no rank is lost, so the logs of the values have a known sum, which noise in place of a
+        small value would miss.
+        """
+        columns = self._mantissas.shape[1]
+        logs = np.log(self._mantissas) + self._exponents * math.log(2)
+        tried = (self.ranks == columns) & (np.ptp(logs, axis=1) < LAPACK_SPREAD)
+        done = np.zeros(len(tried), dtype=bool)
+        if not tried.any():
+            return done
+        logs = logs[tried]
+        top = self._exponents[tried].max(axis=1, keepdims=True)
+        order = np.argsort(-logs, axis=1)
+        scales = np.ldexp(self._mantissas[tried], self._exponents[tried] - top)
+        rows = np.take_along_axis(scales[..., None] * self._mixing[tried], order[..., None], axis=1)
+        with np.errstate(divide="ignore"):
+            values = np.log(np.linalg.svd(rows, compute_uv=False)) + top * math.log(2)
+        clear = abs(values.sum(axis=1) - logs.sum(axis=1)) <= columns * LAPACK_TOLERANCE
+        done[tried] = clear
+        log_values[done] = values[clear]
+        return done
+
+    def log_distance_from_identity(self) -> Array:
+        """Return the log of the spectral norm of product - identity, (batch,), for square products."""
+        top = np.maximum(0, np.where(self._live(), self._exponents, 0).max(axis=1))[:, None]
+        scales = np.where(self._live(), np.ldexp(self._mantissas, np.maximum(self._exponents - top, -2000)), 0.0)
+        product = self._basis.transpose(0, 2, 1) @ (scales[..., None] * self._mixing)
+        identity = np.ldexp(np.ones(len(top)), -np.minimum(top[:, 0], 2000))
+        product -= identity[:, None, None] * np.eye(product.shape[1])
+        return np.asarray(log_spectral_norm(product) + top[:, 0] * math.log(2))
+
+    def _live(self) -> NDArray[np.bool_]:
+        return np.arange(self._mantissas.shape[1]) < self.ranks[:, None]
+
+
+def log_spectral_norm(matrices: Array) -> Array:
+    """Return the log of the largest singular value of matrices (..., m, n) of any size."""
+    size = abs(matrices).max(axis=(-2, -1))
+    size[size == 0] = 1.0
+    with np.errstate(divide="ignore"):
+        largest = np.linalg.svd(matrices / size[..., None, None], compute_uv=False)[..., 0]
+        return np.asarray(np.log(largest) + np.log(size))

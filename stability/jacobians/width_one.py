@@ -1,0 +1,86 @@
+"""The spectrum of a piecewise-linear chain of width 1: a sum of logarithms, seed by seed and point by point."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stability.checks import check_finite, check_points
+from stability.jacobians.factors import log_factors
+from stability.jacobians.kernels import width_one
+from stability.jacobians.spectrum import Spectrum
+
+
+class WidthOneChain(Protocol):
+    """What a width-1 network offers: its steps as rows of six numbers."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def depth(self) -> int: ...
+    @property
+    def members(self) -> tuple[int, ...]: ...
+    def table(self) -> NDArray[np.float64]: ...
+
+
+def is_piecewise_linear_width_one(net: Any) -> bool:
+    """Whether `net` is a chain whose steps are six numbers each."""
+    return (
+        all(hasattr(net, name) for name in ("table", "width", "depth", "members", "architecture"))
+        and net.width == 1
+        and bool(net.architecture.phi.piecewise_linear)
+    )
+
+
+def width_one_spectrum(net: WidthOneChain, x: Tensor, distances: bool) -> Spectrum:
+    """Return log |dh_l/dx| and its sign for every prefix l: log_values (depth, seeds, points, 1).
+
+    With h_0 = x and h_l the state after step l, dh_l/dx = g_1 ... g_l, where
+    g = skip + outer_weight weight (1 if z > 0 else slope) and z = weight h + bias, so a z of exactly 0 counts as
+    not positive, as in torch.
+
+    The logs are summed, with compensation, from the two logs that each step can contribute; a factor that is
+    exactly zero gives -inf and sign 0 (a factor that cancels to under a thousandth is settled in rational
+    arithmetic, at some microseconds each). The state is carried with an exponent of its own and cannot underflow or
+    overflow, so the branches taken stay right at any depth; otherwise it is float64 and rounds as float64 does.
+    """
+    table = np.ascontiguousarray(net.table()[:, : net.depth])
+    check_finite("the chain's step table (seed, row, column)", table)
+    check_finite("x", check_points(x, 1, net.dtype, net.device))
+    points = x.detach().to("cpu", torch.float64, copy=True)
+    logs, factor_signs = log_factors(table)
+    size = abs(table)
+    safe = ((size == 0) | ((size > width_one.ROW_SMALL) & (size < width_one.ROW_LARGE))).all(axis=2)
+    shape = (net.depth, len(table), len(points))
+    log_values, signs = np.empty(shape), np.empty(shape, dtype=np.int8)
+    branches = np.empty(shape if distances else (0, 0, 0), dtype=np.int8)
+    width_one.log_derivatives(table, safe, logs, factor_signs, points.numpy(), log_values, signs, branches)
+    layer_distances = log_product_distance = None
+    if distances:
+        with np.errstate(over="ignore"):
+            each = abs(factor_signs * np.exp(logs) - 1).transpose(1, 0, 2)
+        layer_distances = torch.from_numpy(np.take_along_axis(each, branches.astype(np.intp), axis=2))
+        log_product_distance = torch.from_numpy(_log_distance_from_one(log_values, signs))
+    return Spectrum(
+        log_values=torch.from_numpy(log_values)[..., None],
+        sizes=(1,) * net.depth,
+        undecided=torch.zeros(shape, dtype=torch.int64),
+        signs=torch.from_numpy(signs),
+        distance_from_identity=layer_distances,
+        log_product_distance=log_product_distance,
+        x=points,
+        members=net.members,
+    )
+
+
+def _log_distance_from_one(logs: NDArray[np.float64], signs: NDArray[np.int8]) -> NDArray[np.float64]:
+    """Return log |sign exp(log) - 1|, which stays right near 1 and beyond float64's range."""
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        above = np.where(logs > 1, logs + np.log(-np.expm1(-logs)), np.log(abs(np.expm1(np.minimum(logs, 1.0)))))
+        return np.where(signs > 0, above, np.logaddexp(np.where(signs < 0, logs, -np.inf), 0.0))

@@ -1,0 +1,409 @@
+"""Spectra of networks against the singular values of Jacobians that are formed one point at a time."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import stability as st
+from stability.jacobians.block_jacobians import block_jacobian
+
+from .oracle import log_singular_values
+
+
+def rand(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def explicit_layers(blocks, x):
+    """Jacobians by torch.autograd.functional, one point and one block at a time: [depth][point] -> (m, n)."""
+    states, layers = [point[None] for point in x], []
+    for block in blocks:
+        layers.append(
+            [
+                torch.autograd.functional.jacobian(
+                    lambda v, block=block, shape=h.shape: block(v.reshape(shape)).flatten(), h.flatten()
+                )
+                for h in states
+            ]
+        )
+        states = [block(h).detach() for h in states]
+    return layers
+
+
+def assert_spectrum(s, blocks, x, tolerance=1e-8, points=None):
+    layers = explicit_layers(blocks, x)
+    for point in range(len(x)) if points is None else points:
+        product = None
+        for depth, layer in enumerate(layers):
+            product = layer[point] if product is None else layer[point] @ product
+            expected = torch.linalg.svdvals(product).log()
+            # Formed in float64, a product holds the values down to its rounding noise.
+            safe = expected > expected[0] + math.log(1e-6)
+            k = len(expected)
+            assert (s.log_values[depth, point, :k] - expected).abs()[safe].max() < tolerance
+
+
+class Residual(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+
+    def forward(self, h):
+        return functional.relu(h + self.body(h), inplace=True)
+
+
+class ResNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
+        self.layers = nn.Sequential(*[Residual(4) for _ in range(6)])
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(4 * 36, 10))
+
+    def forward(self, image):
+        return self.head(self.layers(self.stem(image)))
+
+
+def resnet():
+    torch.manual_seed(0)
+    net = ResNet().double()
+    net(rand(16, 3, 6, 6))  # running statistics of its own
+    return net.eval()
+
+
+def transformer(layers=12):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
+    return nn.TransformerEncoder(layer, layers, enable_nested_tensor=False).double().eval()
+
+
+def test_a_transformer_of_12_blocks_equals_its_explicit_jacobians():
+    net, x = transformer(), rand(3, 5, 8)
+    for module in net.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.3)  # the copies that torch makes are all alike
+    s = st.spectrum(net, x)
+    assert s.log_values.shape == (12, 3, 40)
+    assert s.blocks[0] == "layers.0 (TransformerEncoderLayer)"
+    assert len(s.blocks) == 12
+    assert_spectrum(s, net.layers, x)
+    assert s.self_check.passed.all()
+
+
+def test_a_resnet_equals_its_explicit_jacobians():
+    net, x = resnet(), rand(2, 3, 6, 6)
+    s = st.spectrum(net, x)
+    assert s.blocks == tuple(f"layers.{i} (Residual)" for i in range(6))
+    assert_spectrum(s, net.layers, net.stem(x).detach())
+    named = st.spectrum(net, x, blocks="layers")
+    assert torch.equal(named.log_values, s.log_values)
+    some = st.spectrum(net, x, blocks=["layers.0", "layers.1"])
+    assert torch.equal(some.log_values, s.log_values[:2])
+
+
+def test_layers_that_change_the_width():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 4), nn.Tanh(), nn.Linear(4, 7)).double()
+    x = rand(3, 6)
+    s = st.spectrum(net, x)
+    assert s.log_values.shape == (5, 3, 6)
+    assert s.sizes == (6, 6, 4, 4, 4)
+    assert torch.equal(s.ranks, torch.tensor([6, 6, 4, 4, 4])[:, None].expand(5, 3))
+    assert s.distance_from_identity is None
+    assert_spectrum(s, net, x)
+
+
+def test_prelu_where_the_batch_is_as_large_as_the_width():
+    # torch.vmap(torch.func.jacrev(nn.PReLU())) is silently wrong, or fails, where the batch equals the channels.
+    torch.manual_seed(0)
+    net = nn.Sequential(*[m for _ in range(4) for m in (nn.Linear(5, 5), nn.PReLU(5))]).double()
+    with torch.no_grad():
+        for module in net:
+            if isinstance(module, nn.PReLU):
+                module.weight.uniform_(0.1, 0.9)
+    assert_spectrum(st.spectrum(net, rand(5, 5)), net, rand(5, 5))
+
+
+@pytest.mark.parametrize("name", [*st.ARCHITECTURES, st.Architecture("smooth", skip=1, maps=2, activation="tanh")])
+@pytest.mark.parametrize("width", [1, 4])
+def test_chains_of_any_width(name, width):
+    if width == 1 and isinstance(name, str):
+        pytest.skip("sums of logarithms, tested by themselves")
+    chain, x = st.Chain(name, 12, seeds=3, width=width), rand(2, width)
+    s = st.spectrum(chain, x if width > 1 else x[:, 0])
+    assert s.log_values.shape == (12, 3, 2, width)
+    assert s.members == (0, 1, 2)
+    for member in range(3):
+        one = st.Chain(name, 12, seeds=[member], width=width)
+        for point in range(2):
+            h, layers = (x if width > 1 else x[:, 0])[point][None, None], []
+            for step in one.steps:
+                layers.append(
+                    torch.autograd.functional.jacobian(
+                        lambda v, step=step, shape=h.shape: step(v.reshape(shape)).flatten(), h.flatten()
+                    ).numpy()
+                )
+                h = step(h).detach()
+            expected = log_singular_values(layers, 120)
+            found = s.log_values[-1, member, point].numpy()
+            np.testing.assert_array_equal(found == -math.inf, expected == -math.inf)
+            alive = expected > -math.inf
+            np.testing.assert_allclose(found[alive], expected[alive], atol=1e-9)
+    data = s.to_dataset()
+    assert data.log_values.dims == ("depth", "seed", "x", "index")
+
+
+def test_a_deep_chain_of_width_16_is_right_where_a_product_is_not():
+    chain, x = st.Chain("plain_prelu", 200, seeds=1, width=16), rand(1, 16)
+    s = st.spectrum(chain, x)
+    layers = [jacobian[0] for jacobian in [layer.numpy()[None] for layer in _chain_layers(chain, x)]]
+    expected = log_singular_values(layers, 900)
+    np.testing.assert_allclose(s.log_values[-1, 0, 0], expected, atol=1e-9)
+    assert s.log_condition[-1].item() > math.log(1e100)
+    assert s.self_check.passed.all()
+
+
+def _chain_layers(chain, x):
+    h = x[None]
+    for step in chain.steps:
+        yield torch.autograd.functional.jacobian(
+            lambda v, s=step, shape=h.shape: s(v.reshape(shape)).flatten(), h.flatten()
+        )
+        h = step(h).detach()
+
+
+def test_callables_of_ones_own_and_points_in_portions():
+    weights = [rand(6, 6, seed=seed) / math.sqrt(6) for seed in range(8)]
+    blocks = [lambda h, w=w: h + torch.sin(h @ w) for w in weights]
+    x = rand(7, 6, seed=9)
+    whole = st.spectrum(blocks, x)
+    assert_spectrum(whole, blocks, x)
+    # Memory for two points at a time.
+    parts = st.spectrum(blocks, x, memory=2.5 * 8 * (8 * 36 + 6 * 36) / 2**30)
+    for name in ("log_values", "undecided", "distance_from_identity", "log_product_distance"):
+        assert torch.equal(getattr(parts, name), getattr(whole, name)), name
+    assert torch.equal(parts.self_check.bound, whole.self_check.bound)
+    assert torch.equal(parts.self_check.reversed, whole.self_check.reversed)
+    assert torch.equal(parts.x, x)
+    with pytest.raises(ValueError, match=r"the Jacobians of one point take .* GiB .*: the budget is 1e-07 GiB"):
+        st.spectrum(blocks, x, memory=1e-7)
+
+
+def test_jacobians_take_the_cheaper_mode():
+    calls = {"points": 0}
+
+    def widen(h):
+        calls["points"] += len(h)
+        return torch.cat([h, h * h, torch.sin(h)], dim=1)
+
+    jacobian = block_jacobian("widen", widen, rand(4, 2))
+    assert jacobian.shape == (4, 6, 2)
+    assert calls["points"] <= 4 * (2 + 3)  # by columns, of which there are 2, and the probes
+    calls["points"] = 0
+    assert block_jacobian("narrow", lambda h: widen(h).sum(dim=1, keepdim=True), rand(4, 6)).shape == (4, 1, 6)
+    assert calls["points"] <= 4 * (1 + 3)
+
+
+def test_float32_models_are_held_to_their_own_precision():
+    net, x = resnet().float(), rand(2, 3, 6, 6).float()
+    s = st.spectrum(net, x)
+    exact = st.spectrum(net.double(), x.double())
+    assert (s.log_values - exact.log_values).abs()[..., :50].max() < 1e-3
+    assert (s.self_check.input_bound > 1e8 * s.self_check.value_bound).all()
+
+
+# --- leading values ---
+
+
+def test_leading_values_without_jacobians():
+    net, x = resnet(), rand(2, 3, 6, 6)
+    full, leading = st.spectrum(net, x), st.spectrum(net, x, k=3)
+    assert leading.log_values.shape == (6, 2, 3)
+    assert leading.residuals.max() < 1e-5
+    assert (leading.log_values - full.log_values[..., :3]).abs().max() < 1e-9
+    assert leading.self_check is None
+
+
+def test_leading_values_of_a_deep_chain_and_all_of_a_narrow_one():
+    chain, x = st.Chain("plain_prelu", 60, seeds=2, width=6), rand(3, 6)
+    full = st.spectrum(chain, x)
+    for k in (1, 2, 6):
+        leading = st.spectrum(chain, x, k=k)
+        assert (leading.log_values - full.log_values[..., :k]).abs().max() < 1e-8, k
+        assert leading.residuals.max() < 1e-6
+
+
+def test_residuals_tell_what_has_not_converged(monkeypatch):
+    from stability.jacobians import leading
+
+    monkeypatch.setattr(leading, "ROUNDS", 1)
+    matrix = torch.diag(torch.linspace(1, 0.9, 40, dtype=torch.float64))
+    s = st.spectrum([lambda h: h @ matrix], rand(1, 40), k=2)
+    errors = (s.log_values[0, 0] - torch.tensor([1.0, 1 - 0.1 / 39], dtype=torch.float64).log()).abs()
+    assert (errors > 1e-4).any()
+    assert (s.residuals[0, 0] > 1e-3).all()
+    assert (errors <= s.residuals[0, 0]).all()
+
+
+# --- refusals ---
+
+
+class Branches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, h):
+        return self.second(2 * self.first(h))
+
+
+def test_networks_that_have_no_such_spectrum_are_refused():
+    x = rand(3, 4)
+    linear = nn.Linear(4, 4).double()
+    for net, points, options, error, message in (
+        (
+            nn.Sequential(linear, nn.BatchNorm1d(4).double()),
+            x,
+            {},
+            ValueError,
+            r"BatchNorm1d '1' is in train.*eval",
+        ),
+        (nn.Sequential(linear, nn.Dropout(0.5)), x, {}, ValueError, r"Dropout '1' drops out at random.*eval"),
+        ([linear, lambda h: functional.dropout(h, 0.5)], x, {}, ValueError, "it is random, or lets one point depend"),
+        ([linear, lambda h: h - h.mean(dim=0)], x, {}, ValueError, r"block 1 \(function\) .* lets one point|depend"),
+        ([linear, lambda h: (h, h)], x, {}, TypeError, r"block 1 \(function\) returns a tuple: expected one tensor"),
+        ([linear, lambda h: h[:2]], x, {}, ValueError, r"into \(2, 4\): it must keep the batch"),
+        ([linear, nn.Linear(5, 5).double()], x, {}, ValueError, r"block 1 \(Linear\) does not take the state of shape"),
+        ([linear, lambda h: h.detach()], x, {}, ValueError, "cuts the gradient"),
+        ([linear, lambda h: h / 0], x, {}, ValueError, r"the state after block 1 .* not finite, the first at \(0, 0\)"),
+        ([lambda h: (h * 0).abs().sqrt()], x, {}, ValueError, r"the Jacobian of block 0 .* not finite at point \(0,\)"),
+        ([linear, "relu"], x, {}, TypeError, "block 1 is a str: expected a callable"),
+        ([], x, {}, ValueError, "has no blocks"),
+        ([linear], x.long(), {}, TypeError, "x is torch.int64: a Jacobian needs floating-point points"),
+        ([linear], [1.0], {}, TypeError, "x is a list: expected a tensor"),
+        ([linear], x[:0], {}, ValueError, r"x has shape \(0, 4\): expected the batch of points first"),
+        ([linear], x * math.nan, {}, ValueError, "x has 12 values that are not finite"),
+        ([linear], x, {"blocks": "0"}, ValueError, "a list of blocks has its blocks already"),
+        ([linear], x, {"k": 0}, ValueError, "k is 0"),
+        ([linear], x, {"k": 5}, ValueError, "k is 5: the states have as few as 4 numbers"),
+        ([linear], x, {"memory": -1}, ValueError, "memory is -1"),
+        (3, x, {}, TypeError, "net is a int: expected a stability.Chain"),
+        (Branches().double(), x, {}, ValueError, "no Sequential or ModuleList of Branches"),
+        (Branches().double(), x, {"blocks": ["first", "second"]}, ValueError, "do not chain: between first and second"),
+        (Branches().double(), x, {"blocks": "layers"}, ValueError, "blocks is 'layers': expected the name of"),
+        (Branches().double(), x, {"blocks": ["third"]}, ValueError, r"blocks names \['third'\]: the modules are"),
+        (st.Chain("plain_relu", 3, width=2), rand(3, 3), {}, ValueError, r"a chain of width 2 takes \(points, 2\)"),
+        (st.Chain("plain_relu", 3, width=2), rand(3, 2).float(), {}, TypeError, "x is torch.float32 and the chain is"),
+        (st.Chain("plain_relu", 3, width=2), rand(3, 2), {"blocks": "steps"}, ValueError, "leave out blocks="),
+    ):
+        with pytest.raises(error, match=message):
+            st.spectrum(net, points, progress=False, **options)
+
+
+def test_a_wrong_derivative_is_caught_by_a_probe():
+    class Wrong(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, h):
+            ctx.points = len(h)
+            return h.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * (1 + 0.01 * ctx.points)  # depends on how many points go together
+
+    with pytest.raises(ValueError, match=r"disagrees with a random probe by the points as they came, in reverse mode"):
+        st.spectrum([Wrong.apply], rand(2, 3))
+
+
+def test_a_derivative_that_differs_between_the_modes_is_caught():
+    class Wrong(torch.autograd.Function):
+        @staticmethod
+        def forward(h):
+            return h.clone()
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            pass
+
+        @staticmethod
+        def backward(_, gradient):
+            return 2 * gradient
+
+        @staticmethod
+        def jvp(_, tangent):
+            return tangent
+
+    with pytest.raises(ValueError, match="disagrees with a random probe by forward mode"):
+        st.spectrum([Wrong.apply], rand(2, 3))
+
+
+def test_tokens_go_through_the_model_and_states_are_differentiated():
+    class Language(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Embedding(10, 8)
+            self.blocks = nn.ModuleList([nn.TransformerEncoderLayer(8, 2, 8, batch_first=True) for _ in range(3)])
+
+        def forward(self, tokens):
+            h = self.embed(tokens)
+            for block in self.blocks:
+                h = block(h)
+            return h.sum()
+
+    torch.manual_seed(0)
+    net, tokens = Language().double().eval(), torch.tensor([[1, 2, 3], [4, 5, 6]])
+    s = st.spectrum(net, tokens)
+    assert s.log_values.shape == (3, 2, 24)
+    # Layer normalisation after the block takes away the mean and the length of every token: two ranks each.
+    assert_spectrum(s, net.blocks, net.embed(tokens).detach())
+
+
+# --- exponents ---
+
+
+def test_exponents_of_gaussian_matrices_are_newmans():
+    for n in (1, 2, 5):
+        layers = np.random.default_rng(n).standard_normal((6000, n, n))
+        found = st.lyapunov(layers, progress=False)
+        z = (found.exponents.numpy() - st.theory.gaussian_exponents(n)) / found.standard_errors.numpy()
+        assert abs(z).max() < 4
+        assert found.standard_errors.max() < 0.05
+
+
+def test_exponents_of_triangular_matrices_are_the_means_of_the_diagonal():
+    # For one triangular matrix over and over they are the logs of its eigenvalues: both signs, and zero.
+    layer = np.triu(np.ones((3, 3)), 1) + np.diag([math.e, 1.0, 1 / math.e])
+    found = st.lyapunov([layer] * 400, progress=False)
+    np.testing.assert_allclose(found.exponents, [1, 0, -1], atol=1e-9)
+    assert found.standard_errors.max() < 1e-9
+    finite = st.product_spectrum([layer] * 400).finite_time_exponents[-1]
+    assert abs(finite - torch.tensor([1.0, 0, -1])).max() > 1e-4  # what is left of the first layers at this depth
+
+
+def test_exponents_of_chains_and_of_dead_ones():
+    chain, x = st.Chain("plain_prelu", 2000, seeds=20, init="uniform"), torch.tensor([0.5], dtype=torch.float64)
+    found = st.lyapunov(chain, x)
+    assert found.exponents.shape == (20, 1, 1)
+    mean, error = found.pooled()
+    assert abs(mean.item() + 1 + math.log(4) / 2) < 4 * error.item()
+    wide = st.lyapunov(st.Chain("plain_prelu", 100, seeds=3, width=3), rand(2, 3), progress=False)
+    assert wide.exponents.shape == (3, 2, 3)
+    assert (wide.exponents[..., :-1] >= wide.exponents[..., 1:]).all()
+    dead = st.lyapunov(st.Chain("plain_relu", 200, seeds=3, width=2), rand(1, 2), progress=False)
+    assert (dead.exponents[..., -1] == -math.inf).all()
+    assert (dead.standard_errors[..., -1] == 0).all()
+    assert torch.isfinite(dead.standard_errors).all()
+    with pytest.raises(ValueError, match="has 5 layers: an asymptotic exponent"):
+        st.lyapunov(st.Chain("plain_prelu", 5), x)
+    with pytest.raises(TypeError, match="x is missing"):
+        st.lyapunov(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="pooling needs a batch"):
+        st.lyapunov([np.eye(2)] * 40).pooled()
