@@ -1,5 +1,9 @@
 """What all tests share: one thread a worker, no window, and hypothesis without deadlines on a noisy machine."""
 
+import os
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before numpy is imported: two workers of two threads wait for each other
+
 import matplotlib as mpl
 import torch
 from hypothesis import settings

@@ -44,7 +44,9 @@ class PrefixProducts:
         batch, rows, _ = layers.shape
         new_basis = np.zeros((batch, self._basis.shape[1], rows))
         conditions, lost = np.empty(batch), np.empty(batch, np.int64)
-        graded.multiply(
+        small = max(self._basis.shape[1:]) * self._basis.shape[1] * max(rows, self._mixing.shape[2])
+        multiply = graded.multiply_side_by_side if small <= graded.SMALL_PRODUCT else graded.multiply
+        multiply(
             np.ascontiguousarray(layers),
             self._basis,
             self._mantissas,

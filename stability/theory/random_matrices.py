@@ -102,9 +102,8 @@ def fuss_catalan_quantiles(depth: int, shares: ArrayLike) -> Array:
     if not ((q > 0) & (q <= 1)).all():
         raise ValueError(f"shares are {shares!r}: expected numbers in (0, 1]")
     s, _, mass = _fuss_catalan(check_integer("depth", depth, 1), 40_001)
-    below = np.concatenate([[0.0], np.cumsum((mass[1:] + mass[:-1]) / 2)])
-    # The density in phi is smooth; what the first and last half cells hold is not.
-    below = (below - below[0]) / below[-1]
+    # Midpoints in the angle: what lies below one is all cells before it and half of its own.
+    below = (np.cumsum(mass) - mass / 2) / mass.sum()
     return np.asarray(np.interp(q, below, np.log(s)) / 2)
 
 
