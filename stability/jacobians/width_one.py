@@ -59,7 +59,7 @@ def width_one_spectrum(net: WidthOneChain, x: Tensor, distances: bool) -> Spectr
     safe = ((size == 0) | ((size > width_one.ROW_SMALL) & (size < width_one.ROW_LARGE))).all(axis=2)
     shape = (net.depth, len(table), len(points))
     log_values, signs = np.empty(shape), np.empty(shape, dtype=np.int8)
-    branches = np.empty(shape if distances else (0, 0, 0), dtype=np.int8)
+    branches = np.empty((net.depth if distances else 1, *shape[1:]), dtype=np.int8)
     width_one.log_derivatives(table, safe, logs, factor_signs, points.numpy(), log_values, signs, branches)
     layer_distances = log_product_distance = None
     if distances:
@@ -70,7 +70,7 @@ def width_one_spectrum(net: WidthOneChain, x: Tensor, distances: bool) -> Spectr
     return Spectrum(
         log_values=torch.from_numpy(log_values)[..., None],
         sizes=(1,) * net.depth,
-        undecided=torch.zeros(shape, dtype=torch.int64),
+        undecided=torch.zeros((), dtype=torch.int64).expand(shape),
         signs=torch.from_numpy(signs),
         distance_from_identity=layer_distances,
         log_product_distance=log_product_distance,

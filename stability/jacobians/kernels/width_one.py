@@ -60,6 +60,70 @@ def _wide_step(mantissa, exponent, row):
     return z, z_exponent, positive
 
 
+# The loops over points are parted so that each runs in vector lanes: no branch, no call, one width of number but where
+# it cannot be helped.
+
+
+@njit(inline="never")
+def _plain_layer(h, new, row, branch):
+    """One step of all points in plain float64; return whether all are still in the range in which that is safe."""
+    skip, weight, bias, outer_weight, outer_bias, slope = row
+    outside = 0
+    for p in range(len(h)):
+        old = h[p]
+        z = weight * old + bias
+        positive = z > 0.0
+        value = skip * old + outer_weight * (z if positive else slope * z) + outer_bias
+        new[p] = value
+        branch[p] = positive
+        size = abs(value)
+        outside += 0 if (((size > SMALL) & (size < LARGE)) | (size == 0.0)) else 1
+    return outside == 0
+
+
+@njit(inline="never")
+def _wide_layer(h, exponent, row, safe, branch):
+    """One step of all points, each with an exponent of its own where it needs one; return whether any is out of range."""
+    wide = False
+    for p in range(len(h)):
+        old = h[p]
+        plain = exponent[p] == 0 and safe and (old == 0.0 or SMALL < abs(old) < LARGE)
+        positive = False
+        if plain:
+            z = row[1] * old + row[2]
+            positive = z > 0.0
+            new = row[0] * old + row[3] * (z if positive else row[5] * z) + row[4]
+            plain = new == 0.0 or SMALL < abs(new) < LARGE
+            if plain:
+                h[p] = new
+        if not plain:
+            h[p], exponent[p], positive = _wide_step(old, exponent[p], row)
+        branch[p] = positive
+        wide = wide or exponent[p] != 0 or not (h[p] == 0.0 or SMALL < abs(h[p]) < LARGE)
+    return wide
+
+
+@njit(inline="never")
+def _add_logs(total, lost, below, above, branch, log_values):
+    """Add the log of each point's factor, with compensation: ten thousand terms lose no more than one."""
+    for p in range(len(total)):
+        term = above if branch[p] else below
+        old = total[p]
+        moved = old + term
+        part = moved - old
+        error = (old - (moved - part)) + (term - part)
+        lost[p] += error if moved > -np.inf else 0.0
+        total[p] = moved
+        log_values[p] = moved + lost[p]
+
+
+@njit(inline="never")
+def _multiply_signs(sign, below, above, branch, signs):
+    for p in range(len(sign)):
+        sign[p] *= above if branch[p] else below
+        signs[p] = sign[p]
+
+
 @njit(parallel=True, cache=True)
 def log_derivatives(table, safe, log_factors, factor_signs, x, log_values, signs, branches):
     """Fill log |dh_l/dx| and its sign for every prefix l, seed and point.
@@ -72,45 +136,23 @@ def log_derivatives(table, safe, log_factors, factor_signs, x, log_values, signs
         x: (points,).
         log_values: out, (depth, seeds, points).
         signs: out, the same shape, int8.
-        branches: out, the same shape, int8, 1 where z > 0; or empty, and left alone.
+        branches: out, the same shape, int8, 1 where z > 0; or of depth 1, and then scratch.
     """
-    wanted = branches.size > 0
     seeds, depth, _ = table.shape
     points = x.shape[0]
     for s in prange(seeds):
-        h = x.copy()
-        exponent = np.zeros(points, np.int64)
-        total = np.zeros(points)
-        lost = np.zeros(points)
-        sign = np.ones(points, np.int8)
+        h, new, exponent = x.copy(), np.empty(points), np.zeros(points, np.int64)
+        total, lost, sign = np.zeros(points), np.zeros(points), np.ones(points, np.int8)
+        wide = False
+        for p in range(points):
+            wide = wide or not (x[p] == 0.0 or SMALL < abs(x[p]) < LARGE)
         for layer in range(depth):
-            row = table[s, layer]
-            for p in range(points):
-                old = h[p]
-                plain = exponent[p] == 0 and safe[s, layer] and (old == 0.0 or SMALL < abs(old) < LARGE)
-                positive = False
-                if plain:
-                    z = row[1] * old + row[2]
-                    positive = z > 0.0
-                    if not positive:
-                        z *= row[5]
-                    new = row[0] * old + row[3] * z + row[4]
-                    plain = new == 0.0 or SMALL < abs(new) < LARGE
-                    if plain:
-                        h[p] = new
-                if not plain:
-                    h[p], exponent[p], positive = _wide_step(old, exponent[p], row)
-                branch = 1 if positive else 0
-                sign[p] *= factor_signs[s, layer, branch]
-                # Compensated summation: ten thousand terms lose no more than one.
-                term = log_factors[s, layer, branch]
-                moved = total[p] + term
-                if sign[p] != 0:
-                    lost[p] += (total[p] - moved) + term if abs(total[p]) >= abs(term) else (term - moved) + total[p]
-                    log_values[layer, s, p] = moved + lost[p]
-                else:
-                    log_values[layer, s, p] = -np.inf
-                total[p] = moved
-                signs[layer, s, p] = sign[p]
-                if wanted:
-                    branches[layer, s, p] = branch
+            branch = branches[min(layer, len(branches) - 1), s]
+            if safe[s, layer] and not wide and _plain_layer(h, new, table[s, layer], branch):
+                h, new = new, h
+            else:
+                wide = _wide_layer(h, exponent, table[s, layer], safe[s, layer], branch)
+            below, above = log_factors[s, layer]
+            _add_logs(total, lost, below, above, branch, log_values[layer, s])
+            below_sign, above_sign = factor_signs[s, layer]
+            _multiply_signs(sign, below_sign, above_sign, branch, signs[layer, s])

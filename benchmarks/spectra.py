@@ -1,0 +1,164 @@
+"""What do right singular values cost, next to a product that is formed and decomposed?
+
+Everything runs in one thread, after a call that warms up; what is compared is called in turns and medians are divided.
+
+- 64 layers of width 256: every prefix, all 256 values. The naive recipe forms the prefix products in float64 and takes
+  svdvals of each. Errors are against 300 digits, from spectra_reference.npz (see spectra_reference.py).
+- The same with the checks that the values are put to by default, which the recipe has none of.
+- Width 64 to depth 1000, where the range of the values calls for rotations in the log domain throughout.
+- A chain of width 1 to depth 1000 at 1024 points: every prefix, against torch.func.vmap(jacrev) over the states, and
+  against writing an array as long as the result.
+- Depth 10,000 against depth 1000.
+
+A ratio that does not hold is reported, and is no failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ[name] = "1"  # before numpy is imported
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import stability as st
+
+sys.path.insert(0, str(Path(__file__).parent))
+from spectra_reference import PATH, PREFIXES, layers
+
+Call = Callable[[], object]
+
+
+def medians(*calls: Call, rounds: int) -> list[float]:
+    """Return the median seconds of each, called in turns."""
+    times: list[list[float]] = [[] for _ in calls]
+    for round_ in range(rounds + 1):
+        for call, one in zip(calls, times, strict=True):
+            start = time.perf_counter()
+            call()
+            if round_:  # the first warms up
+                one.append(time.perf_counter() - start)
+    return [float(np.median(one)) for one in times]
+
+
+def naive(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
+    product, values = np.eye(matrices.shape[1]), []
+    for matrix in matrices:
+        product = matrix @ product
+        values.append(np.linalg.svd(product, compute_uv=False))
+    with np.errstate(divide="ignore"):
+        return np.log(np.array(values))
+
+
+def verdict(ratio: float, *, at_most: float | None = None, at_least: float | None = None) -> str:
+    held = (at_most is None or ratio <= at_most) and (at_least is None or ratio >= at_least)
+    wanted = f"wanted <= {at_most:g}" if at_most is not None else f"wanted >= {at_least:g}"
+    return f"{ratio:.3g} ({wanted}: {'holds' if held else 'DOES NOT HOLD'})"
+
+
+def wide(rounds: int) -> None:
+    matrices = layers()
+    plain = lambda: st.product_spectrum(matrices, check=False, distances=False)  # noqa: E731
+    checked = lambda: st.product_spectrum(matrices, distances=False)  # noqa: E731
+    ours, with_check, theirs = medians(plain, checked, lambda: naive(matrices), rounds=rounds)
+    print("64 layers of width 256, all prefixes, all values")
+    print(f"  ours {ours:.3f} s, with both self-checks {with_check:.3f} s, naive {theirs:.3f} s")
+    print(f"  ours / naive: {verdict(ours / theirs, at_most=3)}; with both self-checks {with_check / theirs:.3g}")
+    found, other = plain().log_values.numpy(), naive(matrices)
+    reference = np.load(PATH)
+    print(f"  {'prefix':>8} {'condition':>10} {'our error':>10} {'right':>9} {'naive error':>12} {'right':>9}")
+    for prefix in PREFIXES:
+        exact = reference[str(prefix)]
+        errors = [abs(logs[prefix - 1] - exact) for logs in (found, other)]
+        right = [f"{(error < 1e-9).sum()} of 256" for error in errors]
+        condition = f"10^{(exact[0] - exact[-1]) / math.log(10):.0f}"
+        print(
+            f"  {prefix:>8} {condition:>10} {errors[0].max():>10.1e} {right[0]:>9} {errors[1].max():>12.1e} {right[1]:>9}"
+        )
+    print(f"  {st.product_spectrum(matrices, distances=False).self_check}")
+
+
+def deep(quick: bool) -> None:
+    depth = 100 if quick else 1000
+    matrices = np.random.default_rng(1).standard_normal((depth, 64, 64)) / 8
+    start = time.perf_counter()
+    s = st.product_spectrum(matrices, check=False, distances=False)
+    seconds = time.perf_counter() - start
+    print(
+        f"width 64, depth {depth}, all prefixes: {seconds:.2f} s, {1e3 * seconds / depth:.2f} ms a layer; condition "
+        f"10^{s.log_condition[-1] / math.log(10):.0f}"
+    )
+
+
+def width_one(quick: bool, rounds: int) -> None:
+    depth, points = (100 if quick else 1000), 1024
+    chain = st.Chain("residual2_prelu", depth)
+    x = torch.linspace(-3, 3, points, dtype=torch.float64)
+
+    def states(point: torch.Tensor) -> torch.Tensor:
+        h, all_states = point[None], []
+        for step in chain.steps:
+            h = step(h)
+            all_states.append(h[0, 0])
+        return torch.stack(all_states)
+
+    run = lambda: st.spectrum(chain, x, distances=False)  # noqa: E731
+    ours, write = medians(run, lambda: write_result(depth, 1, points), rounds=10 * rounds)
+    start = time.perf_counter()
+    torch.func.vmap(torch.func.jacrev(states), chunk_size=16)(x[:64])
+    theirs = (time.perf_counter() - start) * points / 64  # all at once would take tens of GiB
+    start = time.perf_counter()
+    torch.func.vmap(torch.func.jacfwd(states))(x)
+    forward = time.perf_counter() - start
+    print(f"width 1, depth {depth}, {points} points, all prefixes: ours {1e3 * ours:.2f} ms")
+    print(f"  vmap(jacrev) {theirs:.2f} s, over ours: {verdict(theirs / ours, at_least=200)}")
+    print(f"  vmap(jacfwd) {forward:.2f} s, over ours: {verdict(forward / ours, at_least=200)}")
+    print(f"  writing the result {1e3 * write:.2f} ms, in the cache; ours over it: {verdict(ours / write, at_most=2)}")
+    many = st.Chain("residual2_prelu", depth, seeds=32)
+    ours, write = medians(
+        lambda: st.spectrum(many, x, distances=False), lambda: write_result(depth, 32, points), rounds=rounds
+    )
+    print(
+        f"  of 32 seeds: ours {1e3 * ours:.0f} ms, writing the result {1e3 * write:.0f} ms, in fresh memory; ours over "
+        f"it: {verdict(ours / write, at_most=2)}"
+    )
+
+
+def write_result(*shape: int) -> None:
+    np.full(shape, 0.5), np.full(shape, 1, np.int8)
+
+
+def linear_in_depth(rounds: int) -> None:
+    chains = [st.Chain("plain_prelu", depth) for depth in (1000, 10_000)]
+    x = torch.linspace(-3, 3, 256, dtype=torch.float64)
+    less, more = medians(*(lambda c=c: st.spectrum(c, x, distances=False) for c in chains), rounds=3 * rounds)
+    print(f"width 1, depth 10,000 over depth 1000: {verdict(more / less, at_most=12)}")
+    matrices = np.random.default_rng(2).standard_normal((10_000, 8, 8)) / math.sqrt(8)
+    run = lambda depth: st.product_spectrum(matrices[:depth], check=False, distances=False)  # noqa: E731
+    less, more = medians(lambda: run(1000), lambda: run(10_000), rounds=rounds)
+    print(f"width 8, depth 10,000 over depth 1000: {verdict(more / less, at_most=12)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one round each and less depth")
+    quick = parser.parse_args().quick
+    torch.set_num_threads(1)
+    rounds = 1 if quick else 5
+    wide(rounds)
+    deep(quick)
+    width_one(quick, rounds)
+    linear_in_depth(rounds)
+
+
+if __name__ == "__main__":
+    main()
