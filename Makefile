@@ -28,6 +28,7 @@ check: test lint types
 bench: .venv/ready
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/folds.py
+	$(BIN)/python benchmarks/spectra.py
 
 clean:
 	rm -rf .venv

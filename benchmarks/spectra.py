@@ -18,22 +18,19 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import sys
+
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before numpy is imported
+os.environ["NUMBA_NUM_THREADS"] = "1"
+
 import time
 from collections.abc import Callable
-from pathlib import Path
-
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ[name] = "1"  # before numpy is imported
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from spectra_reference import PATH, PREFIXES, layers
 
 import stability as st
-
-sys.path.insert(0, str(Path(__file__).parent))
-from spectra_reference import PATH, PREFIXES, layers
 
 Call = Callable[[], object]
 
@@ -75,15 +72,14 @@ def wide(rounds: int) -> None:
     print(f"  ours / naive: {verdict(ours / theirs, at_most=3)}; with both self-checks {with_check / theirs:.3g}")
     found, other = plain().log_values.numpy(), naive(matrices)
     reference = np.load(PATH)
-    print(f"  {'prefix':>8} {'condition':>10} {'our error':>10} {'right':>9} {'naive error':>12} {'right':>9}")
+    print(f"  {'prefix':>8} {'condition':>10} {'our error':>11} {'right':>10} {'naive':>11} {'right':>10}")
     for prefix in PREFIXES:
         exact = reference[str(prefix)]
         errors = [abs(logs[prefix - 1] - exact) for logs in (found, other)]
         right = [f"{(error < 1e-9).sum()} of 256" for error in errors]
         condition = f"10^{(exact[0] - exact[-1]) / math.log(10):.0f}"
-        print(
-            f"  {prefix:>8} {condition:>10} {errors[0].max():>10.1e} {right[0]:>9} {errors[1].max():>12.1e} {right[1]:>9}"
-        )
+        cells = (f"{e.max():>11.1e} {r:>10}" for e, r in zip(errors, right, strict=True))
+        print(f"  {prefix:>8} {condition:>10} {' '.join(cells)}")
     print(f"  {st.product_spectrum(matrices, distances=False).self_check}")
 
 

@@ -1,7 +1,7 @@
 """Write spectra_reference.npz: singular values of products of 256 x 256 matrices to far more digits than float64 has.
 
-The products are formed exactly, in integers, and decomposed in 300 digits; it takes about 10 minutes. What is stored are
-the logs of all 256 values of three of the 64 prefixes.
+The products are formed exactly, in integers, and decomposed in 300 digits; it takes about 10 minutes. What is stored
+are the logs of all 256 values of three of the 64 prefixes.
 """
 
 from __future__ import annotations

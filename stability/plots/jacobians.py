@@ -20,22 +20,23 @@ _DEFAULT = "#0072B2"
 
 
 def _log10(s: Spectrum | xarray.Dataset) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the depths and log10 of the singular values, (depths, all else)."""
+    """Return the depths and log10 of the singular values, (depths, batch, k)."""
     data = s.to_dataset() if isinstance(s, Spectrum) else s
-    values = data["log_values"].transpose("depth", ...).to_numpy().astype(np.float64) / math.log(10)
-    return data["depth"].to_numpy(), values.reshape(len(values), -1)
+    values = data["log_values"].transpose("depth", ..., "index").to_numpy().astype(np.float64) / math.log(10)
+    return data["depth"].to_numpy(), values.reshape(len(values), -1, values.shape[-1])
 
 
 def spectrum(
     s: Spectrum | xarray.Dataset, ax: Axes | None = None, label: str | None = None, colour: str = _DEFAULT
 ) -> Figure:
-    """Draw log10 of the modulus of the Jacobian product against depth: median and quantiles over seeds and points.
+    """Draw log10 of the singular values of the Jacobian product against depth: medians and quantiles over the batch.
 
-    The line is the median, the dark band the middle half, the light band from 5 % to 95 %. Exact zeros count as
-    -inf: a quantile that reaches them ends there.
+    With one value a point the line is the median, the dark band the middle half, the light band from 5 % to 95 %.
+    With more, a line is the median of each value, paler for smaller ones, and light bands from 5 % to 95 % surround
+    the first and the last. Exact zeros count as -inf: a quantile that reaches them ends there.
 
     Args:
-        s: a `Spectrum` of a width-1 chain, or its dataset, with any choice of depths.
+        s: a `Spectrum`, or its dataset, with any choice of depths.
         ax: where to draw; None makes a new figure.
         label: what the legend says.
         colour: any matplotlib colour.
@@ -48,10 +49,17 @@ def spectrum(
     depths, values = _log10(s)
     levels = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95], axis=1, method="inverted_cdf")
     levels[~np.isfinite(levels)] = np.nan
-    ax.fill_between(depths, levels[0], levels[4], color=colour, alpha=0.15, linewidth=0)
-    ax.fill_between(depths, levels[1], levels[3], color=colour, alpha=0.35, linewidth=0)
-    ax.plot(depths, levels[2], color=colour, label=label, linewidth=1.5)
-    name_axes(ax, "depth", r"$\log_{10}\,|dh_l/dx|$", label)
+    k = values.shape[2]
+    for index in sorted({0, k - 1}):
+        ax.fill_between(depths, levels[0, :, index], levels[4, :, index], color=colour, alpha=0.15, linewidth=0)
+    if k == 1:
+        ax.fill_between(depths, levels[1, :, 0], levels[3, :, 0], color=colour, alpha=0.35, linewidth=0)
+    for index in range(k):
+        alpha, width = (1.0, 1.5) if index == 0 else (1 - 0.6 * index / (k - 1), 0.8)
+        ax.plot(
+            depths, levels[2, :, index], color=colour, alpha=alpha, linewidth=width, label=None if index else label
+        )
+    name_axes(ax, "depth", r"$\log_{10}\,|dh_l/dx|$" if k == 1 else r"$\log_{10}$ singular values", label)
     return figure
 
 
@@ -63,14 +71,14 @@ def distribution(
     colour: str = _DEFAULT,
     alpha: float = 1.0,
 ) -> Figure:
-    """Draw the distribution, over seeds and points, of log10 of the modulus of the Jacobian product a layer.
+    """Draw the distribution, over the batch and all values, of log10 of the singular values a layer.
 
     The curve is the share of products with log10 |dh_l/dx| / l up to each value, at one depth l. As it is taken a
     layer, a law of large numbers shows as a step that grows steeper with depth. Exact zeros lie at -inf: with them
     the curve starts above 0.
 
     Args:
-        s: a `Spectrum` of a width-1 chain, or its dataset.
+        s: a `Spectrum`, or its dataset.
         depth: one of its depths.
         ax, label, colour, alpha: where and how to draw.
 
@@ -86,7 +94,7 @@ def distribution(
     depth = check_integer("depth", depth, 1)
     if depth not in depths:
         raise ValueError(f"depth is {depth}: the spectrum has the depths {', '.join(map(str, depths))}")
-    ordered = np.sort(values[depths == depth][0]) / depth
+    ordered = np.sort(values[depths == depth].ravel()) / depth
     share = 100 * np.arange(1, len(ordered) + 1) / len(ordered)
     finite = np.isfinite(ordered)
     ax.step(ordered[finite], share[finite], where="post", color=colour, alpha=alpha, label=label, linewidth=1.5)
@@ -114,7 +122,7 @@ def vanishing(
         "exactly 0": (-math.inf, ":"),
     }
     for name, (limit, style) in limits.items():
-        share = (values <= limit).mean(axis=1)
+        share = (values <= limit).mean(axis=(1, 2))
         ax.plot(depths, 100 * share, style, color=colour, label=f"{label}: {name}" if label else name, linewidth=1.5)
     ax.set_ylim(-3, 103)
     name_axes(ax, "depth", "share of products (%)", label)

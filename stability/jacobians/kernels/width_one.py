@@ -83,7 +83,7 @@ def _plain_layer(h, new, row, branch):
 
 @njit(inline="never")
 def _wide_layer(h, exponent, row, safe, branch):
-    """One step of all points, each with an exponent of its own where it needs one; return whether any is out of range."""
+    """One step of all points, with exponents where they are needed; return whether any point is out of range."""
     wide = False
     for p in range(len(h)):
         old = h[p]
