@@ -56,9 +56,7 @@ def spectrum(
         ax.fill_between(depths, levels[1, :, 0], levels[3, :, 0], color=colour, alpha=0.35, linewidth=0)
     for index in range(k):
         alpha, width = (1.0, 1.5) if index == 0 else (1 - 0.6 * index / (k - 1), 0.8)
-        ax.plot(
-            depths, levels[2, :, index], color=colour, alpha=alpha, linewidth=width, label=None if index else label
-        )
+        ax.plot(depths, levels[2, :, index], color=colour, alpha=alpha, linewidth=width, label=None if index else label)
     name_axes(ax, "depth", r"$\log_{10}\,|dh_l/dx|$" if k == 1 else r"$\log_{10}$ singular values", label)
     return figure
 

@@ -7,7 +7,7 @@ from stability.theory.random_matrices import (
     gaussian_exponents,
     largest_squared_singular_value,
     marchenko_pastur_density,
-    residual_edges,
+    residual_log_edges,
     squared_singular_value_variance,
 )
 
@@ -18,6 +18,6 @@ __all__ = [
     "gaussian_exponents",
     "largest_squared_singular_value",
     "marchenko_pastur_density",
-    "residual_edges",
+    "residual_log_edges",
     "squared_singular_value_variance",
 ]

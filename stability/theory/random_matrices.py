@@ -164,21 +164,20 @@ def squared_singular_value_variance(depth: int, activation: str = "linear", weig
     return depth * (1 / p - 1 + gaussian)
 
 
-def residual_edges(strength: float) -> tuple[float, float]:
-    """Return the smallest and the largest squared singular value of a deep residual product, for infinite width.
+def residual_log_edges(strength: float) -> tuple[float, float]:
+    """Return the logs of the smallest and the largest singular value of a deep residual product, for infinite width.
 
     For h -> h + f_l(h) with J_l = I + A_l, where A_l has independent entries of variance strength / (depth width):
-    the 1 / sqrt(depth) scaling. With depth and width infinite the S-transform is exp(-strength (1 + 2 z)), whatever
-    the activation (Tarnowski et al. 2019), and the
-    edges are (1 + z) / (z S(z)) at z = (-1 +- sqrt(1 + 2 / strength)) / 2.
+    the 1 / sqrt(depth) scaling. With depth and width infinite the S-transform of J J^T is exp(-strength (1 + 2 z)),
+    whatever the activation (Tarnowski et al. 2019), and the edges of its spectrum are (1 + z) / (z S(z)) at
+    z = (-1 +- sqrt(1 + 2 / strength)) / 2. The inverse of such a product is one as well, so the logs are -e and e.
 
     >>> import stability as st
-    >>> [round(edge, 3) for edge in st.theory.residual_edges(1.0)]
-    [0.047, 21.094]
+    >>> [round(edge, 3) for edge in st.theory.residual_log_edges(1.0)]
+    [-1.525, 1.525]
     """
     c = check_positive("strength", strength)
-    edges = []
-    for sign in (-1, 1):
-        z = (-1 + sign * math.sqrt(1 + 2 / c)) / 2
-        edges.append((1 + z) / z * math.exp(c * (1 + 2 * z)))
-    return edges[0], edges[1]
+    root = math.sqrt(1 + 2 / c)
+    # log of (1 + z) / z = (root + 1) / (root - 1) = (root + 1)^2 c / 2, without the difference.
+    edge = (2 * math.log1p(root) + math.log(c / 2) + c * root) / 2
+    return -edge, edge

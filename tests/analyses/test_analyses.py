@@ -16,7 +16,7 @@ def run(name, *arguments):
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
 
 
-@pytest.mark.parametrize("name", ["jacobian_spectrum", "fit_sine", "fold_counts", "folding"])
+@pytest.mark.parametrize("name", ["jacobian_spectrum", "fit_sine", "fold_counts", "folding", "identity_distance"])
 def test_help_names_the_four_options_and_the_method(name):
     shown = run(name, "--help")
     assert shown.returncode == 0, shown.stderr
@@ -31,14 +31,35 @@ def test_jacobian_spectrum(tmp_path):
     assert {p.suffix for p in tmp_path.iterdir()} == {".png", ".pdf", ".nc"}
     with xarray.open_datatree(tmp_path / "jacobian_spectrum.nc", engine="h5netcdf") as data:
         fresh, trained = data["fresh"].to_dataset(), data["trained"].to_dataset()
-        assert fresh.log_values.dims == trained.log_values.dims == ("architecture", "depth", "seed", "x")
-        exponent = fresh.log_values.isel(depth=-1).mean("x") / 300
+        assert (
+            fresh.log_values.dims
+            == trained.log_values.dims
+            == (
+                "architecture",
+                "depth",
+                "seed",
+                "x",
+                "index",
+            )
+        )
+        exponent = fresh.log_values.isel(depth=-1, index=0).mean("x") / 300
         for name in fresh.architecture.values:
             one = exponent.sel(architecture=name)
             z = (one.mean() - fresh.predicted_exponent.sel(architecture=name)) / (one.std() / np.sqrt(one.size))
             assert abs(z) < 4, name
         plain, residual = (trained.loss.sel(architecture=a).median() for a in ("plain_prelu", "residual2_prelu"))
         assert plain > 0.5 > 0.05 > residual
+        for width in (1, 16):
+            growth = data[f"growth_{width}"].to_dataset()
+            means = growth.exponent.mean("index")
+            for place, predicted in zip(growth.known.values, growth.predicted.values, strict=True):
+                one = means[int(place)]
+                assert abs(one.mean() - predicted) <= 4 * one.std(ddof=1) / np.sqrt(one.size) + 1e-12, growth.init[
+                    place
+                ]
+        naive = data["naive"].to_dataset()
+        assert (abs(naive.naive - naive.true).isel(depth=0) < 1e-9).all()
+        assert (abs(naive.naive - naive.true).isel(depth=-1, index=-1) > 1).all()
 
 
 def test_fit_sine(tmp_path):
@@ -92,3 +113,25 @@ def test_folding(tmp_path):
         assert fall / 2 - 0.02 < bounds.pop("x + 1.5 sin 3x") <= fall / 2
         assert set(bounds.values()) == {0.0}
         assert (data.reached >= data.bound).all()
+
+
+def test_identity_distance(tmp_path):
+    done = run("identity_distance", "--quick", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Found: in a plain PReLU chain the distance that L layers may have falls as L^-" in " ".join(
+        done.stdout.split()
+    )
+    with xarray.open_datatree(tmp_path / "identity_distance.nc", engine="h5netcdf") as data:
+        for name in ("plain_prelu", "residual2_prelu"):
+            for width in (1, 4, 16):
+                one = data[f"{name}_{width}"].to_dataset()
+                # Near the identity all is near 1, far from it the deepest is far from 1.
+                assert (one.decades.isel(strength=0) < 1).all()
+                assert one.decades.isel(depth=-1).max() > 7
+                assert (one.log10_condition <= 2 * one.decades + 1e-6).all()
+                assert (one.log10_condition == 0).all() == (width == 1)
+        # What the figure says of the article: at one distance, many layers leave the range that few stay in.
+        plain = data["plain_prelu_16"].to_dataset().sel(strength=0.5, method="nearest").decades
+        assert plain[-1] > 5 * plain[plain.depth.to_numpy().searchsorted(10)]
+        trained = data["trained"].to_dataset()
+        assert trained.chain.size == 12

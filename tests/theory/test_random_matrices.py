@@ -176,24 +176,25 @@ def test_residual_edges_are_the_limits_in_depth_and_width():
 
         widths, means, widths_errors = (24, 48, 96), [], []
         for n in widths:
-            ends = squares(make, depth, n, 2400 // n)[:, [-1, 0]]
+            ends = np.log(squares(make, depth, n, 2400 // n)[:, [-1, 0]]) / 2
             means.append(ends.mean(axis=0))
             widths_errors.append(ends.std(axis=0) / math.sqrt(len(ends)))
         fits = [extrapolate([m[i] for m in means], [e[i] for e in widths_errors], widths, 2 / 3) for i in (0, 1)]
         limits.append([fit[0] for fit in fits])
         errors.append([fit[1] for fit in fits])
-    for i, expected in enumerate(theory.residual_edges(strength)):
+    for i, expected in enumerate(theory.residual_log_edges(strength)):
         limit, error = extrapolate([v[i] for v in limits], [e[i] for e in errors], depths, power=1)
-        assert abs(limit - expected) < 4 * error + 0.02 * expected
-        assert error < 0.05 * expected
+        assert abs(limit - expected) < 4 * error + 0.02 * abs(expected)
+        assert error < 0.05 * abs(expected)
 
 
 def test_residual_edges_are_those_of_the_identity_at_no_strength():
-    low, high = theory.residual_edges(1e-6)
-    assert low == pytest.approx(1 - 2 * math.sqrt(2e-6), abs=1e-5)
-    assert high == pytest.approx(1 + 2 * math.sqrt(2e-6), abs=1e-5)
-    low, high = theory.residual_edges(2.0)
-    assert low * high == pytest.approx(1)  # the inverse of such a product is one, too
+    # For a small strength the logs are a semicircle's of variance 2 c / 4: edges at -+ sqrt(2 c).
+    low, high = theory.residual_log_edges(1e-6)
+    assert low == -high
+    assert high == pytest.approx(math.sqrt(2e-6), rel=1e-3)
+    # For a large one, the two ends of the exponents of a Brownian motion on matrices, a log of the depth apart.
+    assert theory.residual_log_edges(1e6)[1] / 1e6 == pytest.approx(0.5, rel=1e-4)
 
 
 def test_bad_arguments_are_refused():
@@ -206,7 +207,7 @@ def test_bad_arguments_are_refused():
         (lambda: theory.fuss_catalan_quantiles(2, [0.0]), r"shares are \[0.0\]: expected numbers in \(0, 1\]"),
         (lambda: theory.largest_squared_singular_value(2, "selu"), "unknown activation 'selu'"),
         (lambda: theory.largest_squared_singular_value(2, weights="uniform"), "unknown weights 'uniform'"),
-        (lambda: theory.residual_edges(0), "strength is 0"),
+        (lambda: theory.residual_log_edges(0), "strength is 0"),
     ):
         with pytest.raises(ValueError, match=message):
             call()
