@@ -14,6 +14,8 @@ from numba import njit, prange
 #: Inside these bounds a step of a row whose numbers are inside the second pair cannot leave float64's range.
 SMALL, LARGE = 2.0**-400, 2.0**400
 ROW_SMALL, ROW_LARGE = 2.0**-200, 2.0**200
+#: Points that a thread takes together: what it keeps of them stays in the cache.
+BLOCK = 2048
 
 
 @njit(inline="always")
@@ -103,18 +105,36 @@ def _wide_layer(h, exponent, row, safe, branch):
     return wide
 
 
+@njit
+def _quantum(log_factors):
+    """Return a power of 2 of which sums of as many multiples as there are layers are exact, (depth, 2) given."""
+    bound = 1.0
+    for layer in range(len(log_factors)):
+        for log in log_factors[layer]:
+            if log > -np.inf:
+                bound += abs(log)
+    return math.ldexp(1.0, math.frexp(bound)[1] - 51)
+
+
+@njit(inline="always")
+def _split(log, quantum):
+    """Write a log as a multiple of the quantum, and a rest."""
+    if log == -np.inf:
+        return log, 0.0
+    whole = round(log / quantum) * quantum
+    return whole, log - whole
+
+
 @njit(inline="never")
-def _add_logs(total, lost, below, above, branch, log_values):
-    """Add the log of each point's factor, with compensation: ten thousand terms lose no more than one."""
-    for p in range(len(total)):
-        term = above if branch[p] else below
-        old = total[p]
-        moved = old + term
-        part = moved - old
-        error = (old - (moved - part)) + (term - part)
-        lost[p] += error if moved > -np.inf else 0.0
-        total[p] = moved
-        log_values[p] = moved + lost[p]
+def _add_logs(whole, rest, below, above, branch, log_values):
+    """Add the log of each point's factor, in two parts: wholes add up without rounding, and rests are tiny."""
+    below_whole, below_rest = below
+    above_whole, above_rest = above
+    for p in range(len(whole)):
+        positive = branch[p] != 0
+        whole[p] += above_whole if positive else below_whole
+        rest[p] += above_rest if positive else below_rest
+        log_values[p] = whole[p] + rest[p]
 
 
 @njit(inline="never")
@@ -139,20 +159,24 @@ def log_derivatives(table, safe, log_factors, factor_signs, x, log_values, signs
         branches: out, the same shape, int8, 1 where z > 0; or of depth 1, and then scratch.
     """
     seeds, depth, _ = table.shape
-    points = x.shape[0]
-    for s in prange(seeds):
-        h, new, exponent = x.copy(), np.empty(points), np.zeros(points, np.int64)
-        total, lost, sign = np.zeros(points), np.zeros(points), np.ones(points, np.int8)
+    blocks = (len(x) + BLOCK - 1) // BLOCK
+    for task in prange(seeds * blocks):
+        s, start = task // blocks, (task % blocks) * BLOCK
+        stop = min(start + BLOCK, len(x))
+        points = stop - start
+        h, new, exponent = x[start:stop].copy(), np.empty(points), np.zeros(points, np.int64)
+        whole, rest, sign = np.zeros(points), np.zeros(points), np.ones(points, np.int8)
+        quantum = _quantum(log_factors[s])
         wide = False
-        for p in range(points):
-            wide = wide or not (x[p] == 0.0 or SMALL < abs(x[p]) < LARGE)
+        for value in h:
+            wide = wide or not (value == 0.0 or SMALL < abs(value) < LARGE)
         for layer in range(depth):
-            branch = branches[min(layer, len(branches) - 1), s]
+            branch = branches[min(layer, len(branches) - 1), s, start:stop]
             if safe[s, layer] and not wide and _plain_layer(h, new, table[s, layer], branch):
                 h, new = new, h
             else:
                 wide = _wide_layer(h, exponent, table[s, layer], safe[s, layer], branch)
-            below, above = log_factors[s, layer]
-            _add_logs(total, lost, below, above, branch, log_values[layer, s])
+            below, above = (_split(log_factors[s, layer, 0], quantum), _split(log_factors[s, layer, 1], quantum))
+            _add_logs(whole, rest, below, above, branch, log_values[layer, s, start:stop])
             below_sign, above_sign = factor_signs[s, layer]
-            _multiply_signs(sign, below_sign, above_sign, branch, signs[layer, s])
+            _multiply_signs(sign, below_sign, above_sign, branch, signs[layer, s, start:stop])
