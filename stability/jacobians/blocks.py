@@ -116,7 +116,7 @@ def check_output(name: str, state: Tensor, output: object, batch_dims: int) -> T
     return output.detach()
 
 
-def _check_state(name: str, state: Tensor) -> None:
+def _check_state(name: str, state: Tensor, batch_dims: int = 1) -> None:
     """Raise where a state has left the range, and the branches taken there are no longer those of the network."""
     finite = state.isfinite()
     if not finite.all():
@@ -124,6 +124,14 @@ def _check_state(name: str, state: Tensor) -> None:
         raise ValueError(
             f"the state after block {name} has {int((~finite).sum())} values that are not finite, the first at "
             f"{place}: the network overflows {state.dtype} there; scale its weights, or take a wider dtype"
+        )
+    size = state.abs().flatten(batch_dims).amax(dim=-1) if state.ndim > batch_dims else state.abs()
+    lost = (size > 0) & (size < torch.finfo(state.dtype).tiny)
+    if lost.any():
+        raise ValueError(
+            f"the state after block {name} is below the smallest normal number of {state.dtype} at point "
+            f"{tuple(lost.nonzero()[0].tolist())}: it underflows, and a ReLU or PReLU after it would take the wrong "
+            "branch; scale the weights or the points, or take a wider dtype"
         )
 
 
@@ -144,7 +152,7 @@ def _run(names: tuple[str, ...], functions: tuple[Block, ...], x: Tensor, batch_
                     f"{error}"
                 ) from error
         states.append(check_output(name, states[-1], output, batch_dims))
-        _check_state(name, states[-1])
+        _check_state(name, states[-1], batch_dims)
     return Blocks(names, functions, tuple(states), batch_dims)
 
 

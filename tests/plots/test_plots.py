@@ -48,6 +48,22 @@ def test_the_spectrum_s_line_is_the_median(spectrum):
             np.testing.assert_allclose([ends.min(), ends.max()], expected, rtol=1e-12)
 
 
+def test_a_spectrum_of_many_values_has_a_line_for_each():
+    chain = st.Chain("plain_relu", 15, seeds=9, width=5)
+    s = st.spectrum(chain, torch.ones(1, 5, dtype=torch.float64))
+    _, ax = plt.subplots()
+    st.plots.spectrum(s, ax, label="wide")
+    assert len(ax.lines) == 5
+    for index, line in enumerate(ax.lines):
+        values = np.sort(s.log_values[..., index].flatten(1).numpy() / math.log(10))
+        expected = values[:, 4]  # the middle of nine seeds
+        np.testing.assert_allclose(line.get_ydata(), np.where(np.isfinite(expected), expected, np.nan))
+    alphas = [line.get_alpha() for line in ax.lines]
+    assert alphas == sorted(alphas, reverse=True)
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["wide"]
+    assert "singular values" in ax.get_ylabel()
+
+
 def test_the_distribution_counts_exact_zeros_as_minus_infinity():
     s = st.spectrum(st.Chain("plain_relu", 2, seeds=200), X)
     _, ax = plt.subplots()
