@@ -14,7 +14,8 @@ Prediction. Let J - I have entries of mean square delta^2 / n and mean 0. For wi
 those of a product with strength c = L delta^2 in all (`st.theory.residual_log_edges`); at width 1, log |J| has the mean
 -c / 2. So the distance may fall as 1 / sqrt(L). In a plain chain the slopes also pull all one way, by log(slope) a
 layer in which a unit's pre-activation is negative; how often it is for the unit that it is most often, is measured.
-Where that counts most, the distance must fall as 1 / L. The prediction is drawn at the measured distance that goes with a delta, up to delta = 1/2.
+Where that counts most, the distance must fall as 1 / L. The prediction is drawn at the measured distance that goes with
+a delta, up to delta = 1/2.
 
 Reading. Colour: decades from 1, against depth and distance. White: where 7 decades are reached; dotted, a condition
 number of 10^7, which width 1 has none of. Black dashed: the prediction for the white line. At width 1, chains trained
