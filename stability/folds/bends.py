@@ -74,6 +74,11 @@ def cross(condition: P, others: Sequence[P]) -> tuple[P, list[P], Array]:
             planted = np.minimum(2 * blur / steep + 4 * UNIT * (np.abs(t) + width), width)
     order = sorted(range(len(t)), key=lambda i: (piece[i], t[i])) if condition.exact else np.lexsort((t, piece))
     piece, t, entry, planted = piece[order], t[order], entry[order], planted[order]
+    if not condition.exact:
+        # Kinks of two entries that rounding may have parted, joined, or put in the wrong order.
+        near = int(((piece[1:] == piece[:-1]) & (t[1:] - t[:-1] <= planted[1:] + planted[:-1])).sum())
+        if near:
+            condition._undecided = condition._undecided | {next(decision): near}
     fresh = np.concatenate([[True], (piece[1:] != piece[:-1]) | (t[1:] != t[:-1]).astype(bool)])
     number = np.cumsum(fresh) - 1
     blur = np.zeros(number[-1] + 1)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from torch import nn
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from stability.folds.kernels.layers import enumerate_layers
 from stability.folds.pieces import TooManyKnots
@@ -14,9 +16,28 @@ from stability.folds.piecewise import PiecewiseLinear
 _NO_LIMIT = 2**62
 
 
+def _as_made(module: nn.Module) -> bool:
+    """Whether calling the module does what its class says, and no hook or function of its own has a say."""
+    everywhere = nn.modules.module
+    return not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or "forward" in module.__dict__
+        or everywhere._global_forward_hooks
+        or everywhere._global_forward_pre_hooks
+    )
+
+
+def _float64(parameter: Tensor) -> NDArray[np.float64]:
+    array: NDArray[np.float64] = parameter.detach().to("cpu", torch.float64).numpy()
+    return array
+
+
 def restrict_layers(model: nn.Module, low: float, high: float, limit: int | None) -> PiecewiseLinear | None:
     """Return the model on [low, high], or None if it is not Linear, activation, Linear, ..., from one input."""
     modules: list[Any] = list(model) if type(model) is nn.Sequential else []
+    if not all(_as_made(module) for module in (model, *modules)):
+        return None
     if len(modules) % 2 == 0 or any(type(m) is not nn.Linear for m in modules[::2]) or modules[0].in_features != 1:
         return None
     widths = [1]
@@ -25,18 +46,21 @@ def restrict_layers(model: nn.Module, low: float, high: float, limit: int | None
         if linear.in_features != widths[-1]:
             return None
         widths.append(linear.out_features)
-        weight, bias = linear._parameters["weight"], linear._parameters["bias"]
-        if weight is None or linear._forward_hooks or linear._forward_pre_hooks:
-            return None
-        parameters.append(weight.numpy(force=True).ravel())
-        parameters.append(np.zeros(widths[-1]) if bias is None else bias.numpy(force=True))
+        weight, bias = linear._parameters.get("weight"), linear._parameters.get("bias")
+        if weight is None or (bias is None and linear.bias is not None):
+            return None  # pruned, or calculated from others
+        parameters.append(_float64(weight).ravel())
+        parameters.append(np.zeros(widths[-1]) if bias is None else _float64(bias))
         kind = type(activation)
         if kind is nn.ReLU:
             slopes.append(np.zeros(widths[-1]))
         elif kind is nn.LeakyReLU:
             slopes.append(np.full(widths[-1], activation.negative_slope))
         elif kind is nn.PReLU:
-            slopes.append(np.broadcast_to(activation.weight.numpy(force=True), widths[-1:]))
+            weight = activation._parameters.get("weight")
+            if weight is None or weight.numel() not in (1, widths[-1]):
+                return None
+            slopes.append(np.broadcast_to(_float64(weight), widths[-1:]))
         elif activation is not None:
             return None
     flat = np.concatenate(parameters, dtype=np.float64)

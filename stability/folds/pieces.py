@@ -109,8 +109,10 @@ class Pieces:
 
     @property
     def undecided(self) -> int:
-        errors = self._errors[2 * len(self.knots) - 1 :]
-        return sum(self._undecided.values()) + int(np.sum((errors > 0) & (row_size(self.bends) <= errors)))
+        # A vector has no turns: of its slopes only the changes count.
+        rows = len(self.knots) if self.shape.numel() == 1 else 2 * len(self.knots) - 1
+        errors = self._errors[rows:]
+        return sum(self._undecided.values()) + int(np.sum((errors > 0) & (row_size(self._data[rows:]) <= errors)))
 
     def to_exact(self, kind: type = Fraction) -> Self:
         """Return the function of the same knots and values, read as rational numbers: no later operation rounds."""

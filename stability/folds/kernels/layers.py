@@ -51,6 +51,7 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
     single = np.empty(0, np.int64)  # the one entry that is not 0 of a fresh bend, else -1
     value_error = slope_error = 0.0
     undecided = 0
+    dead = np.zeros(1, np.bool_)  # of every piece, whether no neuron of the layer before moves on it
     at = slope_at = 0
     layers = len(widths) - 1
     for layer in range(layers):
@@ -121,6 +122,8 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
         for k in range(count + 1):
             width = (knots[k] if k < count else high) - (knots[k - 1] if k > 0 else low)
             changes = 0
+            if dead[k]:
+                steep[k] = 0.0  # which slope and bends add up to but for rounding
             for j in range(outputs):
                 before = z[k, j]
                 after = before + steep[k, j] * width
@@ -138,7 +141,9 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
             rows = np.empty((3 * count + 3, outputs))
             rows[: count + 2], rows[count + 2 : 2 * count + 3], rows[2 * count + 3 :] = z, steep, bends
             errors = np.empty(3 * count + 3)
-            errors[: count + 2], errors[count + 2 : 2 * count + 3] = value_error, slope_error
+            errors[: count + 2] = value_error
+            for k in range(count + 1):
+                errors[count + 2 + k] = 0.0 if dead[k] else slope_error
             for k in range(count):
                 bent = False
                 for j in range(outputs):
@@ -176,6 +181,12 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
                 new_knots[place], owner[place] = t, j
                 piece[found] = k
                 found += 1
+            for i in range(first + 1, found):
+                # Kinks of two neurons that rounding may have parted, joined, or put in the wrong order.
+                apart = 0.0
+                for one in range(i - 1, i + 1):
+                    apart += 2.0 * value_error / abs(steep[k, owner[one]])
+                undecided += new_knots[i] - new_knots[i - 1] <= apart + 8.0 * _UNIT * (reach + length)
         largest_gain = 1.0
         for j in range(outputs):
             largest_gain = max(largest_gain, abs(alpha[j]))
@@ -188,8 +199,18 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
         merged = np.zeros((count + found, outputs))
         merged_single = np.full(count + found, -1)
         size = event = 0
+        moving = 0  # neurons that are on, on the piece at hand
+        flat = True
+        for j in range(outputs):
+            flat = flat and alpha[j] == 0.0
+        new_dead = np.zeros(count + found + 1, np.bool_)
         for k in range(count + 1):
             first = size
+            if flat and (k == 0 or at_zero):
+                moving = 0
+                for j in range(outputs):
+                    moving += max(z[k, j], z[k + 1, j]) > 0.0 and z[k, j] >= 0.0
+            new_dead[size] = dead[k] or (flat and moving == 0)
             while event < found and piece[event] == k:
                 j, t = owner[event], new_knots[event]
                 if size == first or merged_knots[size - 1] != t:
@@ -200,6 +221,8 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
                     merged_single[size - 1] = -1
                 change = (1.0 - alpha[j]) * steep[k, j]
                 merged[size - 1, j] = change if z[k, j] < 0.0 else -change
+                moving += 1 if z[k, j] < 0.0 else -1
+                new_dead[size] = flat and moving == 0
                 event += 1
             if k < count:
                 merged_knots[size] = knots[k]
@@ -219,5 +242,5 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
             on = z[0, j] > 0.0 or (z[0, j] == 0.0 and z[1, j] > 0.0)
             value[j] = z[0, j] * (1.0 if z[0, j] > 0.0 else alpha[j])
             slope[j] = steep[0, j] * (1.0 if on else alpha[j])
-        knots, bends, single = merged_knots[:size], merged[:size], merged_single[:size]
+        knots, bends, single, dead = merged_knots[:size], merged[:size], merged_single[:size], new_dead[: size + 1]
     return np.empty(0), np.empty((0, 1)), np.empty(0), 0
