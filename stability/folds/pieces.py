@@ -196,7 +196,7 @@ class Pieces:
         factor = self._constant(other)
         data = self._spread(max(factor.ndim, len(self.shape))) * factor
         size = float(np.max(abs(factor)))
-        rounding = 0.0 if self.exact else UNIT * row_size(data)
+        rounding = 0.0 if self.exact else UNIT * row_size(data) + faded(self._data, data) * bool(size)
         return self._like(data, self._errors * size + rounding)
 
     __rmul__ = __mul__
@@ -245,6 +245,11 @@ def interpolated(knots: Array, values: Array) -> Array:
 def _touched(f: P) -> Array:
     """Which rows are not 0 all along: a sum with a row of zeros does not round."""
     return row_size(f._data) > 0
+
+
+def faded(before: Array, after: Array) -> Array:
+    """Return a bound of what rows have lost that left the range of normal numbers, 0 for all others."""
+    return np.where((row_size(before) > 0) & (row_size(after) < 2.0**-1022), 2.0**-1022, 0.0)
 
 
 def view(f: P, data: Array) -> P:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from inspect import signature
 from typing import Any, ClassVar
 
 import numpy as np
@@ -261,13 +262,13 @@ class PiecewiseLinear(Pieces):
         rule = cls.rules.get(name)
         if rule is None:
             refuse(f"torch's {name}", "it is not a rule for piecewise-linear functions")
-        return rule(*args, **(kwargs or {}))
+        return _call(rule, f"torch's {name}", *args, **(kwargs or {}))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
         if name in type(self).rules:
-            return partial(type(self).rules[name], self)
+            return partial(_call, type(self).rules[name], f"Tensor.{name}", self)
         if hasattr(torch.Tensor, name):
             refuse(f"Tensor.{name}", "it is not a rule for piecewise-linear functions")
         raise AttributeError(f"a PiecewiseLinear has no {name!r}")
@@ -301,3 +302,14 @@ class PiecewiseLinear(Pieces):
 
     def __matmul__(self, other: Any) -> PiecewiseLinear:
         return self.rules["matmul"](self, other)  # type: ignore[no-any-return]
+
+
+def _call(rule: Callable[..., Any], name: str, /, *args: Any, **kwargs: Any) -> Any:
+    # Torch takes some arguments by either of two names.
+    named = {"dim" if key == "axis" else key: value for key, value in kwargs.items()}
+    args = (*args, *(named.pop(key) for key in ("input", "other") if key in named))
+    try:
+        signature(rule).bind(*args, **named)
+    except TypeError as error:
+        refuse(f"{name} with these arguments", str(error))
+    return rule(*args, **named)

@@ -19,7 +19,7 @@ from stability.folds.kernels.enumeration import enumerate_chain
 from stability.folds.layers import restrict_layers
 from stability.folds.pieces import TooManyKnots
 from stability.folds.piecewise import PiecewiseLinear
-from stability.folds.value_space import Coefficients
+from stability.folds.value_space import Coefficients, count_blunted
 
 _NO_LIMIT = 2**62
 _KEPT_AT_MOST = 2**21
@@ -225,15 +225,20 @@ def _enumerate(table: NDArray[np.float64], low: float, high: float, limit: int |
     # Fresh memory costs several times the arithmetic, so what a thread has worked in is kept for the next time.
     if not hasattr(_kept, "work"):
         _kept.work, _kept.where = np.empty((6, 1024)), np.empty(1024, dtype=np.int64)
+    gain, gain_error, shift, shift_error = Coefficients(table).plain()
     n, relative, undecided, finite, work, where = enumerate_chain(
         table,
-        *Coefficients(table).plain(),
+        gain,
+        gain_error,
+        shift,
+        shift_error,
         low,
         high,
         _NO_LIMIT if limit is None else limit,
         _kept.work,
         _kept.where,
     )
+    undecided += count_blunted(table, gain)
     if len(where) <= _KEPT_AT_MOST:
         _kept.work, _kept.where = work, where
     if not n:

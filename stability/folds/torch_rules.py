@@ -18,9 +18,9 @@ from torch.nn import functional
 from stability.folds.bends import hinge
 from stability.folds.largest import largest
 from stability.folds.numbers import UNIT, rationals, row_size
-from stability.folds.pieces import align, view
+from stability.folds.pieces import align, faded, view
 from stability.folds.piecewise import PiecewiseLinear
-from stability.folds.refusal import refuse
+from stability.folds.refusal import module_in_use, refuse
 
 Rule = Callable[..., Any]
 
@@ -75,6 +75,7 @@ def _linear(
         out = apply(torch.from_numpy(data)).numpy()
         size = row_size(f._data)
         errors = norm * (f._errors + (terms + 2) * UNIT * size) * (1 + 1e-12)
+        errors += faded(f._data, out) * bool(norm)
         if bias is not None:
             out[:k] += bias.numpy()
             errors[:k] += UNIT * (norm * size[:k] + float(bias.abs().max()))
@@ -140,6 +141,7 @@ def _convolution(convolve: Callable[..., Tensor], dims: int) -> Rule:
     ) -> PiecewiseLinear:
         w = _double(weight)
         batched = _batched(f, dims)
+        _check_channels(f, -dims - 1, w.shape[1] * groups)
 
         def apply(x: Tensor) -> Tensor:
             flat = x.flatten(0, 1) if batched else x
@@ -150,6 +152,15 @@ def _convolution(convolve: Callable[..., Tensor], dims: int) -> Rule:
         return _linear(f, apply, _rows_sum(w), w[0].numel(), shift)
 
     return rule
+
+
+def _check_channels(f: PiecewiseLinear, dim: int, expected: int) -> None:
+    """Raise where dimension `dim` of the values is not as long as a layer has channels."""
+    if not -len(f.shape) <= dim < len(f.shape) or f.shape[dim] != expected:
+        raise ValueError(
+            f"the line has values of shape {tuple(f.shape)} here{module_in_use()}: the layer takes {expected} channels "
+            f"in dimension {dim}"
+        )
 
 
 def _batched(f: PiecewiseLinear, dims: int) -> bool:
@@ -181,6 +192,7 @@ def _(
     if f.exact:
         refuse("batch normalisation in exact arithmetic", "its scale is a square root; fold it into the layer before")
     mean, variance = _double(running_mean), _double(running_var)
+    _check_channels(f, 1, len(mean))
     scale = 1 / torch.sqrt(variance + eps)
     if weight is not None:
         scale = scale * _double(weight)
@@ -396,6 +408,7 @@ def _clamp(f: PiecewiseLinear, min: float | None = None, max: float | None = Non
 def _prelu(f: PiecewiseLinear, weight: Tensor) -> PiecewiseLinear:
     slope = weight.detach().to("cpu", torch.float64).numpy()
     if slope.size > 1:
+        _check_channels(f, 1 if len(f.shape) > 1 else 0, slope.size)
         slope = slope.reshape(-1, *[1] * max(len(f.shape) - 2, 0))  # channels are dimension 1 of a batch
     return hinge(f, 0.0, slope.reshape(()) if slope.size == 1 else slope, 1.0)
 

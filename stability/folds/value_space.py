@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from fractions import Fraction
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stability.folds.kernels import value_space as kernel
+from stability.folds.numbers import UNIT
 from stability.folds.rational import ExactRow, Orbit, dyadic, sign
 
 Array = NDArray[np.float64]
@@ -24,6 +26,7 @@ class Coefficients:
     """gain and shift of every row for z <= 0 and z > 0, with bounds of their errors and exact signs."""
 
     def __init__(self, table: Array) -> None:
+        self.table = table
         rows = len(table)
         self.safe = np.empty(rows, dtype=bool)
         self.gain, self.gain_error, self.shift, self.shift_error = np.empty((4, rows, 2))
@@ -44,17 +47,33 @@ class Coefficients:
                     self.shift[k, branch], self.shift_error[k, branch], self.exponents[k, branch, 1] = c
 
     def plain(self) -> tuple[Array, Array, Array, Array]:
-        """gain, its error, shift and its error without exponents of their own, for what stays in float64's range."""
-        if self.safe.all():
-            return self.gain, self.gain_error, self.shift, self.shift_error
-        gain, shift = self.exponents[..., 0], self.exponents[..., 1]
-        with np.errstate(over="ignore", under="ignore"):
-            return (
-                np.ldexp(self.gain, gain),
-                np.ldexp(self.gain_error, gain),
-                np.ldexp(self.shift, shift),
-                np.ldexp(self.shift_error, shift),
-            )
+        """gain, its error, shift and its error without exponents of their own, for what stays in float64's range.
+
+        A gain that cancels to less than its error is taken in rational arithmetic, so that its sign is right.
+        """
+        gain, gain_error, shift, shift_error = self.gain, self.gain_error, self.shift, self.shift_error
+        if not self.safe.all():
+            powers = self.exponents[..., 0], self.exponents[..., 1]
+            with np.errstate(over="ignore", under="ignore"):
+                gain, gain_error = np.ldexp(gain, powers[0]), np.ldexp(gain_error, powers[0])
+                shift, shift_error = np.ldexp(shift, powers[1]), np.ldexp(shift_error, powers[1])
+        cancelled = self.safe[:, None] & (abs(gain) <= gain_error) & (gain_error > 0)
+        if cancelled.any():
+            gain, gain_error = gain.copy(), gain_error.copy()
+            for k, branch in np.argwhere(cancelled):
+                skip, weight, _, outer_weight, _, slope = map(Fraction, self.table[k].tolist())
+                gain[k, branch] = float(skip + outer_weight * weight * (1 if branch else slope))
+                gain_error[k, branch] = abs(gain[k, branch]) * UNIT
+        return gain, gain_error, shift, shift_error
+
+
+def count_blunted(table: Array, gain: Array) -> int:
+    """Return how many rows bend by less than the last bit of their gains: float64 makes one gain of the two."""
+    alike = gain[:, 0] == gain[:, 1]
+    if not alike.any():
+        return 0
+    bends = (table[:, 1] != 0) & (table[:, 3] != 0) & (table[:, 5] != 1)
+    return int((alike & bends).sum())
 
 
 def count_table(table: Array, interval: tuple[float, float]) -> tuple[int, int, int]:

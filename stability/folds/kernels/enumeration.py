@@ -12,6 +12,8 @@ from numba import njit
 
 _UNIT = 2.0**-53
 _FAR = 2.0**300
+_TINY = 2.0**-1022
+_NEAR_FADING = 2.0**-900
 _CONTRACT = {"contract", "nsz"}
 
 
@@ -122,6 +124,28 @@ def _bend(below, above, bend, slope, next_slope, z, middle, right):
         bend[i] = scaled if before == after else next_slope[i] - slope[i]
 
 
+@njit
+def _faded(below, above, old_slope, slope, old_bend, bend, z):
+    """Count slopes and bends that are not 0 and have left the range of normal numbers."""
+    faded = 0
+    for i in range(len(slope)):
+        factor = above if max(z[i], z[i + 1]) > 0.0 else below
+        faded += old_slope[i] != 0.0 and factor != 0.0 and abs(slope[i]) < _TINY
+    for i in range(len(bend)):
+        before, after = max(z[i], z[i + 1]) > 0.0, max(z[i + 1], z[i + 2]) > 0.0
+        factor = above if after else below
+        faded += before == after and old_bend[i] != 0.0 and factor != 0.0 and abs(bend[i]) < _TINY
+    return faded
+
+
+@njit
+def _faded_in_all(scale, slope):
+    faded = 0
+    for i in range(len(slope)):
+        faded += slope[i] != 0.0 and abs(scale * slope[i]) < _TINY
+    return faded
+
+
 @njit(cache=True, nogil=True)
 def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limit, work, where):
     """Return what the chain does to the line from `low` to `high`.
@@ -143,6 +167,7 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
     x[0], x[1], h[0], h[1], slope[0] = low, high, low, high, 1.0
     relative = 0.0  # the relative error of slopes and bends
     exponent = 0  # slopes and bends are to be multiplied by 2^exponent
+    least = 1.0  # what is not 0 of them is no smaller than this
     undecided = 0
     passes = 0
     # What is gathered: h stands for factor h + offset, give or take `extra`.
@@ -157,10 +182,16 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
         branch = 1 if a > 0.0 else 0
         worst = max(gain_error[k, 0], gain_error[k, 1])
         worst_shift = max(shift_error[k, 0], shift_error[k, 1])
+        smallest = 1.0
         for side in range(2):
             if gain_error[k, side] > 0.0:
                 relative += gain_error[k, side] / max(abs(gain[k, side]), gain_error[k, side])
+            if gain[k, side] != 0.0:
+                smallest = min(smallest, abs(gain[k, side]))
         relative += 2.0 * _UNIT
+        # A bend is a difference of two slopes at the least, which may be smaller than both by their last bit.
+        least = max(least * smallest, _TINY)
+        fading = least < _NEAR_FADING
         if outside and 1.0 / _FAR < abs(factor * gain[k, branch]) < _FAR:
             g, c = gain[k, branch], shift[k, branch]
             size = abs(factor) * reach + abs(offset) + extra
@@ -174,6 +205,8 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
             continue
         if factor != 1.0 or offset != 0.0:
             extra += 2.0 * _UNIT * (abs(factor) * reach + abs(offset))
+            if fading:
+                undecided += _faded_in_all(factor, slope[: n - 1]) + _faded_in_all(factor, bend[: n - 2])
             _apply(factor, offset, extra, h[:n], error[:n], slope[: n - 1], bend[: n - 2])
             factor, offset, extra = 1.0, 0.0, 0.0
         close = _activate(weight, bias, h[:n], error[:n], z[:n])
@@ -194,8 +227,12 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
             n += found
         g0, g1 = gain[k, 0], gain[k, 1]
         _step(g0, g1, shift[k, 0], shift[k, 1], worst, worst_shift, h[:n], error[:n], z[:n])
+        if fading:
+            old_slope, old_bend = slope[: n - 1].copy(), bend[: n - 2].copy()
         _turn(g0, g1, slope[: n - 1], z[: n - 1], z[1:n])
         _bend(g0, g1, bend[: n - 2], slope[: n - 2], slope[1 : n - 1], z[: n - 2], z[1 : n - 1], z[2:n])
+        if fading:
+            undecided += _faded(g0, g1, old_slope, slope[: n - 1], old_bend, bend[: n - 2], z[:n])
         bottom, top = _extremes(h[:n])
         reach = max(abs(bottom), abs(top))
         extra = _largest(error[:n])
@@ -206,21 +243,24 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
             if steepest > _FAR or 0.0 < steepest < 1.0 / _FAR:
                 scale = 1.0 / _FAR if steepest > 1.0 else _FAR
                 exponent += 300 if steepest > 1.0 else -300
+                if steepest > 1.0:
+                    least *= scale
+                    undecided += _faded_in_all(scale, slope[: n - 1]) + _faded_in_all(scale, bend[: n - 2])
                 for i in range(n - 1):
                     slope[i] *= scale
                     bend[i] *= scale
     if factor != 1.0 or offset != 0.0:
         extra += 2.0 * _UNIT * (abs(factor) * reach + abs(offset))
+        undecided += _faded_in_all(factor, slope[: n - 1]) + _faded_in_all(factor, bend[: n - 2])
         _apply(factor, offset, extra, h[:n], error[:n], slope[: n - 1], bend[: n - 2])
     while exponent != 0:
         scale = _FAR if exponent > 0 else 1.0 / _FAR
         exponent -= 300 if exponent > 0 else -300
+        undecided += _faded_in_all(scale, slope[: n - 1]) + _faded_in_all(scale, bend[: n - 2])
         for i in range(n - 1):
             slope[i] *= scale
         for i in range(n - 2):
-            bent = bend[i] != 0.0
             bend[i] *= scale
-            undecided += bent and bend[i] == 0.0
     finite = True
     for i in range(n):
         finite = finite and abs(h[i]) < np.inf
