@@ -18,27 +18,25 @@ _NO_LIMIT = 2**62
 
 def _as_made(module: nn.Module) -> bool:
     """Whether calling the module does what its class says, and no hook or function of its own has a say."""
-    everywhere = nn.modules.module
-    return not (
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or "forward" in module.__dict__
-        or everywhere._global_forward_hooks
-        or everywhere._global_forward_pre_hooks
-    )
+    held = module.__dict__
+    return not (held["_forward_hooks"] or held["_forward_pre_hooks"] or "forward" in held)
 
 
-def _float64(parameter: Tensor) -> NDArray[np.float64]:
-    array: NDArray[np.float64] = parameter.detach().to("cpu", torch.float64).numpy()
+def _numbers(parameter: Tensor) -> NDArray[Any]:
+    # numpy knows all floats but one, and this way is the faster.
+    array: NDArray[Any] = (parameter.float() if parameter.dtype is torch.bfloat16 else parameter).numpy(force=True)
     return array
 
 
 def restrict_layers(model: nn.Module, low: float, high: float, limit: int | None) -> PiecewiseLinear | None:
     """Return the model on [low, high], or None if it is not Linear, activation, Linear, ..., from one input."""
     modules: list[Any] = list(model) if type(model) is nn.Sequential else []
-    if not all(_as_made(module) for module in (model, *modules)):
-        return None
     if len(modules) % 2 == 0 or any(type(m) is not nn.Linear for m in modules[::2]) or modules[0].in_features != 1:
+        return None
+    everywhere = nn.modules.module
+    if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
+        return None
+    if not all(map(_as_made, (model, *modules))):
         return None
     widths = [1]
     parameters, slopes = [], []
@@ -49,8 +47,8 @@ def restrict_layers(model: nn.Module, low: float, high: float, limit: int | None
         weight, bias = linear._parameters.get("weight"), linear._parameters.get("bias")
         if weight is None or (bias is None and linear.bias is not None):
             return None  # pruned, or calculated from others
-        parameters.append(_float64(weight).ravel())
-        parameters.append(np.zeros(widths[-1]) if bias is None else _float64(bias))
+        parameters.append(_numbers(weight).ravel())
+        parameters.append(np.zeros(widths[-1]) if bias is None else _numbers(bias))
         kind = type(activation)
         if kind is nn.ReLU:
             slopes.append(np.zeros(widths[-1]))
@@ -60,7 +58,7 @@ def restrict_layers(model: nn.Module, low: float, high: float, limit: int | None
             weight = activation._parameters.get("weight")
             if weight is None or weight.numel() not in (1, widths[-1]):
                 return None
-            slopes.append(np.broadcast_to(_float64(weight), widths[-1:]))
+            slopes.append(np.broadcast_to(_numbers(weight), widths[-1:]))
         elif activation is not None:
             return None
     flat = np.concatenate(parameters, dtype=np.float64)

@@ -19,7 +19,7 @@ from stability.folds.kernels.enumeration import enumerate_chain
 from stability.folds.layers import restrict_layers
 from stability.folds.pieces import TooManyKnots
 from stability.folds.piecewise import PiecewiseLinear
-from stability.folds.value_space import Coefficients, count_blunted
+from stability.folds.value_space import Coefficients
 
 _NO_LIMIT = 2**62
 _KEPT_AT_MOST = 2**21
@@ -238,7 +238,6 @@ def _enumerate(table: NDArray[np.float64], low: float, high: float, limit: int |
         _kept.work,
         _kept.where,
     )
-    undecided += count_blunted(table, gain)
     if len(where) <= _KEPT_AT_MOST:
         _kept.work, _kept.where = work, where
     if not n:

@@ -35,7 +35,9 @@ class Coefficients:
         if not kernel.coefficients(
             table, self.safe, self.gain, self.gain_error, self.shift, self.shift_error, self.gain_sign
         ):
+            self.certain = True
             return
+        self.certain = False
         uncertain = ~self.safe | (self.gain_sign == 2).any(axis=1)
         for k in np.flatnonzero(uncertain):
             row = ExactRow(table[k])
@@ -52,6 +54,8 @@ class Coefficients:
         A gain that cancels to less than its error is taken in rational arithmetic, so that its sign is right.
         """
         gain, gain_error, shift, shift_error = self.gain, self.gain_error, self.shift, self.shift_error
+        if self.certain:
+            return gain, gain_error, shift, shift_error
         if not self.safe.all():
             powers = self.exponents[..., 0], self.exponents[..., 1]
             with np.errstate(over="ignore", under="ignore"):
@@ -65,15 +69,6 @@ class Coefficients:
                 gain[k, branch] = float(skip + outer_weight * weight * (1 if branch else slope))
                 gain_error[k, branch] = abs(gain[k, branch]) * UNIT
         return gain, gain_error, shift, shift_error
-
-
-def count_blunted(table: Array, gain: Array) -> int:
-    """Return how many rows bend by less than the last bit of their gains: float64 makes one gain of the two."""
-    alike = gain[:, 0] == gain[:, 1]
-    if not alike.any():
-        return 0
-    bends = (table[:, 1] != 0) & (table[:, 3] != 0) & (table[:, 5] != 1)
-    return int((alike & bends).sum())
 
 
 def count_table(table: Array, interval: tuple[float, float]) -> tuple[int, int, int]:

@@ -189,7 +189,8 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
             if gain[k, side] != 0.0:
                 smallest = min(smallest, abs(gain[k, side]))
         relative += 2.0 * _UNIT
-        # A bend is a difference of two slopes at the least, which may be smaller than both by their last bit.
+        if gain[k, 0] == gain[k, 1] and weight != 0.0 and table[k, 3] != 0.0 and table[k, 5] != 1.0:
+            undecided += 1  # it bends by less than the last bit of its gains
         least = max(least * smallest, _TINY)
         fading = least < _NEAR_FADING
         if outside and 1.0 / _FAR < abs(factor * gain[k, branch]) < _FAR:
@@ -251,7 +252,8 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
                     bend[i] *= scale
     if factor != 1.0 or offset != 0.0:
         extra += 2.0 * _UNIT * (abs(factor) * reach + abs(offset))
-        undecided += _faded_in_all(factor, slope[: n - 1]) + _faded_in_all(factor, bend[: n - 2])
+        if least < _NEAR_FADING:
+            undecided += _faded_in_all(factor, slope[: n - 1]) + _faded_in_all(factor, bend[: n - 2])
         _apply(factor, offset, extra, h[:n], error[:n], slope[: n - 1], bend[: n - 2])
     while exponent != 0:
         scale = _FAR if exponent > 0 else 1.0 / _FAR
