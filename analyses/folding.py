@@ -143,7 +143,7 @@ def draw(data: xarray.Dataset) -> plt.Figure:
             one = data.sel(target=name)
             ax.plot(x, one.fit, color=shade, linewidth=1.3)
             ax.plot(x, one.wanted, color="#777777", linestyle=(0, (4, 2)), linewidth=1.2)
-            ax.set_title(f"{name}\nbound {float(one.bound):.2f}, reached {float(one.reached.min()):.2g}")
+            ax.set_title(f"{name}\nbound {float(one.bound):.2f}, reached {float(one.reached.min()):.3g}")
             ax.set(xlabel="x", ylabel="f(x)" if ax is axes[-1, 0] else "")
     return figure
 

@@ -16,7 +16,9 @@ def run(name, *arguments):
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
 
 
-@pytest.mark.parametrize("name", ["jacobian_spectrum", "fit_sine", "fold_counts", "folding", "identity_distance"])
+@pytest.mark.parametrize(
+    "name", ["jacobian_spectrum", "fit_sine", "fold_counts", "folding", "identity_distance", "your_model"]
+)
 def test_help_names_the_four_options_and_the_method(name):
     shown = run(name, "--help")
     assert shown.returncode == 0, shown.stderr
@@ -135,3 +137,41 @@ def test_identity_distance(tmp_path):
         assert plain[-1] > 5 * plain[plain.depth.to_numpy().searchsorted(10)]
         trained = data["trained"].to_dataset()
         assert trained.chain.size == 12
+
+
+def test_your_model(tmp_path):
+    done = run("your_model", "--quick", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Found: after 16 blocks" in done.stdout
+    assert "FAILED" not in done.stdout
+    for blocks in ("blocks.15 (ConvolutionBlock)", "blocks.15 (AttentionBlock)", "blocks.15 (Sequential)"):
+        assert blocks in done.stdout
+    with xarray.open_datatree(tmp_path / "your_model.nc", engine="h5netcdf") as tree:
+        data = {name: tree[name].to_dataset().load() for name in ("resnet", "transformer", "mlp_tanh", "mlp_relu")}
+    for name, one in data.items():
+        assert one.passed.all(), name
+        assert one.log_values.dims == ("depth", "x", "index")
+        # |J_l ... J_1| <= product of 1 + |J_i - I|, and float32 stores the left side to 1e-6.
+        largest = one.log_values.sel(index=1)
+        assert (largest <= np.log1p(one.distance_from_identity).cumsum("depth") + 1e-6 * (1 + abs(largest))).all(), name
+        # The leading value a naive product has right.
+        np.testing.assert_allclose(one.naive[:, 0], largest[:, 0], rtol=1e-6, atol=1e-6)
+    for name in ("resnet", "transformer"):
+        one = data[name]
+        assert (one["rank"] == one.index.size).all()
+        assert (one.right == one.index.size).all()
+        assert one.distance_from_identity[-1].median() < 1 < data["mlp_tanh"].distance_from_identity.min()
+        # Less than a third of the decades, at every point.
+        assert 3 * one.log_condition[-1].max() < data["mlp_tanh"].log_condition[-1].min()
+    # In float64 nothing smaller than 2^-52 of the largest value can be told.
+    tanh, relu = data["mlp_tanh"], data["mlp_relu"]
+    assert (tanh["rank"] == tanh.index.size).all()
+    assert tanh.log_condition[-1].min() > np.log(2.0**52)
+    assert tanh.right[-1] < tanh.index.size
+    # Ranks only fall, and a naive product does not see it.
+    assert (relu["rank"].diff("depth") <= 0).all()
+    assert (relu["rank"][-1] < relu.index.size / 2).all()
+    assert np.isinf(relu.log_condition[-1]).all()
+    assert (relu.naive[-1] > -np.inf).sum() > relu["rank"][-1, 0]
+    # The largest value of one layer is at the edge of infinite width to a relative n^(-2/3).
+    assert (abs(relu.log_values.sel(index=1, depth=1) - relu.theory.sel(depth=1)) < relu.index.size ** (-2 / 3)).all()
