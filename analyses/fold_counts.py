@@ -154,6 +154,8 @@ def draw(data: xarray.Dataset) -> plt.Figure:
             st.plots.counts(
                 data.depth_trained, data.trained.sel(architecture=name, kind="folds"), axes[1, 2], colour=shade
             )
+        axes[1, 1].set_yticks([0, 1, 2, 5], ["0", "1", "2", "5"])  # powers of ten alone would not let a 2 be read
+        axes[1, 1].minorticks_off()
         depths = np.geomspace(1, float(data.depth[-1]), 200)
         for ax, kind in zip(axes[0], KINDS, strict=True):
             ax.plot(depths, 2.0 ** np.minimum(depths, 60) - (kind != "regions"), ":", color="black", linewidth=1)

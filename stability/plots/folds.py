@@ -93,11 +93,6 @@ def counts(
     ax.fill_between(depths, levels[1], levels[3], color=colour, alpha=0.3, linewidth=0)
     ax.plot(depths, levels[2], color=colour, linewidth=1.5, label=label)
     ax.set_yscale("symlog", linthresh=1, linscale=0.5)
-    top = 1.5 * max(ax.dataLim.y1, 1.0)
-    ax.set_ylim(0, top)
-    if top < 30:  # fewer than two powers of ten: their labels alone would not let a count be read
-        ticks = [tick for tick in (0, 1, 2, 5, 10, 20) if tick <= top]
-        ax.set_yticks(ticks, [str(tick) for tick in ticks])
-        ax.minorticks_off()
+    ax.set_ylim(0, 1.5 * max(ax.dataLim.y1, 1.0))
     name_axes(ax, "depth", "count", label)
     return figure
