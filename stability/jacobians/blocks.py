@@ -53,9 +53,8 @@ def find_blocks(net: Any, x: Tensor, blocks: str | Sequence[str] | None) -> Bloc
             raise TypeError(f"x is {x.dtype} and the chain is {net.dtype}: convert one of them, x.to({net.dtype})")
         names = tuple(f"step {i}" for i in range(1, net.depth + 1))
         return _run(names, tuple(net.steps), x.detach().expand(len(net.members), *x.shape), batch_dims=2)
-    if blocks is None and isinstance(net, nn.Sequential):
-        net = list(net.named_children())
-        return _run(*_named(net), x)
+    if blocks is None and isinstance(net, nn.Sequential | nn.ModuleList):
+        return _run(*_named(list(net.named_children())), x)
     if isinstance(net, nn.Module):
         return _inside(net, x, blocks)
     if isinstance(net, Sequence) and not isinstance(net, str):
@@ -200,6 +199,11 @@ def _record(net: nn.Module, x: Tensor, watched: dict[str, nn.Module]) -> list[_C
     try:
         with torch.enable_grad():
             net(x)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"{type(net).__name__} does not take x of shape {tuple(x.shape)} and {x.dtype}: {error}. x is what the "
+            "whole model takes, the batch first, in the model's dtype"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()
@@ -224,16 +228,14 @@ def _inside(net: nn.Module, x: Tensor, blocks: str | Sequence[str] | None) -> Bl
         if not found:
             raise ValueError(
                 f"no Sequential or ModuleList of {type(net).__name__} has children that keep the state's shape and "
-                f"follow each other: name the blocks, blocks='...', one of {sorted(filter(None, containers))} or a "
+                f"follow each other: name the blocks, blocks='...', one of {_outermost(containers)} or a "
                 "list of modules' names; or give a list of callables"
             )
         return _of_calls(found)
     if isinstance(blocks, str):
         if blocks not in containers:
-            known = sorted(filter(None, containers)) or "none"
-            raise ValueError(
-                f"blocks is {blocks!r}: expected the name of a Sequential or ModuleList; there are {known}"
-            )
+            known = _outermost(containers)
+            raise ValueError(f"blocks is {blocks!r}: expected the name of a Sequential or ModuleList, one of {known}")
         watched = containers[blocks]
     else:
         unknown = [name for name in blocks if name not in parts]
@@ -250,9 +252,10 @@ def _inside(net: nn.Module, x: Tensor, blocks: str | Sequence[str] | None) -> Bl
             raise TypeError(f"block {call.name} takes {call.state.dtype}: leave it out, a Jacobian needs floats")
     gap = _break(calls)
     if gap is not None:
+        before, after = (tuple(state.shape) for state in (calls[gap].output, calls[gap + 1].state))
+        change = "does something to the state" if before == after else f"turns a state of {before} into one of {after}"
         raise ValueError(
-            f"the blocks do not chain: between {calls[gap].name} and {calls[gap + 1].name} the model changes the state "
-            f"of shape {tuple(calls[gap].output.shape)} to {tuple(calls[gap + 1].state.shape)} or its values; give a "
+            f"the blocks do not chain: between {calls[gap].name} and {calls[gap + 1].name} the model {change}; give a "
             "list of callables that holds what happens there"
         )
     return _of_calls(calls)
@@ -272,3 +275,10 @@ def _of_calls(calls: list[_Call]) -> Blocks:
     for name, call in zip(names, calls, strict=True):
         _check_state(name, call.output)
     return Blocks(names, tuple(calls), (*(call.state for call in calls), calls[-1].output))
+
+
+def _outermost(containers: dict[str, Any]) -> str:
+    """Name the containers that are in no other one, ten at most."""
+    names = [name for name in containers if name]
+    outer = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
+    return ", ".join(map(repr, outer[:10])) + (", ..." if len(outer) > 10 else "") or "none there are"

@@ -109,6 +109,13 @@ def test_a_resnet_equals_its_explicit_jacobians():
     assert torch.equal(some.log_values, s.log_values[:2])
 
 
+def test_a_list_of_modules_is_a_list_of_blocks():
+    net, h = resnet(), rand(2, 4, 6, 6)
+    found = [st.spectrum(blocks, h).log_values for blocks in (nn.ModuleList(net.layers), list(net.layers), net.layers)]
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
 def test_layers_that_change_the_width():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 4), nn.Tanh(), nn.Linear(4, 7)).double()
@@ -304,8 +311,29 @@ def test_networks_that_have_no_such_spectrum_are_refused():
         ([linear], x, {"memory": -1}, ValueError, "memory is -1"),
         (3, x, {}, TypeError, "net is a int: expected a stability.Chain"),
         (Branches().double(), x, {}, ValueError, "no Sequential or ModuleList of Branches"),
-        (Branches().double(), x, {"blocks": ["first", "second"]}, ValueError, "do not chain: between first and second"),
-        (Branches().double(), x, {"blocks": "layers"}, ValueError, "blocks is 'layers': expected the name of"),
+        (
+            Branches().double(),
+            x,
+            {"blocks": ["first", "second"]},
+            ValueError,
+            "between first and second the model does something",
+        ),
+        (
+            Branches().double(),
+            x,
+            {"blocks": "layers"},
+            ValueError,
+            "blocks is 'layers': .* none there are",
+        ),
+        (
+            Branches().double(),
+            x.float(),
+            {},
+            ValueError,
+            r"does not take x of shape \(3, 4\) and torch.float32",
+        ),
+        (resnet(), rand(2, 3, 6, 6), {"blocks": "layer"}, ValueError, "one of 'stem', 'layers', 'head'"),
+        (resnet(), rand(3, 6, 6)[:1], {}, ValueError, "ResNet does not take x of shape"),
         (Branches().double(), x, {"blocks": ["third"]}, ValueError, r"blocks names \['third'\]: the modules are"),
         (st.Chain("plain_relu", 3, width=2), rand(3, 3), {}, ValueError, r"a chain of width 2 takes \(points, 2\)"),
         (st.Chain("plain_relu", 3, width=2), rand(3, 2).float(), {}, TypeError, "x is torch.float32 and the chain is"),
