@@ -90,6 +90,8 @@ def spectrum(
     if is_piecewise_linear_width_one(net):
         if blocks is not None:
             raise ValueError("a chain's blocks are its steps: leave out blocks=")
+        if k is not None:
+            check_integer("k", k, 1, 1)  # all that there is
         return width_one_spectrum(chain, x, distances)
     found = find_blocks(net, x, blocks)
     members = chain.members if found.batch_dims == 2 else None
