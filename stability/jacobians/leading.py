@@ -43,8 +43,9 @@ def leading_spectrum(found: Blocks, k: int, progress: bool) -> Spectrum:
     depth, n = len(found.functions), widths[0]
     kept = min(n, k + SPARE)
     generator = torch.Generator().manual_seed(0)
-    start = torch.randn(size, n, kept, dtype=torch.float64, generator=generator).numpy()
-    guess = np.linalg.qr(start)[0].transpose(0, 2, 1)
+    # One start for all points, so that a point is treated alike alone and among others.
+    start = torch.randn(n, kept, dtype=torch.float64, generator=generator).numpy()
+    guess = np.tile(np.linalg.qr(start)[0].T, (size, 1, 1))
     log_values, residuals = np.empty((depth, size, k)), np.empty((depth, size, k))
     undecided = np.zeros((depth, size), np.int64)
     for prefix in tqdm(range(1, depth + 1), desc="leading values", disable=None if progress else True):
@@ -81,7 +82,13 @@ def _through(found: Blocks, layers: range, rows: Array, forward: bool) -> Prefix
         directions = rows if number == 0 else product.basis
         state = found.states[layer]
         shaped = torch.from_numpy(directions).reshape(*state.shape[: found.batch_dims], *directions.shape[1:])
-        got = derivatives(found.names[layer], found.functions[layer], state, shaped, forward, found.batch_dims)
+        try:
+            got = derivatives(found.names[layer], found.functions[layer], state, shaped, forward, found.batch_dims)
+        except NotImplementedError as error:
+            raise ValueError(
+                f"block {found.names[layer]} has no forward mode of differentiation, which k= needs: leave it out, or "
+                f"write the block otherwise ({error})"
+            ) from error
         applied = got.reshape(*directions.shape[:2], -1).mT.contiguous()
         product.multiply_applied(applied.numpy())
     return product

@@ -260,6 +260,22 @@ def test_residuals_tell_what_has_not_converged(monkeypatch):
     assert (errors <= s.residuals[0, 0]).all()
 
 
+def test_leading_values_of_a_block_without_forward_mode_are_refused():
+    class Backward(torch.autograd.Function):
+        @staticmethod
+        def forward(_, h):
+            return 2 * h
+
+        @staticmethod
+        def backward(_, gradient):
+            return 2 * gradient
+
+    full = st.spectrum([Backward.apply], rand(2, 3))
+    assert torch.equal(full.log_values, torch.full((1, 2, 3), math.log(2), dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"forward mode|fails on its points"):
+        st.spectrum([Backward.apply], rand(2, 3), k=1)
+
+
 # --- refusals ---
 
 
