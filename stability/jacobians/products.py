@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stability.jacobians.kernels import graded, jacobi
+from stability.jacobians.threads import side_by_side
 
 Array = NDArray[np.float64]
 
@@ -44,19 +47,13 @@ class PrefixProducts:
         batch, rows, _ = layers.shape
         new_basis = np.zeros((batch, self._basis.shape[1], rows))
         conditions, lost = np.empty(batch), np.empty(batch, np.int64)
-        small = max(self._basis.shape[1:]) * self._basis.shape[1] * max(rows, self._mixing.shape[2])
-        multiply = graded.multiply_side_by_side if small <= graded.SMALL_PRODUCT else graded.multiply
-        multiply(
-            np.ascontiguousarray(layers),
-            self._basis,
-            self._mantissas,
-            self._exponents,
-            self._mixing,
-            self.ranks,
-            new_basis,
-            conditions,
-            lost,
-        )
+        layers = np.ascontiguousarray(layers)
+        arrays = (layers, self._basis, self._mantissas, self._exponents, self._mixing, self.ranks, new_basis)
+
+        def run(first: int, last: int) -> None:
+            graded.multiply(*(array[first:last] for array in (*arrays, conditions, lost)))
+
+        side_by_side(run, batch, 4.0 * layers.size * self._basis.shape[1])
         self._basis = new_basis
         self.conditions += conditions
         self.lost += lost
@@ -79,8 +76,16 @@ class PrefixProducts:
     def right_vectors(self) -> Array:
         """Return the right singular vectors as rows, (batch, r, columns), by falling value; 0 beyond the rank."""
         vectors = np.empty_like(self._mixing)
-        jacobi.right_vectors(self._mantissas, self._exponents, self._mixing, self.ranks, vectors)
+        self._by_rotations(jacobi.right_vectors, vectors)
         return vectors
+
+    def _by_rotations(self, kernel: Callable[..., None], *arrays: NDArray[Any]) -> None:
+        parts = (self._mantissas, self._exponents, self._mixing, self.ranks, *arrays)
+
+        def run(first: int, last: int) -> None:
+            kernel(*(part[first:last] for part in parts))
+
+        side_by_side(run, len(self.ranks), 20.0 * self._mixing.size * self._mixing.shape[1])
 
     def log_scales(self) -> Array:
         """Return the logs of the scales, (batch, columns), descending: sums of log |R_ii|, no singular values."""
@@ -99,7 +104,7 @@ class PrefixProducts:
         if columns >= graded.LAPACK_FROM:
             rest = ~self._by_lapack(log_values)
         if rest.any():
-            jacobi.log_singular_values(self._mantissas, self._exponents, self._mixing, self.ranks, rest, log_values)
+            self._by_rotations(jacobi.log_singular_values, rest, log_values)
         return log_values
 
     def _by_lapack(self, log_values: Array) -> NDArray[np.bool_]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ from stability.checks import check_finite, check_points
 from stability.jacobians.factors import log_factors
 from stability.jacobians.kernels import width_one
 from stability.jacobians.spectrum import Spectrum
+from stability.jacobians.threads import side_by_side
 
 
 class WidthOneChain(Protocol):
@@ -60,7 +62,12 @@ def width_one_spectrum(net: WidthOneChain, x: Tensor, distances: bool) -> Spectr
     shape = (net.depth, len(table), len(points))
     log_values, signs = np.empty(shape), np.empty(shape, dtype=np.int8)
     branches = np.empty((net.depth if distances else 1, *shape[1:]), dtype=np.int8)
-    width_one.log_derivatives(table, safe, logs, factor_signs, points.numpy(), log_values, signs, branches)
+    arrays = (table, safe, logs, factor_signs, points.numpy(), log_values, signs, branches)
+    side_by_side(
+        lambda first, last: width_one.log_derivatives(first, last, *arrays),
+        len(table) * math.ceil(len(points) / width_one.BLOCK),
+        log_values.size,
+    )
     layer_distances = log_product_distance = None
     if distances:
         with np.errstate(over="ignore"):

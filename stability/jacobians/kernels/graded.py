@@ -12,12 +12,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 #: From this rank on LAPACK factors faster than the loops here.
 LAPACK_FROM = 40
-#: Up to this many multiplications BLAS keeps to one thread.
-SMALL_PRODUCT = 2**16
 #: A pivot that is a smaller part of its column than this sends a layer from LAPACK to the pivoted loops.
 CLEAR_PIVOT = 1e-6
 #: Columns whose norms differ by more than this are scaled in a step of their own.
@@ -238,28 +236,7 @@ def _split(layer):
     return part, columns, exponent
 
 
-@njit
-def _multiply_one(b, layers, basis, mantissas, exponents, mixing, ranks, new_basis, conditions, lost):
-    rank = ranks[b]
-    part, columns, exponent = _split(layers[b])
-    state, mixed = basis[b, :rank].copy(), mixing[b, :rank].copy()
-    scales, powers = mantissas[b, :rank].copy(), exponents[b, :rank].copy()
-    conditions[b], lost[b] = 1.0, 0
-    if len(columns):
-        # diag(columns) is a layer of its own: its rows are far apart in size, where the columns of J were.
-        state, scales, powers, mixed, conditions[b], lost[b] = _absorb(np.diag(columns), state, scales, powers, mixed)
-    state, scales, powers, mixed, condition, given_up = _absorb(part, state, scales, powers, mixed)
-    conditions[b] = max(conditions[b], condition)
-    lost[b] += given_up
-    rank = len(scales)
-    new_basis[b, :rank] = state
-    mantissas[b, :rank] = scales
-    exponents[b, :rank] = powers + exponent
-    mixing[b, :rank] = mixed
-    ranks[b] = rank
-
-
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def multiply(layers, basis, mantissas, exponents, mixing, ranks, new_basis, conditions, lost):
     """Multiply every product of a batch by its layer, from the left.
 
@@ -274,11 +251,21 @@ def multiply(layers, basis, mantissas, exponents, mixing, ranks, new_basis, cond
         lost: out, (batch,), pivots that rounding alone has taken.
     """
     for b in range(len(layers)):
-        _multiply_one(b, layers, basis, mantissas, exponents, mixing, ranks, new_basis, conditions, lost)
-
-
-@njit(parallel=True, cache=True)
-def multiply_side_by_side(layers, basis, mantissas, exponents, mixing, ranks, new_basis, conditions, lost):
-    """The same on all threads, for layers so small that BLAS takes no threads of its own, which must not be nested."""
-    for b in prange(len(layers)):
-        _multiply_one(b, layers, basis, mantissas, exponents, mixing, ranks, new_basis, conditions, lost)
+        rank = ranks[b]
+        part, columns, exponent = _split(layers[b])
+        state, mixed = basis[b, :rank].copy(), mixing[b, :rank].copy()
+        scales, powers = mantissas[b, :rank].copy(), exponents[b, :rank].copy()
+        conditions[b], lost[b] = 1.0, 0
+        if len(columns):
+            # diag(columns) is a layer of its own: its rows are far apart in size, where the columns of J were.
+            diagonal = np.diag(columns)
+            state, scales, powers, mixed, conditions[b], lost[b] = _absorb(diagonal, state, scales, powers, mixed)
+        state, scales, powers, mixed, condition, given_up = _absorb(part, state, scales, powers, mixed)
+        conditions[b] = max(conditions[b], condition)
+        lost[b] += given_up
+        rank = len(scales)
+        new_basis[b, :rank] = state
+        mantissas[b, :rank] = scales
+        exponents[b, :rank] = powers + exponent
+        mixing[b, :rank] = mixed
+        ranks[b] = rank

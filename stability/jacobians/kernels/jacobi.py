@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from stability.jacobians.kernels.graded import dot, norm, reflect, subtract
 
@@ -88,7 +88,7 @@ def jacobi(logs, exponents, rows):
     return values[np.argsort(-values)]
 
 
-@njit(parallel=True, cache=True)
+@njit(cache=True, nogil=True)
 def log_singular_values(mantissas, exponents, mixing, ranks, chosen, log_values):
     """Fill the log singular values of diag(mantissas 2^exponents) mixing, descending, for the chosen of a batch.
 
@@ -99,7 +99,7 @@ def log_singular_values(mantissas, exponents, mixing, ranks, chosen, log_values)
         chosen: (batch,), bool.
         log_values: out, (batch, k) with k >= ranks; beyond the rank it is -inf.
     """
-    for b in prange(len(ranks)):
+    for b in range(len(ranks)):
         if not chosen[b]:
             continue
         rank = ranks[b]
@@ -112,7 +112,7 @@ def log_singular_values(mantissas, exponents, mixing, ranks, chosen, log_values)
         log_values[b, :rank] = jacobi(logs, powers, triangle(logs, powers, mixing[b, :rank][order]))
 
 
-@njit(parallel=True, cache=True)
+@njit(cache=True, nogil=True)
 def right_vectors(mantissas, exponents, mixing, ranks, vectors):
     """Fill the right singular vectors of diag(mantissas 2^exponents) mixing, as rows, by falling singular value.
 
@@ -120,7 +120,7 @@ def right_vectors(mantissas, exponents, mixing, ranks, vectors):
         mantissas, exponents, mixing, ranks: as above.
         vectors: out, (batch, r, n0); rows beyond the rank are 0.
     """
-    for b in prange(len(ranks)):
+    for b in range(len(ranks)):
         rank = ranks[b]
         vectors[b] = 0.0
         if rank == 0:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 #: Inside these bounds a step of a row whose numbers are inside the second pair cannot leave float64's range.
 SMALL, LARGE = 2.0**-400, 2.0**400
@@ -144,11 +144,12 @@ def _multiply_signs(sign, below, above, branch, signs):
         signs[p] = sign[p]
 
 
-@njit(parallel=True, cache=True)
-def log_derivatives(table, safe, log_factors, factor_signs, x, log_values, signs, branches):
+@njit(cache=True, nogil=True)
+def log_derivatives(first, last, table, safe, log_factors, factor_signs, x, log_values, signs, branches):
     """Fill log |dh_l/dx| and its sign for every prefix l, seed and point.
 
     Args:
+        first, last: which parts: part s blocks + b is seed s and the b-th block of BLOCK points.
         table: (seeds, depth, 6), the steps.
         safe: (seeds, depth), whether every number of the row is 0 or within ROW_SMALL .. ROW_LARGE.
         log_factors: (seeds, depth, 2), log of the modulus of a step's derivative for z <= 0 and for z > 0.
@@ -158,9 +159,9 @@ def log_derivatives(table, safe, log_factors, factor_signs, x, log_values, signs
         signs: out, the same shape, int8.
         branches: out, the same shape, int8, 1 where z > 0; or of depth 1, and then scratch.
     """
-    seeds, depth, _ = table.shape
+    depth = table.shape[1]
     blocks = (len(x) + BLOCK - 1) // BLOCK
-    for task in prange(seeds * blocks):
+    for task in range(first, last):
         s, start = task // blocks, (task % blocks) * BLOCK
         stop = min(start + BLOCK, len(x))
         points = stop - start
