@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 _CANCELLATION = 1e-3
 
 
-def log_factors(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
-    """Return log |g| and the sign of g = skip + outer_weight weight phi', for z <= 0 and for z > 0.
+def factors(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return g = skip + outer_weight weight phi', for z <= 0 and for z > 0, as mantissa and exponent of 2.
 
-    Correct for the stored numbers to a relative error of about 1e-13 in g, at any magnitude: where the float64
-    product leaves its range, or the sum cancels, that factor is taken in rational arithmetic. So the sign is 0,
-    and the log -inf, exactly where g is 0.
+    Correct for the stored numbers to a relative error of about 1e-13, at any magnitude: where the float64
+    product leaves its range, or the sum cancels, that factor is taken in rational arithmetic. So a mantissa is 0
+    exactly where g is 0. An exponent is 0 wherever float64 holds g.
 
     Args:
         table: (seeds, rows, 6).
@@ -27,7 +27,7 @@ def log_factors(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArra
     """
     skip, weight, outer_weight, slope = (table[..., column, None] for column in (0, 1, 3, 5))
     slopes = np.concatenate([slope, np.ones_like(slope)], axis=-1)
-    with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         inner = outer_weight * weight
         vanishes = (outer_weight == 0) | (weight == 0) | (slopes == 0)
         product = np.where(vanishes, 0.0, inner * slopes)
@@ -35,19 +35,27 @@ def log_factors(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArra
         size = abs(product)
         in_range = vanishes | ((size > 1e-290) & (size < 1e290) & (abs(inner) > 1e-290) & (abs(inner) < 1e290))
         clear = in_range & (abs(value) >= _CANCELLATION * (abs(skip) + size))
-        logs = np.log(abs(value))
-    signs = np.sign(np.where(clear, value, 0.0)).astype(np.int8)
+    exponents = np.zeros(value.shape, dtype=np.int64)
     for place in np.argwhere(~clear):
         seed, row, branch = place
         s, w, _, o, _, a = map(Fraction, table[seed, row, [0, 1, 2, 3, 4, 5]])
         g = s + w * o * (a if branch == 0 else 1)
-        logs[tuple(place)], signs[tuple(place)] = _log(g), (g > 0) - (g < 0)
-    return logs, signs
+        value[tuple(place)], exponents[tuple(place)] = _scaled(g)
+    return value, exponents
 
 
-def _log(g: Fraction) -> float:
-    """Return log |g| of a rational number of any size."""
+def log_factors(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
+    """Return log |g| and the sign of the `factors`, (seeds, rows, 2) each: -inf and 0 exactly where g is 0."""
+    mantissas, exponents = factors(table)
+    with np.errstate(divide="ignore"):
+        return np.log(abs(mantissas)) + exponents * math.log(2), np.sign(mantissas).astype(np.int8)
+
+
+def _scaled(g: Fraction) -> tuple[float, int]:
+    """Return a rational number of any size as mantissa and exponent, the exponent 0 where float64 holds it."""
     if g == 0:
-        return -math.inf
+        return 0.0, 0
     shift = g.numerator.bit_length() - g.denominator.bit_length()
-    return math.log(abs(g) / Fraction(2) ** shift) + shift * math.log(2)
+    if abs(shift) < 1000:
+        return float(g), 0
+    return float(g / Fraction(2) ** shift), shift

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -183,13 +183,19 @@ class Chain(nn.Module):
             for layer in layers
         ]
 
+    @property
+    def readout(self) -> Callable[[Tensor], Tensor]:
+        """What follows the last step, as a callable: an affine map, or nothing at all."""
+        if not self.architecture.readout:
+            return lambda h: h
+        weight, bias = self._value("readout_weight"), self._value("readout_bias")
+        return lambda h: affine(h, weight, bias)
+
     def forward(self, x: Tensor) -> Tensor:
         h = check_points(x, self.width, self.dtype, self.device)
         for step in self.steps:
             h = step(h)
-        if self.architecture.readout:
-            h = affine(h, self._value("readout_weight"), self._value("readout_bias"))
-        return h
+        return self.readout(h)
 
     def table(self) -> NDArray[np.float64]:
         """Return the step table, float64 (seeds, rows, 6), of a piecewise-linear chain of width 1.

@@ -11,55 +11,13 @@ import math
 import numpy as np
 from numba import njit
 
+from stability.jacobians.kernels.wide import wide_step
+
 #: Inside these bounds a step of a row whose numbers are inside the second pair cannot leave float64's range.
 SMALL, LARGE = 2.0**-400, 2.0**400
 ROW_SMALL, ROW_LARGE = 2.0**-200, 2.0**200
 #: Points that a thread takes together: what it keeps of them stays in the cache.
 BLOCK = 2048
-
-
-@njit(inline="always")
-def _normalise(mantissa, exponent):
-    m, e = math.frexp(mantissa)
-    return m, exponent + e if m != 0.0 else 0
-
-
-@njit(inline="always")
-def _multiply(m1, e1, m2, e2):
-    a, b = _normalise(m1, e1)
-    c, d = _normalise(m2, e2)
-    return _normalise(a * c, b + d)
-
-
-@njit(inline="always")
-def _add(m1, e1, m2, e2):
-    a, b = _normalise(m1, e1)
-    c, d = _normalise(m2, e2)
-    if a == 0.0:
-        return c, d
-    if c == 0.0:
-        return a, b
-    if b < d:
-        a, b, c, d = c, d, a, b
-    # Below 2^-1000 of the larger one a number is far under its last bit.
-    return _normalise(a + math.ldexp(c, max(d - b, -1000)), b)
-
-
-@njit
-def _wide_step(mantissa, exponent, row):
-    """One step h -> skip h + outer_weight phi(weight h + bias) + outer_bias at any exponent."""
-    z, z_exponent = _multiply(mantissa, exponent, row[1], 0)
-    z, z_exponent = _add(z, z_exponent, row[2], 0)
-    positive = z > 0.0
-    if not positive:
-        z, z_exponent = _multiply(z, z_exponent, row[5], 0)
-    z, z_exponent = _multiply(z, z_exponent, row[3], 0)
-    skip, skip_exponent = _multiply(mantissa, exponent, row[0], 0)
-    z, z_exponent = _add(skip, skip_exponent, z, z_exponent)
-    z, z_exponent = _add(z, z_exponent, row[4], 0)
-    if -400 < z_exponent < 400:
-        return math.ldexp(z, z_exponent), 0, positive
-    return z, z_exponent, positive
 
 
 # The loops over points are parted so that each runs in vector lanes: no branch, no call, one width of number but where
@@ -99,7 +57,7 @@ def _wide_layer(h, exponent, row, safe, branch):
             if plain:
                 h[p] = new
         if not plain:
-            h[p], exponent[p], positive = _wide_step(old, exponent[p], row)
+            h[p], exponent[p], positive = wide_step(old, exponent[p], row)
         branch[p] = positive
         wide = wide or exponent[p] != 0 or not (h[p] == 0.0 or SMALL < abs(h[p]) < LARGE)
     return wide
