@@ -8,6 +8,7 @@ torch.Size([300, 4, 5, 1])
 
 from stability import plots, theory
 from stability.folds import Count, PiecewiseLinear, construct, count, interval, restrict, segment, tent
+from stability.gradients import GradientNorms, gradient_norms
 from stability.jacobians import (
     LyapunovExponents,
     SelfCheck,
@@ -27,6 +28,7 @@ __all__ = [
     "Chain",
     "Count",
     "Distribution",
+    "GradientNorms",
     "History",
     "Init",
     "LyapunovExponents",
@@ -37,6 +39,7 @@ __all__ = [
     "check_spectrum",
     "construct",
     "count",
+    "gradient_norms",
     "interval",
     "lyapunov",
     "plots",

@@ -13,7 +13,7 @@ def log_norm(tensor: Tensor, dims_kept: int = 0) -> Tensor:
 
     Entries that are not finite give inf.
     """
-    flat = tensor.detach().double().reshape(*tensor.shape[:dims_kept], -1)
+    flat = tensor.detach().double().reshape((*tensor.shape[:dims_kept], -1))
     if flat.shape[-1] == 0:
         return torch.full(flat.shape[:-1], -math.inf, dtype=torch.float64, device=flat.device)
     flat = flat.nan_to_num(nan=math.inf).abs()
@@ -21,10 +21,12 @@ def log_norm(tensor: Tensor, dims_kept: int = 0) -> Tensor:
     # A power of 2, so that nothing is rounded, and squares of what matters stay in the range.
     exponent = torch.frexp(largest).exponent
     scaled = torch.ldexp(torch.ldexp(flat, -(exponent // 2)[..., None]), -(exponent - exponent // 2)[..., None])
-    logs = 0.5 * scaled.square().sum(dim=-1).log() + exponent * math.log(2)
+    logs = 0.5 * scaled.square().sum(dim=-1).log() + exponent.double() * math.log(2)
     return torch.where(largest == math.inf, math.inf, torch.where(largest == 0, -math.inf, logs))
 
 
 def combine(logs: Tensor, dim: int) -> Tensor:
     """Return the log of the root of the sum of squares along `dim`, of logs."""
-    return torch.logsumexp(2 * logs, dim=dim) / 2
+    largest = logs.amax(dim=dim, keepdim=True)
+    shift = torch.where(largest.isinf(), 0.0, largest)
+    return (2 * (logs - shift)).exp().sum(dim=dim).log() / 2 + shift.squeeze(dim)

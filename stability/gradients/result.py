@@ -76,6 +76,8 @@ class GradientNorms:
         The norm is then exactly zero, and not only too small for a format, see `underflows`. All weights before the
         layer that stops it are out of reach of training.
         """
+        if "input" not in self.log_norms:  # layers that take no state of floating point
+            return torch.zeros(len(self.members), dtype=torch.bool)
         return (self["input"][self.present["input"]][0] == -math.inf) & (self.output > -math.inf)
 
     def underflows(self, dtype: torch.dtype, quantity: str = "parameters") -> Tensor:

@@ -26,7 +26,7 @@ class Scaled:
     @classmethod
     def of(cls, tensor: Tensor, exponent: Tensor) -> Scaled:
         """Return tensor * 2^exponent with a mantissa of order 1; exact, as only powers of 2 are moved."""
-        flat = tensor.detach().abs().reshape(*exponent.shape, -1)
+        flat = tensor.detach().abs().reshape((*exponent.shape, -1))
         largest = flat.amax(dim=-1) if flat.shape[-1] else torch.zeros_like(exponent, dtype=tensor.dtype)
         shift = torch.frexp(largest.double()).exponent.to(torch.int64)
         mantissa = _times_power(tensor.detach(), -shift)
@@ -41,11 +41,11 @@ class Scaled:
         return Scaled.of(total, top)
 
     def _is_zero(self) -> Tensor:
-        return (self.mantissa == 0).reshape(*self.exponent.shape, -1).all(dim=-1)
+        return (self.mantissa == 0).reshape((*self.exponent.shape, -1)).all(dim=-1)
 
     def log_norm(self) -> Tensor:
         """Return the log of the L2 norm, (*lead), -inf for zeros."""
-        return log_norm(self.mantissa, self.exponent.ndim) + self.exponent * math.log(2)
+        return log_norm(self.mantissa, self.exponent.ndim) + self.exponent.double() * math.log(2)
 
     def times(self, factor: Tensor) -> Scaled:
         """Return the product with a tensor, entry by entry."""
@@ -55,7 +55,7 @@ class Scaled:
 
 def _times_power(tensor: Tensor, exponent: Tensor) -> Tensor:
     """Return tensor * 2^exponent, an exponent for each of the leading entries, down to zero and never past infinity."""
-    power = exponent.clamp(-4000, 4000).reshape(*exponent.shape, *[1] * (tensor.ndim - exponent.ndim))
+    power = exponent.clamp(-4000, 4000).reshape((*exponent.shape, *[1] * (tensor.ndim - exponent.ndim)))
     # In parts, as torch.ldexp multiplies by 2^exponent, which must itself be in the range of the dtype.
     limit = 100 if tensor.dtype in (torch.float32, torch.bfloat16) else 12 if tensor.dtype == torch.float16 else 1000
     while bool((power != 0).any()):

@@ -41,7 +41,7 @@ def outputs(table: NDArray[np.float64], points: NDArray[np.float64]) -> tuple[ND
     shape = (len(table), len(points))
     mantissas, exponents = np.empty(shape), np.empty(shape, dtype=np.int64)
     side_by_side(
-        lambda first, last: width_one.run(first, last, table, points, mantissas, exponents),
+        lambda first, last: width_one.run(first, last, table, _safe(table), points, mantissas, exponents),
         len(table),
         mantissas.size * table.shape[1],
     )
@@ -128,9 +128,9 @@ def gradients(
     """
     seeds, rows, _ = table.shape
     mantissas, exponents = factors(table)
-    values, scale = np.empty((seeds, rows, 6)), np.empty((seeds, rows, 6), dtype=np.int64)
-    squares, square_scale = np.empty((seeds, rows + 1)), np.empty((seeds, rows + 1), dtype=np.int64)
-    arrays = (table, mantissas, exponents, _bits(mantissas), points, np.ascontiguousarray(cotangents))
+    values, scale = np.empty((seeds, rows, 6)), np.empty((seeds, rows, 6), dtype=np.int32)
+    squares, square_scale = np.empty((seeds, rows + 1)), np.empty((seeds, rows + 1), dtype=np.int32)
+    arrays = (table, _safe(table), mantissas, exponents, points, np.ascontiguousarray(cotangents))
     side_by_side(
         lambda first, last: width_one.gradients(first, last, *arrays, values, scale, squares, square_scale),
         seeds,
@@ -139,14 +139,11 @@ def gradients(
     return values, scale, squares, square_scale
 
 
-def _bits(mantissas: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return powers of 2 below and above the two mantissas of each step, of those that are not zero."""
-    exponents = np.frexp(mantissas)[1].astype(np.int64)
-    zero = mantissas == 0
-    low = np.where(zero, 2**40, exponents - 1).min(axis=-1)
-    high = np.where(zero, -(2**40), exponents).max(axis=-1)
-    both = zero.all(axis=-1)
-    return np.stack([np.where(both, 0, low), np.where(both, 0, high)], axis=-1)
+def _safe(table: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which rows hold only numbers that are 0 or far from the ends of the range."""
+    size = abs(table)
+    unsafe = (size >= 2.0**width_one.ROW) | ((size <= 2.0**-width_one.ROW) & (size > 0))
+    return ~unsafe.any(axis=-1) if unsafe.any() else np.ones(unsafe.shape[:2], dtype=bool)
 
 
 def _log_size(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -25,16 +25,18 @@ def factors(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np
     Returns:
         Two arrays (seeds, rows, 2), the branch z <= 0 first.
     """
-    skip, weight, outer_weight, slope = (table[..., column, None] for column in (0, 1, 3, 5))
-    slopes = np.concatenate([slope, np.ones_like(slope)], axis=-1)
+    # One contiguous array a column: numpy is slow along axes as short as the last.
+    skip, weight, outer_weight, slope = (np.ascontiguousarray(table[..., column]) for column in (0, 1, 3, 5))
+    value, clear = np.empty((*skip.shape, 2)), np.empty((*skip.shape, 2), dtype=bool)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         inner = outer_weight * weight
-        vanishes = (outer_weight == 0) | (weight == 0) | (slopes == 0)
-        product = np.where(vanishes, 0.0, inner * slopes)
-        value = skip + product
-        size = abs(product)
-        in_range = vanishes | ((size > 1e-290) & (size < 1e290) & (abs(inner) > 1e-290) & (abs(inner) < 1e290))
-        clear = in_range & (abs(value) >= _CANCELLATION * (abs(skip) + size))
+        zero = (outer_weight == 0) | (weight == 0)
+        for branch, product, vanishes in ((0, inner * slope, zero | (slope == 0)), (1, inner, zero)):
+            product = np.where(vanishes, 0.0, product)
+            size, total = abs(product), skip + product
+            in_range = vanishes | ((size > 1e-290) & (size < 1e290) & (abs(inner) > 1e-290) & (abs(inner) < 1e290))
+            value[..., branch] = total
+            clear[..., branch] = in_range & (abs(total) >= _CANCELLATION * (abs(skip) + size))
     exponents = np.zeros(value.shape, dtype=np.int64)
     for place in np.argwhere(~clear):
         seed, row, branch = place

@@ -17,7 +17,7 @@ from stability.jacobians.kernels.wide import add, multiply, normalise, wide_step
 #: Mantissas of states stay within 2^-STATE .. 2^STATE, and likewise what comes back and the numbers of a row, so that no
 #: product of them below leaves the range.
 STATE, BACK, ROW = 300, 400, 100
-_STATE_LOW, _STATE_HIGH, _ROW_LOW, _ROW_HIGH, _BIAS_LOW = 2.0**-STATE, 2.0**STATE, 2.0**-ROW, 2.0**ROW, 2.0**-600
+_STATE_LOW, _STATE_HIGH, _ROW_HIGH, _BIAS_LOW = 2.0**-STATE, 2.0**STATE, 2.0**ROW, 2.0**-600
 
 # Sums over points may be reordered, so that they run in vector lanes; products are not fused, so that a
 # pre-activation has the sign that it has elsewhere.
@@ -25,31 +25,30 @@ _SUMS = {"reassoc", "nsz"}
 
 
 @njit(inline="always")
-def _fits(number, low):
-    return number == 0.0 or low < abs(number) < _ROW_HIGH
+def _fits(number):
+    return number == 0.0 or _BIAS_LOW < abs(number) < _ROW_HIGH
 
 
 @njit(inline="always")
-def _scale_biases(row, exponent):
+def _scale_biases(bias, outer_bias, exponent, safe):
     """Return both biases in units of 2^exponent, and whether the row is in the safe range with them."""
-    bias, outer_bias = row[2], row[4]
-    if exponent != 0 and not (bias == 0.0 and outer_bias == 0.0):
-        if abs(exponent) > 900:
-            return bias, outer_bias, False
-        bias, outer_bias = math.ldexp(bias, -exponent), math.ldexp(outer_bias, -exponent)
-    fits = _fits(row[0], _ROW_LOW) and _fits(row[1], _ROW_LOW) and _fits(row[3], _ROW_LOW) and _fits(row[5], _ROW_LOW)
-    return bias, outer_bias, fits and _fits(bias, _BIAS_LOW) and _fits(outer_bias, _BIAS_LOW)
+    if exponent == 0 or (bias == 0.0 and outer_bias == 0.0):
+        return bias, outer_bias, safe
+    if abs(exponent) > 900:
+        return bias, outer_bias, False
+    bias, outer_bias = math.ldexp(bias, -exponent), math.ldexp(outer_bias, -exponent)
+    return bias, outer_bias, safe and _fits(bias) and _fits(outer_bias)
 
 
 @njit(inline="never")
-def _plain_step(h, new, skip, weight, bias, outer_weight, outer_bias, slope):
-    """One step of all points in float64; return whether all are still in the range in which that is safe."""
+def _plain_step(states, r, skip, weight, bias, outer_weight, outer_bias, slope):
+    """Step r of all points in float64; return whether all are still in the range in which that is safe."""
     outside = 0
-    for p in range(len(h)):
-        old = h[p]
+    for p in range(states.shape[1]):
+        old = states[r, p]
         z = weight * old + bias
         value = skip * old + outer_weight * (z if z > 0.0 else slope * z) + outer_bias
-        new[p] = value
+        states[r + 1, p] = value
         size = abs(value)
         outside += 0 if (((size > _STATE_LOW) & (size < _STATE_HIGH)) | (size == 0.0)) else 1
     return outside == 0
@@ -85,11 +84,13 @@ def _gather(mantissas, exponents, bits, near_zero):
 
 
 @njit
-def _run(table, x, states, common, apart, exponents):
-    """Fill the states of one seed before each row and after the last.
+def _run(s, table, safe, x, states, common, apart, exponents):
+    """Fill the states of seed s before each row and after the last.
 
     Args:
-        table: (rows, 6).
+        s: which seed.
+        table: (seeds, rows, 6).
+        safe: (seeds, rows), whether all numbers of a row are 0 or within 2^-ROW .. 2^ROW.
         x: (points,).
         states: out, (rows + 1, points).
         common: out, (rows + 1,), the exponent of a row's points.
@@ -103,16 +104,17 @@ def _run(table, x, states, common, apart, exponents):
     apart[0] = not together
     if not together:
         exponents[0] = 0
-    for r in range(len(table)):
-        row = table[r]
+    for r in range(table.shape[1]):
         if not apart[r]:
-            bias, outer_bias, fits = _scale_biases(row, common[r])
-            if fits and _plain_step(states[r], states[r + 1], row[0], row[1], bias, row[3], outer_bias, row[5]):
+            bias, outer_bias, fits = _scale_biases(table[s, r, 2], table[s, r, 4], common[r], safe[s, r])
+            if fits and _plain_step(
+                states, r, table[s, r, 0], table[s, r, 1], bias, table[s, r, 3], outer_bias, table[s, r, 5]
+            ):
                 common[r + 1], apart[r + 1] = common[r], False
                 continue
         for p in range(points):
             exponent = exponents[r, p] if apart[r] else common[r]
-            states[r + 1, p], scratch[p], _ = wide_step(states[r, p], exponent, row)
+            states[r + 1, p], scratch[p], _ = wide_step(states[r, p], exponent, table[s, r])
         common[r + 1], _, together = _gather(states[r + 1], scratch, STATE - 100, True)
         apart[r + 1] = not together
         if not together:
@@ -120,13 +122,13 @@ def _run(table, x, states, common, apart, exponents):
 
 
 @njit(cache=True, nogil=True)
-def run(first, last, table, x, outputs, output_exponents):
+def run(first, last, table, safe, x, outputs, output_exponents):
     """Fill what the seeds first to last make of the points, as mantissa and exponent, (seeds, points) each."""
     rows, points = table.shape[1], len(x)
     states, exponents = np.empty((rows + 1, points)), np.empty((rows + 1, points), np.int64)
     common, apart = np.empty(rows + 1, np.int64), np.empty(rows + 1, np.bool_)
     for s in range(first, last):
-        _run(table[s], x, states, common, apart, exponents)
+        _run(s, table, safe, x, states, common, apart, exponents)
         outputs[s] = states[rows]
         if apart[rows]:
             output_exponents[s] = exponents[rows]
@@ -135,13 +137,12 @@ def run(first, last, table, x, outputs, output_exponents):
 
 
 @njit(cache=True, nogil=True)
-def log_states(first, last, table, x, log_sizes, signs, log_updates):
+def log_states(first, last, table, safe, x, log_sizes, signs, log_updates):
     """Fill log |h|, its sign and log |h_l - h_(l-1)| for the seeds first to last.
 
     Args:
         first, last: which seeds.
-        table: (seeds, rows, 6).
-        x: (points,).
+        table, safe, x: as for `_run`.
         log_sizes, signs: out, (rows + 1, seeds, points), the second int8.
         log_updates: out, (rows, seeds, points).
     """
@@ -150,7 +151,7 @@ def log_states(first, last, table, x, log_sizes, signs, log_updates):
     common, apart = np.empty(rows + 1, np.int64), np.empty(rows + 1, np.bool_)
     log_2 = math.log(2.0)
     for s in range(first, last):
-        _run(table[s], x, states, common, apart, exponents)
+        _run(s, table, safe, x, states, common, apart, exponents)
         for r in range(rows + 1):
             for p in range(points):
                 h, e = states[r, p], exponents[r, p] if apart[r] else common[r]
@@ -171,30 +172,28 @@ def log_states(first, last, table, x, log_sizes, signs, log_updates):
 
 
 @njit(inline="never", fastmath=_SUMS)
-def _plain_sums(h, back, weight, bias, sums):
-    """Fill the sums over points of d, d h and d z, for z <= 0 and for z > 0, and of d^2, d what comes back."""
+def _plain_row(states, r, back, weight, bias, below, above):
+    """Take what comes back through step r, whose derivative is `below` for z <= 0 and `above` for z > 0.
+
+    Returns:
+        With d what came back, the sums over points of d, d h and d z, each for z <= 0 and for z > 0, and of d^2.
+    """
     one_below = one_above = h_below = h_above = z_below = z_above = squares = 0.0
-    for p in range(len(h)):
-        z, d = weight * h[p] + bias, back[p]
-        above = d if z > 0.0 else 0.0
-        below = d - above
-        one_below += below
-        one_above += above
-        h_below += below * h[p]
-        h_above += above * h[p]
-        z_below += below * z
-        z_above += above * z
+    for p in range(states.shape[1]):
+        h, d = states[r, p], back[p]
+        z = weight * h + bias
+        positive = z > 0.0
+        d_above = d if positive else 0.0
+        d_below = 0.0 if positive else d
+        one_below += d_below
+        one_above += d_above
+        h_below += d_below * h
+        h_above += d_above * h
+        z_below += d_below * z
+        z_above += d_above * z
         squares += d * d
-    sums[0], sums[1], sums[2], sums[3] = one_below, one_above, h_below, h_above
-    sums[4], sums[5], sums[6] = z_below, z_above, squares
-
-
-@njit(inline="never")
-def _plain_back(h, back, weight, bias, below, above):
-    """Take what comes back through a step, whose derivative is `below` for z <= 0 and `above` for z > 0."""
-    for p in range(len(h)):
-        z = weight * h[p] + bias
-        back[p] *= above if z > 0.0 else below
+        back[p] = d * (above if positive else below)
+    return one_below, one_above, h_below, h_above, z_below, z_above, squares
 
 
 @njit
@@ -213,7 +212,7 @@ def _sum(mantissas, exponents):
 
 @njit
 def _wide_row(h, h_exponents, back, back_exponents, row, factor, factor_exponents, sums, sum_exponents):
-    """The sums of `_plain_sums`, and what comes back through the step, where each point has exponents of its own."""
+    """The same where each point has exponents of its own."""
     points = len(h)
     terms, term_exponents = np.zeros((7, points)), np.zeros((7, points), np.int64)
     for p in range(points):
@@ -230,23 +229,9 @@ def _wide_row(h, h_exponents, back, back_exponents, row, factor, factor_exponent
         sums[k], sum_exponents[k] = _sum(terms[k], term_exponents[k])
 
 
-@njit(inline="always")
-def _plain_parameters(row, sums, shift, h_shift, values, exponents):
-    """Fill the gradient with respect to the six numbers of a row from the sums of `_plain_sums`."""
-    outer_weight, slope = row[3], row[5]
-    values[0] = sums[2] + sums[3]
-    values[1] = outer_weight * (slope * sums[2] + sums[3])
-    values[2] = outer_weight * (slope * sums[0] + sums[1])
-    values[3] = slope * sums[4] + sums[5]
-    values[4] = sums[0] + sums[1]
-    values[5] = outer_weight * sums[4]
-    exponents[:] = shift + h_shift
-    exponents[2] = exponents[4] = shift
-
-
 @njit
 def _wide_parameters(row, sums, sum_exponents, values, exponents):
-    """The same from the sums of `_wide_row`, each with an exponent of its own."""
+    """Fill the gradient with respect to the six numbers of a row from the sums of `_wide_row`."""
     outer_weight, slope = row[3], row[5]
     for column, of in ((0, 2), (4, 0)):
         values[column], exponents[column] = add(sums[of], sum_exponents[of], sums[of + 1], sum_exponents[of + 1])
@@ -261,16 +246,14 @@ def _wide_parameters(row, sums, sum_exponents, values, exponents):
 
 @njit(cache=True, nogil=True)
 def gradients(
-    first, last, table, factors, factor_exponents, bits, x, cotangents, values, exponents, squares, square_exponents
+    first, last, table, safe, factors, factor_exponents, x, cotangents, values, exponents, squares, square_exponents
 ):
     """Fill the loss gradient of the seeds first to last, as mantissa and exponent.
 
     Args:
         first, last: which seeds.
-        table: (seeds, rows, 6).
+        table, safe, x: as for `_run`.
         factors, factor_exponents: (seeds, rows, 2), a step's derivative for z <= 0 and for z > 0.
-        bits: int64 (seeds, rows, 2), such that both factors that are not 0 lie in 2^bits[0] .. 2^bits[1].
-        x: (points,).
         cotangents: (seeds, points), the gradient with respect to the output.
         values, exponents: out, (seeds, rows, 6), the gradient with respect to the table.
         squares, square_exponents: out, (seeds, rows + 1), the sum over points of the square of the gradient with
@@ -282,14 +265,13 @@ def gradients(
     back, own, h_own = np.empty(points), np.empty(points, np.int64), np.empty(points, np.int64)
     sums, sum_exponents = np.empty(7), np.zeros(7, np.int64)
     for s in range(first, last):
-        _run(table[s], x, states, common, apart, state_exponents)
+        _run(s, table, safe, x, states, common, apart, state_exponents)
         back[:] = cotangents[s]
         own[:] = 0
         # What comes back is back * 2^shift; low and high bound the exponents of `back`, from what multiplied it.
         shift, low, together = _gather(back, own, BACK - 100, False)
         high = 0
         for r in range(rows - 1, -1, -1):
-            row = table[s, r]
             if together and (low < -BACK or high > BACK):
                 gathered, low, together = _gather(back, own, BACK - 100, False)
                 high = 0
@@ -299,22 +281,34 @@ def gradients(
                     own[:] = shift
             fits = False
             if together and not apart[r]:
-                bias, _, fits = _scale_biases(row, common[r])
+                bias, _, fits = _scale_biases(table[s, r, 2], table[s, r, 4], common[r], safe[s, r])
             if fits:
-                _plain_sums(states[r], back, row[1], bias, sums)
-                _plain_parameters(row, sums, shift, common[r], values[s, r], exponents[s, r])
-                squares[s, r + 1], square_exponents[s, r + 1] = sums[6], 2 * shift
-                # A factor beyond float64's range belongs to a row that does not fit.
-                _plain_back(states[r], back, row[1], bias, factors[s, r, 0], factors[s, r, 1])
-                low, high = low + bits[s, r, 0], high + bits[s, r, 1]
+                # A factor beyond float64's range belongs to a row that is not safe.
+                weight, outer_weight, slope = table[s, r, 1], table[s, r, 3], table[s, r, 5]
+                below, above = factors[s, r, 0], factors[s, r, 1]
+                one_below, one_above, h_below, h_above, z_below, z_above, square = _plain_row(
+                    states, r, back, weight, bias, below, above
+                )
+                values[s, r, 0] = h_below + h_above
+                values[s, r, 1] = outer_weight * (slope * h_below + h_above)
+                values[s, r, 2] = outer_weight * (slope * one_below + one_above)
+                values[s, r, 3] = slope * z_below + z_above
+                values[s, r, 4] = one_below + one_above
+                values[s, r, 5] = outer_weight * z_below
+                for k in range(6):
+                    exponents[s, r, k] = shift if k == 2 or k == 4 else shift + common[r]
+                squares[s, r + 1], square_exponents[s, r + 1] = square, 2 * shift
+                least, most = min(abs(below), abs(above)), max(abs(below), abs(above))
+                least = most if least == 0.0 else least
+                low, high = low + math.frexp(least)[1] - 1, high + math.frexp(most)[1]
             else:
                 if together:
                     own[:] = shift
                 h_own[:] = common[r]
                 if apart[r]:
                     h_own[:] = state_exponents[r]
-                _wide_row(states[r], h_own, back, own, row, factors[s, r], factor_exponents[s, r], sums, sum_exponents)
-                _wide_parameters(row, sums, sum_exponents, values[s, r], exponents[s, r])
+                _wide_row(states[r], h_own, back, own, table[s, r], factors[s, r], factor_exponents[s, r], sums, sum_exponents)
+                _wide_parameters(table[s, r], sums, sum_exponents, values[s, r], exponents[s, r])
                 squares[s, r + 1], square_exponents[s, r + 1] = sums[6], sum_exponents[6]
                 shift, low, together = _gather(back, own, BACK - 100, False)
                 high = 0

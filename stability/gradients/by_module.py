@@ -1,0 +1,219 @@
+"""The gradients of any module, by automatic differentiation that is cut at the layers' inputs.
+
+One forward pass is run with the graph cut where a layer takes its state: each state becomes a leaf. The backward pass
+then goes from leaf to leaf, and what it carries is brought to order 1 on the way, so that it can neither overflow nor
+underflow. What passes a layer by, tied parameters and repeated calls need no care: each leaf waits until everything
+that was computed from it has been taken back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stability.checks import check_finite
+from stability.gradients.layers import find_layers
+from stability.gradients.log_norms import combine
+from stability.gradients.losses import Loss, scalar_loss
+from stability.gradients.result import GradientNorms
+from stability.gradients.scaled import Scaled
+
+
+@dataclass
+class _Cut:
+    """A state that a layer takes: the tensor that was computed, and the leaf that the layer was given instead."""
+
+    layer: str
+    computed: Tensor
+    leaf: Tensor
+    is_state: bool
+
+
+def module_gradients(net: nn.Module, x: Any, loss: Loss, blocks: str | Sequence[str] | None) -> GradientNorms:
+    """Return the gradient norms of a module: see `gradient_norms`."""
+    layers = find_layers(net, blocks)
+    for name, value in net.named_parameters():
+        check_finite(f"the parameter {name}", value)
+    if isinstance(x, Tensor) and x.is_floating_point():
+        check_finite("x", x)
+    names = {value: name for name, value in net.named_parameters() if value.requires_grad}
+    if not names:
+        raise ValueError(
+            f"no parameter of {type(net).__name__} requires a gradient: all are frozen; call requires_grad_() on some"
+        )
+    cuts: list[_Cut] = []
+    handles = [
+        module.register_forward_pre_hook(_Cutter(name, cuts), with_kwargs=True) for name, module in layers.items()
+    ]
+    try:
+        with torch.enable_grad():
+            output = net(x)
+            output_leaf = _leaf_of(output)
+            value = scalar_loss(loss, output if output_leaf is None else output_leaf)
+    finally:
+        for handle in handles:
+            handle.remove()
+    called = {cut.layer for cut in cuts}
+    _check_states(cuts)
+    root = _Cut("", output, output_leaf, is_state=False) if output_leaf is not None else None
+    gradients = _backward(value, cuts + [root] if root is not None else cuts)
+    missing = [name for parameter, name in names.items() if parameter not in gradients]
+    if len(missing) == len(names):
+        raise ValueError("the loss does not depend on the network's parameters: expected a function of its output")
+    if missing:
+        raise ValueError(
+            f"{len(missing)} parameters get no gradient from this loss: {', '.join(missing[:8])}"
+            f"{', ...' if len(missing) > 8 else ''}; freeze them with requires_grad_(False), or take a loss that they "
+            "have a part in"
+        )
+    return _collect(layers, called, cuts, root, names, gradients, value)
+
+
+def _collect(
+    layers: dict[str, nn.Module],
+    called: set[str],
+    cuts: list[_Cut],
+    root: _Cut | None,
+    names: dict[Tensor, str],
+    gradients: dict[Tensor, Scaled],
+    value: Tensor,
+) -> GradientNorms:
+    """Sort the gradients by layer and kind."""
+    order = [name for name in dict.fromkeys(cut.layer for cut in cuts)] + [n for n in layers if n not in called]
+    kept = [name for name in order if name in called or any(p in gradients for p in layers[name].parameters())]
+    own = {
+        name: [(k, p) for k, p in layers[name].named_parameters(remove_duplicate=False) if p in gradients]
+        for name in kept
+    }
+    kinds = dict.fromkeys(_kind(k) for parameters in own.values() for k, _ in parameters)
+    logs: dict[str, list[Tensor]] = {}
+    for kind in kinds:
+        logs[kind] = [_norm([gradients[p] for k, p in own[name] if _kind(k) == kind]) for name in kept]
+    logs["parameters"] = [_norm([gradients[p] for _, p in own[name]]) for name in kept]
+    states: dict[str, list[Scaled]] = defaultdict(list)
+    for cut in cuts:
+        if cut.is_state and cut.leaf in gradients:
+            states[cut.layer].append(gradients[cut.leaf])
+    logs["input"] = [_norm(states[name]) for name in kept]
+    logs["relative"] = [
+        _norm([gradients[p].times(p.detach()) for _, p in own[name] if p.ndim > 1]) for name in kept
+    ]
+    present = {kind: [any(_kind(k) == kind for k, _ in own[name]) for name in kept] for kind in kinds}
+    present["parameters"] = [bool(own[name]) for name in kept]
+    present["input"] = [bool(states[name]) for name in kept]
+    present["relative"] = [any(p.ndim > 1 for _, p in own[name]) for name in kept]
+    kept_quantities = [quantity for quantity in logs if any(present[quantity])]
+    at_output = gradients[root.leaf].log_norm() if root is not None and root.leaf in gradients else torch.zeros(())
+    return GradientNorms(
+        log_norms={q: torch.stack(logs[q])[:, None].cpu() for q in kept_quantities},
+        present={q: torch.tensor(present[q]) for q in kept_quantities},
+        named={name: gradients[p].log_norm()[None].cpu() for p, name in names.items()},
+        output=at_output.double()[None].cpu(),
+        loss=value.detach().double()[None].cpu(),
+        layers=tuple(f"{name} ({type(layers[name]).__name__})" for name in kept),
+        members=(0,),
+        path="autograd",
+    )
+
+
+def _kind(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _norm(parts: list[Scaled]) -> Tensor:
+    if not parts:
+        return torch.tensor(-math.inf, dtype=torch.float64)
+    return combine(torch.stack([part.log_norm().cpu() for part in parts]), 0)
+
+
+class _Cutter:
+    """A forward pre-hook that gives a layer leaves in place of the tensors that it takes."""
+
+    def __init__(self, layer: str, cuts: list[_Cut]) -> None:
+        self.layer, self.cuts, self.seen = layer, cuts, False
+
+    def __call__(self, module: nn.Module, args: Any, options: Any) -> tuple[Any, Any]:
+        self.seen = False
+        return self._cut(args), self._cut(options)
+
+    def _cut(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            first, self.seen = not self.seen, True
+            if not value.is_floating_point() or not (first or value.requires_grad):
+                return value
+            leaf = value.detach().requires_grad_()
+            self.cuts.append(_Cut(self.layer, value, leaf, is_state=first))
+            return leaf.clone()  # not the leaf itself, which may not be changed in place
+        if isinstance(value, dict):
+            return {key: self._cut(one) for key, one in value.items()}
+        if type(value) in (tuple, list):
+            return type(value)(self._cut(one) for one in value)
+        return value
+
+
+def _leaf_of(output: Any) -> Tensor | None:
+    """Return a leaf in place of an output that is one tensor, so that its gradient can be told."""
+    if isinstance(output, Tensor) and output.is_floating_point() and output.requires_grad:
+        return output.detach().clone().requires_grad_()
+    return None
+
+
+def _check_states(cuts: list[_Cut]) -> None:
+    for cut in cuts:
+        if not cut.computed.isfinite().all():
+            raise ValueError(
+                f"the state before {cut.layer} is not finite: the network overflows {cut.computed.dtype} there; scale "
+                "its weights, or take a wider dtype"
+            )
+
+
+def _backward(value: Tensor, cuts: list[_Cut]) -> dict[Tensor, Scaled]:
+    """Return the gradients of the loss with respect to all leaves and parameters, each with an exponent of its own."""
+    gradients: dict[Tensor, Scaled] = {}
+
+    def take(computed: Tensor, back: Scaled) -> None:
+        wanted = _leaves_of(computed)
+        if not wanted:
+            return
+        found = torch.autograd.grad(computed, wanted, back.mantissa, retain_graph=True, allow_unused=True)
+        for leaf, gradient in zip(wanted, found, strict=True):
+            if gradient is None:
+                continue
+            if not gradient.isfinite().all():
+                raise ValueError(
+                    f"a gradient of shape {tuple(gradient.shape)} is not finite: the network, or the loss, is not "
+                    "differentiable at this point, or overflows within one layer"
+                )
+            scaled = Scaled.of(gradient, back.exponent)
+            gradients[leaf] = gradients[leaf] + scaled if leaf in gradients else scaled
+
+    zero = torch.zeros((), dtype=torch.int64, device=value.device)
+    take(value, Scaled.of(torch.ones_like(value), zero))
+    for cut in reversed(cuts):
+        if cut.leaf in gradients and cut.computed.requires_grad:
+            take(cut.computed, gradients[cut.leaf])
+    return gradients
+
+
+def _leaves_of(tensor: Tensor) -> list[Tensor]:
+    """Return the leaves that a tensor was computed from."""
+    if tensor.grad_fn is None:
+        return [tensor] if tensor.requires_grad else []
+    leaves: dict[Tensor, None] = {}
+    seen, waiting = {tensor.grad_fn}, [tensor.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        leaf = getattr(node, "variable", None)
+        if leaf is not None:
+            leaves[leaf] = None
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                waiting.append(following)
+    return list(leaves)

@@ -1,0 +1,43 @@
+"""Which modules of a network count as its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+
+def find_layers(net: nn.Module, blocks: str | Sequence[str] | None = None) -> dict[str, nn.Module]:
+    """Return the layers of a module by name.
+
+    With `blocks`, the children of the Sequential or ModuleList of that name, or the modules of these names. Without,
+    the children of the module itself if it is a Sequential or ModuleList, else those of the longest one inside, else,
+    where there is none, all modules that own parameters.
+
+    Raises:
+        ValueError: for unknown names, and a network without parameters.
+    """
+    parts = dict(net.named_modules())
+    containers = {
+        name: {f"{name}.{child}" if name else child: module for child, module in part.named_children()}
+        for name, part in parts.items()
+        if isinstance(part, nn.Sequential | nn.ModuleList) and len(part) > 0
+    }
+    if isinstance(blocks, str):
+        if blocks not in containers:
+            known = ", ".join(repr(name) for name in list(containers)[:10]) or "none there are"
+            raise ValueError(f"blocks is {blocks!r}: expected the name of a Sequential or ModuleList, one of {known}")
+        return containers[blocks]
+    if blocks is not None:
+        unknown = [name for name in blocks if name not in parts]
+        if unknown or not blocks:
+            raise ValueError(f"blocks names {unknown or 'nothing'}: the modules are {sorted(filter(None, parts))}")
+        return {name: parts[name] for name in blocks}
+    if "" in containers:
+        return containers[""]
+    if containers:
+        return max(containers.values(), key=len)
+    owners = {name: part for name, part in parts.items() if list(part.parameters(recurse=False))}
+    if not owners:
+        raise ValueError(f"{type(net).__name__} has no parameters: there is no gradient to take")
+    return owners
