@@ -8,7 +8,7 @@ torch.Size([300, 4, 5, 1])
 
 from stability import plots, theory
 from stability.folds import Count, PiecewiseLinear, construct, count, interval, restrict, segment, tent
-from stability.gradients import GradientNorms, gradient_norms
+from stability.gradients import GradientNorms, Propagation, gradient_norms, propagation
 from stability.jacobians import (
     LyapunovExponents,
     SelfCheck,
@@ -33,6 +33,7 @@ __all__ = [
     "Init",
     "LyapunovExponents",
     "PiecewiseLinear",
+    "Propagation",
     "SelfCheck",
     "Spectrum",
     "Task",
@@ -44,6 +45,7 @@ __all__ = [
     "lyapunov",
     "plots",
     "product_spectrum",
+    "propagation",
     "references",
     "restrict",
     "segment",

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from stability.checks import check_finite
-from stability.gradients.layers import find_layers
+from stability.gradients.layers import find_layers, undisturbed
 from stability.gradients.log_norms import combine
 from stability.gradients.losses import Loss, scalar_loss
 from stability.gradients.result import GradientNorms
@@ -52,7 +52,7 @@ def module_gradients(net: nn.Module, x: Any, loss: Loss, blocks: str | Sequence[
         module.register_forward_pre_hook(_Cutter(name, cuts), with_kwargs=True) for name, module in layers.items()
     ]
     try:
-        with torch.enable_grad():
+        with undisturbed(net), torch.enable_grad():
             output = net(x)
             output_leaf = _leaf_of(output)
             value = scalar_loss(loss, output if output_leaf is None else output_leaf)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
@@ -41,3 +43,17 @@ def find_layers(net: nn.Module, blocks: str | Sequence[str] | None = None) -> di
     if not owners:
         raise ValueError(f"{type(net).__name__} has no parameters: there is no gradient to take")
     return owners
+
+
+@contextmanager
+def undisturbed(net: nn.Module) -> Iterator[None]:
+    """Leave a network as it was: its buffers, such as running means, and the state of the random generator."""
+    buffers = {name: value.clone() for name, value in net.named_buffers()}
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, value in net.named_buffers():
+                    if name in buffers and value.shape == buffers[name].shape:
+                        value.copy_(buffers[name])

@@ -29,7 +29,7 @@ class Scaled:
         flat = tensor.detach().abs().reshape((*exponent.shape, -1))
         largest = flat.amax(dim=-1) if flat.shape[-1] else torch.zeros_like(exponent, dtype=tensor.dtype)
         shift = torch.frexp(largest.double()).exponent.to(torch.int64)
-        mantissa = _times_power(tensor.detach(), -shift)
+        mantissa = times_power(tensor.detach(), -shift)
         return cls(mantissa, torch.where(largest == 0, 0, exponent + shift))
 
     def __add__(self, other: Scaled) -> Scaled:
@@ -37,7 +37,7 @@ class Scaled:
         top = torch.where(
             zero, other.exponent, torch.where(other_zero, self.exponent, torch.maximum(self.exponent, other.exponent))
         )
-        total = _times_power(self.mantissa, self.exponent - top) + _times_power(other.mantissa, other.exponent - top)
+        total = times_power(self.mantissa, self.exponent - top) + times_power(other.mantissa, other.exponent - top)
         return Scaled.of(total, top)
 
     def _is_zero(self) -> Tensor:
@@ -53,7 +53,7 @@ class Scaled:
         return Scaled.of(self.mantissa.double() * size.mantissa, self.exponent + size.exponent)
 
 
-def _times_power(tensor: Tensor, exponent: Tensor) -> Tensor:
+def times_power(tensor: Tensor, exponent: Tensor) -> Tensor:
     """Return tensor * 2^exponent, an exponent for each of the leading entries, down to zero and never past infinity."""
     power = exponent.clamp(-4000, 4000).reshape((*exponent.shape, *[1] * (tensor.ndim - exponent.ndim)))
     # In parts, as torch.ldexp multiplies by 2^exponent, which must itself be in the range of the dtype.

@@ -41,7 +41,7 @@ def outputs(table: NDArray[np.float64], points: NDArray[np.float64]) -> tuple[ND
     shape = (len(table), len(points))
     mantissas, exponents = np.empty(shape), np.empty(shape, dtype=np.int64)
     side_by_side(
-        lambda first, last: width_one.run(first, last, table, _safe(table), points, mantissas, exponents),
+        lambda first, last: width_one.run(first, last, table, safe_rows(table), points, mantissas, exponents),
         len(table),
         mantissas.size * table.shape[1],
     )
@@ -130,7 +130,7 @@ def gradients(
     mantissas, exponents = factors(table)
     values, scale = np.empty((seeds, rows, 6)), np.empty((seeds, rows, 6), dtype=np.int32)
     squares, square_scale = np.empty((seeds, rows + 1)), np.empty((seeds, rows + 1), dtype=np.int32)
-    arrays = (table, _safe(table), mantissas, exponents, points, np.ascontiguousarray(cotangents))
+    arrays = (table, safe_rows(table), mantissas, exponents, points, np.ascontiguousarray(cotangents))
     side_by_side(
         lambda first, last: width_one.gradients(first, last, *arrays, values, scale, squares, square_scale),
         seeds,
@@ -139,7 +139,7 @@ def gradients(
     return values, scale, squares, square_scale
 
 
-def _safe(table: NDArray[np.float64]) -> NDArray[np.bool_]:
+def safe_rows(table: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Return which rows hold only numbers that are 0 or far from the ends of the range."""
     size = abs(table)
     unsafe = (size >= 2.0**width_one.ROW) | ((size <= 2.0**-width_one.ROW) & (size > 0))

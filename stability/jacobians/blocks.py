@@ -115,7 +115,7 @@ def check_output(name: str, state: Tensor, output: object, batch_dims: int) -> T
     return output.detach()
 
 
-def _check_state(name: str, state: Tensor, batch_dims: int = 1) -> None:
+def check_state(name: str, state: Tensor, batch_dims: int = 1) -> None:
     """Raise where a state has left the range, and the branches taken there are no longer those of the network."""
     finite = state.isfinite()
     if not finite.all():
@@ -151,7 +151,7 @@ def _run(names: tuple[str, ...], functions: tuple[Block, ...], x: Tensor, batch_
                     f"{error}"
                 ) from error
         states.append(check_output(name, states[-1], output, batch_dims))
-        _check_state(name, states[-1], batch_dims)
+        check_state(name, states[-1], batch_dims)
     return Blocks(names, functions, tuple(states), batch_dims)
 
 
@@ -273,7 +273,7 @@ def _break(calls: list[_Call]) -> int | None:
 def _of_calls(calls: list[_Call]) -> Blocks:
     names = tuple(f"{call.name} ({type(call.module).__name__})" for call in calls)
     for name, call in zip(names, calls, strict=True):
-        _check_state(name, call.output)
+        check_state(name, call.output)
     return Blocks(names, tuple(calls), (*(call.state for call in calls), calls[-1].output))
 
 

@@ -1,0 +1,336 @@
+"""How signals travel forward: their size, how much a layer moves them, and how alike two of them become."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray
+from torch import Tensor, nn
+
+from stability.checks import check_finite, check_points
+from stability.gradients.kernels import width_one
+from stability.gradients.layers import find_layers, undisturbed
+from stability.gradients.log_norms import log_norm
+from stability.gradients.scaled import Scaled, times_power
+from stability.gradients.width_one import points_of, safe_rows, table_of
+from stability.jacobians.blocks import check_state
+from stability.jacobians.threads import side_by_side
+from stability.jacobians.width_one import is_piecewise_linear_width_one
+
+
+@dataclass(frozen=True, repr=False)
+class Propagation:
+    """The states of a network layer by layer, in natural logarithms; a module counts as one seed.
+
+    Attributes:
+        log_norms: float64 (layers + 1, seeds, points), the log of the L2 norm of the state of each point before the
+            first layer and after each; -inf where it is exactly zero.
+        log_updates: (layers, seeds, points), log of |h_l - h_(l-1)| / |h_(l-1)|: how far a layer moves the state,
+            relative to it. inf where it leaves zero, and -inf where nothing moves or the shape changes.
+        same_shape: bool (layers,), whether the layer keeps the shape of the state.
+        correlations: (layers + 1, seeds, pairs), the cosine between the states of two points, 0 where one is zero. At
+            width 1 that is 1 or -1.
+        log_decorrelations: the same shape, log (1 - correlation), without cancellation: two states in the same
+            direction to a relative 1e-10 still have one of about -46.
+        pairs: (pairs, 2), which points.
+        layers: the names of the layers.
+        members: the member numbers along the seeds.
+        x: the points.
+    """
+
+    log_norms: Tensor
+    log_updates: Tensor
+    same_shape: Tensor
+    correlations: Tensor
+    log_decorrelations: Tensor
+    pairs: Tensor
+    layers: tuple[str, ...]
+    members: tuple[int, ...]
+    x: Tensor
+
+    @property
+    def depth(self) -> int:
+        """The number of layers."""
+        return len(self.layers)
+
+    def __repr__(self) -> str:
+        low, high = (float(self.log_norms[layer].median()) for layer in (0, -1))
+        return (
+            f"Propagation({self.depth} layers, {len(self.members)} seeds, {self.log_norms.shape[2]} points, median log "
+            f"|h| {low:+.4g} before the first to {high:+.4g} after the last)"
+        )
+
+    def to_dataset(self) -> xarray.Dataset:
+        """Return everything with dims (depth, seed, x) and (depth, seed, pair), depth 0 before the first layer."""
+        about = {"units": "natural logarithm"}
+        undefined = np.full((1, *self.log_updates.shape[1:]), -np.inf)
+        coords: dict[str, Any] = {
+            "depth": np.arange(self.depth + 1),
+            "seed": list(self.members),
+            "x": self.x.double().cpu().numpy() if self.x.ndim == 1 else np.arange(self.log_norms.shape[2]),
+        }
+        return xarray.Dataset(
+            {
+                "log_norms": (("depth", "seed", "x"), self.log_norms.numpy(), {"long_name": "log |h_l|", **about}),
+                "log_updates": (
+                    ("depth", "seed", "x"),
+                    np.concatenate([undefined, self.log_updates.numpy()]),
+                    {"long_name": "log |h_l - h_(l-1)| / |h_(l-1)|", **about},
+                ),
+                "correlations": (("depth", "seed", "pair"), self.correlations.numpy()),
+                "log_decorrelations": (("depth", "seed", "pair"), self.log_decorrelations.numpy(), about),
+                "pairs": (("pair", "end"), self.pairs.numpy()),
+            },
+            coords,
+        )
+
+
+def propagation(
+    net: Any,
+    x: Tensor,
+    blocks: str | Sequence[str] | None = None,
+    pairs: Sequence[tuple[int, int]] | Tensor | None = None,
+) -> Propagation:
+    """Return, layer by layer, the size of the state, of each layer's update, and the correlation of pairs of inputs.
+
+    These are what mean-field theory predicts: q_l = |h_l|^2 / width and the correlation c_l (Poole et al. 2016).
+    The state of a chain is carried in float64 with an exponent of its own for every seed and point, and cannot leave
+    the range. A module runs in its own dtype, and a state that leaves the range is refused.
+
+    Args:
+        net: a chain, a module, or a list of modules that follow one another.
+        x: the points; the first dimension of the states of a module is the batch.
+        blocks: which layers of a module, see `gradient_norms`.
+        pairs: (pairs, 2) numbers of points; without, each point with the next one.
+
+    Raises:
+        ValueError, TypeError: for points or parameters that are not finite, pairs of points that there are not, and
+            states of a module that are not finite or underflow.
+
+    >>> import torch, stability as st
+    >>> x = torch.linspace(-3, 3, 9, dtype=torch.float64)
+    >>> p = st.propagation(st.Chain("plain_prelu", depth=3000, seeds=4, init="uniform"), x)
+    >>> print(f"10^{p.log_norms[-1].median() / 2.302585092994046:.0f}")
+    10^-2214
+    >>> net = torch.nn.Sequential(*[torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Tanh()) for _ in range(9)])
+    >>> st.propagation(net, torch.randn(5, 64)).correlations.shape
+    torch.Size([10, 1, 4])
+    """
+    if is_piecewise_linear_width_one(net):
+        _refuse_blocks(blocks)
+        return _width_one(net, x, pairs)
+    if hasattr(net, "steps") and hasattr(net, "members"):
+        _refuse_blocks(blocks)
+        check_finite("x", check_points(x, net.width, net.dtype, net.device))
+        for kind, value in net.named_parameters():
+            check_finite(f"the chain's {kind}", value)
+        return _measured(_states_of_chain(net, x), x, pairs, net.members)
+    if isinstance(net, Sequence) and not isinstance(net, str) and all(isinstance(part, nn.Module) for part in net):
+        net = nn.Sequential(*net)
+    if not isinstance(net, nn.Module):
+        raise TypeError(
+            f"net is a {type(net).__name__}: expected a stability.Chain, an nn.Module, or a list of modules that "
+            "follow one another"
+        )
+    if not isinstance(x, Tensor) or x.ndim == 0 or len(x) == 0:
+        raise ValueError("x is no batch of points: expected a tensor whose first dimension is the batch")
+    return _measured(_states_of_module(net, x, blocks), x, pairs, (0,))
+
+
+def _refuse_blocks(blocks: object) -> None:
+    if blocks is not None:
+        raise ValueError("a chain's layers are its steps: leave out blocks=")
+
+
+def _check_pairs(pairs: Sequence[tuple[int, int]] | Tensor | None, points: int) -> Tensor:
+    if pairs is None:
+        first = torch.arange(points - 1)
+        return torch.stack([first, first + 1], dim=1)
+    chosen = torch.as_tensor(pairs)
+    if chosen.is_floating_point() or chosen.ndim != 2 or chosen.shape[1] != 2:
+        raise ValueError(f"pairs has shape {tuple(chosen.shape)} and {chosen.dtype}: expected integers (pairs, 2)")
+    if ((chosen < 0) | (chosen >= points)).any():
+        raise ValueError(f"pairs names points up to {int(chosen.max())}: there are {points}, from 0")
+    return chosen.to(torch.int64)
+
+
+def _width_one(net: Any, x: Tensor, pairs: Sequence[tuple[int, int]] | Tensor | None) -> Propagation:
+    points, table = points_of(net, x), np.ascontiguousarray(table_of(net)[:, : net.depth])
+    chosen = _check_pairs(pairs, len(points))
+    shape = (net.depth + 1, len(table), len(points))
+    log_sizes, signs, updates = np.empty(shape), np.empty(shape, np.int8), np.empty((net.depth, *shape[1:]))
+    safe = safe_rows(table)
+    side_by_side(
+        lambda first, last: width_one.log_states(first, last, table, safe, points, log_sizes, signs, updates),
+        len(table),
+        10.0 * updates.size,
+    )
+    with np.errstate(invalid="ignore"):
+        relative = np.where(updates == -np.inf, -np.inf, updates - log_sizes[:-1])
+    sign = torch.from_numpy(signs)
+    correlations = (sign[..., chosen[:, 0]] * sign[..., chosen[:, 1]]).double()
+    return Propagation(
+        log_norms=torch.from_numpy(log_sizes),
+        log_updates=torch.from_numpy(relative),
+        same_shape=torch.ones(net.depth, dtype=torch.bool),
+        correlations=correlations,
+        log_decorrelations=(1 - correlations).log(),
+        pairs=chosen,
+        layers=tuple(f"step {i}" for i in range(1, net.depth + 1)),
+        members=net.members,
+        x=x.detach().cpu(),
+    )
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """What a layer does to a state: its name, the state before and after it, and the difference where there is one."""
+
+    name: str
+    before: Scaled
+    after: Scaled
+    update: Scaled | None
+
+
+def _measured(
+    layers: Iterator[_Layer], x: Tensor, pairs: Sequence[tuple[int, int]] | Tensor | None, members: tuple[int, ...]
+) -> Propagation:
+    """Measure states (seeds, points, ...) as they come."""
+    names, log_norms, updates, same, correlations, decorrelations = [], [], [], [], [], []
+    chosen, last = _check_pairs(pairs, len(x)), None
+
+    def measure(state: Scaled) -> None:
+        log_norms.append(state.log_norm())
+        correlation, decorrelation = _correlate(state, chosen.to(state.mantissa.device))
+        correlations.append(correlation)
+        decorrelations.append(decorrelation)
+
+    for layer in layers:
+        measure(layer.before)
+        names.append(layer.name)
+        same.append(layer.update is not None)
+        size = log_norms[-1]
+        change = torch.full_like(size, -math.inf) if layer.update is None else layer.update.log_norm()
+        updates.append(torch.where(change == -math.inf, -math.inf, change - size))
+        last = layer.after
+    assert last is not None
+    measure(last)
+    stacked = (torch.stack(values).cpu() for values in (log_norms, updates, correlations, decorrelations))
+    norms, moved, cosines, apart = stacked
+    return Propagation(
+        norms, moved, torch.tensor(same), cosines, apart, chosen, tuple(names), members, x.detach().cpu()
+    )
+
+
+def _correlate(state: Scaled, pairs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the cosine of pairs of states and log (1 - cosine) = log |u - v|^2 / 2 for unit vectors u and v."""
+    flat = state.mantissa.double().flatten(2) if state.mantissa.ndim > 2 else state.mantissa.double()[..., None]
+    size = flat.norm(dim=-1, keepdim=True)
+    unit = flat / torch.where(size == 0, 1.0, size)
+    u, v = unit[:, pairs[:, 0]], unit[:, pairs[:, 1]]
+    apart = 2 * log_norm(u - v, 2) - math.log(2)
+    zero = ((u == 0).all(dim=-1)) | ((v == 0).all(dim=-1))
+    return torch.where(zero, 0.0, 1 - apart.exp()), torch.where(zero, 0.0, apart)
+
+
+def _states_of_chain(net: Any, x: Tensor) -> Iterator[_Layer]:
+    """Yield what each step of a chain makes of the state, float64 with an exponent for each seed and point."""
+    with torch.no_grad():
+        points = x.detach().double().expand(len(net.members), *x.shape)
+        state = Scaled.of(points, torch.zeros(points.shape[:2], dtype=torch.int64, device=x.device))
+        for number, step in enumerate(net.steps, 1):
+            after, update = _scaled_step(step, state)
+            yield _Layer(f"step {number}", state, after, update)
+            state = after
+
+
+def _scaled_step(step: Any, state: Scaled) -> tuple[Scaled, Scaled]:
+    """Return the state after a step, and the update, of a state m 2^e.
+
+    In units of 2^e a step is m -> skip m + outer_weight phi_e(weight m + bias 2^-e) + outer_bias 2^-e, where
+    phi_e(z) = phi(z 2^e) 2^-e. A piecewise-linear phi is its own phi_e; tanh and GELU are linear below 2^-500 and
+    homogeneous, up to nothing that float64 can tell, above 2^500.
+    """
+    biases = [b.double()[:, None] for b in (step.bias, step.outer_bias) if b is not None]
+    exponent = state.exponent
+    if any(bool((b != 0).any()) for b in biases):
+        exponent = exponent.clamp(min=-900)  # beside a bias what is smaller is nothing
+    m = times_power(state.mantissa, state.exponent - exponent)
+
+    def affine(h: Tensor, weight: Tensor) -> Tensor:
+        weight = weight.double()
+        return weight[:, None] * h if weight.ndim == 1 else h @ weight.mT
+
+    def scaled(bias: Tensor) -> Tensor:
+        full = bias.double()[:, None].expand(m.shape).contiguous()
+        return times_power(full, -exponent)
+
+    z = affine(m, step.weight) + scaled(step.bias)
+    slope = None if step.slope is None else step.slope.double()[:, None]
+    moved = exponent.clamp(-500, 500)
+    update = times_power(step.activation.function(times_power(z, moved), slope), -moved)
+    if step.outer_weight is not None:
+        update = affine(update, step.outer_weight)
+    if step.outer_bias is not None:
+        update = update + scaled(step.outer_bias)
+    skip = step.skip.double() if isinstance(step.skip, Tensor) else torch.full_like(step.bias.double(), step.skip)
+    skip = skip.reshape(len(skip), *[1] * (m.ndim - 1)) if skip.ndim == 1 else skip[:, None]
+    after = skip * m + update
+    return Scaled.of(after, exponent), Scaled.of((skip - 1) * m + update, exponent)
+
+
+def _states_of_module(net: nn.Module, x: Tensor, blocks: str | Sequence[str] | None) -> Iterator[_Layer]:
+    """Yield what each layer of a module makes of the state, once the module has run."""
+    calls: list[tuple[str, Tensor, Tensor]] = []
+    waiting: dict[str, list[Tensor]] = {}
+
+    def before(name: str, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        states = [v for v in (*args, *options.values()) if isinstance(v, Tensor)]
+        waiting.setdefault(name, []).append(states[0].detach().clone() if states else torch.empty(0))
+
+    def after(name: str, output: Any) -> None:
+        state = waiting[name].pop()
+        first = next((v for v in output if isinstance(v, Tensor)), None) if isinstance(output, tuple | list) else output
+        if isinstance(first, Tensor) and first.is_floating_point() and state.is_floating_point() and state.numel():
+            calls.append((name, state, first.detach().clone()))
+
+    layers = find_layers(net, blocks)
+    handles = []
+    for name, module in layers.items():
+        handles.append(
+            module.register_forward_pre_hook(
+                lambda _, args, options, name=name: before(name, args, options), with_kwargs=True
+            )
+        )
+        handles.append(module.register_forward_hook(lambda _, __, output, name=name: after(name, output)))
+    try:
+        with undisturbed(net), torch.no_grad():
+            net(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not calls:
+        raise ValueError(f"none of the layers {list(layers)[:5]} takes and returns floating tensors when the model runs")
+    for name, state, output in calls:
+        full = f"{name} ({type(layers[name]).__name__})"
+        for one in (state, output):
+            if len(one) != len(x):
+                raise ValueError(
+                    f"at layer {full} the state has shape {tuple(one.shape)}: its first dimension must be the batch of "
+                    f"{len(x)} points"
+                )
+        check_state(full, output)
+        yield _Layer(full, _one_seed(state), _one_seed(output), _difference(state, output))
+
+
+def _one_seed(state: Tensor) -> Scaled:
+    return Scaled.of(state[None], torch.zeros((1, len(state)), dtype=torch.int64, device=state.device))
+
+
+def _difference(before: Tensor, after: Tensor) -> Scaled | None:
+    return _one_seed(after.double() - before.double()) if before.shape == after.shape else None
