@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from stability.checks import check_finite, check_points
 from stability.gradients.kernels import width_one
-from stability.gradients.layers import find_layers, undisturbed
 from stability.gradients.log_norms import log_norm
 from stability.gradients.scaled import Scaled, times_power
+from stability.gradients.states import calls_of
 from stability.gradients.width_one import points_of, safe_rows, table_of
 from stability.jacobians.blocks import check_state
 from stability.jacobians.threads import side_by_side
@@ -286,46 +286,17 @@ def _scaled_step(step: Any, state: Scaled) -> tuple[Scaled, Scaled]:
 
 def _states_of_module(net: nn.Module, x: Tensor, blocks: str | Sequence[str] | None) -> Iterator[_Layer]:
     """Yield what each layer of a module makes of the state, once the module has run."""
-    calls: list[tuple[str, Tensor, Tensor]] = []
-    waiting: dict[str, list[Tensor]] = {}
-
-    def before(name: str, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-        states = [v for v in (*args, *options.values()) if isinstance(v, Tensor)]
-        waiting.setdefault(name, []).append(states[0].detach().clone() if states else torch.empty(0))
-
-    def after(name: str, output: Any) -> None:
-        state = waiting[name].pop()
-        first = next((v for v in output if isinstance(v, Tensor)), None) if isinstance(output, tuple | list) else output
-        if isinstance(first, Tensor) and first.is_floating_point() and state.is_floating_point() and state.numel():
-            calls.append((name, state, first.detach().clone()))
-
-    layers = find_layers(net, blocks)
-    handles = []
-    for name, module in layers.items():
-        handles.append(
-            module.register_forward_pre_hook(
-                lambda _, args, options, name=name: before(name, args, options), with_kwargs=True
-            )
-        )
-        handles.append(module.register_forward_hook(lambda _, __, output, name=name: after(name, output)))
-    try:
-        with undisturbed(net), torch.no_grad():
-            net(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not calls:
-        raise ValueError(f"none of the layers {list(layers)[:5]} takes and returns floating tensors when the model runs")
-    for name, state, output in calls:
-        full = f"{name} ({type(layers[name]).__name__})"
-        for one in (state, output):
-            if len(one) != len(x):
+    for call in calls_of(net, x, blocks):
+        for state in (call.before, call.after):
+            if len(state) != len(x):
                 raise ValueError(
-                    f"at layer {full} the state has shape {tuple(one.shape)}: its first dimension must be the batch of "
-                    f"{len(x)} points"
+                    f"at layer {call.name} the state has shape {tuple(state.shape)}: its first dimension must be the "
+                    f"batch of {len(x)} points"
                 )
-        check_state(full, output)
-        yield _Layer(full, _one_seed(state), _one_seed(output), _difference(state, output))
+        check_state(call.name, call.after)
+        yield _Layer(
+            call.name, _one_seed(call.before), _one_seed(call.after), _difference(call.before, call.after)
+        )
 
 
 def _one_seed(state: Tensor) -> Scaled:

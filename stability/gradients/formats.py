@@ -1,0 +1,75 @@
+"""The floating-point formats by name, and what a network does when it runs in one."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from stability.checks import check_name
+
+#: The formats, from the coarsest.
+FORMATS = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
+
+
+@dataclass(frozen=True)
+class Format:
+    """A floating-point format.
+
+    Attributes:
+        name: "float16", "bfloat16", "float32" or "float64".
+        dtype: the same in torch.
+        roundoff: the largest relative error of an operation in the normal range, half the spacing above 1.
+        least: the largest absolute error below it, half the smallest subnormal number.
+        smallest: the smallest normal number.
+        largest: the largest number.
+    """
+
+    name: str
+    dtype: torch.dtype
+
+    @property
+    def roundoff(self) -> float:
+        return torch.finfo(self.dtype).eps / 2
+
+    @property
+    def least(self) -> float:
+        # Half of float64's smallest is no number: take the whole.
+        return max(torch.finfo(self.dtype).tiny * torch.finfo(self.dtype).eps / 2, math.ulp(0.0))
+
+    @property
+    def smallest(self) -> float:
+        return torch.finfo(self.dtype).tiny
+
+    @property
+    def largest(self) -> float:
+        return torch.finfo(self.dtype).max
+
+
+def check_formats(dtypes: Sequence[str | torch.dtype]) -> list[Format]:
+    """Return the formats of these names, or torch dtypes."""
+    if isinstance(dtypes, str | torch.dtype):
+        dtypes = (dtypes,)
+    names = [str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype for dtype in dtypes]
+    if not names:
+        raise ValueError(f"dtypes is empty: expected some of {', '.join(FORMATS)}")
+    found = [check_name("floating-point format", name, FORMATS) for name in names]
+    if len(set(found)) < len(found):
+        raise ValueError(f"dtypes repeats a format: {', '.join(found)}")
+    return [Format(name, FORMATS[name]) for name in found]
+
+
+def in_format(net: nn.Module, x: Any, dtype: torch.dtype) -> tuple[nn.Module, Any]:
+    """Return a copy of a network and its points in a format; integer points stay as they are."""
+    points = x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+    return copy.deepcopy(net).to(dtype), points

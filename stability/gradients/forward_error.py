@@ -1,0 +1,153 @@
+"""How far a run in a floating-point format is from the network, layer by layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from stability.gradients.formats import Format, check_formats, in_format
+from stability.gradients.kernels import double_double
+from stability.gradients.log_norms import combine, log_norm
+from stability.gradients.states import states_of
+from stability.gradients.width_one import points_of, table_of
+from stability.jacobians.threads import side_by_side
+from stability.jacobians.width_one import is_piecewise_linear_width_one
+
+
+@dataclass(frozen=True, repr=False)
+class ForwardErrors:
+    """The relative errors of the states of runs in several formats, in natural logarithms.
+
+    Attributes:
+        log_errors: by format, float64 (layers + 1, seeds): log of |computed - exact| / |exact|, L2 norms over the
+            points (and neurons) before the first layer and after each. 0 and above: all digits are lost. inf where
+            the run overflows, -inf where it is exact.
+        log_bounds: by format, the same shape: what the error can be at most; empty where there is no bound.
+        log_norms: (layers + 1, seeds), log of |exact|.
+        formats: the formats.
+        layers: the names of the layers.
+        members: the member numbers.
+    """
+
+    log_errors: dict[str, Tensor]
+    log_bounds: dict[str, Tensor]
+    log_norms: Tensor
+    formats: tuple[str, ...]
+    layers: tuple[str, ...]
+    members: tuple[int, ...]
+
+    @property
+    def depth(self) -> int:
+        """The number of layers."""
+        return len(self.layers)
+
+    def digits(self, dtype: str) -> Tensor:
+        """Return how many decimal digits are right, (layers + 1, seeds), 0 where none is."""
+        return (-self.log_errors[dtype] / math.log(10)).clamp(min=0)
+
+    def __repr__(self) -> str:
+        last = ", ".join(f"{name} {self.digits(name)[-1].median():.1f}" for name in self.formats)
+        return f"ForwardErrors({self.depth} layers, {len(self.members)} seeds; right digits after the last: {last})"
+
+    def to_dataset(self) -> xarray.Dataset:
+        """Return the errors and bounds with dims (dtype, depth, seed), depth 0 before the first layer."""
+        over = ("dtype", "depth", "seed")
+        data = {"log_errors": (over, torch.stack([self.log_errors[name] for name in self.formats]).numpy())}
+        if self.log_bounds:
+            data["log_bounds"] = (over, torch.stack([self.log_bounds[name] for name in self.formats]).numpy())
+        coords = {"dtype": list(self.formats), "depth": np.arange(self.depth + 1), "seed": list(self.members)}
+        return xarray.Dataset({**data, "log_norms": (("depth", "seed"), self.log_norms.numpy())}, coords)
+
+
+def forward_error(
+    net: Any,
+    x: Tensor,
+    dtypes: Sequence[str | torch.dtype] | None = None,
+    blocks: str | Sequence[str] | None = None,
+) -> ForwardErrors:
+    """Return how far the states of a run in each format are from those of the network, layer by layer.
+
+    The network is the one of the parameters and points given, the run has both rounded to the format, and every
+    operation too. The exact states of a piecewise-linear chain of width 1 are taken in double-double arithmetic with an
+    exponent of its own (106 bits, no underflow), those of other networks in float64, so that float64 itself can only
+    be asked of the former.
+
+    For the former there also is a bound that the error never exceeds: the error before a step times the largest slope
+    within its reach, plus what the step's own roundings did, which is at most a few units of roundoff times the size
+    of what it adds up. So it is condition times unit roundoff, step after step, with the roundings that happened
+    (running error analysis, Higham 2002, section 3.3); it knows no cancellation among them.
+
+    Args:
+        net: a chain, a module, or a list of modules that follow one another.
+        x: the points.
+        dtypes: names or torch dtypes out of float16, bfloat16, float32, float64; without, all that can be asked.
+        blocks: which layers of a module, see `gradient_norms`.
+
+    Raises:
+        ValueError, TypeError: for an unknown format, float64 where there is no reference, and as `propagation`.
+
+    >>> import torch, stability as st
+    >>> x = torch.linspace(-3, 3, 9, dtype=torch.float64)
+    >>> errors = st.forward_error(st.Chain("residual2_prelu", depth=50, seeds=4), x)
+    >>> bool((errors.log_errors["float32"] <= errors.log_bounds["float32"]).all())
+    True
+    """
+    exact = is_piecewise_linear_width_one(net)
+    if dtypes is None:
+        dtypes = ("float16", "bfloat16", "float32", "float64") if exact else ("float16", "bfloat16", "float32")
+    formats = check_formats(dtypes)
+    if exact:
+        if blocks is not None:
+            raise ValueError("a chain's layers are its steps: leave out blocks=")
+        return _of_chain(net, x, formats)
+    if any(one.name == "float64" for one in formats):
+        raise ValueError(
+            "float64 has no reference of higher precision here: only piecewise-linear chains of width 1 have one; "
+            "leave float64 out of dtypes"
+        )
+    if isinstance(net, Sequence) and not isinstance(net, str):
+        net = nn.Sequential(*net)
+    wide, points = in_format(net, x, torch.float64)
+    names, reference = states_of(wide, points, blocks)
+    sizes = torch.stack([log_norm(state, 1) for state in reference])
+    errors = {}
+    for one in formats:
+        _, states = states_of(*in_format(net, x, one.dtype), blocks)
+        errors[one.name] = _relative(states, reference, sizes)
+    members = net.members if hasattr(net, "members") else (0,)
+    return ForwardErrors(errors, {}, sizes, tuple(one.name for one in formats), names, members)
+
+
+def _relative(states: list[Tensor], reference: list[Tensor], sizes: Tensor) -> Tensor:
+    error = torch.stack(
+        [log_norm(state.double() - exact, 1) for state, exact in zip(states, reference, strict=True)]
+    )
+    return torch.where(error == -math.inf, -math.inf, error - sizes)
+
+
+def _of_chain(net: Any, x: Tensor, formats: list[Format]) -> ForwardErrors:
+    points, table = points_of(net, x), np.ascontiguousarray(table_of(net)[:, : net.depth])
+    shape = (net.depth + 1, len(table), len(points))
+    errors, bounds, sizes = {}, {}, torch.empty(0)
+    for one in formats:
+        names, states = states_of(*in_format(net, x, one.dtype))
+        computed = torch.stack([state.double() for state in states]).cpu().numpy()
+        log_sizes, log_errors, log_bounds = np.empty(shape), np.empty(shape), np.empty(shape)
+        arrays: tuple[NDArray[Any], ...] = (log_sizes, log_errors, log_bounds)
+        side_by_side(
+            lambda first, last, c=computed, a=arrays: double_double.forward_errors(first, last, table, points, c, *a),
+            len(table),
+            200.0 * log_sizes.size,
+        )
+        sizes, error, bound = (combine(torch.from_numpy(a), 2) for a in arrays)
+        errors[one.name] = torch.where(error == -math.inf, -math.inf, error - sizes)
+        bounds[one.name] = torch.where(bound == -math.inf, -math.inf, bound - sizes)
+    return ForwardErrors(errors, bounds, sizes, tuple(one.name for one in formats), names, net.members)

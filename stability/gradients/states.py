@@ -1,0 +1,78 @@
+"""The states of a network, layer by layer, as it runs in its own dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stability.gradients.layers import find_layers, undisturbed
+
+
+def states_of(net: Any, x: Tensor, blocks: str | Sequence[str] | None = None) -> tuple[tuple[str, ...], list[Tensor]]:
+    """Return the names of the layers, and the state before the first one and after each, (seeds, points, ...).
+
+    A module counts as one seed. Its states are what the layers return.
+    """
+    with torch.no_grad():
+        if hasattr(net, "steps") and hasattr(net, "members"):
+            states = [x.detach().expand(len(net.members), *x.shape)]
+            for step in net.steps:
+                states.append(step(states[-1]))
+            return tuple(f"step {number}" for number in range(1, net.depth + 1)), states
+        calls = calls_of(net, x, blocks)
+    return tuple(call.name for call in calls), [calls[0].before[None], *(call.after[None] for call in calls)]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a layer: its name, the state that it took and the one that it returned, (points, ...)."""
+
+    name: str
+    before: Tensor
+    after: Tensor
+
+
+def calls_of(net: nn.Module, x: Tensor, blocks: str | Sequence[str] | None) -> list[Call]:
+    """Return the calls of a module's layers when it runs on x, in order; those that take no floating state are left out.
+
+    Of several tensors that a layer takes or returns, the state is the first.
+    """
+    calls: list[Call] = []
+    waiting: dict[str, list[Tensor | None]] = {}
+    layers = find_layers(net, blocks)
+
+    def before(name: str, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        waiting.setdefault(name, []).append(_first_tensor((*args, *options.values())))
+
+    def after(name: str, output: Any) -> None:
+        taken, given = waiting[name].pop(), _first_tensor(output if isinstance(output, tuple | list) else (output,))
+        if taken is not None and given is not None:
+            calls.append(Call(f"{name} ({type(layers[name]).__name__})", taken, given))
+
+    handles = []
+    for name, module in layers.items():
+        handles.append(
+            module.register_forward_pre_hook(
+                lambda _, args, options, name=name: before(name, args, options), with_kwargs=True
+            )
+        )
+        handles.append(module.register_forward_hook(lambda _, __, output, name=name: after(name, output)))
+    try:
+        with undisturbed(net), torch.no_grad():
+            net(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not calls:
+        raise ValueError(f"none of the layers {list(layers)[:5]} takes and returns floating tensors when the model runs")
+    return calls
+
+
+def _first_tensor(values: Sequence[Any]) -> Tensor | None:
+    """Return a copy of the first floating tensor, which a later layer may change in place."""
+    found = next((v for v in values if isinstance(v, Tensor) and v.is_floating_point()), None)
+    return None if found is None else found.detach().clone()
