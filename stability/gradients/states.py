@@ -41,15 +41,32 @@ def calls_of(net: nn.Module, x: Tensor, blocks: str | Sequence[str] | None) -> l
 
     Of several tensors that a layer takes or returns, the state is the first.
     """
+    with torch.no_grad():
+        return record_calls(net, x, blocks, keep_graph=False)[0]
+
+
+def record_calls(
+    net: nn.Module, x: Tensor, blocks: str | Sequence[str] | None, keep_graph: bool
+) -> tuple[list[Call], Any]:
+    """Return the calls, and the module's output; with `keep_graph` states are those of the graph, and else copies."""
     calls: list[Call] = []
     waiting: dict[str, list[Tensor | None]] = {}
     layers = find_layers(net, blocks)
 
-    def before(name: str, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-        waiting.setdefault(name, []).append(_first_tensor((*args, *options.values())))
+    def state_in(values: Sequence[Any]) -> Tensor | None:
+        found = next((v for v in values if isinstance(v, Tensor) and v.is_floating_point()), None)
+        # A copy, as a later layer may change it in place.
+        return found if found is None or keep_graph else found.detach().clone()
+
+    def before(name: str, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, Any]:
+        first = next((v for v in args if isinstance(v, Tensor) and v.is_floating_point()), None)
+        if keep_graph and first is not None and not first.requires_grad:
+            args = tuple(v.detach().clone().requires_grad_() if v is first else v for v in args)
+        waiting.setdefault(name, []).append(state_in((*args, *options.values())))
+        return args, options
 
     def after(name: str, output: Any) -> None:
-        taken, given = waiting[name].pop(), _first_tensor(output if isinstance(output, tuple | list) else (output,))
+        taken, given = waiting[name].pop(), state_in(output if isinstance(output, tuple | list) else (output,))
         if taken is not None and given is not None:
             calls.append(Call(f"{name} ({type(layers[name]).__name__})", taken, given))
 
@@ -62,17 +79,11 @@ def calls_of(net: nn.Module, x: Tensor, blocks: str | Sequence[str] | None) -> l
         )
         handles.append(module.register_forward_hook(lambda _, __, output, name=name: after(name, output)))
     try:
-        with undisturbed(net), torch.no_grad():
-            net(x)
+        with undisturbed(net):
+            output = net(x)
     finally:
         for handle in handles:
             handle.remove()
     if not calls:
         raise ValueError(f"none of the layers {list(layers)[:5]} takes and returns floating tensors when the model runs")
-    return calls
-
-
-def _first_tensor(values: Sequence[Any]) -> Tensor | None:
-    """Return a copy of the first floating tensor, which a later layer may change in place."""
-    found = next((v for v in values if isinstance(v, Tensor) and v.is_floating_point()), None)
-    return None if found is None else found.detach().clone()
+    return calls, output

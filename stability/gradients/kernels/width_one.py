@@ -318,3 +318,77 @@ def gradients(
             m, own[p] = normalise(back[p], own[p])
             back[p], own[p] = m * m, 2 * own[p]
         squares[s, 0], square_exponents[s, 0] = _sum(back, own)
+
+
+@njit(cache=True, nogil=True)
+def log_backward(first, last, table, safe, log_factors, x, logs):
+    """Fill the log of |dLoss/dh| of every point for the seeds first to last, before each row.
+
+    Args:
+        first, last: which seeds.
+        table, safe, x: as for `_run`.
+        log_factors: (seeds, rows, 2), log |g| for z <= 0 and for z > 0.
+        logs: (rows + 1, seeds, points), the last given, the rest out.
+    """
+    rows, points = table.shape[1], len(x)
+    states, exponents = np.empty((rows + 1, points)), np.empty((rows + 1, points), np.int64)
+    common, apart = np.empty(rows + 1, np.int64), np.empty(rows + 1, np.bool_)
+    for s in range(first, last):
+        _run(s, table, safe, x, states, common, apart, exponents)
+        for r in range(rows - 1, -1, -1):
+            for p in range(points):
+                z, e = multiply(states[r, p], exponents[r, p] if apart[r] else common[r], table[s, r, 1], 0)
+                z, e = add(z, e, table[s, r, 2], 0)
+                logs[r, s, p] = logs[r + 1, s, p] + log_factors[s, r, 1 if z > 0.0 else 0]
+
+
+@njit(cache=True, nogil=True)
+def log_expected_errors(first, last, table, x, roundoff, least, outer, skips, logs):
+    """Fill the log of the root mean square error of a run in a format, its roundings taken as random.
+
+    A rounding of a number a has the mean square 0.18 (roundoff a)^2: uniform to the spacing on either side, a over a
+    binade logarithmically uniform.
+
+    Args:
+        first, last: which seeds.
+        table: (seeds, depth, 6).
+        x: (points,).
+        roundoff, least: of the format.
+        outer, skips: whether the step has a second affine map, and a weight of its own on the bypass.
+        logs: out, (depth + 1, seeds, points).
+    """
+    depth = table.shape[1]
+    unit = 0.18 * roundoff * roundoff
+    floor = least * least / 3.0
+    for s in range(first, last):
+        for p in range(len(x)):
+            h = x[p]
+            variance = unit * h * h
+            for layer in range(depth + 1):
+                logs[layer, s, p] = 0.5 * math.log(variance) if variance > 0.0 else -np.inf
+                if layer == depth:
+                    break
+                skip, weight, bias, outer_weight, outer_bias, slope = table[s, layer]
+                product = weight * h
+                z = product + bias
+                # Parameters, products and sums are each rounded once.
+                rounding = unit * (2.0 * product * product + bias * bias + (z * z if bias != 0.0 else 0.0)) + floor
+                side = 1.0 if z > 0.0 else slope
+                value = side * z
+                rounding *= side * side
+                if not z > 0.0 and slope != 0.0:
+                    rounding += 2.0 * unit * value * value + floor
+                if outer:
+                    value *= outer_weight
+                    rounding = rounding * outer_weight * outer_weight + 2.0 * unit * value * value + floor
+                if skips:
+                    rounding += 2.0 * unit * (skip * h) * (skip * h) + floor
+                following = skip * h + value
+                if skip != 0.0:
+                    rounding += unit * following * following
+                following += outer_bias
+                if outer:
+                    rounding += unit * (outer_bias * outer_bias + following * following)
+                gain = skip + outer_weight * weight * side
+                variance = gain * gain * variance + rounding
+                h = following
