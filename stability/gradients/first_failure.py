@@ -15,13 +15,14 @@ from torch.autograd import forward_ad
 
 from stability.gradients.formats import Format, check_formats, in_format
 from stability.gradients.forward_error import forward_error
-from stability.gradients.kernels import width_one
+from stability.gradients.kernels import formats as kernel
 from stability.gradients.log_norms import combine, log_norm
 from stability.gradients.losses import Loss, evaluate, loss_of_members
 from stability.gradients.norms import gradient_norms
 from stability.gradients.propagation import propagation
 from stability.gradients.states import record_calls
-from stability.gradients.width_one import outputs, points_of, safe_rows, table_of
+from stability.gradients.result import GradientNorms
+from stability.gradients.width_one import float64_output, points_of, table_of
 from stability.jacobians.factors import log_factors
 from stability.jacobians.of_networks import spectrum
 from stability.jacobians.threads import side_by_side
@@ -170,37 +171,51 @@ def first_failure(
         net = nn.Sequential(*net)
     members = hasattr(net, "steps") and hasattr(net, "members")
     chosen: Loss = loss if loss is not None else _mean_of_members if members else lambda y: y.mean()
-    exact = _Exact.of(net, x, chosen, blocks)
-    depth, seeds = exact.depth, exact.seeds
-    shape = (len(formats), len(QUANTITIES), len(KINDS), seeds)
+    gradients = gradient_norms(net, x, chosen, blocks)
+    depth = net.depth if members else int(gradients.present["input"].sum())
+    # Of what is exactly zero in truth nothing is lost.
+    alive = _truth(net, x, gradients, blocks)
+    shape = (len(formats), len(QUANTITIES), len(KINDS), len(gradients.members))
     measured, predicted = torch.full(shape, -1, dtype=torch.int64), torch.full(shape, -1, dtype=torch.int64)
-    scales = torch.empty((len(formats), seeds, 2), dtype=torch.float64)
     errors = _errors(net, x, formats, blocks)
     for f, one in enumerate(formats):
-        for q, quantity in enumerate(QUANTITIES):
-            sizes, tops = exact.sizes[quantity], exact.tops[quantity]
-            if sizes is not None and tops is not None:
-                # Of what is exactly zero in truth nothing is lost.
-                predicted[f, q, 0] = _first(tops > math.log(one.largest))
-                predicted[f, q, 1] = _first((sizes < math.log(one.smallest)) & (sizes > -math.inf))
-        if exact.expected is not None:
-            predicted[f, 0, 2] = _first(exact.expected(one) >= 0)
+        width_one = is_piecewise_linear_width_one(net)
+        logs = _logs_of_chain(net, x, chosen, one) if width_one else _logs_of_network(net, x, gradients, blocks)
         runs = _run_in(net, x, one, chosen, blocks, members)
         for q, quantity in enumerate(QUANTITIES):
-            run = runs[quantity]
-            sizes = exact.sizes[quantity]
-            if run is None or sizes is None:
-                measured[f, q] = predicted[f, q] = -1
+            if quantity not in logs.sizes or quantity not in runs:
                 continue
-            lost = torch.isinf(run) & (run > 0)
-            measured[f, q, 0] = _first(lost)
-            measured[f, q, 1] = _first((run < math.log(one.smallest)) & (sizes > -math.inf))
+            sizes, run, least = logs.sizes[quantity], runs[quantity], math.log(one.smallest)
+            predicted[f, q, 0] = _first(logs.tops[quantity] > math.log(one.largest))
+            predicted[f, q, 1] = _first((sizes < least) & alive[quantity])
+            measured[f, q, 0] = _first(run == math.inf)
+            measured[f, q, 1] = _first((run < least) & alive[quantity])
+        if logs.expected is not None:
+            predicted[f, 0, 2] = _first(logs.expected >= 0)
         if one.name in errors:
             measured[f, 0, 2] = _first(errors[one.name] >= 0)
-        scales[f, :, 0] = (math.log(one.smallest) - exact.least) / math.log(2)
-        scales[f, :, 1] = (math.log(one.largest) - exact.most) / math.log(2)
     names = tuple(one.name for one in formats)
-    return FirstFailures(measured, predicted, scales, depth, names, net.members if members else (0,))
+    return FirstFailures(measured, predicted, _loss_scales(gradients, formats), depth, names, gradients.members)
+
+
+def _truth(net: Any, x: Tensor, gradients: GradientNorms, blocks: Any) -> dict[str, Tensor]:
+    """Return where each quantity is not exactly zero, (layers, seeds), in the order in which it is met."""
+    backward = gradients["input"][gradients.present["input"]].flip(0)
+    found = {"activations": combine(propagation(net, x, blocks).log_norms, 2)[1:], "gradients": backward}
+    if is_piecewise_linear_width_one(net):
+        found["products"] = combine(spectrum(net, x, distances=False).log_values[..., 0], 2)
+    return {name: logs > -math.inf for name, logs in found.items()}
+
+
+def _loss_scales(gradients: GradientNorms, formats: list[Format]) -> Tensor:
+    """Return the ends of the powers of 2 that keep all gradients in the range of each format, (formats, seeds, 2)."""
+    every = torch.cat([gradients["input"], gradients["parameters"]])
+    least = torch.where(every == -math.inf, math.inf, every).amin(dim=0)
+    ends = [
+        torch.stack([math.log(one.smallest) - least, math.log(one.largest) - every.amax(dim=0)], dim=-1)
+        for one in formats
+    ]
+    return torch.stack(ends) / math.log(2)
 
 
 def _first(failed: Tensor) -> Tensor:
@@ -222,108 +237,78 @@ def _errors(net: Any, x: Tensor, formats: list[Format], blocks: Any) -> dict[str
 
 
 @dataclass(frozen=True)
-class _Exact:
-    """The logarithms of the three quantities, in the order in which they are met, (layers, seeds).
+class _Logs:
+    """The logarithms of the quantities, (layers, seeds), in the order in which they are met.
 
     Attributes:
-        sizes: root mean square; tops: the largest, or what bounds it. None where there are none.
-        least, most: (seeds,), the ends of the range of all gradients.
-        expected: maps a format to the log relative error to be expected, (layers, seeds).
+        sizes: of the root mean square, -inf where it is exactly zero.
+        tops: of the largest, or of what bounds it.
+        expected: of the relative error to be expected of the activations, None where it is not predicted.
     """
 
-    sizes: dict[str, Tensor | None]
-    tops: dict[str, Tensor | None]
-    least: Tensor
-    most: Tensor
-    expected: Any
-
-    @property
-    def depth(self) -> int:
-        sizes = self.sizes["activations"]
-        assert sizes is not None
-        return len(sizes)
-
-    @property
-    def seeds(self) -> int:
-        return len(self.least)
-
-    @classmethod
-    def of(cls, net: Any, x: Tensor, loss: Loss, blocks: Any) -> _Exact:
-        gradients = gradient_norms(net, x, loss, blocks)
-        if is_piecewise_linear_width_one(net):
-            return cls._of_width_one(net, x, loss, gradients)
-        states = propagation(net, x, blocks)
-        numbers = states.log_norms.shape[2]
-        entries = math.log(numbers) / 2
-        activations = combine(states.log_norms, 2)[1:]
-        backward = gradients["input"].flip(0)
-        return cls(
-            {"activations": activations - entries, "products": None, "gradients": backward - entries},
-            {"activations": states.log_norms.amax(dim=2)[1:], "products": None, "gradients": backward},
-            *_range([gradients["input"], gradients["parameters"]]),
-            None,
-        )
-
-    @classmethod
-    def _of_width_one(cls, net: Any, x: Tensor, loss: Loss, gradients: Any) -> _Exact:
-        points, table = points_of(net, x), table_of(net)
-        states = propagation(net, x).log_norms[1:]
-        products = spectrum(net, x, distances=False).log_values[..., 0]
-        mantissas, exponents = outputs(table, points)
-        output = torch.from_numpy(np.ldexp(mantissas, exponents))
-        _, cotangents = loss_of_members(loss, output.to(net.device))
-        logs = np.empty((table.shape[1] + 1, len(table), len(points)))
-        with np.errstate(divide="ignore"):
-            logs[-1] = np.log(abs(cotangents.cpu().numpy()))
-        safe, factors = safe_rows(table), log_factors(table)[0]
-        side_by_side(
-            lambda first, last: width_one.log_backward(first, last, table, safe, factors, points, logs),
-            len(table),
-            10.0 * logs.size,
-        )
-        # What reaches the state before each step, the last one first.
-        backward = torch.from_numpy(logs[: net.depth]).flip(0)
-        all_logs = {"activations": states, "products": products, "gradients": backward}
-        entries = math.log(len(points)) / 2
-        steps = np.ascontiguousarray(table[:, : net.depth])
-        sizes = combine(states, 2)
-
-        def expected(one: Format) -> Tensor:
-            found = np.empty((net.depth + 1, len(table), len(points)))
-            numbers = (one.roundoff, one.least, net.architecture.maps == 2, net.architecture.skip not in (0, 1))
-            side_by_side(
-                lambda first, last: width_one.log_expected_errors(first, last, steps, points, *numbers, found),
-                len(table),
-                10.0 * found.size,
-            )
-            error = combine(torch.from_numpy(found), 2)[1:]
-            return torch.where(sizes == -math.inf, -math.inf, error - sizes)
-
-        return cls(
-            {name: combine(value, 2) - entries for name, value in all_logs.items()},
-            {name: value.amax(dim=2) for name, value in all_logs.items()},
-            *_range([gradients["input"], gradients["parameters"]]),
-            expected,
-        )
+    sizes: dict[str, Tensor]
+    tops: dict[str, Tensor]
+    expected: Tensor | None = None
 
 
-def _range(logs: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the least and the largest log that is not -inf, by seed."""
-    every = torch.cat(logs)
-    return torch.where(every == -math.inf, math.inf, every).amin(dim=0), every.amax(dim=0)
+def _logs_of_network(net: Any, x: Tensor, gradients: GradientNorms, blocks: Any) -> _Logs:
+    """Return the logarithms of any network, from norms over all neurons."""
+    states = propagation(net, x, blocks)
+    entries = math.log(states.log_norms.shape[2]) / 2
+    backward = gradients["input"][gradients.present["input"]].flip(0)
+    return _Logs(
+        {"activations": combine(states.log_norms, 2)[1:] - entries, "gradients": backward - entries},
+        {"activations": states.log_norms.amax(dim=2)[1:], "gradients": backward},
+    )
 
 
-def _run_in(net: Any, x: Tensor, one: Format, loss: Loss, blocks: Any, members: bool) -> dict[str, Tensor | None]:
+def _logs_of_chain(net: Any, x: Tensor, loss: Loss, one: Format) -> _Logs:
+    """Return the logarithms of a width-1 chain with the parameters and the range of a format, but exact digits.
+
+    The branch that a step takes is the one of a state that the format cannot hold, where it cannot.
+    """
+    stored, rounded = in_format(net, x, one.dtype)
+    points, table = points_of(stored, rounded), table_of(stored)
+    shape = (table.shape[1] + 1, len(table), len(points))
+    sizes, positive = np.empty(shape), np.empty((table.shape[1], *shape[1:]), dtype=bool)
+    expected = np.empty((net.depth + 1, *shape[1:]))
+    exact, exact_points = np.ascontiguousarray(table_of(net)[:, : net.depth]), points_of(net, x)
+    numbers = (one.roundoff, one.least, net.architecture.maps == 2, net.architecture.skip not in (0, 1))
+
+    def run(first: int, last: int) -> None:
+        kernel.states_in_range(first, last, table, points, one.least, sizes, positive)
+        kernel.log_expected_errors(first, last, exact, exact_points, *numbers, expected)
+
+    side_by_side(run, len(table), 100.0 * sizes.size)
+    factors = np.take_along_axis(log_factors(table)[0].transpose(1, 0, 2), positive.astype(np.intp), axis=2)
+    _, cotangents = loss_of_members(loss, float64_output(net, x))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        at_output = np.log(abs(cotangents.cpu().numpy()))
+        backward = at_output + np.cumsum(factors[::-1], axis=0)
+        products = np.cumsum(factors[: net.depth], axis=0)
+    rows = table.shape[1] - net.depth  # the read-out is no layer
+    logs = {
+        "activations": torch.from_numpy(sizes[1 : net.depth + 1]),
+        "products": torch.from_numpy(products),
+        "gradients": torch.from_numpy(backward[rows:]),
+    }
+    entries = math.log(len(points)) / 2
+    error = combine(torch.from_numpy(expected), 2)[1:] - combine(propagation(net, x).log_norms[1:], 2)
+    return _Logs(
+        {name: combine(value, 2) - entries for name, value in logs.items()},
+        {name: value.amax(dim=2) for name, value in logs.items()},
+        torch.where(error.isnan(), -math.inf, error),
+    )
+
+
+def _run_in(net: Any, x: Tensor, one: Format, loss: Loss, blocks: Any, members: bool) -> dict[str, Tensor]:
     """Run a network in a format; return the log root mean squares of the quantities as they are met, (layers, seeds)."""
     copy, points = in_format(net, x, one.dtype)
-    products: Tensor | None
-    if members:
-        backward = _backward_of_chain(copy, points, loss)
-        activations, products = _forward_of_chain(copy, points)
-    else:
+    if not members:
         activations, backward = _run_module(copy, points, loss, blocks)
-        products = None
-    return {"activations": activations, "products": products, "gradients": backward}
+        return {"activations": activations, "gradients": backward}
+    activations, products = _forward_of_chain(copy, points)
+    return {"activations": activations, "products": products, "gradients": _backward_of_chain(copy, points, loss)}
 
 
 def _size(numbers: Tensor, kept: int = 1) -> Tensor:
@@ -331,24 +316,22 @@ def _size(numbers: Tensor, kept: int = 1) -> Tensor:
     return log_norm(numbers, kept).cpu() - math.log(numbers[0].numel()) / 2
 
 
-def _forward_of_chain(net: Any, x: Tensor) -> tuple[Tensor, Tensor | None]:
+def _forward_of_chain(net: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sizes of the states and of what a tangent becomes, the unit at width 1, a random direction else."""
     states, tangents = [], []
+    shape = (len(net.members), *x.shape)
     direction = torch.ones_like(x)
     if x.ndim > 1:
-        generator = torch.Generator().manual_seed(0)
-        drawn = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+        drawn = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         direction = (drawn / drawn.norm(dim=-1, keepdim=True)).to(x)
     with torch.no_grad(), forward_ad.dual_level():
-        seeds = len(net.members)
-        h = forward_ad.make_dual(
-            x.expand(seeds, *x.shape).contiguous(), direction.expand(seeds, *x.shape).contiguous()
-        )
+        h = forward_ad.make_dual(x.expand(shape).contiguous(), direction.expand(shape).contiguous())
         for step in net.steps:
             h = step(h)
             state, tangent = forward_ad.unpack_dual(h)
             states.append(_size(state))
             tangents.append(_size(torch.zeros_like(state) if tangent is None else tangent))
-    return torch.stack(states), torch.stack(tangents) if x.ndim == 1 else None
+    return torch.stack(states), torch.stack(tangents)
 
 
 def _backward_of_chain(net: Any, x: Tensor, loss: Loss) -> Tensor:

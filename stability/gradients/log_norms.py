@@ -16,7 +16,7 @@ def log_norm(tensor: Tensor, dims_kept: int = 0) -> Tensor:
     flat = tensor.detach().double().reshape((*tensor.shape[:dims_kept], -1))
     if flat.shape[-1] == 0:
         return torch.full(flat.shape[:-1], -math.inf, dtype=torch.float64, device=flat.device)
-    flat = flat.nan_to_num(nan=math.inf).abs()
+    flat = torch.where(flat.isnan(), math.inf, flat.abs())
     largest = flat.amax(dim=-1)
     # A power of 2, so that nothing is rounded, and squares of what matters stay in the range.
     exponent = torch.frexp(largest).exponent

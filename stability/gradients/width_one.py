@@ -36,16 +36,26 @@ def table_of(net: Any) -> NDArray[np.float64]:
     return table
 
 
-def outputs(table: NDArray[np.float64], points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return what the chain makes of the points, (seeds, points), as mantissa and exponent of 2."""
-    shape = (len(table), len(points))
-    mantissas, exponents = np.empty(shape), np.empty(shape, dtype=np.int64)
+def float64_output(net: Any, x: Tensor) -> Tensor:
+    """Return what the chain makes of the points, float64 (seeds, points) on its device, from states in any range."""
+    points, table = points_of(net, x), table_of(net)
+    mantissas = np.empty((len(table), len(points)))
+    exponents = np.empty(mantissas.shape, dtype=np.int64)
+    safe = safe_rows(table)
     side_by_side(
-        lambda first, last: width_one.run(first, last, table, safe_rows(table), points, mantissas, exponents),
+        lambda first, last: width_one.run(first, last, table, safe, points, mantissas, exponents),
         len(table),
         mantissas.size * table.shape[1],
     )
-    return mantissas, exponents
+    with np.errstate(over="ignore", under="ignore"):
+        output = torch.from_numpy(np.ldexp(mantissas, exponents))
+    if not output.isfinite().all():
+        bad = (~output.isfinite()).any(dim=1).nonzero().flatten().tolist()
+        raise ValueError(
+            f"the output overflows float64 for {len(bad)} members, {net.members[bad[0]]} the first: a loss of it has no "
+            "gradient; scale the weights, take fewer layers, or look at st.propagation and st.spectrum"
+        )
+    return output.to(net.device)
 
 
 def width_one_gradients(net: Any, x: Tensor, loss: Loss) -> GradientNorms:
@@ -61,16 +71,7 @@ def width_one_gradients(net: Any, x: Tensor, loss: Loss) -> GradientNorms:
     """
     points, table = points_of(net, x), table_of(net)
     seeds, rows, _ = table.shape
-    mantissas, exponents = outputs(table, points)
-    with np.errstate(over="ignore", under="ignore"):
-        output = torch.from_numpy(np.ldexp(mantissas, exponents))
-    if not output.isfinite().all():
-        bad = (~output.isfinite()).any(dim=1).nonzero().flatten().tolist()
-        raise ValueError(
-            f"the output overflows float64 for {len(bad)} members, {net.members[bad[0]]} the first: a loss of it has no "
-            "gradient; scale the weights, take fewer layers, or look at st.propagation and st.spectrum"
-        )
-    values, cotangents = loss_of_members(loss, output.to(net.device))
+    values, cotangents = loss_of_members(loss, float64_output(net, x))
     found, scale, squares, square_scale = gradients(table, points, cotangents.to("cpu", torch.float64).numpy())
     with np.errstate(divide="ignore"):
         log_inputs = torch.from_numpy(np.log(squares) / 2 + square_scale * (math.log(2) / 2)).mT

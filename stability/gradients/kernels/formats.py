@@ -1,0 +1,101 @@
+"""Compiled loops: what a format's range, and its roundings, are to be expected to do to a width-1 chain."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from stability.jacobians.kernels.wide import add, multiply, normalise
+
+
+@njit(cache=True, nogil=True)
+def states_in_range(first, last, table, x, least, log_sizes, positive):
+    """Fill log |h| and the branches of a run with exact digits, in which what a format cannot hold becomes zero.
+
+    A state that grows past the range goes on, with the sign that an infinite one has.
+
+    Args:
+        first, last: which seeds.
+        table: (seeds, rows, 6).
+        x: (points,).
+        least: what rounds to zero.
+        log_sizes: out, (rows + 1, seeds, points).
+        positive: out, bool (rows, seeds, points), whether z > 0.
+    """
+    rows = table.shape[1]
+    floor_mantissa, floor = normalise(least, 0)
+    for s in range(first, last):
+        for p in range(len(x)):
+            h, e = normalise(x[p], 0)
+            for r in range(rows + 1):
+                if e < floor or (e == floor and abs(h) <= floor_mantissa):
+                    h, e = 0.0, 0
+                log_sizes[r, s, p] = math.log(abs(h)) + e * math.log(2.0) if h != 0.0 else -np.inf
+                if r == rows:
+                    break
+                skip, weight, bias, outer_weight, outer_bias, slope = table[s, r]
+                z, z_exponent = multiply(h, e, weight, 0)
+                z, z_exponent = add(z, z_exponent, bias, 0)
+                if z_exponent < floor or (z_exponent == floor and abs(z) <= floor_mantissa):
+                    z, z_exponent = 0.0, 0
+                positive[r, s, p] = z > 0.0
+                if not z > 0.0:
+                    z, z_exponent = multiply(z, z_exponent, slope, 0)
+                z, z_exponent = multiply(z, z_exponent, outer_weight, 0)
+                h, e = multiply(h, e, skip, 0)
+                h, e = add(h, e, z, z_exponent)
+                h, e = add(h, e, outer_bias, 0)
+
+
+@njit(cache=True, nogil=True)
+def log_expected_errors(first, last, table, x, roundoff, least, outer, skips, logs):
+    """Fill the log of the root mean square error of a run in a format, its roundings taken as random.
+
+    A rounding of a number a has the mean square 0.18 (roundoff a)^2: uniform to the spacing on either side, a over a
+    binade logarithmically uniform.
+
+    Args:
+        first, last: which seeds.
+        table: (seeds, depth, 6).
+        x: (points,).
+        roundoff, least: of the format.
+        outer, skips: whether the step has a second affine map, and a weight of its own on the bypass.
+        logs: out, (depth + 1, seeds, points).
+    """
+    depth = table.shape[1]
+    unit = 0.18 * roundoff * roundoff
+    floor = least * least / 3.0
+    for s in range(first, last):
+        for p in range(len(x)):
+            h = x[p]
+            variance = unit * h * h
+            for layer in range(depth + 1):
+                logs[layer, s, p] = 0.5 * math.log(variance) if variance > 0.0 else -np.inf
+                if layer == depth:
+                    break
+                skip, weight, bias, outer_weight, outer_bias, slope = table[s, layer]
+                product = weight * h
+                z = product + bias
+                # Parameters, products and sums are each rounded once.
+                rounding = unit * (2.0 * product * product + bias * bias + (z * z if bias != 0.0 else 0.0)) + floor
+                side = 1.0 if z > 0.0 else slope
+                value = side * z
+                rounding *= side * side
+                if not z > 0.0 and slope != 0.0:
+                    rounding += 2.0 * unit * value * value + floor
+                if outer:
+                    value *= outer_weight
+                    rounding = rounding * outer_weight * outer_weight + 2.0 * unit * value * value + floor
+                if skips:
+                    rounding += 2.0 * unit * (skip * h) * (skip * h) + floor
+                following = skip * h + value
+                if skip != 0.0:
+                    rounding += unit * following * following
+                following += outer_bias
+                if outer:
+                    rounding += unit * (outer_bias * outer_bias + following * following)
+                gain = skip + outer_weight * weight * side
+                variance = gain * gain * variance + rounding
+                h = following
