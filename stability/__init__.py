@@ -8,7 +8,16 @@ torch.Size([300, 4, 5, 1])
 
 from stability import plots, theory
 from stability.folds import Count, PiecewiseLinear, construct, count, interval, restrict, segment, tent
-from stability.gradients import GradientNorms, Propagation, gradient_norms, propagation
+from stability.gradients import (
+    FirstFailures,
+    ForwardErrors,
+    GradientNorms,
+    Propagation,
+    first_failure,
+    forward_error,
+    gradient_norms,
+    propagation,
+)
 from stability.jacobians import (
     LyapunovExponents,
     SelfCheck,
@@ -28,6 +37,8 @@ __all__ = [
     "Chain",
     "Count",
     "Distribution",
+    "FirstFailures",
+    "ForwardErrors",
     "GradientNorms",
     "History",
     "Init",
@@ -40,6 +51,8 @@ __all__ = [
     "check_spectrum",
     "construct",
     "count",
+    "first_failure",
+    "forward_error",
     "gradient_norms",
     "interval",
     "lyapunov",

@@ -1,4 +1,4 @@
-"""Signals forward and gradients backward, layer by layer: their norms, how they grow, and what a format loses of them."""
+"""Signals forward and gradients backward, layer by layer: how large, how they grow, what a format loses of them."""
 
 from stability.gradients.first_failure import FirstFailures, first_failure
 from stability.gradients.forward_error import ForwardErrors, forward_error

@@ -38,11 +38,11 @@ class _Cut:
 def module_gradients(net: nn.Module, x: Any, loss: Loss, blocks: str | Sequence[str] | None) -> GradientNorms:
     """Return the gradient norms of a module: see `gradient_norms`."""
     layers = find_layers(net, blocks)
-    for name, value in net.named_parameters():
-        check_finite(f"the parameter {name}", value)
+    for name, parameter in net.named_parameters():
+        check_finite(f"the parameter {name}", parameter)
     if isinstance(x, Tensor) and x.is_floating_point():
         check_finite("x", x)
-    names = {value: name for name, value in net.named_parameters() if value.requires_grad}
+    names: dict[Tensor, str] = {value: name for name, value in net.named_parameters() if value.requires_grad}
     if not names:
         raise ValueError(
             f"no parameter of {type(net).__name__} requires a gradient: all are frozen; call requires_grad_() on some"
@@ -62,7 +62,7 @@ def module_gradients(net: nn.Module, x: Any, loss: Loss, blocks: str | Sequence[
     called = {cut.layer for cut in cuts}
     _check_states(cuts)
     root = _Cut("", output, output_leaf, is_state=False) if output_leaf is not None else None
-    gradients = _backward(value, cuts + [root] if root is not None else cuts)
+    gradients = _backward(value, [*cuts, root] if root is not None else cuts)
     missing = [name for parameter, name in names.items() if parameter not in gradients]
     if len(missing) == len(names):
         raise ValueError("the loss does not depend on the network's parameters: expected a function of its output")
@@ -85,7 +85,7 @@ def _collect(
     value: Tensor,
 ) -> GradientNorms:
     """Sort the gradients by layer and kind."""
-    order = [name for name in dict.fromkeys(cut.layer for cut in cuts)] + [n for n in layers if n not in called]
+    order = [*dict.fromkeys(cut.layer for cut in cuts), *(name for name in layers if name not in called)]
     kept = [name for name in order if name in called or any(p in gradients for p in layers[name].parameters())]
     own = {
         name: [(k, p) for k, p in layers[name].named_parameters(remove_duplicate=False) if p in gradients]
@@ -101,9 +101,7 @@ def _collect(
         if cut.is_state and cut.leaf in gradients:
             states[cut.layer].append(gradients[cut.leaf])
     logs["input"] = [_norm(states[name]) for name in kept]
-    logs["relative"] = [
-        _norm([gradients[p].times(p.detach()) for _, p in own[name] if p.ndim > 1]) for name in kept
-    ]
+    logs["relative"] = [_norm([gradients[p].times(p.detach()) for _, p in own[name] if p.ndim > 1]) for name in kept]
     present = {kind: [any(_kind(k) == kind for k, _ in own[name]) for name in kept] for kind in kinds}
     present["parameters"] = [bool(own[name]) for name in kept]
     present["input"] = [bool(states[name]) for name in kept]
@@ -138,7 +136,7 @@ class _Cutter:
     def __init__(self, layer: str, cuts: list[_Cut]) -> None:
         self.layer, self.cuts, self.seen = layer, cuts, False
 
-    def __call__(self, module: nn.Module, args: Any, options: Any) -> tuple[Any, Any]:
+    def __call__(self, _module: nn.Module, args: Any, options: Any) -> tuple[Any, Any]:
         self.seen = False
         return self._cut(args), self._cut(options)
 

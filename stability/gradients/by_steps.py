@@ -49,7 +49,9 @@ def step_gradients(net: Any, x: Tensor, loss: Loss, memory: float) -> GradientNo
             squares[layer] = torch.logaddexp(squares[layer], 2 * back.log_norm())
     log_kinds = {kind: torch.stack([g[kind].log_norm() for g in gradients]).cpu() for kind in inner}
     weights = {
-        kind: torch.stack([g[kind].times(getattr(s, kind).detach()).log_norm() for g, s in zip(gradients, net.steps)])
+        kind: torch.stack(
+            [g[kind].times(getattr(s, kind).detach()).log_norm() for g, s in zip(gradients, net.steps, strict=True)]
+        )
         for kind in inner
         if kind.endswith("weight")
     }

@@ -20,8 +20,8 @@ from stability.gradients.log_norms import combine, log_norm
 from stability.gradients.losses import Loss, evaluate, loss_of_members
 from stability.gradients.norms import gradient_norms
 from stability.gradients.propagation import propagation
-from stability.gradients.states import record_calls
 from stability.gradients.result import GradientNorms
+from stability.gradients.states import record_calls
 from stability.gradients.width_one import float64_output, points_of, table_of
 from stability.jacobians.factors import log_factors
 from stability.jacobians.of_networks import spectrum
@@ -119,7 +119,11 @@ class FirstFailures:
         return xarray.Dataset(
             {
                 "measured": (over, self.measured.numpy(), {"units": "layers", "long_name": "first failure, measured"}),
-                "predicted": (over, self.predicted.numpy(), {"units": "layers", "long_name": "first failure, predicted"}),
+                "predicted": (
+                    over,
+                    self.predicted.numpy(),
+                    {"units": "layers", "long_name": "first failure, predicted"},
+                ),
                 "loss_scales": (("dtype", "seed", "end"), self.loss_scales.numpy(), {"units": "log2"}),
             },
             {
@@ -302,7 +306,7 @@ def _logs_of_chain(net: Any, x: Tensor, loss: Loss, one: Format) -> _Logs:
 
 
 def _run_in(net: Any, x: Tensor, one: Format, loss: Loss, blocks: Any, members: bool) -> dict[str, Tensor]:
-    """Run a network in a format; return the log root mean squares of the quantities as they are met, (layers, seeds)."""
+    """Run a network in a format; return the log root mean squares of what is met, (layers, seeds)."""
     copy, points = in_format(net, x, one.dtype)
     if not members:
         activations, backward = _run_module(copy, points, loss, blocks)
@@ -325,10 +329,12 @@ def _forward_of_chain(net: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         drawn = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         direction = (drawn / drawn.norm(dim=-1, keepdim=True)).to(x)
     with torch.no_grad(), forward_ad.dual_level():
-        h = forward_ad.make_dual(x.expand(shape).contiguous(), direction.expand(shape).contiguous())
+        h = forward_ad.make_dual(  # type: ignore[no-untyped-call]
+            x.expand(shape).contiguous(), direction.expand(shape).contiguous()
+        )
         for step in net.steps:
             h = step(h)
-            state, tangent = forward_ad.unpack_dual(h)
+            state, tangent = forward_ad.unpack_dual(h)  # type: ignore[no-untyped-call]
             states.append(_size(state))
             tangents.append(_size(torch.zeros_like(state) if tangent is None else tangent))
     return torch.stack(states), torch.stack(tangents)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -127,9 +128,7 @@ def forward_error(
 
 
 def _relative(states: list[Tensor], reference: list[Tensor], sizes: Tensor) -> Tensor:
-    error = torch.stack(
-        [log_norm(state.double() - exact, 1) for state, exact in zip(states, reference, strict=True)]
-    )
+    error = torch.stack([log_norm(state.double() - exact, 1) for state, exact in zip(states, reference, strict=True)])
     return torch.where(error == -math.inf, -math.inf, error - sizes)
 
 
@@ -142,12 +141,14 @@ def _of_chain(net: Any, x: Tensor, formats: list[Format]) -> ForwardErrors:
         computed = torch.stack([state.double() for state in states]).cpu().numpy()
         log_sizes, log_errors, log_bounds = np.empty(shape), np.empty(shape), np.empty(shape)
         arrays: tuple[NDArray[Any], ...] = (log_sizes, log_errors, log_bounds)
-        side_by_side(
-            lambda first, last, c=computed, a=arrays: double_double.forward_errors(first, last, table, points, c, *a),
-            len(table),
-            200.0 * log_sizes.size,
-        )
+        inputs = (table, points, computed)
+        run = partial(_run_kernel, inputs, arrays)
+        side_by_side(run, len(table), 200.0 * log_sizes.size)
         sizes, error, bound = (combine(torch.from_numpy(a), 2) for a in arrays)
         errors[one.name] = torch.where(error == -math.inf, -math.inf, error - sizes)
         bounds[one.name] = torch.where(bound == -math.inf, -math.inf, bound - sizes)
     return ForwardErrors(errors, bounds, sizes, tuple(one.name for one in formats), names, net.members)
+
+
+def _run_kernel(inputs: tuple[NDArray[Any], ...], arrays: tuple[NDArray[Any], ...], first: int, last: int) -> None:
+    double_double.forward_errors(first, last, *inputs, *arrays)

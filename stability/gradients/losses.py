@@ -58,9 +58,7 @@ def scalar_loss(loss: Loss, output: Any) -> Tensor:
     """Return loss(output), a finite scalar that can be differentiated."""
     value = evaluate(loss, output)
     if value.numel() != 1:
-        raise ValueError(
-            f"the loss has shape {tuple(value.shape)}: of a module it is a scalar; take its mean or sum"
-        )
+        raise ValueError(f"the loss has shape {tuple(value.shape)}: of a module it is a scalar; take its mean or sum")
     if not value.requires_grad:
         raise ValueError(
             "the loss does not depend on the network's parameters or input: expected a differentiable function of the "

@@ -76,7 +76,7 @@ def gradient_norms(
     >>> chain = st.Chain("plain_prelu", depth=2000, seeds=8)
     >>> g = st.gradient_norms(chain, x, lambda y: (y - x.sin()).square().mean(dim=1))
     >>> print(f"|dLoss/dw_1| is about 10^{g['weight'][0].median() / 2.302585092994046:.0f}")
-    |dLoss/dw_1| is about 10^-1477
+    |dLoss/dw_1| is about 10^-1476
     >>> net = torch.nn.Sequential(*[torch.nn.Linear(8, 8) for _ in range(50)])
     >>> g = st.gradient_norms(net, torch.randn(4, 8), lambda y: y.square().sum())
     >>> g["parameters"].shape, g["input"].shape

@@ -37,9 +37,9 @@ class Call:
 
 
 def calls_of(net: nn.Module, x: Tensor, blocks: str | Sequence[str] | None) -> list[Call]:
-    """Return the calls of a module's layers when it runs on x, in order; those that take no floating state are left out.
+    """Return the calls of a module's layers when it runs on x, in order.
 
-    Of several tensors that a layer takes or returns, the state is the first.
+    Those that take no floating state are left out. Of several tensors that a layer takes or returns, the state is the first.
     """
     with torch.no_grad():
         return record_calls(net, x, blocks, keep_graph=False)[0]
@@ -48,7 +48,7 @@ def calls_of(net: nn.Module, x: Tensor, blocks: str | Sequence[str] | None) -> l
 def record_calls(
     net: nn.Module, x: Tensor, blocks: str | Sequence[str] | None, keep_graph: bool
 ) -> tuple[list[Call], Any]:
-    """Return the calls, and the module's output; with `keep_graph` states are those of the graph, and else copies."""
+    """Return the calls and the output of a module; with `keep_graph` the states are those of its graph."""
     calls: list[Call] = []
     waiting: dict[str, list[Tensor | None]] = {}
     layers = find_layers(net, blocks)
@@ -85,5 +85,7 @@ def record_calls(
         for handle in handles:
             handle.remove()
     if not calls:
-        raise ValueError(f"none of the layers {list(layers)[:5]} takes and returns floating tensors when the model runs")
+        raise ValueError(
+            f"none of the layers {list(layers)[:5]} takes and returns floating tensors when the model runs"
+        )
     return calls, output

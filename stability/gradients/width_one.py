@@ -52,8 +52,8 @@ def float64_output(net: Any, x: Tensor) -> Tensor:
     if not output.isfinite().all():
         bad = (~output.isfinite()).any(dim=1).nonzero().flatten().tolist()
         raise ValueError(
-            f"the output overflows float64 for {len(bad)} members, {net.members[bad[0]]} the first: a loss of it has no "
-            "gradient; scale the weights, take fewer layers, or look at st.propagation and st.spectrum"
+            f"the output overflows float64 for {len(bad)} members, {net.members[bad[0]]} the first: a loss of it has "
+            "no gradient; scale the weights, take fewer layers, or look at st.propagation and st.spectrum"
         )
     return output.to(net.device)
 
@@ -70,7 +70,6 @@ def width_one_gradients(net: Any, x: Tensor, loss: Loss) -> GradientNorms:
     over the points. Everything is float64 with an exponent of its own.
     """
     points, table = points_of(net, x), table_of(net)
-    seeds, rows, _ = table.shape
     values, cotangents = loss_of_members(loss, float64_output(net, x))
     found, scale, squares, square_scale = gradients(table, points, cotangents.to("cpu", torch.float64).numpy())
     with np.errstate(divide="ignore"):
@@ -116,7 +115,7 @@ def of_kinds(kinds: dict[str, Tensor], weights: dict[str, Tensor], inputs: Tenso
 
 def gradients(
     table: NDArray[np.float64], points: NDArray[np.float64], cotangents: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.float64], NDArray[np.int32]]:
     """Return the gradient with respect to the table, and the squared norms of that with respect to the states.
 
     Args:
@@ -129,7 +128,8 @@ def gradients(
     """
     seeds, rows, _ = table.shape
     mantissas, exponents = factors(table)
-    values, scale = np.empty((seeds, rows, 6)), np.empty((seeds, rows, 6), dtype=np.int32)
+    shape = (seeds, rows, 6)
+    values, scale = np.empty(shape), np.empty(shape, dtype=np.int32)
     squares, square_scale = np.empty((seeds, rows + 1)), np.empty((seeds, rows + 1), dtype=np.int32)
     arrays = (table, safe_rows(table), mantissas, exponents, points, np.ascontiguousarray(cotangents))
     side_by_side(
@@ -144,7 +144,7 @@ def safe_rows(table: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Return which rows hold only numbers that are 0 or far from the ends of the range."""
     size = abs(table)
     unsafe = (size >= 2.0**width_one.ROW) | ((size <= 2.0**-width_one.ROW) & (size > 0))
-    return ~unsafe.any(axis=-1) if unsafe.any() else np.ones(unsafe.shape[:2], dtype=bool)
+    return np.asarray(~unsafe.any(axis=-1)) if unsafe.any() else np.ones(unsafe.shape[:2], dtype=bool)
 
 
 def _log_size(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -152,5 +152,5 @@ def _log_size(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(np.log(abs(values)))
 
 
-def _log(mantissas: NDArray[np.float64], exponents: NDArray[np.int64]) -> Tensor:
+def _log(mantissas: NDArray[np.float64], exponents: NDArray[np.int32]) -> Tensor:
     return torch.from_numpy(_log_size(mantissas) + exponents * math.log(2))

@@ -149,7 +149,7 @@ def forward_errors(first, last, table, x, computed, log_sizes, log_errors, log_b
 
 @njit(inline="always")
 def _steepest(row, z, error):
-    """Return the largest slope of a step between two states that are at most `error` apart, one with pre-activation z."""
+    """Return the largest slope of a step within `error` of a state with pre-activation z."""
     above, below = abs(row[0] + row[3] * row[1]), abs(row[0] + row[3] * row[1] * row[5])
     reach = abs(row[1]) * error
     if z > reach:

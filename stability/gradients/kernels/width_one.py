@@ -14,8 +14,8 @@ from numba import njit
 
 from stability.jacobians.kernels.wide import add, multiply, normalise, wide_step
 
-#: Mantissas of states stay within 2^-STATE .. 2^STATE, and likewise what comes back and the numbers of a row, so that no
-#: product of them below leaves the range.
+#: Mantissas of states stay within 2^-STATE .. 2^STATE, and likewise what comes back and the numbers of a row, so that
+#: no product of them below leaves the range.
 STATE, BACK, ROW = 300, 400, 100
 _STATE_LOW, _STATE_HIGH, _ROW_HIGH, _BIAS_LOW = 2.0**-STATE, 2.0**STATE, 2.0**ROW, 2.0**-600
 
@@ -307,7 +307,9 @@ def gradients(
                 h_own[:] = common[r]
                 if apart[r]:
                     h_own[:] = state_exponents[r]
-                _wide_row(states[r], h_own, back, own, table[s, r], factors[s, r], factor_exponents[s, r], sums, sum_exponents)
+                _wide_row(
+                    states[r], h_own, back, own, table[s, r], factors[s, r], factor_exponents[s, r], sums, sum_exponents
+                )
                 _wide_parameters(table[s, r], sums, sum_exponents, values[s, r], exponents[s, r])
                 squares[s, r + 1], square_exponents[s, r + 1] = sums[6], sum_exponents[6]
                 shift, low, together = _gather(back, own, BACK - 100, False)
