@@ -1,0 +1,1 @@
+"""Signals and gradients against depth, and the laws that they grow by."""
