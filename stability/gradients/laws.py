@@ -60,8 +60,7 @@ def fit_law(shape: str, spread: str, at: Array, logs: Array, level: float) -> La
     """
     walk = spread == "random walk"
     (n, members), gaps = logs.shape, np.diff(at) if walk else None
-    # From the first position on, which is exact for members that are constant.
-    seen = _whiten(logs - logs[0], gaps)
+    seen = _whiten(logs, gaps)
     mean = seen.mean(axis=1)
 
     def misfit(exponent: float | None) -> float:
