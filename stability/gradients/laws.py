@@ -30,7 +30,8 @@ class Law:
         spread: the noise. "independent" has variance sigma^2 at every position; "random walk" has independent
             increments of variance sigma^2 a layer, as the log of a product of independent factors has.
         coefficient: r, the mean of `by_seed`; 0 for "constant".
-        interval: (low, high) of r, Student's t over the members.
+        interval: (low, high) of r, Student's t over the members; for "stretched" at the exponent found, as if it were
+            known.
         median: the median of `by_seed`.
         by_seed: float64 (alive,), r for each member by least squares, weighted as its noise asks.
         exponent: b for "stretched", the same for all members; else None.

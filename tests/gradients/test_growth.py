@@ -369,9 +369,11 @@ def test_tensors_and_whole_numbers_are_taken():
     expected = fit(logs)
     assert fit(torch.tensor(logs, requires_grad=True), torch.arange(1, 21)).verdict == expected.verdict
     assert fit(logs.tolist(), list(range(1, 21))).rate == expected.rate
-    given = logs.copy()
-    fit(given)
+    given, positions = logs.copy(), LAYERS[:20].copy()
+    found = fit(given, positions)
+    positions[:] = 0
     np.testing.assert_array_equal(given, logs)
+    np.testing.assert_array_equal(found.positions, LAYERS[:20])
 
 
 def broken(place, value):
