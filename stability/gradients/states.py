@@ -39,7 +39,7 @@ class Call:
 def calls_of(net: nn.Module, x: Tensor, blocks: str | Sequence[str] | None) -> list[Call]:
     """Return the calls of a module's layers when it runs on x, in order.
 
-    Those that take no floating state are left out. Of several tensors that a layer takes or returns, the state is the first.
+    Those that take no floating state are left out. Of several tensors that one takes or returns, the state is the first.
     """
     with torch.no_grad():
         return record_calls(net, x, blocks, keep_graph=False)[0]
