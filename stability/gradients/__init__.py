@@ -1,0 +1,1 @@
+"""Gradients by layer: what reaches each layer of a very deep network, in the log domain."""

@@ -1,0 +1,85 @@
+"""Logs of L2 norms that neither overflow nor underflow, however small or large the entries are."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+# Where a norm taken by squares can be trusted: the dtype it is taken in, and the norms between which entries whose
+# squares underflow change it by less than rounding does. Half precision is squared in float32.
+_SINGLE = (torch.float32, 1e-12, 1e15)
+_SAFE = {
+    torch.float64: (torch.float64, 1e-140, 1e150),
+    torch.float32: _SINGLE,
+    torch.bfloat16: _SINGLE,
+    torch.float16: _SINGLE,
+}
+# Torch adds squares up in the dtype of the norm: 1e-6 is lost in float32 at this length, 1e-3 at 2^24.
+_LONGEST = 2**18
+
+
+def log_norm(tensor: Tensor, dims_kept: int = 0) -> Tensor:
+    """Return the log of the L2 norm over all but the first `dims_kept` dimensions, float64, on the tensor's device.
+
+    ln sqrt(sum_i |t_i|^2), taken in float64; float64 entries are divided by the largest of them first. -inf where all
+    entries are exactly zero or there are none, +inf where one is NaN or infinite. Nothing waits for the device.
+
+    >>> log_norm(torch.tensor([3e-30, 4e-30])).exp()
+    tensor(5.0000e-30, dtype=torch.float64)
+    >>> log_norm(torch.zeros(2, 3), dims_kept=1)
+    tensor([-inf, -inf], dtype=torch.float64)
+    """
+    values = tensor.detach()
+    if values.layout != torch.strided:
+        # A sparse gradient may hold one entry in several parts, which only their sum tells the norm of.
+        values = values.coalesce().values() if dims_kept == 0 and values.is_sparse else values.to_dense()
+    if values.is_complex():
+        values = torch.view_as_real(values)
+    values = values.flatten(dims_kept) if values.ndim > dims_kept else values.unsqueeze(-1)
+    if values.shape[-1] == 0:
+        return values.new_full(values.shape[:-1], -math.inf, dtype=torch.float64)
+    if values.dtype != torch.float64:
+        logs = torch.linalg.vector_norm(values, dim=-1, dtype=torch.float64).log()
+    else:
+        largest = values.abs().amax(dim=-1, keepdim=True)
+        scaled = values / torch.where(largest == 0, 1.0, largest)
+        logs = torch.linalg.vector_norm(scaled, dim=-1).log() + largest.squeeze(-1).log()
+    return logs.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf)
+
+
+def quick_log_norm(tensor: Tensor) -> float | Tensor:
+    """Return `log_norm(tensor)`, as a float where the tensor is on the CPU, and on other devices a tensor.
+
+    On the CPU a norm in the tensor's own precision is a third of the cost and right unless it is near the ends of the
+    range, to 1e-6 relative in float32 and less; only there is it taken again.
+
+    >>> round(quick_log_norm(torch.tensor([3.0, 4.0])), 6)
+    1.609438
+    """
+    safe = _SAFE.get(tensor.dtype)
+    if tensor.device.type != "cpu":
+        return log_norm(tensor)
+    if safe is None or tensor.layout != torch.strided or (safe is _SINGLE and tensor.numel() > _LONGEST):
+        return log_norm(tensor).item()
+    dtype, low, high = safe
+    norm = torch.linalg.vector_norm(tensor.detach(), dtype=dtype).item()
+    if low < norm < high:
+        return math.log(norm)
+    if math.isnan(norm):  # finite entries give no NaN, if their squares overflow they give infinity
+        return math.inf
+    if norm == 0 and not tensor.any():  # whole gradients that are zero are common in ReLU networks
+        return -math.inf
+    return log_norm(tensor).item()
+
+
+def combine(logs: Tensor, dim: int) -> Tensor:
+    """Return the log of the root of the sum of squares, ln sqrt(sum_i exp(2 a_i)), along one dimension.
+
+    So the norms of parts become that of the whole. -inf counts as zero, and +inf gives +inf.
+
+    >>> combine(torch.tensor([3.0, 4.0, 0.0], dtype=torch.float64).log(), dim=0).exp()
+    tensor(5.0000, dtype=torch.float64)
+    """
+    return torch.logsumexp(2 * logs, dim) / 2
