@@ -46,7 +46,8 @@ def log_norm(tensor: Tensor, dims_kept: int = 0) -> Tensor:
         largest = values.abs().amax(dim=-1, keepdim=True)
         scaled = values / torch.where(largest == 0, 1.0, largest)
         logs = torch.linalg.vector_norm(scaled, dim=-1).log() + largest.squeeze(-1).log()
-    return logs.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf)
+    finite: Tensor = logs.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf)
+    return finite
 
 
 def quick_log_norm(tensor: Tensor) -> float | Tensor:

@@ -120,7 +120,7 @@ class _Watcher:
 
     def attach(self) -> None:
         for index, parameter in enumerate(self.layers.parameters):
-            self.handles.append(parameter.register_hook(_Hook(self._gradient, index)))
+            self.handles.append(parameter.register_hook(_Hook(self._gradient, index)))  # type: ignore[no-untyped-call]
         for index, module in enumerate(self.layers.modules):
             if module is not None:
                 self.handles.append(module.register_forward_hook(_Hook(self._output, index)))
