@@ -68,7 +68,7 @@ def watch(record: WatchRecord | xarray.Dataset, ax: Axes | None = None, quantity
         ax.legend(handles=entries, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2, frameon=False)
     shown = np.unique(np.linspace(0, len(layers) - 1, min(len(layers), 10)).round().astype(int))
     ax.set_yticks(shown + 1, [_short(str(layers[place])) for place in shown])
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     return figure
 
 
@@ -103,6 +103,6 @@ def _edges(steps: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def _short(name: str) -> str:
-    """Return the end of a module's path, which tells the layers apart, and leave the rest of the room to the picture."""
+    """Return the end of a module's path, which tells the layers apart, and leave the room to the picture."""
     path = name.partition(" (")[0]
     return path if len(path) <= 18 else f"…{path[-14:]}"
