@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 # Where a norm taken by squares can be trusted: the dtype it is taken in, and the norms between which entries whose
-# squares underflow change it by less than rounding does. Half precision is squared in float32.
-_SINGLE = (torch.float32, 1e-12, 1e15)
+# squares underflow change it by less than rounding does. Half precision is squared in float32. Last the power of two
+# that lifts a smaller tensor, exactly, to where no square underflows or overflows; float16 has none so small but zero.
 _SAFE = {
-    torch.float64: (torch.float64, 1e-140, 1e150),
-    torch.float32: _SINGLE,
-    torch.bfloat16: _SINGLE,
-    torch.float16: _SINGLE,
+    torch.float64: (torch.float64, 1e-140, 1e150, 600),
+    torch.float32: (torch.float32, 1e-12, 1e15, 100),
+    torch.bfloat16: (torch.float32, 1e-12, 1e15, 100),
+    torch.float16: (torch.float32, 1e-12, 1e15, 0),
 }
 # Torch adds squares up in the dtype of the norm: 1e-6 is lost in float32 at this length, 1e-3 at 2^24.
 _LONGEST = 2**18
@@ -54,7 +54,7 @@ def quick_log_norm(tensor: Tensor) -> float | Tensor:
     """Return `log_norm(tensor)`, as a float where the tensor is on the CPU, and on other devices a tensor.
 
     On the CPU a norm in the tensor's own precision is a third of the cost and right unless it is near the ends of the
-    range, to 1e-6 relative in float32 and less; only there is it taken again.
+    range, to 1e-6 relative in float32 and less; only there is it taken again, a small one of the lifted tensor.
 
     >>> round(quick_log_norm(torch.tensor([3.0, 4.0])), 6)
     1.609438
@@ -62,17 +62,19 @@ def quick_log_norm(tensor: Tensor) -> float | Tensor:
     safe = _SAFE.get(tensor.dtype)
     if tensor.device.type != "cpu":
         return log_norm(tensor)
-    if safe is None or tensor.layout != torch.strided or (safe is _SINGLE and tensor.numel() > _LONGEST):
+    if safe is None or tensor.layout != torch.strided or (safe[0] == torch.float32 and tensor.numel() > _LONGEST):
         return log_norm(tensor).item()
-    dtype, low, high = safe
-    norm = torch.linalg.vector_norm(tensor.detach(), dtype=dtype).item()
+    dtype, low, high, lift = safe
+    values = tensor.detach()
+    norm = torch.linalg.vector_norm(values, dtype=dtype).item()
     if low < norm < high:
         return math.log(norm)
     if math.isnan(norm):  # finite entries give no NaN, if their squares overflow they give infinity
         return math.inf
-    if norm == 0 and not tensor.any():  # whole gradients that are zero are common in ReLU networks
-        return -math.inf
-    return log_norm(tensor).item()
+    if norm > low:
+        return log_norm(values).item()
+    norm = torch.linalg.vector_norm(values * 2.0**lift, dtype=dtype).item()
+    return math.log(norm) - lift * math.log(2) if norm > 0 else -math.inf
 
 
 def combine(logs: Tensor, dim: int) -> Tensor:
