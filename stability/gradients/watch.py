@@ -19,7 +19,7 @@ from stability.gradients.watch_record import Row, Values, WatchRecord
 
 
 def watch(
-    model: nn.Module, blocks: str | Sequence[str] | None = None, every: int = 1
+    model: nn.Module, blocks: str | Sequence[str] | None = None, every: int = 1, parameters: bool = False
 ) -> AbstractContextManager[WatchRecord]:
     """Record the norms of every layer of a model while it trains, until the context is left.
 
@@ -43,6 +43,7 @@ def watch(
             the blocks". A parameter that several layers share counts in the first; one that is frozen when the watch
             begins does not count.
         every: record the passes 0, every, 2 every, ... only; those between cost next to nothing.
+        parameters: record the norms of the parameters as well, for a few percent of a training step.
 
     Returns:
         A context manager that gives the `WatchRecord`, which can be read at any time.
@@ -62,12 +63,12 @@ def watch(
     (('0 (Linear)', '1 (Linear)', '2 (Linear)'), torch.Size([5, 3]))
     """
     every = check_integer("every", every, 1)
-    return _watching(find_layers(model, blocks), every)
+    return _watching(find_layers(model, blocks), every, bool(parameters))
 
 
 @contextmanager
-def _watching(layers: Layers, every: int) -> Iterator[WatchRecord]:
-    record = WatchRecord(layers.names, every, layers.members, layers.spans)
+def _watching(layers: Layers, every: int, parameters: bool) -> Iterator[WatchRecord]:
+    record = WatchRecord(layers.names, every, layers.members, parameters, layers.spans)
     watcher = _Watcher(layers, record)
     try:
         watcher.attach()
@@ -172,10 +173,13 @@ class _Watcher:
                 self.activations[layer] = _root_mean_square(calls)
                 calls.clear()
             self.called = self.skipped = False
-        parameters = self._empty(len(self.layers.parameters))
-        for index, parameter in enumerate(self.layers.parameters):
-            parameters[index] = self._log_norm(index, parameter)
-        self.row = Row(number, self._empty(len(parameters)), parameters, self.activations)
+        gradients = self._empty(len(self.layers.parameters))
+        parameters = None
+        if self.record.with_parameters:
+            parameters = self._empty(len(self.layers.parameters))
+            for index, parameter in enumerate(self.layers.parameters):
+                parameters[index] = self._log_norm(index, parameter)
+        self.row = Row(number, gradients, parameters, self.activations)
         self.record.rows.append(self.row)
 
 

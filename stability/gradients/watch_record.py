@@ -23,7 +23,7 @@ class Row:
 
     step: int
     gradients: Values
-    parameters: Values
+    parameters: Values | None
     activations: Values
 
 
@@ -44,12 +44,14 @@ class WatchRecord:
         log_activations: (steps, layers): the root mean square of a layer's outputs; -inf as well for a layer that
             gave none, such as "outside the blocks". None for a chain, for which see `propagation`.
         log_parameters: (steps, layers): the L2 norm of a layer's parameters at which the gradient was taken, so that
-            log_gradients - log_parameters is the size of the gradient relative to what it changes.
+            log_gradients - log_parameters is the size of the gradient relative to what it changes. None unless
+            parameters=True asked for it.
     """
 
     layers: tuple[str, ...]
     every: int
     members: tuple[int, ...] | None
+    with_parameters: bool
     spans: tuple[range, ...]
     rows: list[Row] = field(default_factory=list)
     _read: dict[str, tuple[int, Tensor]] = field(default_factory=dict)
@@ -70,8 +72,11 @@ class WatchRecord:
         return self._once("gradients", lambda: self._by_layer([row.gradients for row in self.rows]))
 
     @property
-    def log_parameters(self) -> Tensor:
-        return self._once("parameters", lambda: self._by_layer([row.parameters for row in self.rows]))
+    def log_parameters(self) -> Tensor | None:
+        if not self.with_parameters:
+            return None
+        rows = [row.parameters for row in self.rows if row.parameters is not None]
+        return self._once("parameters", lambda: self._by_layer(rows))
 
     @property
     def log_activations(self) -> Tensor | None:

@@ -81,7 +81,10 @@ def _log10(
     data = record if isinstance(record, xarray.Dataset) else record.to_dataset()
     name = f"log_{quantity}"
     if name not in data:
-        raise ValueError(f"the record has no {name}: it has {', '.join(map(str, data))}, and a chain no activations")
+        raise ValueError(
+            f"the record has no {name}: it has {', '.join(map(str, data))}. A chain's has no activations, and a "
+            "record has parameters if it is asked for them, watch(model, parameters=True)"
+        )
     if data.sizes["step"] == 0:
         raise ValueError("the record has no steps: no backward pass has reached the model's parameters yet")
     values = data[name].transpose("layer", "step", ...).to_numpy().astype(np.float64) / math.log(10)

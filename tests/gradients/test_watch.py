@@ -98,7 +98,7 @@ def test_every_row_holds_the_norms_of_its_pass():
     linear = [part for part in model if isinstance(part, nn.Linear)]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     gradients, parameters, activations = [], [], []
-    with watch(model) as record:
+    with watch(model, parameters=True) as record:
         for step in range(6):
             optimizer.zero_grad()
             x = batch(seed=step)
@@ -125,7 +125,7 @@ def test_every_row_holds_the_norms_of_its_pass():
 
 def test_shared_weights_count_once_frozen_ones_do_not_and_the_rest_is_outside():
     model = Net()
-    with watch(model) as record:
+    with watch(model, parameters=True) as record:
         model(batch()).square().mean().backward()
     b = model.blocks
     layers = [
@@ -148,7 +148,7 @@ def test_shared_weights_count_once_frozen_ones_do_not_and_the_rest_is_outside():
 
 def test_a_gradient_that_is_none_counts_as_zero():
     model = Net()
-    with watch(model, blocks=["other", "head"]) as record:
+    with watch(model, blocks=["other", "head"], parameters=True) as record:
         model(batch()).sum().backward()
     assert record.layers == ("other (Linear)", "head (Linear)", "outside the blocks")
     assert record.log_gradients[0, 0] == -math.inf
@@ -166,7 +166,7 @@ def test_each_loss_s_pass_is_a_row_with_its_own_gradients():
         loss(model(x)).backward()
         expected.append(gradients_by_hand(parameters))
     model.zero_grad()
-    with watch(model) as record:
+    with watch(model, parameters=True) as record:
         y = model(x)
         y.square().mean().backward(retain_graph=True)
         y[:, 0].sum().backward()  # .grad now holds the sum of both
@@ -188,7 +188,7 @@ def test_accumulated_gradients_are_recorded_pass_by_pass():
         expected.append(gradients_by_hand(parameters))
         outputs.append(rms_by_hand(y))
     model.zero_grad()
-    with watch(model) as record:
+    with watch(model, parameters=True) as record:
         for seed in range(3):
             model(batch(seed=seed)).sum().backward()
     np.testing.assert_allclose(record.log_gradients, expected, **TIGHT)
@@ -198,7 +198,7 @@ def test_accumulated_gradients_are_recorded_pass_by_pass():
 def test_several_calls_before_a_pass_have_one_root_mean_square_and_validation_has_none():
     model = mlp()
     first, second = batch(points=7), batch(points=3, seed=1) * 9
-    with watch(model) as record:
+    with watch(model, parameters=True) as record:
         with torch.no_grad():
             model(batch(seed=5) * 1e6)
         loss = model(first).sum() + model(second).sum()
@@ -212,7 +212,7 @@ def test_several_calls_before_a_pass_have_one_root_mean_square_and_validation_ha
 
 def test_every_third_pass():
     full, third = mlp(), mlp()
-    with watch(full) as all_rows, watch(third, every=3) as some:
+    with watch(full, parameters=True) as all_rows, watch(third, every=3, parameters=True) as some:
         for seed in range(8):
             for model in (full, third):
                 model.zero_grad()
@@ -239,7 +239,7 @@ def test_activations_that_were_not_recorded_are_not_taken_from_another_forward()
 def test_a_chain_is_recorded_step_by_step_and_seed_by_seed(name, width):
     chain = st.Chain(name, depth=4, seeds=[5, 2, 9], width=width)
     x = batch(width=width).squeeze(-1) if width == 1 else batch(width=width)
-    with watch(chain) as record:
+    with watch(chain, parameters=True) as record:
         for power in (2, 4):
             chain.zero_grad()
             (chain(x) ** power).mean().backward()
@@ -274,7 +274,7 @@ def test_a_chain_is_recorded_step_by_step_and_seed_by_seed(name, width):
 )
 def test_gradients_at_the_ends_of_the_range(dtype, size):
     model = nn.Sequential(nn.Linear(4, 4, bias=False, dtype=dtype))
-    with watch(model) as record:
+    with watch(model, parameters=True) as record:
         (model(torch.ones(1, 4, dtype=dtype)) * torch.tensor([size, -size, 0, size], dtype=dtype)).sum().backward()
     rounded = torch.tensor(size, dtype=dtype).item()
     np.testing.assert_allclose(
@@ -284,7 +284,7 @@ def test_gradients_at_the_ends_of_the_range(dtype, size):
 
 def test_overflow_and_nan_are_infinite_and_zero_is_minus_infinity():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    with watch(model) as record:
+    with watch(model, parameters=True) as record:
         for factor in (math.inf, math.nan, 0.0):
             (model(torch.ones(1, 2)) * factor).sum().backward()
     np.testing.assert_array_equal(record.log_gradients, [[np.inf] * 2, [np.inf] * 2, [-np.inf] * 2])
@@ -341,7 +341,7 @@ def test_the_hooks_are_gone_afterwards_and_the_record_stays():
     assert (len(outer), len(inner)) == (2, 1)
 
     def interrupted():
-        with watch(model) as record:
+        with watch(model, parameters=True) as record:
             yield record
             model(batch()).sum().backward()
             raise ZeroDivisionError
@@ -391,7 +391,7 @@ def test_gradients_are_not_kept_and_so_not_copied():
 
 def test_copies_of_a_watched_model_are_not_watched():
     model, x = mlp(), batch()
-    with watch(model) as record:
+    with watch(model, parameters=True) as record:
         model(x).sum().backward()
         file = io.BytesIO()
         torch.save(model, file)
@@ -417,7 +417,7 @@ def test_forwards_that_a_checkpoint_repeats_do_not_count():
             return x
 
     plain, model = mlp(), Checkpointed()
-    with watch(plain) as expected, watch(model) as record:
+    with watch(plain) as expected, watch(model, parameters=True) as record:
         for seed in range(3):
             for net in (plain, model):
                 net(batch(seed=seed)).sum().backward()
@@ -428,7 +428,7 @@ def test_forwards_that_a_checkpoint_repeats_do_not_count():
 def test_what_torch_func_runs_is_let_through():
     model = mlp(dtype=torch.float32)
     x = batch(dtype=torch.float32)
-    with watch(model) as record:
+    with watch(model, parameters=True) as record:
         torch.func.vmap(torch.func.jacrev(model))(x)
         st.spectrum(model, x)
         model(x).sum().backward()
@@ -452,7 +452,7 @@ def test_outputs_that_are_no_single_tensor():
             return x
 
     model = Pairs()
-    with watch(model) as record:
+    with watch(model, parameters=True) as record:
         y = model(batch())
         y.sum().backward()
     np.testing.assert_allclose(record.log_activations[0, 1], rms_by_hand(y), **TIGHT)
@@ -481,7 +481,7 @@ def test_what_the_layers_are():
     assert names(Flat(), ["", "head"]) == ("Flat", "head (Sequential)")
     assert names(nn.ModuleList([nn.Linear(2, 2)])) == ("0 (Linear)",)
     model = Flat()
-    with watch(model) as record:
+    with watch(model, parameters=True) as record:
         y = model(batch(dtype=torch.float32))
         y.sum().backward()
     parameters = [[model.scale], *([*part.parameters()] for part in (model.first, model.second, model.head))]
@@ -509,7 +509,7 @@ def test_what_cannot_be_watched_is_named():
 
 
 def test_a_record_without_steps_is_empty_and_cannot_be_drawn():
-    with watch(mlp()) as record:
+    with watch(mlp(), parameters=True) as record:
         pass
     assert record.steps.shape == (0,)
     for values in (record.log_gradients, record.log_parameters, record.log_activations):
@@ -520,12 +520,14 @@ def test_a_record_without_steps_is_empty_and_cannot_be_drawn():
     with watch(st.Chain("plain_relu", 3, seeds=2)) as record:
         pass
     assert record.log_gradients.shape == (0, 4, 2)
+    assert record.log_parameters is None  # they were not asked for
+    assert list(record.to_dataset()) == ["log_gradients"]
     assert repr(record) == "WatchRecord(0 steps, 4 layers, 2 seeds)"
 
 
 def test_the_dataset_is_what_was_recorded(tmp_path):
     model = mlp()
-    with watch(model, every=2) as record:
+    with watch(model, every=2, parameters=True) as record:
         for seed in range(4):
             model(batch(seed=seed)).sum().backward()
     data = record.to_dataset()
@@ -541,7 +543,7 @@ def test_the_dataset_is_what_was_recorded(tmp_path):
 
 def test_the_picture_holds_the_numbers_and_marks_what_is_no_number():
     model = mlp()
-    with watch(model, every=2) as record:
+    with watch(model, every=2, parameters=True) as record:
         for factor in (1.0, 1.0, 1.0, 1.0, 0.0, 1.0, math.nan):
             (model(batch()) * factor).sum().backward()
     figure, ax = plt.subplots()
@@ -564,7 +566,7 @@ def test_the_picture_holds_the_numbers_and_marks_what_is_no_number():
 
 def test_pictures_of_parts_of_chains_and_of_other_quantities():
     model = Net()
-    with watch(model) as record:
+    with watch(model, parameters=True) as record:
         model(batch()).sum().backward()
     ax = draw(record, quantity="activations").axes[0]
     assert ax.get_legend() is None
@@ -576,7 +578,7 @@ def test_pictures_of_parts_of_chains_and_of_other_quantities():
         ax.collections[0].get_array().ravel(), record.log_parameters[0, [1, 0]].numpy() / math.log(10)
     )
     chain = st.Chain("plain_relu", 30, seeds=3)
-    with watch(chain) as record:
+    with watch(chain, parameters=True) as record:
         chain(torch.ones(1, dtype=torch.float64)).sum().backward()
     with pytest.raises(ValueError, match="the record has no log_activations: it has log_gradients, log_parameters"):
         draw(record, quantity="activations")
