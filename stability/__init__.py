@@ -15,11 +15,13 @@ from stability.gradients import (
     GrowthFit,
     Law,
     Propagation,
+    WatchRecord,
     first_failure,
     fit_growth,
     forward_error,
     gradient_norms,
     propagation,
+    watch,
 )
 from stability.jacobians import (
     LyapunovExponents,
@@ -53,6 +55,7 @@ __all__ = [
     "SelfCheck",
     "Spectrum",
     "Task",
+    "WatchRecord",
     "check_spectrum",
     "construct",
     "count",
@@ -72,4 +75,5 @@ __all__ = [
     "tent",
     "theory",
     "train",
+    "watch",
 ]

@@ -8,6 +8,8 @@ from stability.gradients.laws import Law
 from stability.gradients.norms import gradient_norms
 from stability.gradients.propagation import Propagation, propagation
 from stability.gradients.result import GradientNorms
+from stability.gradients.watch import watch
+from stability.gradients.watch_record import WatchRecord
 
 __all__ = [
     "FirstFailures",
@@ -16,9 +18,11 @@ __all__ = [
     "GrowthFit",
     "Law",
     "Propagation",
+    "WatchRecord",
     "first_failure",
     "fit_growth",
     "forward_error",
     "gradient_norms",
     "propagation",
+    "watch",
 ]

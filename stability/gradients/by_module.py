@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from stability.checks import check_finite
-from stability.gradients.layers import find_layers, undisturbed
+from stability.gradients.layers import modules_of, title, undisturbed
 from stability.gradients.log_norms import combine
 from stability.gradients.losses import Loss, scalar_loss
 from stability.gradients.result import GradientNorms
@@ -37,7 +37,7 @@ class _Cut:
 
 def module_gradients(net: nn.Module, x: Any, loss: Loss, blocks: str | Sequence[str] | None) -> GradientNorms:
     """Return the gradient norms of a module: see `gradient_norms`."""
-    layers = find_layers(net, blocks)
+    layers, whole = modules_of(net, blocks)
     for name, parameter in net.named_parameters():
         check_finite(f"the parameter {name}", parameter)
     if isinstance(x, Tensor) and x.is_floating_point():
@@ -72,11 +72,12 @@ def module_gradients(net: nn.Module, x: Any, loss: Loss, blocks: str | Sequence[
             f"{', ...' if len(missing) > 8 else ''}; freeze them with requires_grad_(False), or take a loss that they "
             "have a part in"
         )
-    return _collect(layers, called, cuts, root, names, gradients, value)
+    return _collect(layers, whole, called, cuts, root, names, gradients, value)
 
 
 def _collect(
     layers: dict[str, nn.Module],
+    whole: bool,
     called: set[str],
     cuts: list[_Cut],
     root: _Cut | None,
@@ -86,9 +87,11 @@ def _collect(
 ) -> GradientNorms:
     """Sort the gradients by layer and kind."""
     order = [*dict.fromkeys(cut.layer for cut in cuts), *(name for name in layers if name not in called)]
-    kept = [name for name in order if name in called or any(p in gradients for p in layers[name].parameters())]
+    kept = [name for name in order if name in called or any(p in gradients for p in layers[name].parameters(whole))]
     own = {
-        name: [(k, p) for k, p in layers[name].named_parameters(remove_duplicate=False) if p in gradients]
+        name: [
+            (k, p) for k, p in layers[name].named_parameters(recurse=whole, remove_duplicate=False) if p in gradients
+        ]
         for name in kept
     }
     kinds = dict.fromkeys(_kind(k) for parameters in own.values() for k, _ in parameters)
@@ -114,7 +117,7 @@ def _collect(
         named={name: gradients[p].log_norm()[None].cpu() for p, name in names.items()},
         output=at_output.double()[None].cpu(),
         loss=value.detach().double()[None].cpu(),
-        layers=tuple(f"{name} ({type(layers[name]).__name__})" for name in kept),
+        layers=tuple(title(name, layers[name]) for name in kept),
         members=(0,),
         path="autograd",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -44,11 +45,11 @@ def fit_growth(
     log of a product of random factors) are compared by BIC; see `GrowthFit` for the laws and when there is no rate.
 
     Args:
-        result: a `GradientNorms` or `Propagation` of three seeds or more; a sequence of them, one a depth and all of the
-            same members, for along="depth"; or natural logs (n, seeds) of your own, with `positions`.
+        result: a `GradientNorms` or `Propagation` of three seeds or more; a sequence of them, one a depth and all of
+            the same members, for along="depth"; or natural logs (n, seeds) of your own, with `positions`.
         along: "layer" or "depth".
-        quantity: of gradients one of `GradientNorms.log_norms`, without "input", the gradient with respect to the state;
-            for along="depth" also "total". Of propagation "norm", "update" or "decorrelation", without "norm".
+        quantity: of gradients one of `GradientNorms.log_norms`, by default "input", that with respect to the state, and
+            for along="depth" also "total". Of propagation "norm", "update" or "decorrelation", by default "norm".
         positions: (n,), what the rows of logs of your own are at.
         level: of the intervals.
 
@@ -59,7 +60,7 @@ def fit_growth(
     >>> chain = st.Chain("plain_prelu", depth=300, seeds=200, init="uniform")
     >>> g = st.gradient_norms(chain, torch.ones(1, dtype=torch.float64), lambda y: y.mean(dim=1))
     >>> print(st.fit_growth(g).verdict.split(";")[0])
-    decays by a factor 0.184 a layer (0.182 to 0.186)
+    decays by a factor 0.183 a layer (0.182 to 0.185)
     """
     check_name("along", along, ("layer", "depth"))
     if isinstance(result, GradientNorms | Propagation):
@@ -70,17 +71,22 @@ def fit_growth(
             )
         name, at, logs = _along_layers(result, quantity)
         return fit_series(at, logs, quantity=name, along=along, level=level)
-    if isinstance(result, Sequence) and result and all(isinstance(r, GradientNorms | Propagation) for r in result):
+    results = [one for one in result if isinstance(one, GradientNorms | Propagation)] if _is_sequence(result) else []
+    if results and len(results) == len(result):  # type: ignore[arg-type]
         if along == "layer":
             raise ValueError('a sequence of results is fitted along="depth"; along="layer" takes one result')
-        name, at, logs = _along_depth(list(result), quantity)
+        name, at, logs = _along_depth(results, quantity)
         return fit_series(at, logs, quantity=name, along=along, level=level)
     if positions is None:
         raise TypeError(
-            f"result is a {type(result).__name__}: expected a GradientNorms, a Propagation, a sequence of them, or logs "
-            "(n, seeds) together with positions="
+            f"result is a {type(result).__name__}: expected a GradientNorms, a Propagation, a sequence of them, or "
+            "logs (n, seeds) together with positions="
         )
     return fit_series(positions, result, quantity=quantity or "value", along=along, level=level)  # type: ignore[arg-type]
+
+
+def _is_sequence(result: object) -> TypeGuard[Sequence[object]]:
+    return isinstance(result, list | tuple)
 
 
 def _along_layers(result: Result, quantity: str | None) -> tuple[str, np.ndarray, Tensor]:

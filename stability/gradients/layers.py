@@ -1,4 +1,4 @@
-"""Which modules of a network count as its layers."""
+"""Which modules of a network count as its layers, and how to run it without a trace."""
 
 from __future__ import annotations
 
@@ -9,40 +9,56 @@ import torch
 from torch import nn
 
 
-def find_layers(net: nn.Module, blocks: str | Sequence[str] | None = None) -> dict[str, nn.Module]:
-    """Return the layers of a module by name.
+def modules_of(model: nn.Module, blocks: str | Sequence[str] | None) -> tuple[dict[str, nn.Module], bool]:
+    """Return the layers of a module by name, and whether the parameters of the modules inside them are their own too.
 
-    With `blocks`, the children of the Sequential or ModuleList of that name, or the modules of these names. Without,
-    the children of the module itself if it is a Sequential or ModuleList, else those of the longest one inside, else,
-    where there is none, all modules that own parameters.
+    With `blocks`, those are the children with parameters of the Sequential or ModuleList of that name, or the modules
+    of these names. Without, the children with parameters of the model itself if it is a Sequential or ModuleList, else
+    of the longest one inside, else, where none has two, all modules that own parameters.
 
     Raises:
-        ValueError: for unknown names, and a network without parameters.
+        ValueError: for unknown names.
     """
-    parts = dict(net.named_modules())
+    parts = dict(model.named_modules())
     containers = {
-        name: {f"{name}.{child}" if name else child: module for child, module in part.named_children()}
-        for name, part in parts.items()
-        if isinstance(part, nn.Sequential | nn.ModuleList) and len(part) > 0
+        name: {
+            f"{name}.{child}" if name else child: part
+            for child, part in container.named_children()
+            if _has_parameters(part)
+        }
+        for name, container in parts.items()
+        if isinstance(container, nn.Sequential | nn.ModuleList)
     }
+    containers = {name: children for name, children in containers.items() if children}
     if isinstance(blocks, str):
         if blocks not in containers:
-            known = ", ".join(repr(name) for name in list(containers)[:10]) or "none there are"
-            raise ValueError(f"blocks is {blocks!r}: expected the name of a Sequential or ModuleList, one of {known}")
-        return containers[blocks]
+            known = ", ".join(map(repr, list(containers)[:10])) or "none there are"
+            raise ValueError(
+                f"blocks is {blocks!r}: expected the name of a Sequential or ModuleList with parameters, one of {known}"
+            )
+        return containers[blocks], True
     if blocks is not None:
-        unknown = [name for name in blocks if name not in parts]
-        if unknown or not blocks:
+        names = list(blocks)
+        unknown = [name for name in names if name not in parts]
+        if unknown or not names:
             raise ValueError(f"blocks names {unknown or 'nothing'}: the modules are {sorted(filter(None, parts))}")
-        return {name: parts[name] for name in blocks}
+        return {name: parts[name] for name in names}, True
     if "" in containers:
-        return containers[""]
-    if containers:
-        return max(containers.values(), key=len)
-    owners = {name: part for name, part in parts.items() if list(part.parameters(recurse=False))}
-    if not owners:
-        raise ValueError(f"{type(net).__name__} has no parameters: there is no gradient to take")
-    return owners
+        return containers[""], True
+    longest = max(containers.values(), key=len, default={})
+    # One child alone tells nothing apart: such containers are heads and shortcuts, and no stack of blocks.
+    if len(longest) > 1:
+        return longest, True
+    return {name: part for name, part in parts.items() if _has_parameters(part, recurse=False)}, False
+
+
+def _has_parameters(module: nn.Module, recurse: bool = True) -> bool:
+    return next(module.parameters(recurse), None) is not None
+
+
+def title(name: str, module: nn.Module) -> str:
+    """Return how a layer is called."""
+    return f"{name} ({type(module).__name__})" if name else type(module).__name__
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stability.gradients.layers import find_layers, undisturbed
+from stability.gradients.layers import modules_of, title, undisturbed
 
 
 def states_of(net: Any, x: Tensor, blocks: str | Sequence[str] | None = None) -> tuple[tuple[str, ...], list[Tensor]]:
@@ -39,7 +39,7 @@ class Call:
 def calls_of(net: nn.Module, x: Tensor, blocks: str | Sequence[str] | None) -> list[Call]:
     """Return the calls of a module's layers when it runs on x, in order.
 
-    Those that take no floating state are left out. Of several tensors that one takes or returns, the state is the first.
+    Those that take no floating state are left out. Of several tensors taken or returned the first is the state.
     """
     with torch.no_grad():
         return record_calls(net, x, blocks, keep_graph=False)[0]
@@ -51,7 +51,7 @@ def record_calls(
     """Return the calls and the output of a module; with `keep_graph` the states are those of its graph."""
     calls: list[Call] = []
     waiting: dict[str, list[Tensor | None]] = {}
-    layers = find_layers(net, blocks)
+    layers, _ = modules_of(net, blocks)
 
     def state_in(values: Sequence[Any]) -> Tensor | None:
         found = next((v for v in values if isinstance(v, Tensor) and v.is_floating_point()), None)
@@ -68,7 +68,7 @@ def record_calls(
     def after(name: str, output: Any) -> None:
         taken, given = waiting[name].pop(), state_in(output if isinstance(output, tuple | list) else (output,))
         if taken is not None and given is not None:
-            calls.append(Call(f"{name} ({type(layers[name]).__name__})", taken, given))
+            calls.append(Call(title(name, layers[name]), taken, given))
 
     handles = []
     for name, module in layers.items():

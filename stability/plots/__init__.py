@@ -3,6 +3,7 @@
 from stability.files import make_folder
 from stability.plots.fits import fits, history
 from stability.plots.folds import counts, function
+from stability.plots.gradients import watch
 from stability.plots.jacobians import distribution, spectrum, vanishing
 from stability.plots.style import STYLE, colour, save
 
@@ -18,4 +19,5 @@ __all__ = [
     "save",
     "spectrum",
     "vanishing",
+    "watch",
 ]

@@ -46,7 +46,10 @@ def gradient(table, x, target, bits=400):
                     sizes[r][k] += abs(bound)
                 back = back * (skip + outer_weight * side * weight)
             squares[0] += back**2
-        conditions = [[s / abs(t) if t else mpmath.mpf(1) for s, t in zip(a, b)] for a, b in zip(sizes, sums)]
+        conditions = [
+            [s / abs(t) if t else mpmath.mpf(1) for s, t in zip(a, b, strict=True)]
+            for a, b in zip(sizes, sums, strict=True)
+        ]
         return sums, conditions, [mpmath.sqrt(s) for s in squares]
 
 

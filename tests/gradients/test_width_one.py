@@ -11,6 +11,7 @@ from hypothesis import strategies
 import stability as st
 from stability.checks import COLUMNS
 from stability.gradients.width_one import gradients
+
 from . import oracle
 
 POINTS = torch.linspace(-3, 3, 64, dtype=torch.float64)
@@ -208,13 +209,13 @@ def test_float16_chains_are_measured_by_what_they_store():
     [
         (lambda y: (y - 1).square().mean(), "one value a seed"),
         (lambda y: (y - 1).square(), "one value a seed"),
-        (lambda y: torch.zeros(2, dtype=torch.float64), "does not depend"),
-        (lambda y: torch.zeros(2, dtype=torch.float64, requires_grad=True), "does not depend"),
+        (lambda _: torch.zeros(2, dtype=torch.float64), "does not depend"),
+        (lambda _: torch.zeros(2, dtype=torch.float64, requires_grad=True), "does not depend"),
         (lambda y: y.mean(dim=1).detach(), "does not depend"),
         (lambda y: (y * math.inf).mean(dim=1), "not finite at seed 0, 1"),
         (lambda y: (y - y.detach()).abs().sqrt().mean(dim=1), "gradient that is not finite"),
         (lambda y: y.mean(dim=1) > 0, "floating"),
-        (lambda y: 1.0, "returns a float"),
+        (lambda _: 1.0, "returns a float"),
         (3, "expected a function"),
     ],
 )
@@ -233,7 +234,7 @@ def test_other_bad_input_is_refused():
         st.gradient_norms(chain, POINTS.float(), loss)
     with pytest.raises(ValueError, match="x has 1 values"):
         st.gradient_norms(chain, torch.tensor([1.0, math.nan], dtype=torch.float64), loss)
-    with pytest.raises(TypeError, match="expected a stability.Chain"):
+    with pytest.raises(TypeError, match="expected a stability"):
         st.gradient_norms(lambda x: x, POINTS, loss)
     with pytest.raises(ValueError, match="empty mapping"):
         st.gradient_norms(chain, POINTS, {})

@@ -1,0 +1,138 @@
+"""What was recorded of every layer while a model trained, as a result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, MutableSequence, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import xarray
+from torch import Tensor
+
+from stability.gradients.log_norms import combine
+
+Values = MutableSequence[Any]  # of floats, or of tensors on the model's device
+
+
+@dataclass
+class Row:
+    """One backward pass: logs of norms, of gradients and parameters one a parameter, of activations one a layer."""
+
+    step: int
+    gradients: Values
+    parameters: Values | None
+    activations: Values
+
+
+@dataclass(repr=False)
+class WatchRecord:
+    """What `watch` recorded so far; every quantity is the natural log of a norm, float64, on the CPU.
+
+    A step is a backward pass, and a chain's quantities have a third dimension, the seeds. Before the first pass there
+    are zero steps. -inf is an exact zero, +inf stands for a NaN or an infinity among the entries.
+
+    Attributes:
+        layers: the names of the layers.
+        every: which passes are recorded.
+        members: the member numbers of a chain, else None.
+        steps: int64 (steps,), the numbers of the passes, counted from 0.
+        log_gradients: (steps, layers): the L2 norm of the loss gradient with respect to a layer's parameters; -inf
+            as well for a layer that has none that train.
+        log_activations: (steps, layers): the root mean square of a layer's outputs; -inf as well for a layer that
+            gave none, such as "outside the blocks". None for a chain, for which see `propagation`.
+        log_parameters: (steps, layers): the L2 norm of a layer's parameters at which the gradient was taken, so that
+            log_gradients - log_parameters is the size of the gradient relative to what it changes. None unless
+            parameters=True asked for it.
+    """
+
+    layers: tuple[str, ...]
+    every: int
+    members: tuple[int, ...] | None
+    with_parameters: bool
+    spans: tuple[range, ...]
+    rows: list[Row] = field(default_factory=list)
+    _read: dict[str, tuple[int, Tensor]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        seeds = "" if self.members is None else f", {len(self.members)} seeds"
+        return f"WatchRecord({len(self)} steps, {len(self.layers)} layers{seeds})"
+
+    @property
+    def steps(self) -> Tensor:
+        return torch.tensor([row.step for row in self.rows], dtype=torch.int64)
+
+    @property
+    def log_gradients(self) -> Tensor:
+        return self._once("gradients", lambda: self._by_layer([row.gradients for row in self.rows]))
+
+    @property
+    def log_parameters(self) -> Tensor | None:
+        if not self.with_parameters:
+            return None
+        rows = [row.parameters for row in self.rows if row.parameters is not None]
+        return self._once("parameters", lambda: self._by_layer(rows))
+
+    @property
+    def log_activations(self) -> Tensor | None:
+        if self.members is not None:
+            return None
+        shape = (len(self), len(self.layers))
+        flat = [value for row in self.rows for value in row.activations]
+        return self._once("activations", lambda: _stack(flat, ()).reshape(shape))
+
+    def _once(self, quantity: str, read: Callable[[], Tensor]) -> Tensor:
+        """Return what was read before if there are no more rows than then."""
+        rows, values = self._read.get(quantity, (-1, torch.empty(0)))
+        if rows != len(self):
+            values = read()
+            self._read[quantity] = (len(self), values)
+        return values
+
+    def _by_layer(self, rows: list[Values]) -> Tensor:
+        seeds = () if self.members is None else (len(self.members),)
+        result = torch.full((len(rows), len(self.layers), *seeds), -math.inf, dtype=torch.float64)
+        for index, span in enumerate(self.spans):
+            shape = (len(span), *seeds) if seeds else ()
+            own = _stack([row[index] for row in rows], shape).reshape(len(rows), len(span), *seeds)
+            layers = slice(span.start, span.stop)
+            result[:, layers] = combine(torch.stack([result[:, layers], own]), dim=0)
+        return result
+
+    def to_dataset(self) -> xarray.Dataset:
+        """Return what is there with dims (step, layer), and seed for a chain."""
+        dims = ("step", "layer") if self.members is None else ("step", "layer", "seed")
+        coords: dict[str, Any] = {"step": self.steps.numpy(), "layer": np.array(self.layers)}
+        if self.members is not None:
+            coords["seed"] = np.array(self.members)
+        names = {
+            "log_gradients": (self.log_gradients, "log norm of the gradient"),
+            "log_activations": (self.log_activations, "log root mean square of the output"),
+            "log_parameters": (self.log_parameters, "log norm of the parameters"),
+        }
+        kept = {
+            name: (dims, values.numpy(), {"long_name": title, "units": "natural logarithm"})
+            for name, (values, title) in names.items()
+            if values is not None
+        }
+        return xarray.Dataset(kept, coords)
+
+
+def _stack(values: Sequence[Any], shape: tuple[int, ...]) -> Tensor:
+    """Return floats and tensors of one shape as one float64 tensor on the CPU, fetched from the device at once."""
+    places = [place for place, value in enumerate(values) if isinstance(value, Tensor)]
+    numbers = [-math.inf if isinstance(value, Tensor) else value for value in values]
+    result = torch.tensor(numbers, dtype=torch.float64)
+    result = result.reshape(-1, *[1] * len(shape)).repeat(1, *shape)
+    if places:
+        by_device: dict[torch.device, list[int]] = {}
+        for place in places:
+            by_device.setdefault(values[place].device, []).append(place)
+        for own in by_device.values():
+            result[own] = torch.stack([values[place] for place in own]).cpu()
+    return result

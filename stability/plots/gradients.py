@@ -1,0 +1,110 @@
+"""Pictures of gradients by layer."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import xarray
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from stability.checks import check_name
+from stability.gradients.watch_record import WatchRecord
+from stability.plots.style import axes_of, name_axes
+
+_ZERO, _NOT_FINITE = "#BBBBBB", "#D50000"
+_QUANTITIES = {
+    "gradients": r"$\log_{10}$ norm of the gradient",
+    "activations": r"$\log_{10}$ root mean square of the output",
+    "parameters": r"$\log_{10}$ norm of the parameters",
+}
+
+
+def watch(record: WatchRecord | xarray.Dataset, ax: Axes | None = None, quantity: str = "gradients") -> Figure:
+    """Draw log10 of the norm of every layer, upwards, at every step, to the right, as a colour.
+
+    Grey is an exact zero, red a norm with a NaN or an infinity in it. Of a chain's seeds the median is drawn. In a
+    picture of activations, layers that never gave an output are left out.
+
+    Args:
+        record: a `WatchRecord`, or its dataset, with any choice of steps and layers.
+        ax: where to draw; None makes a new figure.
+        quantity: "gradients", "activations" or "parameters".
+
+    Raises:
+        ValueError: for a record without steps, or a quantity that it does not have.
+
+    >>> import torch, stability as st
+    >>> model = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(3)))
+    >>> with st.watch(model) as record:
+    ...     model(torch.ones(8, 4)).square().mean().backward()
+    >>> figure = st.plots.watch(record)
+    """
+    check_name("quantity", quantity, _QUANTITIES)
+    steps, layers, values = _log10(record, quantity)
+    figure, ax = axes_of(ax)
+    edges = _edges(steps), np.arange(len(layers) + 1) + 0.5
+    finite = np.isfinite(values)
+    ax.grid(False)
+    if finite.any():
+        image = ax.pcolormesh(*edges, np.ma.array(values, mask=~finite), cmap="viridis", rasterized=True)
+        figure.colorbar(image, ax=ax, label=_QUANTITIES[quantity])
+    zero = "exactly 0, or no output" if quantity == "activations" else "exactly 0"
+    marks = {zero: (values == -math.inf, _ZERO), "not finite": (values == math.inf, _NOT_FINITE)}
+    for where, colour in marks.values():
+        if where.any():
+            # Zeros and infinities have no place on the scale of the rest, so each is an image of one colour.
+            ones = np.ma.array(np.ones_like(values), mask=~where)
+            ax.pcolormesh(*edges, ones, cmap=ListedColormap([colour]), rasterized=True)
+    entries = [Patch(color=colour, label=name) for name, (where, colour) in marks.items() if where.any()]
+    name_axes(ax, "step (backward pass)", "layer", None)
+    if entries:  # above the image, which leaves no room inside
+        ax.legend(handles=entries, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2, frameon=False)
+    shown = np.unique(np.linspace(0, len(layers) - 1, min(len(layers), 10)).round().astype(int))
+    ax.set_yticks(shown + 1, [_short(str(layers[place])) for place in shown])
+    ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
+    return figure
+
+
+def _log10(
+    record: WatchRecord | xarray.Dataset, quantity: str
+) -> tuple[NDArray[np.int64], NDArray[np.str_], NDArray[np.float64]]:
+    """Return the steps, the layers and log10 of a quantity, (layers, steps)."""
+    if not isinstance(record, WatchRecord | xarray.Dataset):
+        raise TypeError(f"record is a {type(record).__name__}: expected what watch gave, or its dataset")
+    data = record if isinstance(record, xarray.Dataset) else record.to_dataset()
+    name = f"log_{quantity}"
+    if name not in data:
+        raise ValueError(
+            f"the record has no {name}: it has {', '.join(map(str, data))}. A chain's has no activations, and a "
+            "record has parameters if it is asked for them, watch(model, parameters=True)"
+        )
+    if data.sizes["step"] == 0:
+        raise ValueError("the record has no steps: no backward pass has reached the model's parameters yet")
+    values = data[name].transpose("layer", "step", ...).to_numpy().astype(np.float64) / math.log(10)
+    if values.ndim == 3:
+        values = np.quantile(values, 0.5, axis=2, method="inverted_cdf")
+    layers = data["layer"].to_numpy()
+    if quantity == "activations":
+        kept = (values > -math.inf).any(axis=1)
+        kept = kept if kept.any() else ~kept
+        layers, values = layers[kept], values[kept]
+    return data["step"].to_numpy(), layers, values
+
+
+def _edges(steps: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return where one step's column ends and the next begins."""
+    middles = (steps[1:] + steps[:-1]) / 2
+    first, last = (middles[0], middles[-1]) if len(middles) else (steps[0] + 0.5, steps[0] - 0.5)
+    return np.array([2 * steps[0] - first, *middles, 2 * steps[-1] - last])
+
+
+def _short(name: str) -> str:
+    """Return the end of a module's path, which tells the layers apart, and leave the room to the picture."""
+    path = name.partition(" (")[0]
+    return path if len(path) <= 18 else f"…{path[-14:]}"
