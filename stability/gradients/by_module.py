@@ -51,18 +51,19 @@ def module_gradients(net: nn.Module, x: Any, loss: Loss, blocks: str | Sequence[
     handles = [
         module.register_forward_pre_hook(_Cutter(name, cuts), with_kwargs=True) for name, module in layers.items()
     ]
-    try:
-        with undisturbed(net), torch.enable_grad():
+    # Until the way back is done: batch normalisation keeps its running means for it.
+    with undisturbed(net), torch.enable_grad():
+        try:
             output = net(x)
-            output_leaf = _leaf_of(output)
-            value = scalar_loss(loss, output if output_leaf is None else output_leaf)
-    finally:
-        for handle in handles:
-            handle.remove()
+        finally:
+            for handle in handles:
+                handle.remove()
+        _check_states(cuts)
+        output_leaf = _leaf_of(output)
+        value = scalar_loss(loss, output if output_leaf is None else output_leaf)
+        root = None if output_leaf is None else _Cut("", output, output_leaf, is_state=False)
+        gradients = _backward(value, cuts if root is None else [*cuts, root])
     called = {cut.layer for cut in cuts}
-    _check_states(cuts)
-    root = _Cut("", output, output_leaf, is_state=False) if output_leaf is not None else None
-    gradients = _backward(value, [*cuts, root] if root is not None else cuts)
     missing = [name for parameter, name in names.items() if parameter not in gradients]
     if len(missing) == len(names):
         raise ValueError("the loss does not depend on the network's parameters: expected a function of its output")

@@ -17,6 +17,7 @@ from stability.gradients.formats import Format, check_formats, in_format
 from stability.gradients.forward_error import forward_error
 from stability.gradients.kernels import formats as kernel
 from stability.gradients.log_norms import combine, log_norm
+from stability.gradients.layers import undisturbed
 from stability.gradients.losses import Loss, evaluate, loss_of_members
 from stability.gradients.norms import gradient_norms
 from stability.gradients.propagation import propagation
@@ -42,7 +43,7 @@ class FirstFailures:
     random direction ("products"), and dLoss/dh_l ("gradients"). Layers are counted the way the quantity travels: from
     the input for the first two, from the output for gradients. A quantity
 
-    - overflows ("overflow") where one of its numbers is not finite;
+    - overflows ("overflow") where one of its numbers is not finite, gradients at once where the loss is not;
     - underflows ("underflow") where the root of their mean square is below the smallest normal number of the format,
       and not exactly zero in truth;
     - has lost all digits ("digits") where it is as far from the truth as the truth is large.
@@ -152,7 +153,9 @@ def first_failure(
 
     Measured: a copy of the network and the points are rounded to the format, and run forward, forward with a tangent,
     and backward in it. Predicted: from `propagation`, `spectrum` and `gradient_norms`, whose logarithms cannot leave
-    the range, and the format's limits.
+    the range, and the format's limits. In a chain of width 1 a state that the format cannot hold counts as zero, and the
+    step after it takes the branch of zero; of wider networks only the sizes are looked at, so that gradients behind such
+    states may fail earlier than predicted.
 
     Args:
         net: a chain, a module, or a list of modules that follow one another.
@@ -194,6 +197,7 @@ def first_failure(
             predicted[f, q, 1] = _first((sizes < least) & alive[quantity])
             measured[f, q, 0] = _first(run == math.inf)
             measured[f, q, 1] = _first((run < least) & alive[quantity])
+        predicted[f, 2, 0] = torch.where(predicted[f, 0, 0] > 0, 1, predicted[f, 2, 0])
         if logs.expected is not None:
             predicted[f, 0, 2] = _first(logs.expected >= 0)
         if one.name in errors:
@@ -258,10 +262,13 @@ class _Logs:
 def _logs_of_network(net: Any, x: Tensor, gradients: GradientNorms, blocks: Any) -> _Logs:
     """Return the logarithms of any network, from norms over all neurons."""
     states = propagation(net, x, blocks)
-    entries = math.log(states.log_norms.shape[2]) / 2
+    entries = (states.widths * states.log_norms.shape[2]).double().log()[:, None] / 2
     backward = gradients["input"][gradients.present["input"]].flip(0)
     return _Logs(
-        {"activations": combine(states.log_norms, 2)[1:] - entries, "gradients": backward - entries},
+        {
+            "activations": (combine(states.log_norms, 2) - entries)[1:],
+            "gradients": backward - entries[:-1].flip(0),
+        },
         {"activations": states.log_norms.amax(dim=2)[1:], "gradients": backward},
     )
 
@@ -349,19 +356,22 @@ def _backward_of_chain(net: Any, x: Tensor, loss: Loss) -> Tensor:
         # Not the sum of the losses, which may overflow where none of them does.
         found = torch.autograd.grad(values, states[:-1], torch.ones_like(values), allow_unused=True)
     zero = torch.zeros_like(states[0])
-    return torch.stack([_size(zero if gradient is None else gradient) for gradient in reversed(found)])
+    sizes = torch.stack([_size(zero if gradient is None else gradient) for gradient in reversed(found)])
+    return torch.where(values.isfinite().cpu(), sizes, math.inf)
 
 
 def _run_module(net: nn.Module, x: Tensor, loss: Loss, blocks: Any) -> tuple[Tensor, Tensor]:
-    with torch.enable_grad():
+    with undisturbed(net), torch.enable_grad():
         calls, output = record_calls(net, x, blocks, keep_graph=True)
         value = evaluate(loss, output)
         states = [call.before for call in calls]
         wanted = [state for state in states if state.requires_grad]
         found = dict(zip(wanted, torch.autograd.grad(value, wanted, allow_unused=True), strict=True))
     activations = torch.stack([_size(call.after[None]) for call in calls])
+    finite = value.isfinite().cpu()
     backward = [found.get(state) for state in reversed(states)]
-    zeros = [torch.zeros_like(state) for state in reversed(states)]
-    return activations, torch.stack(
-        [_size((zero if g is None else g)[None]) for g, zero in zip(backward, zeros, strict=True)]
-    )
+    sizes = [
+        _size((torch.zeros_like(state) if gradient is None else gradient)[None])
+        for gradient, state in zip(backward, reversed(states), strict=True)
+    ]
+    return activations, torch.where(finite, torch.stack(sizes), math.inf)

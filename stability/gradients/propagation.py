@@ -38,6 +38,7 @@ class Propagation:
         log_decorrelations: the same shape, log (1 - correlation), without cancellation: two states in the same
             direction to a relative 1e-10 still have one of about -46.
         pairs: (pairs, 2), which points.
+        widths: int64 (layers + 1,), how many numbers the state of a point has.
         layers: the names of the layers.
         members: the member numbers along the seeds.
         x: the points.
@@ -49,6 +50,7 @@ class Propagation:
     correlations: Tensor
     log_decorrelations: Tensor
     pairs: Tensor
+    widths: Tensor
     layers: tuple[str, ...]
     members: tuple[int, ...]
     x: Tensor
@@ -181,6 +183,7 @@ def _width_one(net: Any, x: Tensor, pairs: Sequence[tuple[int, int]] | Tensor | 
         correlations=correlations,
         log_decorrelations=(1 - correlations).log(),
         pairs=chosen,
+        widths=torch.ones(net.depth + 1, dtype=torch.int64),
         layers=tuple(f"step {i}" for i in range(1, net.depth + 1)),
         members=net.members,
         x=x.detach().cpu(),
@@ -202,10 +205,12 @@ def _measured(
 ) -> Propagation:
     """Measure states (seeds, points, ...) as they come."""
     names, log_norms, updates, same, correlations, decorrelations = [], [], [], [], [], []
+    widths: list[int] = []
     chosen, last = _check_pairs(pairs, len(x)), None
 
     def measure(state: Scaled) -> None:
         log_norms.append(state.log_norm())
+        widths.append(math.prod(state.mantissa.shape[2:]))
         correlation, decorrelation = _correlate(state, chosen.to(state.mantissa.device))
         correlations.append(correlation)
         decorrelations.append(decorrelation)
@@ -223,7 +228,16 @@ def _measured(
     stacked = (torch.stack(values).cpu() for values in (log_norms, updates, correlations, decorrelations))
     norms, moved, cosines, apart = stacked
     return Propagation(
-        norms, moved, torch.tensor(same), cosines, apart, chosen, tuple(names), members, x.detach().cpu()
+        norms,
+        moved,
+        torch.tensor(same),
+        cosines,
+        apart,
+        chosen,
+        torch.tensor(widths),
+        tuple(names),
+        members,
+        x.detach().cpu(),
     )
 
 
@@ -235,7 +249,7 @@ def _correlate(state: Scaled, pairs: Tensor) -> tuple[Tensor, Tensor]:
     u, v = unit[:, pairs[:, 0]], unit[:, pairs[:, 1]]
     apart = 2 * log_norm(u - v, 2) - math.log(2)
     zero = ((u == 0).all(dim=-1)) | ((v == 0).all(dim=-1))
-    return torch.where(zero, 0.0, 1 - apart.exp()), torch.where(zero, 0.0, apart)
+    return torch.where(zero, 0.0, (1 - apart.exp()).clamp(-1, 1)), torch.where(zero, 0.0, apart)
 
 
 def _states_of_chain(net: Any, x: Tensor) -> Iterator[_Layer]:

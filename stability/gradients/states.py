@@ -41,7 +41,7 @@ def calls_of(net: nn.Module, x: Tensor, blocks: str | Sequence[str] | None) -> l
 
     Those that take no floating state are left out. Of several tensors taken or returned the first is the state.
     """
-    with torch.no_grad():
+    with undisturbed(net), torch.no_grad():
         return record_calls(net, x, blocks, keep_graph=False)[0]
 
 
@@ -79,8 +79,7 @@ def record_calls(
         )
         handles.append(module.register_forward_hook(lambda _, __, output, name=name: after(name, output)))
     try:
-        with undisturbed(net):
-            output = net(x)
+        output = net(x)
     finally:
         for handle in handles:
             handle.remove()

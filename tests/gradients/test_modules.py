@@ -1,0 +1,366 @@
+"""Gradient norms of chains of any width and of modules, against automatic differentiation of the whole network."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import stability as st
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def randn(*shape, dtype=torch.float64):
+    return torch.randn(shape, generator=generator(), dtype=dtype)
+
+
+def log(value):
+    return value.double().norm().log() if value.norm() > 0 else torch.tensor(-math.inf, dtype=torch.float64)
+
+
+def assert_as_autograd(net, x, loss, tolerance=1e-10, **options):
+    """Compare every parameter's norm with that of an ordinary backward pass; return the result."""
+    reference = copy.deepcopy(net)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    g = st.gradient_norms(net, x, loss, **options)
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name]), f"{name} was changed"
+    assert all(value.grad is None for value in net.parameters())
+    loss(reference(x)).backward()
+    for name, value in reference.named_parameters():
+        if value.requires_grad:
+            assert g.named[name].item() == pytest.approx(log(value.grad).item(), abs=tolerance), name
+    total = torch.cat([v.grad.flatten().double() for v in reference.parameters() if v.requires_grad])
+    assert g.total.item() == pytest.approx(log(total).item(), abs=tolerance)
+    return g
+
+
+class ResNet(nn.Module):
+    """Convolutions, batch normalisation in train mode, in-place activations, and a shortcut that changes the shape."""
+
+    class Block(nn.Module):
+        def __init__(self, channels, stride=1):
+            super().__init__()
+            self.first = nn.Conv2d(channels // stride, channels, 3, stride, 1, bias=False)
+            self.norm, self.relu = nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
+            self.second = nn.Conv2d(channels, channels, 3, 1, 1)
+            self.shortcut = nn.Conv2d(channels // stride, channels, 1, stride) if stride > 1 else nn.Identity()
+
+        def forward(self, h):
+            inner = self.relu(self.norm(self.first(h)))
+            out = self.second(inner)
+            out += self.shortcut(h)
+            return self.relu(out)
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.blocks = nn.ModuleList([self.Block(4), self.Block(4), self.Block(8, 2), self.Block(8)])
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        h = self.stem(x)
+        for block in self.blocks:
+            h = block(h)
+        return self.head(h.mean(dim=(2, 3)))
+
+
+def test_resnet_in_train_mode():
+    torch.manual_seed(0)
+    net = ResNet().double()
+    target = torch.tensor([0, 3, 1])
+    g = assert_as_autograd(net, randn(3, 3, 8, 8), lambda y: nn.functional.cross_entropy(y, target))
+    assert g.layers == tuple(f"blocks.{i} (Block)" for i in range(4))
+    assert g.path == "autograd"
+    # The state before a block, from a pass of its own.
+    states = {}
+    for i, block in enumerate(net.blocks):
+        block.register_forward_pre_hook(lambda _, args, i=i: states.setdefault(i, args[0]).retain_grad())
+    nn.functional.cross_entropy(net(randn(3, 3, 8, 8)), target).backward()
+    for i in range(4):
+        assert g["input"][i, 0].item() == pytest.approx(log(states[i].grad).item(), abs=1e-10)
+        own = torch.cat([p.grad.flatten() for p in net.blocks[i].parameters()])
+        assert g["parameters"][i, 0].item() == pytest.approx(log(own).item(), abs=1e-10)
+        weights = torch.cat([(p * p.grad).flatten() for p in net.blocks[i].parameters() if p.ndim > 1])
+        assert g["relative"][i, 0].item() == pytest.approx(log(weights).item(), abs=1e-10)
+        biases = torch.cat([p.grad for n, p in net.blocks[i].named_parameters() if n.endswith("bias")])
+        assert g["bias"][i, 0].item() == pytest.approx(log(biases).item(), abs=1e-10)
+
+
+def test_transformer_with_tied_and_frozen_parameters_and_dropout():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Embedding(11, 16)
+            layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.1, batch_first=True, norm_first=True)
+            self.layers = nn.ModuleList([copy.deepcopy(layer) for _ in range(4)])
+            self.layers[3].linear1.weight = self.layers[1].linear1.weight
+            self.unembed = nn.Linear(16, 11, bias=False)
+            self.unembed.weight = self.embed.weight
+
+        def forward(self, tokens):
+            h = self.embed(tokens)
+            for layer in self.layers:
+                h = layer(h)
+            return self.unembed(h)
+
+    torch.manual_seed(0)
+    net = Model().double()
+    net.layers[0].norm1.weight.requires_grad_(False)
+    tokens = torch.randint(0, 11, (3, 7), generator=generator())
+
+    def loss(y):
+        return nn.functional.cross_entropy(y.flatten(0, 1), tokens.flatten())
+
+    net.eval()
+    g = assert_as_autograd(net, tokens, loss)
+    assert g.layers[0] == "layers.0 (TransformerEncoderLayer)"
+    # A tied weight counts with the whole of its gradient in both layers.
+    tied = g.named["layers.1.linear1.weight"]
+    assert (g["weight"][1] >= tied).all()
+    assert (g["weight"][3] >= tied).all()
+    # Dropout is as it was, and so is the random generator.
+    net.train()
+    torch.manual_seed(3)
+    g = st.gradient_norms(net, tokens, loss)
+    state = torch.get_rng_state()
+    torch.manual_seed(3)
+    assert torch.equal(state, torch.get_rng_state())
+    loss(net(tokens)).backward()
+    assert g.named["embed.weight"].item() == pytest.approx(log(net.embed.weight.grad).item(), abs=1e-10)
+
+
+def test_perceptron_and_lists_of_modules():
+    torch.manual_seed(0)
+    parts = [nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(6)]
+    net = nn.Sequential(*parts).double()
+    g = assert_as_autograd(net, randn(5, 8), lambda y: y.square().sum())
+    same = st.gradient_norms(parts, randn(5, 8), lambda y: y.square().sum())
+    assert torch.equal(same["input"], g["input"])
+    flat = nn.Sequential(nn.Linear(8, 8), nn.ReLU(inplace=True), nn.Linear(8, 3)).double()
+    g = assert_as_autograd(flat, randn(5, 8), lambda y: y.square().sum())
+    assert g.layers == ("0 (Linear)", "2 (Linear)")
+    named = assert_as_autograd(net, randn(5, 8), lambda y: y.square().sum(), blocks=["1", "4.0"])
+    assert named.layers == ("1 (Sequential)", "4.0 (Linear)")
+
+
+def test_what_passes_a_layer_by_is_taken_into_account():
+    class Dense(nn.Module):
+        """Every layer takes the sum of all before it, the head takes them all, and one layer is called twice."""
+
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Linear(4, 4) for _ in range(5)])
+
+        def forward(self, x):
+            states = [x]
+            for layer in [*self.layers, self.layers[2]]:
+                states.append(torch.tanh(layer(sum(states))))
+            return torch.cat(states, dim=1)
+
+    torch.manual_seed(0)
+    assert_as_autograd(Dense().double(), randn(3, 4), lambda y: (y**3).sum())
+
+
+def test_nothing_underflows_or_overflows_where_autograd_does():
+    # A network with weights W / 2^k has the gradients of W times powers of 2, if it has no biases.
+    torch.manual_seed(0)
+    depth = 120
+    orthogonal = [nn.Linear(6, 6, bias=False, dtype=torch.float64) for _ in range(depth)]
+    for layer in orthogonal:
+        nn.init.orthogonal_(layer.weight)
+    near = nn.Sequential(*orthogonal)
+    x = randn(4, 6)
+    g = assert_as_autograd(near, x, lambda y: y.sum())
+    for k in (-9, 8):
+        far = copy.deepcopy(near)
+        with torch.no_grad():
+            for layer in far:
+                layer.weight *= 2.0**k
+        # So that the state stays in the range, it is doubled or halved in between, outside the layers.
+        scaled = nn.Sequential()
+        for layer in far:
+            scaled.append(nn.Sequential(layer, _Times(2.0**-k)))
+        backward = st.gradient_norms(scaled, x, lambda y: y.sum())
+        torch.testing.assert_close(backward["input"], g["input"], rtol=0, atol=1e-12)
+
+    class Fading(nn.Module):
+        """Keeps the state and shrinks what goes back, by a factor that underflows after 60 layers."""
+
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(copy.deepcopy(orthogonal))
+
+        def forward(self, h):
+            for layer in self.layers:
+                update = layer(h)
+                h = 2.0**-20 * update + (1 - 2.0**-20) * update.detach()
+            return h
+
+    net = Fading()
+    fading = st.gradient_norms(net, x, lambda y: y.sum())
+    expected = g["input"] - 20 * math.log(2) * torch.arange(depth, 0, -1, dtype=torch.float64)[:, None]
+    torch.testing.assert_close(fading["input"], expected, rtol=0, atol=1e-10)
+    assert fading.underflows(torch.float64)[0].all()
+    assert not fading.dead.any()
+    net(x).sum().backward()
+    assert (net.layers[0].weight.grad == 0).all()
+
+
+class _Times(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, h):
+        return self.factor * h
+
+
+def test_a_dead_module_is_exactly_dead():
+    net = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 1)).double()
+    with torch.no_grad():
+        net[2].bias.fill_(-100.0)
+    g = st.gradient_norms(net, randn(5, 3), lambda y: y.square().sum())
+    assert g.dead.all()
+    assert (g["input"][:2] == -math.inf).all()
+    assert (g["parameters"][:2] == -math.inf).all()
+    assert g["bias"][2] > -math.inf
+
+
+@pytest.mark.parametrize("name", [*st.ARCHITECTURES, "tanh", "gelu"])
+@pytest.mark.parametrize("width", [1, 5])
+def test_wide_and_smooth_chains(name, width):
+    architecture = st.Architecture(name, activation=name, readout=True) if name in ("tanh", "gelu") else name
+    chain = st.Chain(architecture, depth=20, seeds=3, width=width, init="he")
+    x = randn(16) if width == 1 else randn(16, 5)
+
+    def loss(y):
+        return y.square().flatten(1).mean(dim=1)
+
+    g = st.gradient_norms(chain, x, loss)
+    loss(chain(x)).sum().backward()
+    assert g.path == ("factors" if width == 1 and architecture == name else "autograd")
+    for kind, value in chain.named_parameters():
+        per_seed = value.grad.reshape(3, -1).norm(dim=1)
+        torch.testing.assert_close(g.named[kind].exp(), per_seed, rtol=1e-11, atol=1e-13)
+        if not kind.startswith("readout"):
+            by_layer = value.grad.reshape(3, 20, -1).norm(dim=2).mT
+            torch.testing.assert_close(g[kind].exp(), by_layer, rtol=1e-11, atol=1e-13)
+    if width > 1:
+        few = st.gradient_norms(chain, x, loss, memory=1e-6)  # a point at a time
+        for quantity in g.log_norms:
+            torch.testing.assert_close(few[quantity].exp(), g[quantity].exp(), rtol=1e-11, atol=1e-14)
+
+
+def test_a_width_is_no_reason_for_another_answer():
+    # A chain of width 1 as a chain of width 2 whose second neuron does nothing.
+    chain = st.Chain("residual2_prelu", depth=12, seeds=2)
+    wide = st.Chain("residual2_prelu", depth=12, seeds=2, width=2)
+    with torch.no_grad():
+        for kind, value in wide.named_parameters():
+            value.zero_()
+            (value[..., 0, 0] if kind.endswith("weight") else value[..., 0]).copy_(chain.get_parameter(kind))
+    x = torch.linspace(-3, 3, 16, dtype=torch.float64)
+    one = st.gradient_norms(chain, x, lambda y: (y - x.sin()).square().mean(dim=1))
+    two = st.gradient_norms(wide, torch.stack([x, 0 * x], dim=1), lambda y: (y[..., 0] - x.sin()).square().mean(dim=1))
+    for quantity in ("input", "slope", "outer_bias", "relative"):
+        torch.testing.assert_close(two[quantity], one[quantity], rtol=1e-11, atol=1e-11)
+
+
+def test_several_losses_and_joined_seeds():
+    torch.manual_seed(0)
+    nets = [nn.Sequential(*(nn.Linear(4, 4) for _ in range(5))) for _ in range(3)]
+    x = torch.randn(8, 4)
+    both = st.gradient_norms(nets[0], x, {"fit": lambda y: y.square().mean(), "size": lambda y: y.abs().sum()})
+    assert list(both) == ["fit", "size"]
+    alone = st.gradient_norms(nets[0], x, lambda y: y.abs().sum())
+    assert torch.equal(both["size"]["weight"], alone["weight"])
+    assert not torch.equal(both["fit"]["weight"], alone["weight"])
+    joined = st.GradientNorms.of_seeds([st.gradient_norms(net, x, lambda y: y.mean()) for net in nets])
+    assert joined["weight"].shape == (5, 3)
+    assert joined.members == (0, 1, 2)
+    assert torch.equal(joined["weight"][:, 1:2], st.gradient_norms(nets[1], x, lambda y: y.mean())["weight"])
+    with pytest.raises(ValueError, match="result 1 has other layers"):
+        st.GradientNorms.of_seeds([joined, both["fit"] and st.gradient_norms(nets[0][:3], x, lambda y: y.mean())])
+    with pytest.raises(ValueError, match="no results"):
+        st.GradientNorms.of_seeds([])
+
+
+def test_quantiles_and_datasets():
+    x = torch.linspace(-3, 3, 9, dtype=torch.float64)
+    g = st.gradient_norms(st.Chain("plain_relu", depth=2, seeds=40), x, lambda y: y.square().mean(dim=1))
+    assert 0 < g.dead.double().mean() < 1
+    over_all, over_alive = g.quantiles("input"), g.quantiles("input", alive=True)
+    assert over_all[0, 0] == -math.inf
+    assert over_alive[:, 0].isfinite().all()
+    alive = g["input"][:, ~g.dead]
+    assert ((alive <= over_alive[1][:, None]).double().mean(dim=1) >= 0.5).all()
+    assert ((alive < over_alive[1][:, None]).double().mean(dim=1) <= 0.5).all()
+    data = g.to_dataset()
+    assert data.log_norms.dims == ("quantity", "layer", "seed")
+    assert data.log_norms.sel(quantity="weight", layer=2, seed=7).item() == g["weight"][1, 7].item()
+    assert data.attrs["path"] == "factors"
+    dead = st.gradient_norms(st.Chain("plain_relu", depth=200, seeds=3), x, lambda y: y.square().mean(dim=1))
+    with pytest.raises(ValueError, match="all 3 members are dead"):
+        dead.quantiles("input", alive=True)
+    with pytest.raises(ValueError, match=r"unknown quantity 'weights'.*'weight'"):
+        g["weights"]
+
+
+class _Unused(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.used, self.spare = nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.used(x)
+
+
+def _frozen():
+    return nn.Linear(3, 3).requires_grad_(False)
+
+
+def _with(value):
+    net = nn.Linear(3, 3)
+    with torch.no_grad():
+        net.weight[0, 0] = value
+    return net
+
+
+@pytest.mark.parametrize(
+    ("net", "loss", "message"),
+    [
+        (nn.Linear(3, 3), lambda y: y, "it is a scalar"),
+        (nn.Linear(3, 3), lambda y: y.sum().item(), "returns a float"),
+        (nn.Linear(3, 3), lambda y: y.sum().detach(), "does not depend"),
+        (
+            nn.Linear(3, 3),
+            lambda _: nn.Linear(1, 1)(torch.ones(1)).sum(),
+            "does not depend on the network's parameters",
+        ),
+        (nn.Linear(3, 3), lambda y: y.sum() / 0, "not finite"),
+        (nn.Linear(3, 3), lambda y: (y - y).abs().sqrt().sum(), "not finite"),
+        (_Unused(), lambda y: y.sum(), r"2 parameters get no gradient .*spare.weight, spare.bias"),
+        (_frozen(), lambda y: y.sum(), "all are frozen"),
+        (_with(math.nan), lambda y: y.sum(), "the parameter weight has 1 values that are not finite"),
+        (nn.Sequential(_with(3e38), nn.Linear(3, 3)), lambda y: y.sum(), "state before 1 is not finite"),
+        (nn.Sequential(nn.Linear(3, 3)), lambda y: y.sum(), None),
+    ],
+)
+def test_bad_losses_and_networks_are_refused(net, loss, message):
+    x = torch.full((2, 3), 2.0)
+    if message is None:
+        st.gradient_norms(net, x, loss)
+        with pytest.raises(ValueError, match="expected the name of a Sequential"):
+            st.gradient_norms(net, x, loss, blocks="layers")
+        with pytest.raises(ValueError, match="the modules are"):
+            st.gradient_norms(net, x, loss, blocks=["7"])
+        with pytest.raises(ValueError, match="x has 1 values"):
+            st.gradient_norms(net, torch.tensor([[1.0, 2.0, math.inf]]), loss)
+        return
+    with pytest.raises((ValueError, TypeError), match=message):
+        st.gradient_norms(net, x, loss)
