@@ -16,8 +16,8 @@ from torch.autograd import forward_ad
 from stability.gradients.formats import Format, check_formats, in_format
 from stability.gradients.forward_error import forward_error
 from stability.gradients.kernels import formats as kernel
-from stability.gradients.log_norms import combine, log_norm
 from stability.gradients.layers import undisturbed
+from stability.gradients.log_norms import combine, log_norm
 from stability.gradients.losses import Loss, evaluate, loss_of_members
 from stability.gradients.norms import gradient_norms
 from stability.gradients.propagation import propagation
@@ -153,9 +153,9 @@ def first_failure(
 
     Measured: a copy of the network and the points are rounded to the format, and run forward, forward with a tangent,
     and backward in it. Predicted: from `propagation`, `spectrum` and `gradient_norms`, whose logarithms cannot leave
-    the range, and the format's limits. In a chain of width 1 a state that the format cannot hold counts as zero, and the
-    step after it takes the branch of zero; of wider networks only the sizes are looked at, so that gradients behind such
-    states may fail earlier than predicted.
+    the range, and the format's limits. In a chain of width 1 a state that the format cannot hold counts as zero, and
+    the step after it takes the branch of zero; of wider networks only the sizes are looked at, so that gradients behind
+    such states may fail earlier than predicted.
 
     Args:
         net: a chain, a module, or a list of modules that follow one another.
