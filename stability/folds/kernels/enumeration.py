@@ -48,15 +48,16 @@ def _apply(factor, shift, extra, h, error, slope, bend):
 
 @njit(fastmath=_CONTRACT)
 def _activate(weight, bias, h, error, z):
-    """Fill z = weight h + bias; return how many are too close to 0 to tell."""
-    close = 0
+    """Fill z = weight h + bias; return how many are too close to 0 to tell, and how many are 0."""
+    close = zeros = 0
     size = abs(weight)
     for i in range(len(h)):
         product = weight * h[i]
         z[i] = product + bias
         bound = size * error[i] + 2.0 * _UNIT * (abs(product) + abs(z[i]))
         close += (abs(z[i]) <= bound) & (bound > 0.0)  # a 0 that nothing has rounded is a 0
-    return close
+        zeros += z[i] == 0.0
+    return close, zeros
 
 
 @njit
@@ -116,12 +117,36 @@ def _turn(below, above, slope, z, right):
 
 
 @njit(fastmath=_CONTRACT)
-def _bend(below, above, bend, slope, next_slope, z, middle, right):
-    """Scale the bends at knots inside; where the branches on the two sides differ it is the change of the slope."""
+def _scale(below, above, bend, z, right):
+    """Scale the bends at knots inside."""
     for i in range(len(bend)):
-        before, after = max(z[i], middle[i]) > 0.0, max(middle[i], right[i]) > 0.0
-        scaled = bend[i] * (above if after else below)
-        bend[i] = scaled if before == after else next_slope[i] - slope[i]
+        bend[i] *= above if max(z[i], right[i]) > 0.0 else below
+
+
+@njit
+def _bend_new(found, where, bend, slope):
+    """Set the bends at the knots that `_insert` has put to the changes of the slope."""
+    for m in range(found):
+        left = where[m] + m
+        bend[left] = slope[left + 1] - slope[left]
+
+
+@njit
+def _bend_at_zeros(bend, slope, next_slope, z, middle, right, relative):
+    """Set the bends at all knots where the branches of the two sides differ to the changes of the slope.
+
+    Returns how many of them may be 0 or not, and the largest ratio of the slopes to their change.
+    """
+    close, ratio = 0, 1.0
+    for i in range(len(bend)):
+        if (max(z[i], middle[i]) > 0.0) != (max(middle[i], right[i]) > 0.0):
+            bend[i] = next_slope[i] - slope[i]
+            size = abs(next_slope[i]) + abs(slope[i])
+            if abs(bend[i]) <= relative * size:
+                close += size > 0.0
+            else:
+                ratio = max(ratio, size / abs(bend[i]))
+    return close, ratio
 
 
 @njit
@@ -156,16 +181,17 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
         work, where: room to work in, (6, room) and integers (room,); more is taken if it does not do.
 
     Returns:
-        the number of knots, 0 where there would be more than `limit`; the relative error of slopes and bends; the
-        number of undecided signs; whether all is finite; and the room, whose first rows are then the knots, the
-        values, bounds of their errors, the slopes and the bends.
+        the number of knots, 0 where there would be more than `limit`; the relative errors of the slopes and of the
+        bends; the number of undecided signs; whether all is finite; and the room, whose first rows are then the
+        knots, the values, bounds of their errors, the slopes and the bends.
     """
     room = len(where)
     x, h, error, slope, bend, z = work
     n = 2
     error[:2] = 0.0
     x[0], x[1], h[0], h[1], slope[0] = low, high, low, high, 1.0
-    relative = 0.0  # the relative error of slopes and bends
+    relative = 0.0  # the relative error of slopes
+    ratio = 1.0  # what bends, which are differences of slopes, make of it at most
     exponent = 0  # slopes and bends are to be multiplied by 2^exponent
     least = 1.0  # what is not 0 of them is no smaller than this
     undecided = 0
@@ -189,8 +215,6 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
             if gain[k, side] != 0.0:
                 smallest = min(smallest, abs(gain[k, side]))
         relative += 2.0 * _UNIT
-        if gain[k, 0] == gain[k, 1] and weight != 0.0 and table[k, 3] != 0.0 and table[k, 5] != 1.0:
-            undecided += 1  # it bends by less than the last bit of its gains
         least = max(least * smallest, _TINY)
         fading = least < _NEAR_FADING
         if outside and 1.0 / _FAR < abs(factor * gain[k, branch]) < _FAR:
@@ -210,13 +234,13 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
                 undecided += _faded_in_all(factor, slope[: n - 1]) + _faded_in_all(factor, bend[: n - 2])
             _apply(factor, offset, extra, h[:n], error[:n], slope[: n - 1], bend[: n - 2])
             factor, offset, extra = 1.0, 0.0, 0.0
-        close = _activate(weight, bias, h[:n], error[:n], z[:n])
+        close, zeros = _activate(weight, bias, h[:n], error[:n], z[:n])
         if weight != 0.0:
             undecided += close
         found = _crossings(z[: n - 1], z[1:n], where)
         if found:
             if n + found > limit:
-                return 0, relative, undecided, True, work, where
+                return 0, relative, relative, undecided, True, work, where
             if n + found > room:
                 room = 3 * (n + found) // 2 + 104  # rows a power of two apart would share their places in the cache
                 old, work = work, np.empty((6, room))
@@ -231,7 +255,20 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
         if fading:
             old_slope, old_bend = slope[: n - 1].copy(), bend[: n - 2].copy()
         _turn(g0, g1, slope[: n - 1], z[: n - 1], z[1:n])
-        _bend(g0, g1, bend[: n - 2], slope[: n - 2], slope[1 : n - 1], z[: n - 2], z[1 : n - 1], z[2:n])
+        _scale(g0, g1, bend[: n - 2], z[1 : n - 1], z[2:n])
+        _bend_new(found, where, bend, slope)
+        if (found or zeros) and weight != 0.0 and table[k, 3] != 0.0 and table[k, 5] != 1.0:
+            jump, size = abs(g1 - g0), abs(g1) + abs(g0)
+            if jump <= gain_error[k, 0] + gain_error[k, 1] + 4.0 * _UNIT * size:
+                undecided += found + zeros  # it bends by less than the rounding of its gains
+            else:
+                ratio = max(ratio, size / jump)
+            if zeros:
+                close, most = _bend_at_zeros(
+                    bend[: n - 2], slope[: n - 2], slope[1 : n - 1], z[: n - 2], z[1 : n - 1], z[2:n], relative
+                )
+                undecided += close
+                ratio = max(ratio, most)
         if fading:
             undecided += _faded(g0, g1, old_slope, slope[: n - 1], old_bend, bend[: n - 2], z[:n])
         bottom, top = _extremes(h[:n])
@@ -268,4 +305,6 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
         finite = finite and abs(h[i]) < np.inf
     for i in range(n - 1):
         finite = finite and abs(slope[i]) < np.inf
-    return n, min(1.01 * relative, 0.999), undecided, finite, work, where
+    relative = min(1.01 * relative, 0.999)
+    # Whether a slope or a bend is 0 has been decided where it was made: a bound as large as it would ask again.
+    return n, relative, min(2.0 * ratio * relative, 0.999), undecided, finite, work, where
