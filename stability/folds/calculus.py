@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stability.checks import check_finite
-from stability.folds.numbers import UNIT, row_size
+from stability.folds.numbers import FLOOR, UNIT, row_size
 from stability.folds.pieces import P, Pieces, insert
 
 
@@ -73,6 +73,8 @@ def compose(outer: P, inner: P) -> P:
             slope_errors[1:] + slope_errors[:-1] + rounding[k + 1 : 2 * k - 1] + rounding[k : 2 * k - 2],
         )
         errors += rounding
+        errors[:k] += FLOOR * (steep[on[piece_of]] * far > 0)
+        errors[k:] += FLOOR * (row_size(inner._data[k:]) > 0)
     return inner._make(inner.knots, data, errors, outer._undecided | inner._undecided, inner._limit)
 
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stability.folds.numbers import UNIT, Array, flatten_rows, numbers, rationals, row_size
+from stability.folds.numbers import FLOOR, UNIT, Array, flatten_rows, numbers, rationals, row_size
 from stability.folds.refusal import refuse
 
 P = TypeVar("P", bound="Pieces")
@@ -196,11 +196,9 @@ class Pieces:
         factor = self._constant(other)
         data = self._spread(max(factor.ndim, len(self.shape))) * factor
         size = float(np.max(abs(factor)))
-        rounding = 0.0 if self.exact else UNIT * row_size(data) + faded(self._data, data) * bool(size)
-        return self._like(data, self._errors * size + rounding)
+        return self._like(data, self._errors * size + self._rounding(data) * (size > 0))
 
     __rmul__ = __mul__
-    __array_ufunc__ = None  # numpy's operators leave the operation to the function
 
     def __rtruediv__(self, other: Any) -> Self:
         return refuse("a quotient by a function", "it is not piecewise linear")
@@ -212,8 +210,13 @@ class Pieces:
         if np.any(divisor == 0):
             raise ZeroDivisionError("the function is divided by 0: expected numbers other than 0")
         data = self._spread(max(divisor.ndim, len(self.shape))) / divisor
-        rounding = 0.0 if self.exact else UNIT * row_size(data)
-        return self._like(data, self._errors / float(np.min(abs(divisor))) + rounding)
+        return self._like(data, self._errors / float(np.min(abs(divisor))) + self._rounding(data))
+
+    def _rounding(self, products: Array) -> Array | float:
+        """What rounding takes from products of the rows with numbers, at most; nothing from rows that are just 0."""
+        if self.exact:
+            return 0.0
+        return UNIT * row_size(products) + FLOOR * (_touched(self) | (self._errors > 0))
 
     def __iadd__(self, other: Any) -> Self:
         return self._become(self + other)
@@ -245,11 +248,6 @@ def interpolated(knots: Array, values: Array) -> Array:
 def _touched(f: P) -> Array:
     """Which rows are not 0 all along: a sum with a row of zeros does not round."""
     return row_size(f._data) > 0
-
-
-def faded(before: Array, after: Array) -> Array:
-    """Return a bound of what rows have lost that left the range of normal numbers, 0 for all others."""
-    return np.where((row_size(before) > 0) & (row_size(after) < 2.0**-1022), 2.0**-1022, 0.0)
 
 
 def view(f: P, data: Array) -> P:
@@ -297,6 +295,7 @@ def insert(f: P, piece: Array, knots: Array, planted: Array | None = None) -> P:
             np.maximum(f._errors[piece], f._errors[piece + 1])
             + slope_errors[piece] * np.abs(knots - f.knots[near])
             + 3 * UNIT * (row_size(data[new]) + size * np.abs(knots - f.knots[near]))
+            + FLOOR * (size > 0)
         )
         if planted is not None:
             errors[new] += size * planted

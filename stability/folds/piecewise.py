@@ -17,7 +17,7 @@ from torch import Tensor
 from stability.checks import check_finite, check_integer
 from stability.folds.bends import hinge, select
 from stability.folds.calculus import compose, distance
-from stability.folds.numbers import UNIT, Array, numbers, rationals, row_size, signs_of
+from stability.folds.numbers import FLOOR, UNIT, Array, numbers, rationals, row_size, signs_of
 from stability.folds.pieces import Pieces, align, insert_at, interpolated, view
 from stability.folds.refusal import module_in_use, refuse
 
@@ -99,6 +99,7 @@ class PiecewiseLinear(Pieces):
             # Two differences and a quotient, each of numbers that are exact.
             slopes = errors[len(t) : 2 * len(t) - 1]
             slopes[:] = 3 * UNIT * row_size(data[len(t) : 2 * len(t) - 1])
+            slopes += FLOOR * (row_size(v[1:] - v[:-1]) > 0)
             errors[2 * len(t) - 1 :] = slopes[1:] + slopes[:-1] + UNIT * row_size(data[2 * len(t) - 1 :])
         self._hold(t, data, errors, {}, None)
 
@@ -264,6 +265,12 @@ class PiecewiseLinear(Pieces):
             refuse(f"torch's {name}", "it is not a rule for piecewise-linear functions")
         return _call(rule, f"torch's {name}", *args, **(kwargs or {}))
 
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        name = ufunc.__name__
+        if method != "__call__" or kwargs or name not in self.rules:
+            refuse(f"numpy's {name}", "it is not a rule for piecewise-linear functions")
+        return _call(self.rules[name], f"numpy's {name}", *inputs)
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
@@ -302,6 +309,9 @@ class PiecewiseLinear(Pieces):
 
     def __matmul__(self, other: Any) -> PiecewiseLinear:
         return self.rules["matmul"](self, other)  # type: ignore[no-any-return]
+
+    def __rmatmul__(self, other: Any) -> PiecewiseLinear:
+        return self.rules["matmul"](other, self)  # type: ignore[no-any-return]
 
 
 def _call(rule: Callable[..., Any], name: str, /, *args: Any, **kwargs: Any) -> Any:
