@@ -19,6 +19,7 @@ from stability.folds.bends import hinge, select
 from stability.folds.calculus import compose, distance
 from stability.folds.numbers import FLOOR, UNIT, Array, numbers, rationals, row_size, signs_of
 from stability.folds.pieces import Pieces, align, insert_at, interpolated, view
+from stability.folds.places import Places
 from stability.folds.refusal import module_in_use, refuse
 
 
@@ -101,7 +102,7 @@ class PiecewiseLinear(Pieces):
             slopes[:] = 3 * UNIT * row_size(data[len(t) : 2 * len(t) - 1])
             slopes += FLOOR * (row_size(v[1:] - v[:-1]) > 0)
             errors[2 * len(t) - 1 :] = slopes[1:] + slopes[:-1] + UNIT * row_size(data[2 * len(t) - 1 :])
-        self._hold(t, data, errors, {}, None)
+        self._hold(Places(t), data, errors, {}, None)
 
     def __repr__(self) -> str:
         low, high = map(float, self.interval)
@@ -160,7 +161,8 @@ class PiecewiseLinear(Pieces):
         keep = np.flatnonzero(np.concatenate([[True], self._bent(), [True]]))
         count = len(self.knots)
         rows = np.concatenate([keep, count + keep[:-1], 2 * count - 2 + keep[1:-1]])
-        return self._make(self.knots[keep], self._data[rows], self._errors[rows], self._undecided, self._limit)
+        places = self._places[keep].with_ends(*self._places.ends)
+        return self._make(places, self._data[rows], self._errors[rows], self._undecided, self._limit)
 
     # New functions --------------------------------------------------------------------------------------------------
 
@@ -191,7 +193,14 @@ class PiecewiseLinear(Pieces):
         i, j = np.searchsorted(f.knots, low, "right") - 1, np.searchsorted(f.knots, high, "left")
         k = len(f.knots)
         rows = np.concatenate([np.arange(i, j + 1), k + np.arange(i, j), 2 * k - 1 + np.arange(i, j - 1)])
-        return f._make(f.knots[i : j + 1], f._data[rows], f._errors[rows], f._undecided, f._limit)
+        inside, (at_first, at_last) = self.knots[1:-1], self._places.ends
+        ends = (
+            (inside == low).any() or (at_first and low == first),
+            (inside == high).any() or (at_last and high == last),
+        )
+        part = f._make(f._places[i : j + 1].with_ends(*ends), f._data[rows], f._errors[rows], f._undecided, f._limit)
+        part._doubt(self._places.near((low, high)))
+        return part
 
     # Integrals ------------------------------------------------------------------------------------------------------
 

@@ -341,8 +341,9 @@ def _on_one_line(tensors: Sequence[Any]) -> list[PiecewiseLinear]:
     fs = [f if isinstance(f, PiecewiseLinear) else scalar + f for f in tensors]
     for _ in range(2):  # the first pass gathers the knots, the second hands them out
         for i in range(1, len(fs)):
-            knots = align(_plain(fs[0]), _plain(fs[i]))[0].knots
-            fs[0], fs[i] = (align(f, _plain_on(f, knots))[0] for f in (fs[0], fs[i]))
+            joint = align(_plain(fs[0]), _plain(fs[i]))[0]
+            fs[0], fs[i] = (align(f, joint * 0)[0] for f in (fs[0], fs[i]))
+            fs[0] = fs[0]._make(fs[0]._places, fs[0]._data, fs[0]._errors, joint._undecided, fs[0]._limit)
     return fs
 
 
@@ -351,17 +352,12 @@ def _plain(f: PiecewiseLinear) -> PiecewiseLinear:
     return f._like(f._data.reshape(len(f._data), -1)[:, 0])
 
 
-def _plain_on(f: PiecewiseLinear, knots: Any) -> PiecewiseLinear:
-    data = np.zeros(3 * len(knots) - 3, dtype=f._data.dtype)
-    return f._make(knots, data, np.zeros(len(data)), {}, f._limit)
-
-
 def _joined(fs: Sequence[PiecewiseLinear], data: Any) -> PiecewiseLinear:
     undecided: dict[int, int] = {}
     for f in fs:
         undecided |= f._undecided
     errors = np.maximum.reduce([f._errors for f in fs])
-    return fs[0]._make(fs[0].knots, data, errors, undecided, fs[0]._limit)
+    return fs[0]._make(fs[0]._places, data, errors, undecided, fs[0]._limit)
 
 
 @_rule("pad")

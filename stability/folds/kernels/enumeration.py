@@ -12,7 +12,7 @@ from numba import njit
 
 _UNIT = 2.0**-53
 _FAR = 2.0**300
-_TINY = 2.0**-1022
+_TINY = 2.0**-1022  # more than underflow takes from a product
 _NEAR_FADING = 2.0**-900
 _CONTRACT = {"contract", "nsz"}
 
@@ -55,6 +55,7 @@ def _activate(weight, bias, h, error, z):
         product = weight * h[i]
         z[i] = product + bias
         bound = size * error[i] + 2.0 * _UNIT * (abs(product) + abs(z[i]))
+        bound += _TINY if (h[i] != 0.0) | (error[i] > 0.0) else 0.0
         close += (abs(z[i]) <= bound) & (bound > 0.0)  # a 0 that nothing has rounded is a 0
         zeros += z[i] == 0.0
     return close, zeros
@@ -72,14 +73,20 @@ def _crossings(z, right, where):
 
 
 @njit
-def _insert(kink, n, found, where, x, h, error, slope, bend, z):
-    """Put a knot into each of the `found` pieces in `where`, from the last one on, in place."""
+def _insert(kink, kink_error, size, n, found, where, x, h, error, slope, bend, z):
+    """Put a knot into each of the `found` pieces in `where`, from the last one on, in place.
+
+    `size` is that of the weight. Returns how far from its true place relative to the ends of its piece one may be.
+    """
     end = n
+    most = 0.0
     for m in range(found, 0, -1):
         left = where[m - 1]
         # Signs are opposite, so this quotient of sums has no cancellation at any distance.
-        part = abs(z[left]) / (abs(z[left]) + abs(z[left + 1]))
-        place = x[left] + part * (x[left + 1] - x[left])
+        width, height = x[left + 1] - x[left], abs(z[left]) + abs(z[left + 1])
+        place = x[left] + abs(z[left]) / height * width
+        blur = size * max(error[left], error[left + 1]) + 2.0 * _UNIT * (2.0 * height + size * abs(kink))
+        most = max(most, min(2.0 * blur / height, 1.0) * width + 4.0 * _UNIT * (abs(place) + width))
         for i in range(end - 1, left, -1):
             x[i + m] = x[i]
             h[i + m] = h[i]
@@ -88,9 +95,10 @@ def _insert(kink, n, found, where, x, h, error, slope, bend, z):
             bend[i + m - 1] = bend[i - 1]
             z[i + m] = z[i]
         new = left + m
-        x[new], h[new], error[new] = place, kink, _UNIT * abs(kink)
+        x[new], h[new], error[new] = place, kink, kink_error
         slope[new], bend[new - 1], z[new] = slope[left], 0.0, 0.0
         end = left + 1
+    return most
 
 
 @njit(fastmath=_CONTRACT)
@@ -101,11 +109,14 @@ def _step(below, above, below_shift, above_shift, gain_error, shift_error, h, er
         shift = above_shift if positive else below_shift
         product = factor * h[i]
         value = product + shift
+        # What has been lost once stays lost, however small the bound of it becomes.
+        moves = ((h[i] != 0.0) | (error[i] > 0.0)) & (factor != 0.0)
         error[i] = (
             abs(factor) * error[i]
             + gain_error * (abs(h[i]) + error[i])
             + shift_error
             + 2.0 * _UNIT * (abs(product) + abs(value))
+            + (_TINY if moves else 0.0)
         )
         h[i] = value
 
@@ -182,8 +193,9 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
 
     Returns:
         the number of knots, 0 where there would be more than `limit`; the relative errors of the slopes and of the
-        bends; the number of undecided signs; whether all is finite; and the room, whose first rows are then the
-        knots, the values, bounds of their errors, the slopes and the bends.
+        bends; the error of the knots' places; whether kinks are at the two ends themselves; the number of undecided
+        signs; whether all is finite; and the room, whose first rows are then the knots, the values, bounds of their
+        errors, the slopes and the bends.
     """
     room = len(where)
     x, h, error, slope, bend, z = work
@@ -195,6 +207,8 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
     exponent = 0  # slopes and bends are to be multiplied by 2^exponent
     least = 1.0  # what is not 0 of them is no smaller than this
     undecided = 0
+    place_error = 0.0
+    at_low = at_high = False
     passes = 0
     # What is gathered: h stands for factor h + offset, give or take `extra`.
     factor, offset, extra = 1.0, 0.0, 0.0
@@ -203,7 +217,7 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
     for k in range(len(table)):
         weight, bias = table[k, 1], table[k, 2]
         a, b = weight * bottom + bias, weight * top + bias
-        margin = abs(weight) * extra + 4.0 * _UNIT * (abs(weight) * max(abs(bottom), abs(top)) + abs(bias))
+        margin = abs(weight) * extra + 4.0 * _UNIT * (abs(weight) * max(abs(bottom), abs(top)) + abs(bias)) + _TINY
         outside = min(a, b) > margin or max(a, b) < -margin or weight == 0.0
         branch = 1 if a > 0.0 else 0
         worst = max(gain_error[k, 0], gain_error[k, 1])
@@ -225,6 +239,8 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
             offset = moved + c
             extra = abs(g) * extra + gain_error[k, branch] * size + shift_error[k, branch]
             extra = 1.0001 * (extra + 2.0 * _UNIT * (abs(factor) * reach + abs(moved) + abs(offset)))
+            if reach > 0.0 or size > 0.0:
+                extra += _TINY
             a, b = g * bottom + c, g * top + c
             bottom, top = min(a, b), max(a, b)
             continue
@@ -237,10 +253,12 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
         close, zeros = _activate(weight, bias, h[:n], error[:n], z[:n])
         if weight != 0.0:
             undecided += close
+            at_low |= z[0] == 0.0 and z[1] != 0.0
+            at_high |= z[n - 1] == 0.0 and z[n - 2] != 0.0
         found = _crossings(z[: n - 1], z[1:n], where)
         if found:
             if n + found > limit:
-                return 0, relative, relative, undecided, True, work, where
+                return 0, relative, relative, 0.0, (False, False), undecided, True, work, where
             if n + found > room:
                 room = 3 * (n + found) // 2 + 104  # rows a power of two apart would share their places in the cache
                 old, work = work, np.empty((6, room))
@@ -248,7 +266,9 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
                 x, h, error, slope, bend, z = work
                 old_where, where = where, np.empty(room, np.int64)
                 where[:found] = old_where[:found]
-            _insert(-bias / weight, n, found, where, x, h, error, slope, bend, z)
+            kink = -bias / weight
+            kink_error = _UNIT * abs(kink) + (_TINY if bias != 0.0 else 0.0)
+            place_error += _insert(kink, kink_error, abs(weight), n, found, where, x, h, error, slope, bend, z)
             n += found
         g0, g1 = gain[k, 0], gain[k, 1]
         _step(g0, g1, shift[k, 0], shift[k, 1], worst, worst_shift, h[:n], error[:n], z[:n])
@@ -307,4 +327,5 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
         finite = finite and abs(slope[i]) < np.inf
     relative = min(1.01 * relative, 0.999)
     # Whether a slope or a bend is 0 has been decided where it was made: a bound as large as it would ask again.
-    return n, relative, min(2.0 * ratio * relative, 0.999), undecided, finite, work, where
+    bend_error = min(2.0 * ratio * relative, 0.999)
+    return n, relative, bend_error, place_error, (at_low, at_high), undecided, finite, work, where

@@ -41,8 +41,8 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
         limit: the largest number of knots.
 
     Returns:
-        knots; rows of values, slopes and bends, (3 knots - 3, outputs); bounds of their errors; the number of
-        undecided signs. There are no knots where there would be more than `limit`.
+        knots; rows of values, slopes and bends, (3 knots - 3, outputs); bounds of their errors; a bound of the errors
+        of the knots; the number of undecided signs. There are no knots where there would be more than `limit`.
     """
     length = high - low
     reach = max(abs(low), abs(high))
@@ -50,7 +50,7 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
     knots = np.empty(0)
     bends = np.empty((0, 1))
     single = np.empty(0, np.int64)  # the one entry that is not 0 of a fresh bend, else -1
-    value_error = slope_error = 0.0
+    value_error = slope_error = place_error = 0.0
     undecided = 0
     # Where a layer is dead what follows is exactly 0, which sums that end at 0 cannot tell: pieces on which no neuron
     # moves, and knots at which none bends.
@@ -152,7 +152,7 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
                 errors[2 * count + 3 + k] = 0.0 if straight[k] else 2.0 * slope_error
             all_knots = np.empty(count + 2)
             all_knots[0], all_knots[1:-1], all_knots[-1] = low, knots, high
-            return all_knots, rows, errors, undecided
+            return all_knots, rows, errors, place_error, undecided
         if count + crossings + 2 > limit:
             break
 
@@ -183,13 +183,13 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
                 new_knots[place], owner[place] = t, j
                 piece[found] = k
                 found += 1
-            if found > first + 1:
+            passed = -np.inf
+            for i in range(first, found):
                 # Kinks of two neurons that rounding may have parted, joined, or put in the wrong order.
-                passed = -np.inf
-                for i in range(first, found):
-                    blur = 2.0 * value_error / abs(steep[k, owner[i]]) + 4.0 * _UNIT * (reach + length)
-                    undecided += new_knots[i] - blur <= passed
-                    passed = max(passed, new_knots[i] + blur)
+                blur = 2.0 * value_error / abs(steep[k, owner[i]]) + 4.0 * _UNIT * (reach + length)
+                undecided += new_knots[i] - blur <= passed
+                passed = max(passed, new_knots[i] + blur)
+                place_error = max(place_error, min(blur, length))
         largest_gain = 1.0
         for j in range(outputs):
             largest_gain = max(largest_gain, abs(alpha[j]))
@@ -250,4 +250,4 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
             slope[j] = steep[0, j] * (1.0 if on else alpha[j])
         knots, bends, single = merged_knots[:size], merged[:size], merged_single[:size]
         dead, straight = new_dead[: size + 1], new_straight[:size]
-    return np.empty(0), np.empty((0, 1)), np.empty(0), 0
+    return np.empty(0), np.empty((0, 1)), np.empty(0), 0.0, 0
