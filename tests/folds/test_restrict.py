@@ -292,6 +292,23 @@ def test_slopes_lost_on_the_way_are_undecided():
     assert st.PiecewiseLinear([-1e300, 0.0, 1e300], [0.0, 0.0, 1e-300]).undecided > 0
 
 
+@pytest.mark.parametrize("slope", [0.5, 1.0])
+@pytest.mark.parametrize("power", [-20, -300])
+def test_values_lost_near_a_kink_at_0_are_undecided(power, slope):
+    # Every kink on the way is at 0, where the first is; the slopes are kept, but the values beside it become 0.
+    times = 1100 // -power
+    small, large = ((0.0, 2.0**p, 0.0, 1.0, 0.0, slope) for p in (power, -power))
+    first, last = (0.0, 1.0, 0.0, 1.0, 0.0, 0.5), (0.0, 1.0, -(2.0**-10), 1.0, 0.0, 0.5)
+    for many in (times // 2, times):
+        table = [first, *[small] * many, *[large] * many, last]
+        points = breaks(table, -1, 1)
+        f = st.restrict(np.array(table), st.interval(-1, 1))
+        right = (len(f.folds()), len(f.knots)) == (len(bends(points)), len(points))
+        assert right or f.undecided > 0
+        assert right or many == times
+        assert f.undecided == 0 or many == times
+
+
 @pytest.mark.parametrize(
     "table",
     [
