@@ -48,15 +48,23 @@ def _apply(factor, shift, extra, h, error, slope, bend):
 
 @njit(fastmath=_CONTRACT)
 def _activate(weight, bias, h, error, z):
-    """Fill z = weight h + bias; return how many are too close to 0 to tell, and how many are 0."""
-    close = zeros = 0
+    """Fill z = weight h + bias; return how many are no larger than a bound of their errors."""
+    small = 0
     size = abs(weight)
     for i in range(len(h)):
         product = weight * h[i]
         z[i] = product + bias
-        bound = size * error[i] + 2.0 * _UNIT * (abs(product) + abs(z[i]))
-        bound += _TINY if (h[i] != 0.0) | (error[i] > 0.0) else 0.0
-        close += (abs(z[i]) <= bound) & (bound > 0.0)  # a 0 that nothing has rounded is a 0
+        small += abs(z[i]) <= size * error[i] + 2.0 * _UNIT * (abs(product) + abs(z[i]))
+    return small
+
+
+@njit
+def _near_0(weight, h, error, z):
+    """Return how many z are too close to 0 to tell, and how many are 0."""
+    close = zeros = 0
+    for i in range(len(z)):
+        bound = abs(weight) * error[i] + 2.0 * _UNIT * (abs(weight * h[i]) + abs(z[i]))
+        close += abs(z[i]) <= bound and bound > 0.0  # a 0 that nothing has rounded is a 0
         zeros += z[i] == 0.0
     return close, zeros
 
@@ -73,20 +81,20 @@ def _crossings(z, right, where):
 
 
 @njit
-def _insert(kink, kink_error, size, n, found, where, x, h, error, slope, bend, z):
+def _insert(kink, kink_error, n, found, where, x, h, error, slope, bend, z):
     """Put a knot into each of the `found` pieces in `where`, from the last one on, in place.
 
-    `size` is that of the weight. Returns how far from its true place relative to the ends of its piece one may be.
+    Returns the largest ratio of width to height of the pieces.
     """
     end = n
-    most = 0.0
+    flattest = 0.0
     for m in range(found, 0, -1):
         left = where[m - 1]
         # Signs are opposite, so this quotient of sums has no cancellation at any distance.
-        width, height = x[left + 1] - x[left], abs(z[left]) + abs(z[left + 1])
-        place = x[left] + abs(z[left]) / height * width
-        blur = size * max(error[left], error[left + 1]) + 2.0 * _UNIT * (2.0 * height + size * abs(kink))
-        most = max(most, min(2.0 * blur / height, 1.0) * width + 4.0 * _UNIT * (abs(place) + width))
+        width = x[left + 1] - x[left]
+        flatness = width / (abs(z[left]) + abs(z[left + 1]))
+        flattest = max(flattest, flatness)
+        place = x[left] + min(abs(z[left]) * flatness, width)
         for i in range(end - 1, left, -1):
             x[i + m] = x[i]
             h[i + m] = h[i]
@@ -98,7 +106,7 @@ def _insert(kink, kink_error, size, n, found, where, x, h, error, slope, bend, z
         x[new], h[new], error[new] = place, kink, kink_error
         slope[new], bend[new - 1], z[new] = slope[left], 0.0, 0.0
         end = left + 1
-    return most
+    return flattest
 
 
 @njit(fastmath=_CONTRACT)
@@ -109,16 +117,44 @@ def _step(below, above, below_shift, above_shift, gain_error, shift_error, h, er
         shift = above_shift if positive else below_shift
         product = factor * h[i]
         value = product + shift
-        # What has been lost once stays lost, however small the bound of it becomes.
-        moves = ((h[i] != 0.0) | (error[i] > 0.0)) & (factor != 0.0)
         error[i] = (
             abs(factor) * error[i]
             + gain_error * (abs(h[i]) + error[i])
             + shift_error
             + 2.0 * _UNIT * (abs(product) + abs(value))
-            + (_TINY if moves else 0.0)
         )
         h[i] = value
+
+
+@njit(fastmath={"nnan", "ninf", "nsz"})
+def _faintest(numbers):
+    """Return the least size of those that are not 0, 1 at most."""
+    least = 1.0
+    for i in range(len(numbers)):
+        least = min(least, abs(numbers[i]) if numbers[i] != 0.0 else 1.0)
+    return least
+
+
+@njit
+def _alive(h, error):
+    """Return which values are not 0 beyond doubt."""
+    return (h != 0.0) | (error > 0.0)
+
+
+@njit
+def _faded_values(alive, z):
+    faded = 0
+    for i in range(len(z)):
+        faded += alive[i] and abs(z[i]) <= _TINY
+    return faded
+
+
+@njit
+def _keep_lost(alive, below, above, error, z):
+    """Let what underflow has taken stay lost, however small the bound of it becomes."""
+    for i in range(len(error)):
+        if alive[i] and (above if z[i] > 0.0 else below) != 0.0:
+            error[i] += _TINY
 
 
 @njit(fastmath=_CONTRACT)
@@ -128,30 +164,23 @@ def _turn(below, above, slope, z, right):
 
 
 @njit(fastmath=_CONTRACT)
-def _scale(below, above, bend, z, right):
-    """Scale the bends at knots inside."""
+def _bend(below, above, bend, slope, next_slope, z, middle, right):
+    """Scale the bends at knots inside; where the branches on the two sides differ it is the change of the slope."""
     for i in range(len(bend)):
-        bend[i] *= above if max(z[i], right[i]) > 0.0 else below
+        before, after = max(z[i], middle[i]) > 0.0, max(middle[i], right[i]) > 0.0
+        scaled = bend[i] * (above if after else below)
+        bend[i] = scaled if before == after else next_slope[i] - slope[i]
 
 
 @njit
-def _bend_new(found, where, bend, slope):
-    """Set the bends at the knots that `_insert` has put to the changes of the slope."""
-    for m in range(found):
-        left = where[m] + m
-        bend[left] = slope[left + 1] - slope[left]
-
-
-@njit
-def _bend_at_zeros(bend, slope, next_slope, z, middle, right, relative):
-    """Set the bends at all knots where the branches of the two sides differ to the changes of the slope.
+def _bends_at_zeros(bend, slope, next_slope, z, middle, right, relative):
+    """Look at the bends where the branches on the two sides differ.
 
     Returns how many of them may be 0 or not, and the largest ratio of the slopes to their change.
     """
     close, ratio = 0, 1.0
     for i in range(len(bend)):
         if (max(z[i], middle[i]) > 0.0) != (max(middle[i], right[i]) > 0.0):
-            bend[i] = next_slope[i] - slope[i]
             size = abs(next_slope[i]) + abs(slope[i])
             if abs(bend[i]) <= relative * size:
                 close += size > 0.0
@@ -209,10 +238,17 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
     undecided = 0
     place_error = 0.0
     at_low = at_high = False
+    length = high - low
+    # All values that are not 0 beyond doubt, and all bounds that are not 0, are no smaller than _UNIT faintest least.
+    faintest = min(_faintest(shift[:, 0]), _faintest(shift[:, 1]))
+    for end in (low, high):
+        if end != 0.0:
+            faintest = min(faintest, abs(end))
     passes = 0
     # What is gathered: h stands for factor h + offset, give or take `extra`.
     factor, offset, extra = 1.0, 0.0, 0.0
     bottom, top = low, high
+    largest_error = 0.0
     reach = max(abs(low), abs(high))  # of the h that are stored
     for k in range(len(table)):
         weight, bias = table[k, 1], table[k, 2]
@@ -249,10 +285,17 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
             if fading:
                 undecided += _faded_in_all(factor, slope[: n - 1]) + _faded_in_all(factor, bend[: n - 2])
             _apply(factor, offset, extra, h[:n], error[:n], slope[: n - 1], bend[: n - 2])
+            largest_error = abs(factor) * largest_error + extra
+            reach = abs(factor) * reach + abs(offset)
             factor, offset, extra = 1.0, 0.0, 0.0
-        close, zeros = _activate(weight, bias, h[:n], error[:n], z[:n])
+        close = zeros = 0
+        if _activate(weight, bias, h[:n], error[:n], z[:n]):
+            close, zeros = _near_0(weight, h[:n], error[:n], z[:n])
+        faint = least * faintest * min(abs(weight), 1.0) < _NEAR_FADING
         if weight != 0.0:
             undecided += close
+            if faint:
+                undecided += _faded_values(_alive(h[:n], error[:n]), z[:n])
             at_low |= z[0] == 0.0 and z[1] != 0.0
             at_high |= z[n - 1] == 0.0 and z[n - 2] != 0.0
         found = _crossings(z[: n - 1], z[1:n], where)
@@ -268,15 +311,22 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
                 where[:found] = old_where[:found]
             kink = -bias / weight
             kink_error = _UNIT * abs(kink) + (_TINY if bias != 0.0 else 0.0)
-            place_error += _insert(kink, kink_error, abs(weight), n, found, where, x, h, error, slope, bend, z)
+            if bias != 0.0:
+                faintest = min(faintest, max(abs(kink), _TINY))
+            blur = abs(weight) * largest_error + 4.0 * _UNIT * (abs(weight) * reach + abs(bias))
+            flattest = _insert(kink, kink_error, n, found, where, x, h, error, slope, bend, z)
+            place_error += min(2.0 * blur * flattest, length) + 4.0 * _UNIT * (max(abs(low), abs(high)) + length)
             n += found
         g0, g1 = gain[k, 0], gain[k, 1]
+        if faint:
+            alive = _alive(h[:n], error[:n])
         _step(g0, g1, shift[k, 0], shift[k, 1], worst, worst_shift, h[:n], error[:n], z[:n])
+        if faint:
+            _keep_lost(alive, g0, g1, error[:n], z[:n])
         if fading:
             old_slope, old_bend = slope[: n - 1].copy(), bend[: n - 2].copy()
         _turn(g0, g1, slope[: n - 1], z[: n - 1], z[1:n])
-        _scale(g0, g1, bend[: n - 2], z[1 : n - 1], z[2:n])
-        _bend_new(found, where, bend, slope)
+        _bend(g0, g1, bend[: n - 2], slope[: n - 2], slope[1 : n - 1], z[: n - 2], z[1 : n - 1], z[2:n])
         if (found or zeros) and weight != 0.0 and table[k, 3] != 0.0 and table[k, 5] != 1.0:
             jump, size = abs(g1 - g0), abs(g1) + abs(g0)
             if jump <= gain_error[k, 0] + gain_error[k, 1] + 4.0 * _UNIT * size:
@@ -284,7 +334,7 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
             else:
                 ratio = max(ratio, size / jump)
             if zeros:
-                close, most = _bend_at_zeros(
+                close, most = _bends_at_zeros(
                     bend[: n - 2], slope[: n - 2], slope[1 : n - 1], z[: n - 2], z[1 : n - 1], z[2:n], relative
                 )
                 undecided += close
@@ -293,8 +343,8 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
             undecided += _faded(g0, g1, old_slope, slope[: n - 1], old_bend, bend[: n - 2], z[:n])
         bottom, top = _extremes(h[:n])
         reach = max(abs(bottom), abs(top))
-        extra = _largest(error[:n])
-        bottom, top, extra = bottom - extra, top + extra, 0.0
+        largest_error = _largest(error[:n])
+        bottom, top, extra = bottom - largest_error, top + largest_error, 0.0
         passes += 1
         if passes % 8 == 0:
             steepest = _largest(slope[: n - 1])

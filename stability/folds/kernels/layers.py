@@ -161,6 +161,7 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
         new_knots, owner, piece = np.empty(crossings), np.empty(crossings, np.int64), np.empty(crossings, np.int64)
         crossing = np.empty(outputs + 1, np.int64)
         found = 0
+        ordinary = least_value > 2.0**-500  # no product underflows
         for k in range(count + 1):
             left, right = knots[k - 1] if k > 0 else low, knots[k] if k < count else high
             first = found
@@ -171,7 +172,10 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
                 # Written always and kept now and then: a branch here would be mispredicted at every crossing.
                 crossing[met] = j
                 before, after = z[k, j], z[k + 1, j]
-                met += (before < 0.0) & (after > 0.0) | (before > 0.0) & (after < 0.0)
+                if ordinary:
+                    met += before * after < 0.0
+                else:
+                    met += (before < 0.0) & (after > 0.0) | (before > 0.0) & (after < 0.0)
             for i in range(met):
                 j = crossing[i]
                 a, b = abs(z[k, j]), abs(z[k + 1, j])
