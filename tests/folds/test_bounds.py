@@ -54,6 +54,19 @@ def test_a_kink_is_as_uncertain_as_its_least_certain_neuron(order):
     assert f.undecided > 0
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [2, 3, 0, 1]])
+def test_a_crossing_is_as_uncertain_as_its_least_certain_pair(order):
+    # Two pairs of entries cross at t = 1/2, one of them so flat that a rounding moves the place by 2^20 of them.
+    slight = 2.0**-20
+    weight = torch.tensor([[1.0], [-1.0], [1.0], [1.0 - slight]], dtype=torch.float64)[order]
+    bias = torch.tensor([-0.5, 0.5, 0.0, slight / 2], dtype=torch.float64)[order]
+    f = st.restrict(
+        lambda x: nn.functional.max_pool1d(nn.functional.linear(x, weight, bias)[None], 2)[0], st.segment([0.0], [1.0])
+    )
+    assert f.knots.tolist() == [0.0, 0.5, 1.0]
+    assert f._places.error[1] > UNIT / slight
+
+
 # --- the restriction of any module ---
 
 ACTIVATIONS = [nn.ReLU, lambda: nn.PReLU(init=-0.3), lambda: nn.LeakyReLU(0.2), nn.Hardtanh, nn.ReLU6]
