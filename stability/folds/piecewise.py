@@ -60,8 +60,9 @@ class PiecewiseLinear(Pieces):
         values: (K, *shape), at the knots.
         slopes: (K - 1, *shape), of the pieces.
         bends: (K - 2, *shape), at the knots inside.
-        undecided: how many decisions (the sign of a pre-activation at a knot, whether a knot bends) the rounding
-            errors leave open; 0 means that all are certain. Always 0 in exact arithmetic.
+        undecided: how many decisions (the sign of a pre-activation at a knot, or of the slope of a scalar, whether a
+            knot bends, whether two are one and which comes first) rounding and underflow leave open; 0 means that all
+            are certain. Always 0 in exact arithmetic.
         exact: whether the numbers are `Fraction`s.
 
     Raises:
