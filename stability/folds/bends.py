@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +9,7 @@ import numpy as np
 
 from stability.folds.numbers import UNIT, Array, flatten_rows, row_size
 from stability.folds.pieces import P, insert
-
-decision = itertools.count()
+from stability.folds.places import Places, crowded
 
 
 def select(condition: P, positive: P, other: P) -> P:
@@ -54,8 +52,10 @@ def cross(condition: P, others: Sequence[P]) -> tuple[P, list[P], Array]:
                 still = np.concatenate([flat[:1], flat[1:] & flat[:-1], flat[-1:]])
                 close = int((uncertain & ~((z == 0) & still)).sum())
     given, condition = condition, condition._like(condition._data)
-    if close:
-        condition._undecided = condition._undecided | {next(decision): close}
+    condition._doubt(close)
+    condition._places = condition._places.with_ends(
+        *(bool(((z[end] == 0) & (z[inside] != 0)).any()) for end, inside in ((0, 1), (-1, -2)))
+    )
     if not len(piece):
         return condition, list(others), np.zeros((len(z), *condition.shape), dtype=bool)
     left, right = abs(z[piece, entry]), abs(z[piece + 1, entry])
@@ -67,31 +67,28 @@ def cross(condition: P, others: Sequence[P]) -> tuple[P, list[P], Array]:
     t = np.clip(t, start, end)
     planted = np.zeros(len(t))
     if not condition.exact:
-        steep = np.abs(flatten_rows(condition.slopes)[piece, entry])
         blur = np.maximum(condition._errors[piece], condition._errors[piece + 1])
         width = (end - start).astype(np.float64)
         with np.errstate(divide="ignore", over="ignore"):
-            planted = np.minimum(2 * blur / steep + 4 * UNIT * (np.abs(t) + width), width)
+            planted = np.minimum(2 * blur / (left + right) * width + 4 * UNIT * (np.abs(t) + width), width)
     order = sorted(range(len(t)), key=lambda i: (piece[i], t[i])) if condition.exact else np.lexsort((t, piece))
     piece, t, entry, planted = piece[order], t[order], entry[order], planted[order]
     if not condition.exact:
-        # Kinks of two entries that rounding may have parted, joined, or put in the wrong order.
-        near = int(((piece[1:] == piece[:-1]) & (t[1:] - t[:-1] <= planted[1:] + planted[:-1])).sum())
-        if near:
-            condition._undecided = condition._undecided | {next(decision): near}
+        condition._doubt(crowded(piece, t, planted, start[order], end[order]))
     fresh = np.concatenate([[True], (piece[1:] != piece[:-1]) | (t[1:] != t[:-1]).astype(bool)])
     number = np.cumsum(fresh) - 1
     blur = np.zeros(number[-1] + 1)
     np.maximum.at(blur, number, planted)
-    condition = insert(condition, piece[fresh], t[fresh], blur)
-    others = [condition if f is given else insert(f, piece[fresh], t[fresh], blur) for f in others]
+    births = None if condition.exact else condition._source.births(condition._data, piece[fresh], entry[fresh])
+    places = Places(t[fresh], blur, births)
+    condition = insert(condition, piece[fresh], places, planted=True)
+    others = [condition if f is given else insert(f, piece[fresh], places, planted=True) for f in others]
     row = (piece[fresh] + 1 + np.arange(len(blur)))[number]
     zero = np.zeros((len(condition.knots), z.shape[1]), dtype=bool)
     zero[row, entry] = True
     flatten_rows(condition._data[: len(zero)])[row, entry] = 0
     for f in others:
-        if f.knots is not condition.knots:
-            f.knots = condition.knots
+        f._places = condition._places
     return condition, others, zero.reshape(len(zero), *condition.shape)
 
 
@@ -117,4 +114,4 @@ def _choose(condition: P, positive: P, other: P) -> P:
         slope_errors = errors[k : 2 * k - 1] + UNIT * row_size(slopes)
         errors[2 * k - 1 :] += np.where(changed, slope_errors[1:] + slope_errors[:-1], 0.0)
     undecided = condition._undecided | positive._undecided | other._undecided
-    return condition._make(condition.knots, data, errors, undecided, condition._limit)
+    return condition._make(condition._places, data, errors, undecided, condition._limit)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from stability.checks import check_finite
-from stability.folds.numbers import UNIT, row_size
+from stability.folds.numbers import FLOOR, UNIT, row_size
 from stability.folds.pieces import P, Pieces, insert
+from stability.folds.places import Places
 
 
 def compose(outer: P, inner: P) -> P:
@@ -34,11 +36,17 @@ def compose(outer: P, inner: P) -> P:
     level = np.where(v[piece + 1] > v[piece], first[piece] + rank, last[piece] - 1 - rank)
     kink = outer.knots[level]
     part = abs(kink - v[piece]) / (abs(kink - v[piece]) + abs(v[piece + 1] - kink))
-    t = inner.knots[piece] + part * (inner.knots[piece + 1] - inner.knots[piece])
-    inner = insert(inner, piece, t)
+    width = inner.knots[piece + 1] - inner.knots[piece]
+    t = inner.knots[piece] + part * width
+    doubtful, error = 0, np.zeros(len(t))
+    if not inner.exact:
+        doubtful = _on_a_kink(outer, inner)
+        blur = np.maximum(inner._errors[piece], inner._errors[piece + 1]) + outer._places.error[level]
+        height = np.abs(kink - v[piece]) + np.abs(v[piece + 1] - kink)
+        error = np.minimum(2 * blur / height * width + 4 * UNIT * (np.abs(t) + width), width)
+    inner = insert(inner, piece, Places(t, error), planted=True)
     new = piece + 1 + np.arange(len(piece))
     inner._data[new] = kink
-    inner._errors[new] = 0.0
 
     v, k = inner.values, len(inner.knots)
     lower, upper = np.minimum(v[:-1], v[1:]), np.maximum(v[:-1], v[1:])
@@ -73,7 +81,32 @@ def compose(outer: P, inner: P) -> P:
             slope_errors[1:] + slope_errors[:-1] + rounding[k + 1 : 2 * k - 1] + rounding[k : 2 * k - 2],
         )
         errors += rounding
-    return inner._make(inner.knots, data, errors, outer._undecided | inner._undecided, inner._limit)
+        errors[:k] += FLOOR * (steep[on[piece_of]] * far > 0)
+        errors[k:] += FLOOR * (row_size(inner._data[k:]) > 0)
+    places = inner._places.with_ends(*(_ends_on_a_kink(outer, v[end], v[inside]) for end, inside in ((0, 1), (-1, -2))))
+    composed = inner._make(places, data, errors, outer._undecided | inner._undecided, inner._limit)
+    composed._doubt(doubtful)
+    return composed
+
+
+def _ends_on_a_kink(outer: Pieces, end: Any, inside: Any) -> bool:
+    kinks, (first, last) = outer.knots, outer._places.ends
+    at_end = (first and end == kinks[0]) or (last and end == kinks[-1])
+    return bool((at_end or (kinks[1:-1] == end).any()) and end != inside)
+
+
+def _on_a_kink(outer: Pieces, inner: Pieces) -> int:
+    """Return how many pairs of a value of inner at a knot and a knot of outer may be in the other order."""
+    kinks, values, blur = outer._places[1:-1], inner.values, inner._errors[: len(inner.knots)]
+    if not (kinks.rounded or blur.any()):
+        return 0
+    far = blur + kinks.error.max(initial=0)
+    first, last = np.searchsorted(kinks.at, values - far, "left"), np.searchsorted(kinks.at, values + far, "right")
+    several = last - first
+    knot = np.repeat(np.arange(len(values)), several)
+    kink = np.arange(len(knot)) - np.repeat(np.cumsum(several) - several - first, several)
+    allowed = blur[knot] + kinks.error[kink]
+    return int(((np.abs(values[knot] - kinks.at[kink]) <= allowed) & (allowed > 0)).sum())
 
 
 def distance(f: Pieces, target: Callable[[Tensor], Tensor]) -> float:

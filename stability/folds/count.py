@@ -138,6 +138,8 @@ def _count_windows(windows: Iterable[Any]) -> Count:
             error = last._errors[2 * k - 2] + f._errors[n]
             bent = bool((abs(f.slopes[0] - last.slopes[-1]) > error).any())
             folds, regions = folds + bent, regions - (not bent)
+            # Where a kink is at the very end of a window, whether the two sides differ is for their slopes to tell.
+            undecided += (last._places.ends[1] or f._places.ends[0]) and not bent
         if one.turns is None:
             vector = True
         else:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stability.folds.bends import decision
 from stability.folds.numbers import UNIT, Array, flatten_rows, row_size
 from stability.folds.pieces import insert
 from stability.folds.piecewise import PiecewiseLinear
+from stability.folds.places import Places, crowded
 
 Index = NDArray[np.intp]
 
@@ -27,13 +27,23 @@ def largest(f: PiecewiseLinear, entries: Index, shape: Sequence[int]) -> Piecewi
     f = f._like(flatten_rows(f._data))
     first = _winner(f.values[:-1], f.slopes, entries)
     undecided = 0 if f.exact else _ties(f, entries)
-    piece, window, place, winner = _crossings(f, entries, first)
+    piece, window, place, step, loser, winner, error = _crossings(f, entries, first)
     old_pieces = len(first)
     if len(piece):
-        order = sorted(range(len(piece)), key=lambda i: (piece[i], place[i])) if f.exact else np.lexsort((place, piece))
-        piece, window, place, winner = piece[order], window[order], place[order], winner[order]
+        pair = np.minimum(loser, winner) * f._data.shape[1] + np.maximum(loser, winner)
+        if f.exact:
+            order = np.array(sorted(range(len(piece)), key=lambda i: (piece[i], place[i])))
+        else:
+            order = np.lexsort((step, place, piece))
+        piece, window, place, winner, pair, error = (v[order] for v in (piece, window, place, winner, pair, error))
         fresh = np.concatenate([[True], (piece[1:] != piece[:-1]) | (place[1:] != place[:-1]).astype(bool)])
-        f = _planted(f, piece[fresh], place[fresh])
+        if not f.exact:
+            other = np.flatnonzero(np.concatenate([[True], fresh[1:] | (pair[1:] != pair[:-1])]))
+            on = piece[other]
+            undecided += crowded(on, place[other], error[other], f.knots[on], f.knots[on + 1])
+        blur = np.zeros(fresh.sum())
+        np.maximum.at(blur, np.cumsum(fresh) - 1, error)
+        f = _planted(f, piece[fresh], Places(place[fresh], blur))
         start = np.concatenate([[0], np.cumsum(np.bincount(piece[fresh], minlength=old_pieces) + 1)[:-1]])
         # The largest entry where it is first known; each holds until the next.
         entry = np.full((len(f.knots) - 1, entries.shape[1]), -1, dtype=np.intp)
@@ -41,6 +51,8 @@ def largest(f: PiecewiseLinear, entries: Index, shape: Sequence[int]) -> Piecewi
         entry[piece + np.cumsum(fresh), window] = winner
         since = np.maximum.accumulate(np.where(entry >= 0, np.arange(len(entry))[:, None], 0), axis=0)
         entry = np.take_along_axis(entry, since, 0)
+        if not f.exact:
+            undecided += _third(f, entries, entry, piece[fresh] + 1 + np.arange(len(blur)))
     else:
         entry = first
     k = len(f.knots)
@@ -56,17 +68,17 @@ def largest(f: PiecewiseLinear, entries: Index, shape: Sequence[int]) -> Piecewi
         errors[2 * k - 1 :] += np.where(steady, 0.0, rise[1:] + rise[:-1])
         # Where only losers bend, the row has none of their errors.
         errors[2 * k - 1 :][steady & ~data[2 * k - 1 :].any(axis=1)] = 0.0
-    left = f._undecided | ({next(decision): undecided} if undecided else {})
-    return f._make(f.knots, data.reshape(len(data), *shape), errors, left, f._limit)
+    places = f._places.with_ends(*(_tied_at_end(f, entries, end) for end in (0, -1)))
+    g = f._make(places, data.reshape(len(data), *shape), errors, f._undecided, f._limit)
+    g._doubt(undecided)
+    return g
 
 
-def _planted(f: PiecewiseLinear, piece: Index, place: Array) -> PiecewiseLinear:
+def _planted(f: PiecewiseLinear, piece: Index, places: Places) -> PiecewiseLinear:
     """Return `f` with knots where entries cross, give or take what rounding moves these."""
-    if f.exact:
-        return insert(f, piece, place)
-    width = f.knots[piece + 1] - f.knots[piece]
-    g = insert(f, piece, place, 10 * UNIT * (width + np.abs(place)))
-    g._errors[piece + 1 + np.arange(len(piece))] += 2 * np.maximum(f._errors[piece], f._errors[piece + 1])
+    g = insert(f, piece, places, planted=True)
+    if not f.exact:
+        g._errors[piece + 1 + np.arange(len(piece))] += 2 * np.maximum(f._errors[piece], f._errors[piece + 1])
     return g
 
 
@@ -81,8 +93,14 @@ def _winner(values: Array, slopes: Array, entries: Index) -> Index:
     return best
 
 
-def _crossings(f: PiecewiseLinear, entries: Index, first: Index) -> tuple[Index, Index, Array, Index]:
-    """Where the largest entry of a window changes inside a piece: piece, window, place and the new largest entry."""
+def _crossings(
+    f: PiecewiseLinear, entries: Index, first: Index
+) -> tuple[Index, Index, Array, Index, Index, Index, NDArray[np.float64]]:
+    """Where the largest entry of a window changes inside a piece.
+
+    Returns piece, window, place, how often it has changed on the piece before, the largest entry before and after, and
+    a bound of the place's error.
+    """
     start, end = f.values[:-1], f.values[1:]
     top = np.take_along_axis(end, first, 1)
     passed = np.zeros(first.shape, dtype=bool)
@@ -90,7 +108,9 @@ def _crossings(f: PiecewiseLinear, entries: Index, first: Index) -> tuple[Index,
         passed |= (end[:, entry] > top).astype(bool)
     piece, window = np.nonzero(passed)
     now = first[piece, window]
-    found = [(piece[:0], window[:0], f.knots[:0], now[:0])]
+    errors = f._errors[: len(f.knots)]
+    found = [(piece[:0], window[:0], f.knots[:0], now[:0], now[:0], now[:0], errors[:0])]
+    since, step = f.knots[piece], 0
     while len(piece):
         # The next one is that which the present one meets first, of several the steepest. All that are higher at the
         # end are below at the start, but for rounding.
@@ -106,14 +126,20 @@ def _crossings(f: PiecewiseLinear, entries: Index, first: Index) -> tuple[Index,
             next_one, soonest = np.where(better, seen[i], next_one), np.where(better, part[i], soonest)
             steepest = np.where(better, steep[i], steepest)
         go = (soonest < 2).astype(bool)
-        piece, window, now, next_one = piece[go], window[go], now[go], next_one[go]
+        piece, window, now, next_one, since = piece[go], window[go], now[go], next_one[go], since[go]
         left, right = abs(start[piece, now] - start[piece, next_one]), abs(end[piece, now] - end[piece, next_one])
         begin, finish = f.knots[piece], f.knots[piece + 1]
         share = np.minimum(left, right) / (left + right) * (finish - begin)
-        found.append((piece, window, np.where(left <= right, begin + share, finish - share), next_one))
-        now = next_one
-    piece, window, place, winner = (np.concatenate(column) for column in zip(*found, strict=True))
-    return piece, window, place, winner
+        # Where several cross in one place, rounding must not put a later change before an earlier one.
+        place = np.maximum(np.where(left <= right, begin + share, finish - share), since)
+        error = np.zeros(len(piece))
+        if not f.exact:
+            width = finish - begin
+            blur = 4 * np.maximum(errors[piece], errors[piece + 1]) / (left + right)
+            error = np.minimum(blur * width + 4 * UNIT * (np.abs(place) + width), width)
+        found.append((piece, window, place, np.full(len(piece), step), now, next_one, error))
+        now, since, step = next_one, place, step + 1
+    return tuple(np.concatenate(column) for column in zip(*found, strict=True))  # type: ignore[return-value]
 
 
 def _ties(f: PiecewiseLinear, entries: Index) -> int:
@@ -125,13 +151,40 @@ def _ties(f: PiecewiseLinear, entries: Index) -> int:
     top = np.take_along_axis(f.values, best, 1)
     tied = np.zeros(best.shape, dtype=bool)
     for entry in entries:
-        v = f.values[:, entry]
-        knot, window = np.nonzero((top - v <= blur) & (entry != best))
-        one, other = best[knot, window], entry[window]
-        # Entries that are equal along a piece, as two dead neurons are, may part at its end without any doubt.
-        alike = np.zeros(len(knot), dtype=bool)
-        for piece in (np.maximum(knot - 1, 0), np.minimum(knot, len(f.slopes) - 1)):
-            alike |= f.slopes[piece, one] == f.slopes[piece, other]
-        doubtful = ~(alike & (v[knot, window] == top[knot, window]))
+        knot, window = np.nonzero((top - f.values[:, entry] <= blur) & (entry != best))
+        doubtful = ~_alike(f, knot, best[knot, window], entry[window])
         tied[knot[doubtful], window[doubtful]] = True
     return int(tied.sum())
+
+
+def _tied_at_end(f: PiecewiseLinear, entries: Index, end: int) -> bool:
+    """Whether several entries of a window are the largest at an end, and part there."""
+    v, s = f.values[end][entries], f.slopes[end][entries]
+    best = v == v.max(axis=0)
+    return bool((best & (s != s[np.argmax(best, axis=0), np.arange(s.shape[1])])).any())
+
+
+def _third(f: PiecewiseLinear, entries: Index, largest: Index, rows: Index) -> int:
+    """How often a third entry may be the largest near new knots, these rows, at which two others cross."""
+    before, after = largest[rows - 1], largest[rows]
+    values, blur = f.values[rows], 2 * f._errors[rows, None]
+    top = np.take_along_axis(values, after, 1)
+    crossed = before != after
+    tied = np.zeros(crossed.shape, dtype=bool)
+    for entry in entries:
+        close = crossed & (top - values[:, entry] <= blur) & (entry != before) & (entry != after)
+        row, window = np.nonzero(close)
+        doubtful = np.ones(len(row), dtype=bool)
+        for side in (before, after):
+            doubtful &= ~_alike(f, rows[row], side[row, window], entry[window])
+        tied[row[doubtful], window[doubtful]] = True
+    return int(tied.sum())
+
+
+def _alike(f: PiecewiseLinear, knot: Index, one: Index, other: Index) -> NDArray[np.bool_]:
+    """Whether entries are equal along a piece, as two dead neurons are: these may part at its end without any doubt."""
+    alike = np.zeros(len(knot), dtype=bool)
+    for piece in (np.maximum(knot - 1, 0), np.minimum(knot, len(f.slopes) - 1)):
+        alike |= f.slopes[piece, one] == f.slopes[piece, other]
+    alike &= f.values[knot, one] == f.values[knot, other]
+    return alike

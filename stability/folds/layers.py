@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from stability.folds.kernels.layers import enumerate_layers
 from stability.folds.pieces import TooManyKnots
 from stability.folds.piecewise import PiecewiseLinear
+from stability.folds.places import Places
 
 _NO_LIMIT = 2**62
 
@@ -63,11 +64,11 @@ def restrict_layers(model: nn.Module, low: float, high: float, limit: int | None
             return None
     flat = np.concatenate(parameters, dtype=np.float64)
     bent = np.concatenate(slopes, dtype=np.float64) if slopes else np.zeros(0)
-    knots, data, errors, undecided = enumerate_layers(
+    knots, data, errors, place_error, undecided = enumerate_layers(
         np.array(widths), flat, bent, low, high, _NO_LIMIT if limit is None else limit
     )
     if not len(knots):
         raise TooManyKnots
     if widths[-1] == 1:
         data = data.ravel()
-    return PiecewiseLinear._make(knots, data, errors, {-1: undecided} if undecided else {})
+    return PiecewiseLinear._make(Places(knots, place_error), data, errors, {-1: undecided} if undecided else {})

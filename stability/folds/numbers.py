@@ -16,6 +16,8 @@ from stability.checks import check_finite
 Array = NDArray[Any]
 #: The largest relative rounding error of float64.
 UNIT = 2.0**-53
+#: More than underflow takes from a product and from the bound of its error.
+FLOOR = 2.0**-1060
 
 
 def numbers(name: str, given: ArrayLike) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Callable
 from fractions import Fraction
@@ -12,10 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stability.folds.numbers import UNIT, Array, flatten_rows, numbers, rationals, row_size
+from stability.folds.numbers import FLOOR, UNIT, Array, flatten_rows, numbers, rationals, row_size
+from stability.folds.places import Places, Source, merge
 from stability.folds.refusal import refuse
 
 P = TypeVar("P", bound="Pieces")
+
+
+decision = itertools.count()
 
 
 class TooManyKnots(Exception):
@@ -28,11 +33,9 @@ class Pieces:
     A linear map acts on all three alike. Each row has a bound of its rounding errors.
     """
 
-    knots: Array
-
     def _hold(
         self,
-        knots: Array,
+        places: Places,
         data: Array,
         errors: Array | Callable[[], Array],
         undecided: dict[int, int],
@@ -40,39 +43,52 @@ class Pieces:
     ) -> None:
         # What was left undecided, by the decision that left it: a sum of branches counts what they share once.
         # Rows of data: K values, K - 1 slopes, K - 2 bends. A linear map acts on all of them alike.
-        if limit is not None and len(knots) > limit:
+        if limit is not None and len(places.at) > limit:
             raise TooManyKnots
-        self.knots, self._data, self._bounds = _fixed(knots), data, errors
+        self._places, self._data, self._bounds = places, data, errors
         # Inside a network there is a limit, be it out of reach.
         self._undecided, self._limit = undecided, limit
+        self._source = Source()
         self._views: weakref.WeakSet[Any] | None = None
 
     @classmethod
     def _make(
         cls,
-        knots: Array,
+        places: Places,
         data: Array,
         errors: Array | Callable[[], Array],
         undecided: dict[int, int],
         limit: int | None = None,
     ) -> Self:
         f = cls.__new__(cls)
-        f._hold(knots, data, errors, undecided, limit)
+        f._hold(places, data, errors, undecided, limit)
         return f
 
     def _like(self, data: Array, errors: Array | None = None) -> Self:
         errors = self._errors if errors is None else errors
-        return self._make(self.knots, data, errors, self._undecided, self._limit)
+        f = self._make(self._places, data, errors, self._undecided, self._limit)
+        if np.may_share_memory(data, self._data):
+            f._source = self._source
+        return f
 
     def _become(self, other: Self) -> Self:
         """Take the place of an in-place operation."""
         if self._views is not None and len(self._views) > 1:
             refuse("an in-place operation on a tensor of which a view is in use", "use the form that returns a new one")
-        self.knots, self._data, self._bounds = other.knots, other._data, other._bounds
-        self._undecided, self._limit = other._undecided, other._limit
+        self._places, self._data, self._bounds = other._places, other._data, other._bounds
+        self._undecided, self._limit, self._source = other._undecided, other._limit, other._source
         return self
 
     # What it is -----------------------------------------------------------------------------------------------------
+
+    def _doubt(self, decisions: int) -> None:
+        """Add decisions that rounding leaves open."""
+        if decisions:
+            self._undecided = self._undecided | {next(decision): decisions}
+
+    @property
+    def knots(self) -> Array:
+        return self._places.at
 
     @property
     def values(self) -> Array:
@@ -119,10 +135,10 @@ class Pieces:
         if self.exact:
             data = self._data
             knots, data = (v if type(data.flat[0]) is kind else rationals(v, kind) for v in (self.knots, data))
-            return self._make(knots, data, self._errors, self._undecided, self._limit)
+            return self._make(Places(knots), data, self._errors, self._undecided, self._limit)
         knots = rationals(self.knots, kind)
         data = interpolated(knots, rationals(self.values, kind))
-        return self._make(knots, data, np.zeros(len(data)), {}, self._limit)
+        return self._make(Places(knots), data, np.zeros(len(data)), {}, self._limit)
 
     def _scalar(self, what: str) -> Self:
         if self.shape.numel() != 1:
@@ -154,7 +170,7 @@ class Pieces:
             rounding = 0.0 if f.exact else UNIT * row_size(data)
             undecided = f._undecided | g._undecided
             return f._make(
-                f.knots, data, f._errors + g._errors + rounding * (_touched(f) & _touched(g)), undecided, f._limit
+                f._places, data, f._errors + g._errors + rounding * (_touched(f) & _touched(g)), undecided, f._limit
             )
         constant = self._constant(other)
         shape = np.broadcast_shapes(self.shape, constant.shape)
@@ -196,11 +212,9 @@ class Pieces:
         factor = self._constant(other)
         data = self._spread(max(factor.ndim, len(self.shape))) * factor
         size = float(np.max(abs(factor)))
-        rounding = 0.0 if self.exact else UNIT * row_size(data) + faded(self._data, data) * bool(size)
-        return self._like(data, self._errors * size + rounding)
+        return self._like(data, self._errors * size + self._rounding(data) * (size > 0))
 
     __rmul__ = __mul__
-    __array_ufunc__ = None  # numpy's operators leave the operation to the function
 
     def __rtruediv__(self, other: Any) -> Self:
         return refuse("a quotient by a function", "it is not piecewise linear")
@@ -212,8 +226,13 @@ class Pieces:
         if np.any(divisor == 0):
             raise ZeroDivisionError("the function is divided by 0: expected numbers other than 0")
         data = self._spread(max(divisor.ndim, len(self.shape))) / divisor
-        rounding = 0.0 if self.exact else UNIT * row_size(data)
-        return self._like(data, self._errors / float(np.min(abs(divisor))) + rounding)
+        return self._like(data, self._errors / float(np.min(abs(divisor))) + self._rounding(data))
+
+    def _rounding(self, products: Array) -> Array | float:
+        """What rounding takes from products of the rows with numbers, at most; nothing from rows that are just 0."""
+        if self.exact:
+            return 0.0
+        return UNIT * row_size(products) + FLOOR * (_touched(self) | (self._errors > 0))
 
     def __iadd__(self, other: Any) -> Self:
         return self._become(self + other)
@@ -247,11 +266,6 @@ def _touched(f: P) -> Array:
     return row_size(f._data) > 0
 
 
-def faded(before: Array, after: Array) -> Array:
-    """Return a bound of what rows have lost that left the range of normal numbers, 0 for all others."""
-    return np.where((row_size(before) > 0) & (row_size(after) < 2.0**-1022), 2.0**-1022, 0.0)
-
-
 def view(f: P, data: Array) -> P:
     """Return `f` with its entries arranged as in `data`, for in-place operations one tensor with `f`."""
     g = f._like(data)
@@ -262,11 +276,12 @@ def view(f: P, data: Array) -> P:
     return g
 
 
-def insert(f: P, piece: Array, knots: Array, planted: Array | None = None) -> P:
-    """Return `f` with more knots, sorted, each inside the piece of that number; nothing bends there.
+def insert(f: P, piece: Array, fresh: Places, planted: bool = False) -> P:
+    """Return `f` with more knots, in order, each inside the piece of that number; nothing bends there.
 
-    `planted` are errors of the new knots' places, (new,).
+    With `planted` the values are those at the true knots, to the errors of the places.
     """
+    knots = fresh.at
     if not len(knots):
         return f
     old, k = len(f.knots), len(f.knots) + len(knots)
@@ -275,8 +290,6 @@ def insert(f: P, piece: Array, knots: Array, planted: Array | None = None) -> P:
     is_new[new] = True
     kept = np.flatnonzero(~is_new)
     on_piece = np.cumsum(~is_new)[:-1] - 1
-    t = np.empty(k, dtype=f.knots.dtype)
-    t[new], t[kept] = knots, f.knots
     if f._limit is not None and k > f._limit:
         raise TooManyKnots
     data = np.empty((3 * k - 3, *f.shape), dtype=f._data.dtype)
@@ -297,12 +310,13 @@ def insert(f: P, piece: Array, knots: Array, planted: Array | None = None) -> P:
             np.maximum(f._errors[piece], f._errors[piece + 1])
             + slope_errors[piece] * np.abs(knots - f.knots[near])
             + 3 * UNIT * (row_size(data[new]) + size * np.abs(knots - f.knots[near]))
+            + FLOOR * (size > 0)
         )
-        if planted is not None:
-            errors[new] += size * planted
+        if planted:
+            errors[new] += size * fresh.error
         errors[k : 2 * k - 1] = slope_errors[on_piece]
         errors[2 * k - 2 + kept[1:-1]] = f._errors[2 * old - 1 :]
-    return f._make(t, data, errors, f._undecided, f._limit)
+    return f._make(f._places.with_new(new, fresh), data, errors, f._undecided, f._limit)
 
 
 def insert_at(f: P, knots: Array) -> P:
@@ -310,7 +324,7 @@ def insert_at(f: P, knots: Array) -> P:
     place = np.searchsorted(f.knots, knots, "left")
     place = np.minimum(place, len(f.knots) - 1)
     new = f.knots[place] != knots
-    return insert(f, place[new.astype(bool)] - 1, knots[new.astype(bool)])
+    return insert(f, place[new.astype(bool)] - 1, Places(knots[new.astype(bool)]))
 
 
 def align(f: P, g: P) -> tuple[P, P]:
@@ -332,19 +346,21 @@ def align(f: P, g: P) -> tuple[P, P]:
     )
     if f._limit != g._limit:
         f._limit = g._limit = min(v for v in (f._limit, g._limit) if v is not None)
-    if f.knots is g.knots or (len(f.knots) == len(g.knots) and (f.knots == g.knots).all()):
+    if f._places is g._places or np.array_equal(f._places.births, g._places.births):
+        places = f._places.with_ends(*g._places.ends)
+        if places is not f._places or places.ends != g._places.ends:
+            f, g = (h._make(places, h._data, h._errors, h._undecided, h._limit) for h in (f, g))
         return f, g
-    return _fill(f, g.knots), _fill(g, f.knots)
+    places, *rows, doubtful = merge(f._places, g._places)
+    f, g = (_fill(h, places, of_h) for h, of_h in zip((f, g), rows, strict=True))
+    f._doubt(doubtful)
+    return f, g
 
 
-def _fill(f: P, knots: Array) -> P:
-    """Insert those of `knots` that `f` lacks; of several equal ones (narrower than floats tell) as many as lack."""
-
-    def occurrence(t: Array) -> Array:
-        return np.arange(len(t)) - np.searchsorted(t, t, "left")
-
-    have = np.searchsorted(f.knots, knots, "right") - np.searchsorted(f.knots, knots, "left")
-    lacking = knots[occurrence(knots) >= have]
-    # Past the last equal one, so that the piece is the one to its right; at the very end, the one to its left.
-    piece = np.minimum(np.searchsorted(f.knots, lacking, "right") - 1, len(f.knots) - 2)
-    return insert(f, piece, lacking)
+def _fill(f: P, places: Places, rows: NDArray[np.intp]) -> P:
+    """Return `f`, whose knots are these rows of `places`, on all of them."""
+    lacking = np.ones(len(places.at), dtype=bool)
+    lacking[rows] = False
+    new = np.flatnonzero(lacking)
+    g = insert(f, new - 1 - np.arange(len(new)), places[new])
+    return g._make(places, g._data, g._errors, g._undecided, g._limit)

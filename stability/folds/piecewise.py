@@ -17,8 +17,9 @@ from torch import Tensor
 from stability.checks import check_finite, check_integer
 from stability.folds.bends import hinge, select
 from stability.folds.calculus import compose, distance
-from stability.folds.numbers import UNIT, Array, numbers, rationals, row_size, signs_of
+from stability.folds.numbers import FLOOR, UNIT, Array, numbers, rationals, row_size, signs_of
 from stability.folds.pieces import Pieces, align, insert_at, interpolated, view
+from stability.folds.places import Places
 from stability.folds.refusal import module_in_use, refuse
 
 
@@ -59,8 +60,9 @@ class PiecewiseLinear(Pieces):
         values: (K, *shape), at the knots.
         slopes: (K - 1, *shape), of the pieces.
         bends: (K - 2, *shape), at the knots inside.
-        undecided: how many decisions (the sign of a pre-activation at a knot, whether a knot bends) the rounding
-            errors leave open; 0 means that all are certain. Always 0 in exact arithmetic.
+        undecided: how many decisions (the sign of a pre-activation at a knot, or of the slope of a scalar, whether a
+            knot bends, whether two are one and which comes first) rounding and underflow leave open; 0 means that all
+            are certain. Always 0 in exact arithmetic.
         exact: whether the numbers are `Fraction`s.
 
     Raises:
@@ -99,8 +101,9 @@ class PiecewiseLinear(Pieces):
             # Two differences and a quotient, each of numbers that are exact.
             slopes = errors[len(t) : 2 * len(t) - 1]
             slopes[:] = 3 * UNIT * row_size(data[len(t) : 2 * len(t) - 1])
+            slopes += FLOOR * (row_size(v[1:] - v[:-1]) > 0)
             errors[2 * len(t) - 1 :] = slopes[1:] + slopes[:-1] + UNIT * row_size(data[2 * len(t) - 1 :])
-        self._hold(t, data, errors, {}, None)
+        self._hold(Places(t), data, errors, {}, None)
 
     def __repr__(self) -> str:
         low, high = map(float, self.interval)
@@ -159,7 +162,8 @@ class PiecewiseLinear(Pieces):
         keep = np.flatnonzero(np.concatenate([[True], self._bent(), [True]]))
         count = len(self.knots)
         rows = np.concatenate([keep, count + keep[:-1], 2 * count - 2 + keep[1:-1]])
-        return self._make(self.knots[keep], self._data[rows], self._errors[rows], self._undecided, self._limit)
+        places = self._places[keep].with_ends(*self._places.ends)
+        return self._make(places, self._data[rows], self._errors[rows], self._undecided, self._limit)
 
     # New functions --------------------------------------------------------------------------------------------------
 
@@ -190,7 +194,14 @@ class PiecewiseLinear(Pieces):
         i, j = np.searchsorted(f.knots, low, "right") - 1, np.searchsorted(f.knots, high, "left")
         k = len(f.knots)
         rows = np.concatenate([np.arange(i, j + 1), k + np.arange(i, j), 2 * k - 1 + np.arange(i, j - 1)])
-        return f._make(f.knots[i : j + 1], f._data[rows], f._errors[rows], f._undecided, f._limit)
+        inside, (at_first, at_last) = self.knots[1:-1], self._places.ends
+        ends = (
+            (inside == low).any() or (at_first and low == first),
+            (inside == high).any() or (at_last and high == last),
+        )
+        part = f._make(f._places[i : j + 1].with_ends(*ends), f._data[rows], f._errors[rows], f._undecided, f._limit)
+        part._doubt(self._places.near((low, high)))
+        return part
 
     # Integrals ------------------------------------------------------------------------------------------------------
 
@@ -264,6 +275,12 @@ class PiecewiseLinear(Pieces):
             refuse(f"torch's {name}", "it is not a rule for piecewise-linear functions")
         return _call(rule, f"torch's {name}", *args, **(kwargs or {}))
 
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        name = ufunc.__name__
+        if method != "__call__" or kwargs or name not in self.rules:
+            refuse(f"numpy's {name}", "it is not a rule for piecewise-linear functions")
+        return _call(self.rules[name], f"numpy's {name}", *inputs)
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
@@ -302,6 +319,9 @@ class PiecewiseLinear(Pieces):
 
     def __matmul__(self, other: Any) -> PiecewiseLinear:
         return self.rules["matmul"](self, other)  # type: ignore[no-any-return]
+
+    def __rmatmul__(self, other: Any) -> PiecewiseLinear:
+        return self.rules["matmul"](other, self)  # type: ignore[no-any-return]
 
 
 def _call(rule: Callable[..., Any], name: str, /, *args: Any, **kwargs: Any) -> Any:

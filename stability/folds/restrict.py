@@ -19,6 +19,7 @@ from stability.folds.kernels.enumeration import enumerate_chain
 from stability.folds.layers import restrict_layers
 from stability.folds.pieces import TooManyKnots
 from stability.folds.piecewise import PiecewiseLinear
+from stability.folds.places import Places
 from stability.folds.value_space import Coefficients
 
 _NO_LIMIT = 2**62
@@ -226,7 +227,7 @@ def _enumerate(table: NDArray[np.float64], low: float, high: float, limit: int |
     if not hasattr(_kept, "work"):
         _kept.work, _kept.where = np.empty((6, 1024)), np.empty(1024, dtype=np.int64)
     gain, gain_error, shift, shift_error = Coefficients(table).plain()
-    n, relative, undecided, finite, work, where = enumerate_chain(
+    n, slope_error, bend_error, place_error, ends, undecided, finite, work, where = enumerate_chain(
         table,
         gain,
         gain_error,
@@ -251,6 +252,8 @@ def _enumerate(table: NDArray[np.float64], low: float, high: float, limit: int |
     data[:n], data[n : 2 * n - 1], data[2 * n - 1 :] = work[1, :n], work[3, : n - 1], work[4, : n - 2]
 
     def errors() -> NDArray[np.float64]:
-        return np.concatenate([value_errors, relative * np.abs(data[n:])])
+        slope_errors, bend_errors = slope_error * np.abs(data[n : 2 * n - 1]), bend_error * np.abs(data[2 * n - 1 :])
+        return np.concatenate([value_errors, slope_errors, bend_errors])
 
-    return PiecewiseLinear._make(knots, data, errors, {-1: undecided} if undecided else {})
+    places = Places(knots, place_error, ends=ends)
+    return PiecewiseLinear._make(places, data, errors, {-1: undecided} if undecided else {})

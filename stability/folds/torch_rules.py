@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from stability.folds.bends import hinge
 from stability.folds.largest import largest
-from stability.folds.numbers import UNIT, rationals, row_size
-from stability.folds.pieces import align, faded, view
+from stability.folds.numbers import FLOOR, UNIT, rationals, row_size
+from stability.folds.pieces import align, view
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.refusal import module_in_use, refuse
 
@@ -75,7 +75,8 @@ def _linear(
         out = apply(torch.from_numpy(data)).numpy()
         size = row_size(f._data)
         errors = norm * (f._errors + (terms + 2) * UNIT * size) * (1 + 1e-12)
-        errors += faded(f._data, out) * bool(norm)
+        if norm > 0:
+            errors += (terms + 2) * FLOOR * ((size > 0) | (f._errors > 0))
         if bias is not None:
             out[:k] += bias.numpy()
             errors[:k] += UNIT * (norm * size[:k] + float(bias.abs().max()))
@@ -116,10 +117,12 @@ def _(f: PiecewiseLinear, weight: Tensor, bias: Tensor | None = None) -> Piecewi
     return _linear(f, lambda x: x @ w.T, _rows_sum(w), w.shape[1], b)
 
 
-@_rule("matmul", "mm")
+@_rule("matmul", "mm", "__matmul__")
 def _(f: Any, other: Any) -> PiecewiseLinear:
-    if not isinstance(f, PiecewiseLinear) or isinstance(other, PiecewiseLinear):
-        refuse("a matrix product", "only (function) @ (constant matrix) is a rule")
+    if isinstance(f, PiecewiseLinear) and isinstance(other, PiecewiseLinear):
+        refuse("a matrix product of two functions", "it is not piecewise linear")
+    if not isinstance(f, PiecewiseLinear):
+        return _matrix_times(_double(torch.as_tensor(f)), other)
     w = _double(torch.as_tensor(other))
     if w.ndim > 2 or not f.shape or f.shape[-1] != len(w):
         raise ValueError(
@@ -127,6 +130,19 @@ def _(f: Any, other: Any) -> PiecewiseLinear:
             "(n, m) or (n,)"
         )
     return _linear(f, lambda x: x @ w, float(w.abs().sum(0).max()), len(w))
+
+
+def _matrix_times(w: Tensor, f: PiecewiseLinear) -> PiecewiseLinear:
+    if w.ndim not in (1, 2) or not f.shape or f.shape[max(len(f.shape) - 2, 0)] != w.shape[-1]:
+        raise ValueError(
+            f"a matrix of shape {tuple(w.shape)} times values of shape {tuple(f.shape)}: expected (m, n) or (n,) times "
+            "(n,) or (..., n, k)"
+        )
+
+    def apply(x: Tensor) -> Tensor:
+        return torch.matmul(w, x[..., None])[..., 0] if x.ndim == 2 else torch.matmul(w, x)
+
+    return _linear(f, apply, float(w.abs().sum(-1).max()), w.shape[-1])
 
 
 def _convolution(convolve: Callable[..., Tensor], dims: int) -> Rule:
@@ -325,8 +341,9 @@ def _on_one_line(tensors: Sequence[Any]) -> list[PiecewiseLinear]:
     fs = [f if isinstance(f, PiecewiseLinear) else scalar + f for f in tensors]
     for _ in range(2):  # the first pass gathers the knots, the second hands them out
         for i in range(1, len(fs)):
-            knots = align(_plain(fs[0]), _plain(fs[i]))[0].knots
-            fs[0], fs[i] = (align(f, _plain_on(f, knots))[0] for f in (fs[0], fs[i]))
+            joint = align(_plain(fs[0]), _plain(fs[i]))[0]
+            fs[0], fs[i] = (align(f, joint * 0)[0] for f in (fs[0], fs[i]))
+            fs[0] = fs[0]._make(fs[0]._places, fs[0]._data, fs[0]._errors, joint._undecided, fs[0]._limit)
     return fs
 
 
@@ -335,17 +352,12 @@ def _plain(f: PiecewiseLinear) -> PiecewiseLinear:
     return f._like(f._data.reshape(len(f._data), -1)[:, 0])
 
 
-def _plain_on(f: PiecewiseLinear, knots: Any) -> PiecewiseLinear:
-    data = np.zeros(3 * len(knots) - 3, dtype=f._data.dtype)
-    return f._make(knots, data, np.zeros(len(data)), {}, f._limit)
-
-
 def _joined(fs: Sequence[PiecewiseLinear], data: Any) -> PiecewiseLinear:
     undecided: dict[int, int] = {}
     for f in fs:
         undecided |= f._undecided
     errors = np.maximum.reduce([f._errors for f in fs])
-    return fs[0]._make(fs[0].knots, data, errors, undecided, fs[0]._limit)
+    return fs[0]._make(fs[0]._places, data, errors, undecided, fs[0]._limit)
 
 
 @_rule("pad")
@@ -561,7 +573,7 @@ def _multiply(a: Any, b: Any) -> Any:
 _binary("add", _add)
 _binary("sub", lambda a, b: a - b if isinstance(a, PiecewiseLinear) else -b + a)
 _binary("mul", _multiply)
-_binary("div", lambda a, b: PiecewiseLinear.__truediv__(a, b))
+_binary("div", lambda a, b: a / b if isinstance(a, PiecewiseLinear) else b.__rtruediv__(a))
 for _alias, _name in (
     ("subtract", "sub"),
     ("multiply", "mul"),

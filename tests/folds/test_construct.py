@@ -161,3 +161,25 @@ def test_bad_input():
         st.construct(st.segment([0.0, 0.0], [1.0, 1.0]))
     with pytest.raises(ValueError, match="depth is 0"):
         st.tent(0)
+
+
+def test_where_folds_come_apart_the_turns_are_kept():
+    # Two extrema of equal heights: the table as it is rounded at first has a turn too many.
+    f = st.PiecewiseLinear([0, 1, 2.1, 3.3, 4.1, 5, 6.3], [1, 3, 0, 1 / 3, 0.2, 1 / 3, 0])
+    c = st.count(st.construct(f), (0, 6.3))
+    assert c.turns == f.count().turns == 5
+    assert c.folds == 6
+
+
+@pytest.mark.parametrize(
+    ("knots", "values"),
+    [
+        ([0, 1.3, 2.3, 3.3, 4.4, 5.3, 6.3], [1, 0.7, 0, 0, 0.1, 0.1, 0]),
+        ([0, 1.3, 2.1, 3.1, 4.0, 5.3], [0.7, 1, 1, 1 / 3, 0.3, 1]),
+    ],
+)
+def test_kinks_are_moved_until_the_folds_are_right_too(knots, values):
+    # The table as it is rounded at first has the turns, and a fold too many.
+    f = st.PiecewiseLinear(knots, values)
+    c = st.count(st.construct(f), f.interval)
+    assert (c.folds, c.turns) == (f.count().folds, f.count().turns)

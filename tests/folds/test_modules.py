@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations
 
 import stability as st
 
@@ -173,6 +174,19 @@ FUNCTIONS = {
     "linear": (lambda x: F.linear(x, random(2, 4), random(2)), (3, 4)),
     "matmul": (lambda x: x @ random(4, 2), (3, 4)),
     "matrix times vector": (lambda x: torch.matmul(x.relu(), random(4)), (3, 4)),
+    "linear, by name": (lambda x: F.linear(input=x, weight=random(2, 4), bias=random(2)), (3, 4)),
+    "matrix on the left": (lambda x: random(2, 4) @ x.relu(), (4,)),
+    "matrix on the left of a matrix": (lambda x: torch.matmul(random(2, 4), other=x.relu()), (3, 4, 2)),
+    "vector on the left": (lambda x: random(4) @ x.relu(), (4,)),
+    "flatten, by name": (lambda x: torch.flatten(input=x.relu(), start_dim=1), (1, 2, 2)),
+    "reshape, by name": (lambda x: torch.reshape(input=x, shape=(2, 2)).relu(), (4,)),
+    "clamp, by name": (lambda x: torch.clamp(input=x, min=-0.1, max=0.3), (4,)),
+    "max, by name": (lambda x: torch.max(input=x, other=-x), (4,)),
+    "max, axis": (lambda x: torch.max(x, axis=0).values, (4,)),
+    "sum, axis": (lambda x: x.relu().sum(axis=1), (2, 4)),
+    "mean, axis": (lambda x: torch.mean(input=x.relu(), axis=0), (2, 4)),
+    "cat, axis": (lambda x: torch.cat(tensors=[x, x.relu()], axis=1), (2, 3)),
+    "sub, by name": (lambda x: torch.sub(input=x.relu(), other=x, alpha=3), (4,)),
     "cat": (lambda x: torch.cat([x, x.relu(), ones]), (4,)),
     "cat, dim": (lambda x: torch.cat((x.relu(), x.clamp(max=0.2)), dim=1), (2, 3)),
     "stack": (lambda x: torch.stack((x.clamp(min=0.1), x.abs(), -x), -1), (2, 3)),
@@ -204,6 +218,37 @@ FUNCTIONS = {
 def test_functions(name):
     function, shape = FUNCTIONS[name]
     agrees(function, shape)
+
+
+def test_numpy_s_functions():
+    f_line, at = line(4)
+    a, matrix = np.arange(4.0), random(2, 4).numpy()
+    pairs = [
+        (np.abs(f_line), lambda x: x.abs()),
+        (np.maximum(a, f_line), lambda x: torch.maximum(x, torch.from_numpy(a))),
+        (a - f_line, lambda x: torch.from_numpy(a) - x),
+        (np.float64(2) * f_line, lambda x: 2 * x),
+        (f_line / np.float64(3), lambda x: x / 3),
+        (matrix @ f_line, lambda x: torch.from_numpy(matrix) @ x),
+    ]
+    for f, g in pairs:
+        for t in (0.0, 0.3, 1.0):
+            np.testing.assert_allclose(f(t), g(at(t)), rtol=0, atol=1e-14)
+    with pytest.raises(TypeError, match="numpy's exp cannot be followed along a line"):
+        np.exp(f_line)
+    with pytest.raises(TypeError, match="numpy's add cannot be followed"):
+        np.add(f_line, a, out=a)
+    with pytest.raises(TypeError, match="a quotient by a function"):
+        a / f_line
+
+
+def test_arguments_that_a_rule_does_not_take():
+    with pytest.raises(TypeError, match=r"Tensor.sum with these arguments .* got an unexpected keyword argument 'q'"):
+        line(4)[0].sum(q=1)
+    with pytest.raises(ValueError, match=r"a matrix of shape \(2, 3\) times values of shape \(4,\)"):
+        random(2, 3) @ line(4)[0]
+    with pytest.raises(TypeError, match="a matrix product of two functions"):
+        line(4)[0] @ line(4)[0]
 
 
 def test_float32_modules_are_read_exactly():
@@ -460,6 +505,10 @@ def test_the_line_given_is_left_as_it_was():
         (nn.Unflatten(0, (2, 3)), (4,), "do not fit|don't multiply|expected"),
         (lambda x: x.reshape(3, 5), (4,), r"values of shape \(4,\) do not fit the shape \(3, 5\)"),
         (lambda x: x @ torch.ones(3, 2), (4,), r"shape \(4,\) times a matrix of shape \(3, 2\)"),
+        (lambda x: F.batch_norm(x, ones, ones), (4,), r"shape \(4,\) here: the layer takes 4 channels in dimension 1"),
+        (nn.PReLU(3), (1, 2, 4), r"shape \(1, 2, 4\) here .*: the layer takes 3 channels in dimension 1"),
+        (nn.Sequential(nn.Linear(1, 2), nn.PReLU(3), nn.Linear(2, 1)), (1,), r"module '1' .* takes 3 channels"),
+        (nn.Conv1d(4, 4, 1, groups=2), (2, 4), "the layer takes 4 channels in dimension -2"),
         (lambda x: x.sum(2), (4,), r"dimension 2 of values of shape \(4,\)"),
     ],
 )
@@ -533,3 +582,44 @@ def test_what_rounding_leaves_open_is_said_with_the_count():
     convolution = nn.Sequential(nn.Conv2d(1, 3, 3, bias=False), nn.ReLU()).double()
     f = st.restrict(convolution, st.segment(torch.zeros(1, 1, 5, 5), torch.ones(1, 1, 5, 5)))
     assert f.undecided == 0
+
+
+# --- modules that do more than their classes say ---
+
+
+def doubled(*given):
+    return given[-1] * 2
+
+
+def doubled_before(_, given):
+    return (given[0] * 2,)
+
+
+MODIFICATIONS = {
+    "pre-hook on a linear layer": lambda m: m[2].register_forward_pre_hook(doubled_before),
+    "pre-hook on the whole": lambda m: m.register_forward_pre_hook(doubled_before),
+    "hook with keywords": lambda m: m[1].register_forward_hook(doubled, with_kwargs=True),
+    "forward of the whole": lambda m: setattr(m, "forward", lambda x: 2 * m[2](m[0](x).relu())),
+    "forward of a linear layer": lambda m: setattr(m[2], "forward", lambda x: x.sum(-1, keepdim=True)),
+    "spectral norm": lambda m: nn.utils.spectral_norm(m[0]).eval(),
+    "spectral norm, parametrized": lambda m: parametrizations.spectral_norm(m[0]).eval(),
+    "a weight that is no parameter": lambda m: replace_parameter(m[0], "weight"),
+    "a bias that is no parameter": lambda m: replace_parameter(m[0], "bias"),
+    "a slope that is no parameter": lambda m: replace_parameter(m[1], "weight"),
+}
+
+
+def replace_parameter(module, name):
+    value = 2 * getattr(module, name).detach()
+    delattr(module, name)
+    setattr(module, name, value)
+
+
+@pytest.mark.parametrize("name", MODIFICATIONS)
+def test_modified_modules_are_followed_as_they_are(name):
+    model = randomise(nn.Sequential(nn.Linear(1, 3), nn.PReLU(3), nn.Linear(3, 1)).double())
+    MODIFICATIONS[name](model)
+    f = st.restrict(model, st.interval(-1, 1))
+    x = torch.linspace(-1, 1, 101, dtype=torch.float64)
+    with torch.no_grad():
+        assert (f(x) - model(x[:, None])[:, 0]).abs().max() < 1e-14

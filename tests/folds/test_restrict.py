@@ -250,3 +250,75 @@ def test_a_zero_that_nothing_has_rounded_is_decided():
     f = st.restrict(table, st.interval(-1, 1))
     assert f.undecided == 0
     assert f.count() == st.Count(1, 0, 2)
+
+
+# --- underflow, and gains that cancel ---
+
+
+class Repeated(nn.Module):
+    """A chain of width 1 of one row, as a module."""
+
+    def __init__(self, row, times):
+        super().__init__()
+        self.row, self.times = row, times
+
+    def forward(self, x):
+        skip, weight, bias, outer_weight, outer_bias, slope = self.row
+        for _ in range(self.times):
+            x = skip * x + outer_weight * nn.functional.leaky_relu(weight * x + bias, slope) + outer_bias
+        return x
+
+
+@pytest.mark.parametrize("row", [(0.0, 1.0, -0.0005, 1.0, 0.0, 0.25), (0.0, 1.0, -0.001, 0.5, 0.0, 0.25)])
+@pytest.mark.parametrize("as_module", [False, True])
+def test_folds_lost_to_underflow_are_undecided(row, as_module):
+    for times in (50, 700):
+        table = np.array([row] * times)
+        f = st.restrict(Repeated(row, times) if as_module else table, st.interval(-1, 1))
+        right = st.count(table, (-1, 1)) == f.count()
+        assert right or f.undecided > 0
+        assert times > 100 or f.undecided == 0
+
+
+def test_slopes_lost_on_the_way_are_undecided():
+    rows = np.array([[0.0, 2.0**-300, 0.0, 1.0, 0.0, 0.5]] * 5)
+    assert st.restrict(rows, st.interval(-1, 1)).undecided > 0
+    f = st.PiecewiseLinear([-1.0, 0.0, 1.0], [0.0, 0.0, 1.0])
+    for net in (lambda x: x * 2.0**-600 * 2.0**-600, lambda x: x / 2.0**600 / 2.0**600):
+        assert net(f).undecided > 0
+    assert (f * 0).undecided == 0
+    tiny = st.PiecewiseLinear([-1.0, 0.0, 1.0], [0.0, 0.0, 2.0**-600])
+    assert tiny(tiny).undecided > 0
+    assert st.PiecewiseLinear([-1e300, 0.0, 1e300], [0.0, 0.0, 1e-300]).undecided > 0
+
+
+@pytest.mark.parametrize("slope", [0.5, 1.0])
+@pytest.mark.parametrize("power", [-20, -300])
+def test_values_lost_near_a_kink_at_0_are_undecided(power, slope):
+    # Every kink on the way is at 0, where the first is; the slopes are kept, but the values beside it become 0.
+    times = 1100 // -power
+    small, large = ((0.0, 2.0**p, 0.0, 1.0, 0.0, slope) for p in (power, -power))
+    first, last = (0.0, 1.0, 0.0, 1.0, 0.0, 0.5), (0.0, 1.0, -(2.0**-10), 1.0, 0.0, 0.5)
+    for many in (times // 2, times):
+        table = [first, *[small] * many, *[large] * many, last]
+        points = breaks(table, -1, 1)
+        f = st.restrict(np.array(table), st.interval(-1, 1))
+        right = (len(f.folds()), len(f.knots)) == (len(bends(points)), len(points))
+        assert right or f.undecided > 0
+        assert right or many == times
+        assert f.undecided == 0 or many == times
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        [[0.0, 1.0, 0.0, 1.0, 0.0, -1.0], [1.0, 5.0, 0.0, -0.2, 0.0, 1.0]],  # a gain that is 0 but for rounding
+        [[0.0, 1.0, 0.0, 1.0, 0.0, 0.3], [0.0, 1.0, 0.0, 1.0, 0.0, 1 / 0.3]],  # slopes that are equal but for that
+        [[1.0, 1.0, 0.0, 1e-3, 0.0, 1 - 2.0**-53]],  # gains that are
+    ],
+)
+def test_what_is_0_but_for_rounding(table):
+    f = st.restrict(np.array(table), st.interval(-1, 1))
+    exact = st.restrict(np.array(table), st.interval(-1, 1), exact=True).count()
+    assert st.count(np.array(table), (-1, 1)) == exact
+    assert f.undecided > 0 or f.count() == exact

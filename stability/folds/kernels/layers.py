@@ -12,6 +12,7 @@ from numba import njit
 
 _UNIT = 2.0**-53
 _COLUMNS = 32
+_FLOOR = 2.0**-1000  # more than underflow takes from any sum
 
 
 @njit(fastmath={"nnan", "ninf", "nsz"})
@@ -40,8 +41,8 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
         limit: the largest number of knots.
 
     Returns:
-        knots; rows of values, slopes and bends, (3 knots - 3, outputs); bounds of their errors; the number of
-        undecided signs. There are no knots where there would be more than `limit`.
+        knots; rows of values, slopes and bends, (3 knots - 3, outputs); bounds of their errors; a bound of the errors
+        of the knots; the number of undecided signs. There are no knots where there would be more than `limit`.
     """
     length = high - low
     reach = max(abs(low), abs(high))
@@ -49,9 +50,11 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
     knots = np.empty(0)
     bends = np.empty((0, 1))
     single = np.empty(0, np.int64)  # the one entry that is not 0 of a fresh bend, else -1
-    value_error = slope_error = 0.0
+    value_error = slope_error = place_error = 0.0
     undecided = 0
-    dead = np.zeros(1, np.bool_)  # of every piece, whether no neuron of the layer before moves on it
+    # Where a layer is dead what follows is exactly 0, which sums that end at 0 cannot tell: pieces on which no neuron
+    # moves, and knots at which none bends.
+    dead, straight = np.zeros(1, np.bool_), np.empty(0, np.bool_)
     at = slope_at = 0
     layers = len(widths) - 1
     for layer in range(layers):
@@ -109,8 +112,8 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
         rounding = np.sqrt(frobenius) * (inputs + 2) * _UNIT * 1.001
         total_slope = np.sqrt(slope_squares) + total_bend
         value_error = norm * value_error * 1.001 + rounding * (np.sqrt(value_squares) + length * total_slope)
-        value_error += 2 * _UNIT * largest_bias
-        slope_error = norm * slope_error * 1.001 + rounding * total_slope
+        value_error += 2 * _UNIT * largest_bias + _FLOOR
+        slope_error = norm * slope_error * 1.001 + rounding * total_slope + _FLOOR
         value, slope, bends = new_value, new_slope, new_bends
 
         # Values at both ends and at all knots, slopes on all pieces, from left to right.
@@ -128,7 +131,8 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
                 before = z[k, j]
                 after = before + steep[k, j] * width
                 z[k + 1, j] = after
-                changes += before * after < 0.0
+                # By comparisons: the product of small numbers is 0.
+                changes += (before < 0.0) & (after > 0.0) | (before > 0.0) & (after < 0.0)
             if k < count:
                 for j in range(outputs):
                     steep[k + 1, j] = steep[k, j] + bends[k, j]
@@ -145,13 +149,10 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
             for k in range(count + 1):
                 errors[count + 2 + k] = 0.0 if dead[k] else slope_error
             for k in range(count):
-                bent = False
-                for j in range(outputs):
-                    bent |= bends[k, j] != 0.0
-                errors[2 * count + 3 + k] = 2.0 * slope_error if bent else 0.0
+                errors[2 * count + 3 + k] = 0.0 if straight[k] else 2.0 * slope_error
             all_knots = np.empty(count + 2)
             all_knots[0], all_knots[1:-1], all_knots[-1] = low, knots, high
-            return all_knots, rows, errors, undecided
+            return all_knots, rows, errors, place_error, undecided
         if count + crossings + 2 > limit:
             break
 
@@ -160,6 +161,7 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
         new_knots, owner, piece = np.empty(crossings), np.empty(crossings, np.int64), np.empty(crossings, np.int64)
         crossing = np.empty(outputs + 1, np.int64)
         found = 0
+        ordinary = least_value > 2.0**-500  # no product underflows
         for k in range(count + 1):
             left, right = knots[k - 1] if k > 0 else low, knots[k] if k < count else high
             first = found
@@ -169,7 +171,11 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
             for j in range(outputs):
                 # Written always and kept now and then: a branch here would be mispredicted at every crossing.
                 crossing[met] = j
-                met += z[k, j] * z[k + 1, j] < 0.0
+                before, after = z[k, j], z[k + 1, j]
+                if ordinary:
+                    met += before * after < 0.0
+                else:
+                    met += (before < 0.0) & (after > 0.0) | (before > 0.0) & (after < 0.0)
             for i in range(met):
                 j = crossing[i]
                 a, b = abs(z[k, j]), abs(z[k + 1, j])
@@ -181,12 +187,13 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
                 new_knots[place], owner[place] = t, j
                 piece[found] = k
                 found += 1
-            for i in range(first + 1, found):
+            passed = -np.inf
+            for i in range(first, found):
                 # Kinks of two neurons that rounding may have parted, joined, or put in the wrong order.
-                apart = 0.0
-                for one in range(i - 1, i + 1):
-                    apart += 2.0 * value_error / abs(steep[k, owner[one]])
-                undecided += new_knots[i] - new_knots[i - 1] <= apart + 8.0 * _UNIT * (reach + length)
+                blur = 2.0 * value_error / abs(steep[k, owner[i]]) + 4.0 * _UNIT * (reach + length)
+                undecided += new_knots[i] - blur <= passed
+                passed = max(passed, new_knots[i] + blur)
+                place_error = max(place_error, min(blur, length))
         largest_gain = 1.0
         for j in range(outputs):
             largest_gain = max(largest_gain, abs(alpha[j]))
@@ -203,7 +210,7 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
         flat = True
         for j in range(outputs):
             flat = flat and alpha[j] == 0.0
-        new_dead = np.zeros(count + found + 1, np.bool_)
+        new_dead, new_straight = np.zeros(count + found + 1, np.bool_), np.zeros(count + found, np.bool_)
         for k in range(count + 1):
             first = size
             if flat and (k == 0 or at_zero):
@@ -216,9 +223,11 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
                 if size == first or merged_knots[size - 1] != t:
                     merged_knots[size] = t
                     merged_single[size] = j
+                    new_straight[size] = alpha[j] == 1.0
                     size += 1
                 else:
                     merged_single[size - 1] = -1
+                    new_straight[size - 1] &= alpha[j] == 1.0
                 change = (1.0 - alpha[j]) * steep[k, j]
                 merged[size - 1, j] = change if z[k, j] < 0.0 else -change
                 moving += 1 if z[k, j] < 0.0 else -1
@@ -226,6 +235,7 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
                 event += 1
             if k < count:
                 merged_knots[size] = knots[k]
+                new_straight[size] = straight[k] or (flat and moving == 0 and not at_zero)
                 for j in range(outputs):
                     merged[size, j] = bends[k, j] * (1.0 if z[k + 1, j] > 0.0 else alpha[j])
                 if at_zero:
@@ -242,5 +252,6 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
             on = z[0, j] > 0.0 or (z[0, j] == 0.0 and z[1, j] > 0.0)
             value[j] = z[0, j] * (1.0 if z[0, j] > 0.0 else alpha[j])
             slope[j] = steep[0, j] * (1.0 if on else alpha[j])
-        knots, bends, single, dead = merged_knots[:size], merged[:size], merged_single[:size], new_dead[: size + 1]
-    return np.empty(0), np.empty((0, 1)), np.empty(0), 0
+        knots, bends, single = merged_knots[:size], merged[:size], merged_single[:size]
+        dead, straight = new_dead[: size + 1], new_straight[:size]
+    return np.empty(0), np.empty((0, 1)), np.empty(0), 0.0, 0
