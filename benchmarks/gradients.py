@@ -1,18 +1,23 @@
-"""What does it cost to watch a training?
+"""How much faster are gradient norms in the log domain than what a user would write, and what does watching cost?
+
+Gradient norms of residual PReLU chains of depth 300 at 64 points, 1000 seeds: by `st.gradient_norms`, by automatic
+differentiation of the same stacked arrays with norms by layer, and by a loop over the members' own modules (timed on a
+few members and scaled up), in one run and on one thread.
 
 Fifty blocks relu(W h + b) of width 256 are trained on batches of 128 in float32, in one thread. Steps that are watched,
 watched at every hundredth pass, and not watched are taken in turns, and the medians of processor time are compared.
 
-A cost above what was wanted is reported, and is no failure.
+What misses the ratio that is wanted is reported, and is no failure.
 """
 
 from __future__ import annotations
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before numpy is imported
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"  # first
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -20,9 +25,64 @@ import numpy as np
 import torch
 from torch import nn
 
-from stability.gradients.watch import watch
+import stability as st
 
+SEEDS, LAYERS, POINTS, LOOPED = 1000, 300, 64, 3
 DEPTH, WIDTH, BATCH, ROUNDS = 50, 256, 128, 100
+
+
+class Residual(nn.Module):
+    """One residual step as a user writes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(1, 1, dtype=torch.float64), nn.Linear(1, 1, dtype=torch.float64)
+        self.activation = nn.PReLU(dtype=torch.float64)
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        return h + self.outer(self.activation(self.inner(h)))
+
+
+def norms_of_many() -> None:
+    """Print the time of the norms of all layers and seeds, and the ratios to the alternatives."""
+    x = torch.linspace(-3, 3, POINTS, dtype=torch.float64)
+    y = x.sin()
+    chain = st.Chain("residual2_prelu", LAYERS, seeds=SEEDS)
+    modules = [nn.Sequential(*(Residual() for _ in range(LAYERS))) for _ in range(LOOPED)]
+
+    def loss(output: torch.Tensor) -> torch.Tensor:
+        return (output - y).square().mean(dim=1)
+
+    def stacked() -> list[torch.Tensor]:
+        gradients = torch.autograd.grad(loss(chain(x)).sum(), list(chain.parameters()))
+        return [gradient.abs().log() for gradient in gradients]
+
+    def loop() -> list[torch.Tensor]:
+        norms = []
+        for module in modules:
+            module.zero_grad()
+            (module(x[:, None]) - y[:, None]).square().mean().backward()
+            norms += [parameter.grad.norm() for parameter in module.parameters() if parameter.grad is not None]
+        return norms
+
+    calls: dict[str, Callable[[], object]] = {
+        "in the log domain": lambda: st.gradient_norms(chain, x, loss),
+        "stacked autograd": stacked,
+        "loop over modules": loop,
+    }
+    best = dict.fromkeys(calls, float("inf"))
+    for _ in range(6):  # in turns, so that a busy moment of the machine meets them all
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            best[name] = min(best[name], time.perf_counter() - start)
+    best["loop over modules"] *= SEEDS / LOOPED
+    ours = best["in the log domain"]
+    print(f"gradient norms: {SEEDS} seeds, depth {LAYERS}, {POINTS} points, float64, one thread: {1e3 * ours:.1f} ms")
+    for name, wanted in (("stacked autograd", 5), ("loop over modules", 1000)):
+        ratio = best[name] / ours
+        verdict = "holds" if ratio >= wanted else "DOES NOT HOLD"
+        print(f"  {name}: {1e3 * best[name]:.0f} ms, {ratio:.1f} times (wanted >= {wanted}: {verdict})")
 
 
 def watch_cost() -> None:
@@ -49,7 +109,7 @@ def _watch_cost(gradients: str, optimizer_of: type[torch.optim.Optimizer]) -> No
             way = (round_ + turn) % len(ways)
             options = ways[way]
             with ExitStack() as stack:
-                record = None if options is None else stack.enter_context(watch(model, **options))
+                record = None if options is None else stack.enter_context(st.watch(model, **options))
                 model(x[:1]).sum().backward()  # pass 0, which every=100 records; the one that is timed it does not
                 start = time.process_time()
                 optimizer.zero_grad()
@@ -69,6 +129,7 @@ def _watch_cost(gradients: str, optimizer_of: type[torch.optim.Optimizer]) -> No
 def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    norms_of_many()
     watch_cost()
 
 

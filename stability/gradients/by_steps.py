@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stability.gradients.log_norms import combine
 from stability.gradients.losses import Loss, loss_of_members
 from stability.gradients.result import GradientNorms
 from stability.gradients.scaled import Scaled
-from stability.gradients.width_one import of_kinds
 from stability.jacobians.blocks import find_blocks
 
 
@@ -55,9 +55,16 @@ def step_gradients(net: Any, x: Tensor, loss: Loss, memory: float) -> GradientNo
         for kind in inner
         if kind.endswith("weight")
     }
-    named = {kind: torch.logsumexp(2 * log_kinds[kind], 0) / 2 for kind in inner}
+    named = {kind: combine(log_kinds[kind], 0) for kind in inner}
+    log_norms = dict(log_kinds)
+    if inner:
+        log_norms["parameters"] = combine(torch.stack(list(log_kinds.values())), 0)
+    log_norms["input"] = (squares[:-1] / 2).cpu()
+    if weights:
+        log_norms["relative"] = combine(torch.stack(list(weights.values())), 0).cpu()
     return GradientNorms(
-        **of_kinds(log_kinds, {k: v.cpu() for k, v in weights.items()}, (squares[:-1] / 2).cpu()),
+        log_norms=log_norms,
+        present=dict.fromkeys(log_norms, torch.ones(net.depth, dtype=torch.bool)),
         named=named | {kind: value.log_norm().cpu() for kind, value in outside.items()},
         output=(squares[-1] / 2).cpu(),
         loss=values.double().cpu(),

@@ -292,7 +292,7 @@ def _logs_of_chain(net: Any, x: Tensor, loss: Loss, one: Format) -> _Logs:
 
     side_by_side(run, len(table), 100.0 * sizes.size)
     factors = np.take_along_axis(log_factors(table)[0].transpose(1, 0, 2), positive.astype(np.intp), axis=2)
-    _, cotangents = loss_of_members(loss, float64_output(net, x))
+    _, cotangents = loss_of_members(loss, float64_output(net, table_of(net), points_of(net, x)))
     with np.errstate(divide="ignore", invalid="ignore"):
         at_output = np.log(abs(cotangents.cpu().numpy()))
         backward = at_output + np.cumsum(factors[::-1], axis=0)

@@ -17,7 +17,7 @@ from stability.gradients.kernels import width_one
 from stability.gradients.log_norms import log_norm
 from stability.gradients.scaled import Scaled, times_power
 from stability.gradients.states import calls_of
-from stability.gradients.width_one import points_of, safe_rows, table_of
+from stability.gradients.width_one import points_of, table_of
 from stability.jacobians.blocks import check_state
 from stability.jacobians.threads import side_by_side
 from stability.jacobians.width_one import is_piecewise_linear_width_one
@@ -166,9 +166,8 @@ def _width_one(net: Any, x: Tensor, pairs: Sequence[tuple[int, int]] | Tensor | 
     chosen = _check_pairs(pairs, len(points))
     shape = (net.depth + 1, len(table), len(points))
     log_sizes, signs, updates = np.empty(shape), np.empty(shape, np.int8), np.empty((net.depth, *shape[1:]))
-    safe = safe_rows(table)
     side_by_side(
-        lambda first, last: width_one.log_states(first, last, table, safe, points, log_sizes, signs, updates),
+        lambda first, last: width_one.log_states(first, last, table, points, log_sizes, signs, updates),
         len(table),
         10.0 * updates.size,
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,8 @@ from stability.gradients.result import GradientNorms
 from stability.jacobians.factors import factors
 from stability.jacobians.threads import side_by_side
 
+#: How many rows of step tables are worked on at a time.
+PORTION = 2**15
 #: Where a read-out's two parameters stand in its row.
 _READOUT = {"readout_weight": COLUMNS.index("skip"), "readout_bias": COLUMNS.index("outer_bias")}
 
@@ -36,14 +40,12 @@ def table_of(net: Any) -> NDArray[np.float64]:
     return table
 
 
-def float64_output(net: Any, x: Tensor) -> Tensor:
+def float64_output(net: Any, table: NDArray[np.float64], points: NDArray[np.float64]) -> Tensor:
     """Return what the chain makes of the points, float64 (seeds, points) on its device, from states in any range."""
-    points, table = points_of(net, x), table_of(net)
     mantissas = np.empty((len(table), len(points)))
     exponents = np.empty(mantissas.shape, dtype=np.int64)
-    safe = safe_rows(table)
     side_by_side(
-        lambda first, last: width_one.run(first, last, table, safe, points, mantissas, exponents),
+        lambda first, last: width_one.run(first, last, table, points, mantissas, exponents),
         len(table),
         mantissas.size * table.shape[1],
     )
@@ -69,88 +71,110 @@ def width_one_gradients(net: Any, x: Tensor, loss: Loss) -> GradientNorms:
 
     over the points. Everything is float64 with an exponent of its own.
     """
-    points, table = points_of(net, x), table_of(net)
-    values, cotangents = loss_of_members(loss, float64_output(net, x))
-    found, scale, squares, square_scale = gradients(table, points, cotangents.to("cpu", torch.float64).numpy())
-    with np.errstate(divide="ignore"):
-        log_inputs = torch.from_numpy(np.log(squares) / 2 + square_scale * (math.log(2) / 2)).mT
-    trained = {name for name, value in net.named_parameters() if value.requires_grad}
-    log_norms, named = {}, {}
-    for kind in net.architecture.parameters:
-        if kind not in trained:
-            continue
-        if kind in _READOUT:
-            named[kind] = _log(found[:, -1, _READOUT[kind]], scale[:, -1, _READOUT[kind]])
-            continue
-        column = COLUMNS.index(kind)
-        log_norms[kind] = _log(found[:, : net.depth, column], scale[:, : net.depth, column]).mT
-        named[kind] = combine(log_norms[kind], 0)
-    weights = {
-        kind: log_norms[kind] + torch.from_numpy(_log_size(table[:, : net.depth, COLUMNS.index(kind)])).mT
-        for kind in log_norms
-        if kind.endswith("weight")
-    }
+    points, table, depth = points_of(net, x), table_of(net), net.depth
+    values, cotangents = loss_of_members(loss, float64_output(net, table, points))
+    trained = [kind for kind, value in net.named_parameters() if value.requires_grad]
+    steps = [kind for kind in net.architecture.parameters if kind in trained and kind not in _READOUT]
+    last = {kind: column for kind, column in _READOUT.items() if kind in trained}
+    wanted = {*map(COLUMNS.index, steps), *last.values()}
+    at_output = cotangents.to("cpu", torch.float64).numpy()
+    logs, (states, parameters, relative) = _log_norms(table, points, at_output, steps, wanted)
+    named = {kind: combine(logs[COLUMNS.index(kind)][:, :depth], 1) for kind in steps}
+    named |= {kind: logs[column][:, -1] for kind, column in last.items()}
+    log_norms = {kind: logs[COLUMNS.index(kind)][:, :depth].mT for kind in steps}
+    if steps:
+        log_norms["parameters"] = parameters[:, :depth].mT
+    log_norms["input"] = states[:, :depth].mT
+    if "weight" in steps or "outer_weight" in steps:
+        log_norms["relative"] = relative[:, :depth].mT
+    everywhere = torch.ones(depth, dtype=torch.bool)
     return GradientNorms(
-        **of_kinds(log_norms, weights, log_inputs[: net.depth]),
+        log_norms=log_norms,
+        present=dict.fromkeys(log_norms, everywhere),
         named=named,
-        output=log_inputs[-1],
+        output=states[:, -1],
         loss=values.cpu(),
-        layers=tuple(f"step {i}" for i in range(1, net.depth + 1)),
+        layers=tuple(f"step {i}" for i in range(1, depth + 1)),
         members=net.members,
         path="factors",
     )
 
 
-def of_kinds(kinds: dict[str, Tensor], weights: dict[str, Tensor], inputs: Tensor) -> dict[str, dict[str, Tensor]]:
-    """Return `log_norms` and `present` of a chain from the logs of each kind, of w dLoss/dw, and of the states'."""
-    log_norms = dict(kinds)
-    if kinds:
-        log_norms["parameters"] = combine(torch.stack(list(kinds.values())), 0)
-    log_norms["input"] = inputs
-    if weights:
-        log_norms["relative"] = combine(torch.stack(list(weights.values())), 0)
-    everywhere = torch.ones(len(inputs), dtype=torch.bool)
-    return {"log_norms": log_norms, "present": dict.fromkeys(log_norms, everywhere)}
+@dataclass(frozen=True)
+class TableGradients:
+    """The gradient with respect to a step table, as mantissas and exponents of 2.
+
+    Attributes:
+        values, exponents: (6, seeds, rows), with respect to each column.
+        squares, square_exponents: (3, seeds, rows + 1), squared norms: with respect to the state before each row and
+            after the last, over the points; and with a last one that is void, with respect to the trained numbers of a
+            row, and of its weights times their gradients.
+    """
+
+    values: NDArray[np.float64]
+    exponents: NDArray[np.int32]
+    squares: NDArray[np.float64]
+    square_exponents: NDArray[np.int32]
+
+
+def _log_norms(
+    table: NDArray[np.float64],
+    points: NDArray[np.float64],
+    cotangents: NDArray[np.float64],
+    steps: Sequence[str],
+    wanted: Collection[int],
+) -> tuple[dict[int, Tensor], Tensor]:
+    """Return the log sizes of the gradient of the columns wanted, (seeds, rows) each, and of its norms.
+
+    The norms are (3, seeds, rows + 1), see `TableGradients`; the columns of `steps` count in them.
+    """
+    seeds, rows, _ = table.shape
+    logs = {column: torch.empty((seeds, rows), dtype=torch.float64) for column in wanted}
+    roots = torch.empty((3, seeds, rows + 1), dtype=torch.float64)
+    # Some members at a time: memory that has been used before is a good deal faster than new.
+    portion = max(1, PORTION // rows)
+    for start in range(0, seeds, portion):
+        part = slice(start, start + portion)
+        found = gradients(table[part], points, cotangents[part], steps)
+        for column in wanted:
+            _log_into(logs[column][part], found.values[column], found.exponents[column])
+        for which in range(3):
+            _log_into(roots[which, part], found.squares[which], found.square_exponents[which])
+    return logs, roots.mul_(0.5)
 
 
 def gradients(
-    table: NDArray[np.float64], points: NDArray[np.float64], cotangents: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.float64], NDArray[np.int32]]:
-    """Return the gradient with respect to the table, and the squared norms of that with respect to the states.
+    table: NDArray[np.float64],
+    points: NDArray[np.float64],
+    cotangents: NDArray[np.float64],
+    trained: Sequence[str] = COLUMNS,
+) -> TableGradients:
+    """Return the gradient with respect to the table.
 
     Args:
         table: (seeds, rows, 6).
         points: (points,).
         cotangents: (seeds, points), the gradient with respect to the output.
-
-    Returns:
-        Mantissas and exponents (seeds, rows, 6), and mantissas and exponents (seeds, rows + 1).
+        trained: which columns count in the norms.
     """
     seeds, rows, _ = table.shape
-    mantissas, exponents = factors(table)
-    shape = (seeds, rows, 6)
-    values, scale = np.empty(shape), np.empty(shape, dtype=np.int32)
-    squares, square_scale = np.empty((seeds, rows + 1)), np.empty((seeds, rows + 1), dtype=np.int32)
-    arrays = (table, safe_rows(table), mantissas, exponents, points, np.ascontiguousarray(cotangents))
-    side_by_side(
-        lambda first, last: width_one.gradients(first, last, *arrays, values, scale, squares, square_scale),
-        seeds,
-        3 * seeds * rows * len(points),
+    inputs = (table, *factors(table), points, np.ascontiguousarray(cotangents), np.isin(COLUMNS, trained))
+    found = TableGradients(
+        np.empty((6, seeds, rows)),
+        np.empty((6, seeds, rows), dtype=np.int32),
+        np.zeros((3, seeds, rows + 1)),
+        np.zeros((3, seeds, rows + 1), dtype=np.int32),
     )
-    return values, scale, squares, square_scale
+    outputs = (found.values, found.exponents, found.squares, found.square_exponents)
+    side_by_side(
+        lambda first, last: width_one.gradients(first, last, *inputs, *outputs), seeds, 3 * seeds * rows * len(points)
+    )
+    return found
 
 
-def safe_rows(table: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return which rows hold only numbers that are 0 or far from the ends of the range."""
-    size = abs(table)
-    unsafe = (size >= 2.0**width_one.ROW) | ((size <= 2.0**-width_one.ROW) & (size > 0))
-    return np.asarray(~unsafe.any(axis=-1)) if unsafe.any() else np.ones(unsafe.shape[:2], dtype=bool)
-
-
-def _log_size(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _log_into(logs: Tensor, mantissas: NDArray[np.float64], exponents: NDArray[np.int32]) -> None:
+    array = logs.numpy()
+    np.abs(mantissas, out=array)
     with np.errstate(divide="ignore"):
-        return np.asarray(np.log(abs(values)))
-
-
-def _log(mantissas: NDArray[np.float64], exponents: NDArray[np.int32]) -> Tensor:
-    return torch.from_numpy(_log_size(mantissas) + exponents * math.log(2))
+        np.log(array, out=array)
+    array += exponents * math.log(2)

@@ -116,8 +116,8 @@ def test_inner_and_outer_parameters_of_a_residual_neuron_move_the_loss_alike(see
         chain = st.Chain(name, depth=50, seeds=[seed], init=init)
         table = chain.table()
         cotangents = 2 * (chain(POINTS) - POINTS.sin()).detach().numpy() / 64
-        values, exponents, _, _ = gradients(table, POINTS.numpy(), cotangents)
-        d = np.ldexp(values, exponents)
+        found = gradients(table, POINTS.numpy(), cotangents)
+        d = np.moveaxis(np.ldexp(found.values, found.exponents), 0, -1)
         inner = table[..., 1] * d[..., 1] + table[..., 2] * d[..., 2]
         outer = table[..., 3] * d[..., 3]
         size = abs(table[..., 1] * d[..., 1]) + abs(table[..., 2] * d[..., 2]) + abs(outer)

@@ -15,9 +15,12 @@ from numba import njit
 from stability.jacobians.kernels.wide import add, multiply, normalise, wide_step
 
 #: Mantissas of states stay within 2^-STATE .. 2^STATE, and likewise what comes back and the numbers of a row, so that
-#: no product of them below leaves the range.
+#: no product of them below leaves the range. A row of mild numbers moves a state so little that it is enough to look at
+#: every fourth one's range.
 STATE, BACK, ROW = 300, 400, 100
-_STATE_LOW, _STATE_HIGH, _ROW_HIGH, _BIAS_LOW = 2.0**-STATE, 2.0**STATE, 2.0**ROW, 2.0**-600
+_STATE_LOW, _STATE_HIGH, _ROW_LOW, _ROW_HIGH, _BIAS_LOW = 2.0**-STATE, 2.0**STATE, 2.0**-ROW, 2.0**ROW, 2.0**-600
+
+_MILD_LOW, _MILD_HIGH = 2.0**-20, 2.0**20
 
 # Sums over points may be reordered, so that they run in vector lanes; products are not fused, so that a
 # pre-activation has the sign that it has elsewhere.
@@ -25,19 +28,22 @@ _SUMS = {"reassoc", "nsz"}
 
 
 @njit(inline="always")
-def _fits(number):
-    return number == 0.0 or _BIAS_LOW < abs(number) < _ROW_HIGH
+def _fits(number, low):
+    size = abs(number)
+    return (size == 0.0) | ((low < size) & (size < _ROW_HIGH))
 
 
 @njit(inline="always")
-def _scale_biases(bias, outer_bias, exponent, safe):
-    """Return both biases in units of 2^exponent, and whether the row is in the safe range with them."""
-    if exponent == 0 or (bias == 0.0 and outer_bias == 0.0):
-        return bias, outer_bias, safe
-    if abs(exponent) > 900:
-        return bias, outer_bias, False
-    bias, outer_bias = math.ldexp(bias, -exponent), math.ldexp(outer_bias, -exponent)
-    return bias, outer_bias, safe and _fits(bias) and _fits(outer_bias)
+def _scale_biases(table, s, r, exponent):
+    """Return both biases of a row in units of 2^exponent, and whether the row is in the safe range with them."""
+    bias, outer_bias = table[s, r, 2], table[s, r, 4]
+    if exponent != 0 and not (bias == 0.0 and outer_bias == 0.0):
+        if abs(exponent) > 900:
+            return bias, outer_bias, False
+        bias, outer_bias = math.ldexp(bias, -exponent), math.ldexp(outer_bias, -exponent)
+    fits = _fits(table[s, r, 0], _ROW_LOW) & _fits(table[s, r, 1], _ROW_LOW) & _fits(table[s, r, 3], _ROW_LOW)
+    fits &= _fits(table[s, r, 5], _ROW_LOW) & _fits(bias, _BIAS_LOW) & _fits(outer_bias, _BIAS_LOW)
+    return bias, outer_bias, fits
 
 
 @njit(inline="never")
@@ -52,6 +58,21 @@ def _plain_step(states, r, skip, weight, bias, outer_weight, outer_bias, slope):
         size = abs(value)
         outside += 0 if (((size > _STATE_LOW) & (size < _STATE_HIGH)) | (size == 0.0)) else 1
     return outside == 0
+
+
+@njit(inline="never")
+def _plain_step_unchecked(states, r, skip, weight, bias, outer_weight, outer_bias, slope):
+    """The same without a look at the range."""
+    for p in range(states.shape[1]):
+        old = states[r, p]
+        z = weight * old + bias
+        states[r + 1, p] = skip * old + outer_weight * (z if z > 0.0 else slope * z) + outer_bias
+
+
+@njit(inline="always")
+def _mild(number):
+    size = abs(number)
+    return (size == 0.0) | ((_MILD_LOW < size) & (size < _MILD_HIGH))
 
 
 @njit
@@ -84,13 +105,12 @@ def _gather(mantissas, exponents, bits, near_zero):
 
 
 @njit
-def _run(s, table, safe, x, states, common, apart, exponents):
+def _run(s, table, x, states, common, apart, exponents):
     """Fill the states of seed s before each row and after the last.
 
     Args:
         s: which seed.
         table: (seeds, rows, 6).
-        safe: (seeds, rows), whether all numbers of a row are 0 or within 2^-ROW .. 2^ROW.
         x: (points,).
         states: out, (rows + 1, points).
         common: out, (rows + 1,), the exponent of a row's points.
@@ -106,12 +126,17 @@ def _run(s, table, safe, x, states, common, apart, exponents):
         exponents[0] = 0
     for r in range(table.shape[1]):
         if not apart[r]:
-            bias, outer_bias, fits = _scale_biases(table[s, r, 2], table[s, r, 4], common[r], safe[s, r])
-            if fits and _plain_step(
-                states, r, table[s, r, 0], table[s, r, 1], bias, table[s, r, 3], outer_bias, table[s, r, 5]
-            ):
-                common[r + 1], apart[r + 1] = common[r], False
-                continue
+            bias, outer_bias, fits = _scale_biases(table, s, r, common[r])
+            if fits:
+                skip, weight, outer_weight, slope = table[s, r, 0], table[s, r, 1], table[s, r, 3], table[s, r, 5]
+                mild = _mild(skip) & _mild(weight) & _mild(bias) & _mild(outer_weight) & _mild(outer_bias)
+                if mild & _mild(slope) & (r % 4 != 3):
+                    _plain_step_unchecked(states, r, skip, weight, bias, outer_weight, outer_bias, slope)
+                    common[r + 1], apart[r + 1] = common[r], False
+                    continue
+                if _plain_step(states, r, skip, weight, bias, outer_weight, outer_bias, slope):
+                    common[r + 1], apart[r + 1] = common[r], False
+                    continue
         for p in range(points):
             exponent = exponents[r, p] if apart[r] else common[r]
             states[r + 1, p], scratch[p], _ = wide_step(states[r, p], exponent, table[s, r])
@@ -122,13 +147,13 @@ def _run(s, table, safe, x, states, common, apart, exponents):
 
 
 @njit(cache=True, nogil=True)
-def run(first, last, table, safe, x, outputs, output_exponents):
+def run(first, last, table, x, outputs, output_exponents):
     """Fill what the seeds first to last make of the points, as mantissa and exponent, (seeds, points) each."""
     rows, points = table.shape[1], len(x)
     states, exponents = np.empty((rows + 1, points)), np.empty((rows + 1, points), np.int64)
     common, apart = np.empty(rows + 1, np.int64), np.empty(rows + 1, np.bool_)
     for s in range(first, last):
-        _run(s, table, safe, x, states, common, apart, exponents)
+        _run(s, table, x, states, common, apart, exponents)
         outputs[s] = states[rows]
         if apart[rows]:
             output_exponents[s] = exponents[rows]
@@ -137,12 +162,12 @@ def run(first, last, table, safe, x, outputs, output_exponents):
 
 
 @njit(cache=True, nogil=True)
-def log_states(first, last, table, safe, x, log_sizes, signs, log_updates):
+def log_states(first, last, table, x, log_sizes, signs, log_updates):
     """Fill log |h|, its sign and log |h_l - h_(l-1)| for the seeds first to last.
 
     Args:
         first, last: which seeds.
-        table, safe, x: as for `_run`.
+        table, x: as for `_run`.
         log_sizes, signs: out, (rows + 1, seeds, points), the second int8.
         log_updates: out, (rows, seeds, points).
     """
@@ -151,7 +176,7 @@ def log_states(first, last, table, safe, x, log_sizes, signs, log_updates):
     common, apart = np.empty(rows + 1, np.int64), np.empty(rows + 1, np.bool_)
     log_2 = math.log(2.0)
     for s in range(first, last):
-        _run(s, table, safe, x, states, common, apart, exponents)
+        _run(s, table, x, states, common, apart, exponents)
         for r in range(rows + 1):
             for p in range(points):
                 h, e = states[r, p], exponents[r, p] if apart[r] else common[r]
@@ -244,28 +269,50 @@ def _wide_parameters(row, sums, sum_exponents, values, exponents):
     values[5], exponents[5] = multiply(sums[4], sum_exponents[4], outer_weight, 0)
 
 
+@njit(inline="always")
+def _in_middle(square):
+    return (square > 2.0**-900) & (square < 2.0**900)
+
+
+@njit(inline="never")
+def _wide_norms(s, r, table, trained, values, exponents, squares, square_exponents):
+    """Fill the squared norms of the gradient of a row's parameters, and of its weights times their gradients."""
+    terms, term_exponents = np.zeros((2, 6)), np.zeros((2, 6), np.int64)
+    for k in range(6):
+        if trained[k]:
+            m, e = normalise(values[k, s, r], exponents[k, s, r])
+            terms[0, k], term_exponents[0, k] = m * m, 2 * e
+            if k == 1 or k == 3:
+                m, e = multiply(m, e, table[s, r, k], 0)
+                terms[1, k], term_exponents[1, k] = m * m, 2 * e
+    for which in range(2):
+        squares[1 + which, s, r], square_exponents[1 + which, s, r] = _sum(terms[which], term_exponents[which])
+
+
 @njit(cache=True, nogil=True)
 def gradients(
-    first, last, table, safe, factors, factor_exponents, x, cotangents, values, exponents, squares, square_exponents
+    first, last, table, factors, factor_exponents, x, cotangents, trained, values, exponents, squares, square_exponents
 ):
     """Fill the loss gradient of the seeds first to last, as mantissa and exponent.
 
     Args:
         first, last: which seeds.
-        table, safe, x: as for `_run`.
+        table, x: as for `_run`.
         factors, factor_exponents: (seeds, rows, 2), a step's derivative for z <= 0 and for z > 0.
         cotangents: (seeds, points), the gradient with respect to the output.
-        values, exponents: out, (seeds, rows, 6), the gradient with respect to the table.
-        squares, square_exponents: out, (seeds, rows + 1), the sum over points of the square of the gradient with
-            respect to the state before each row and after the last.
+        trained: bool (6,), the columns that are parameters.
+        values, exponents: out, (6, seeds, rows), the gradient with respect to the table.
+        squares, square_exponents: out, (3, seeds, rows + 1), the squared norms of the gradient with respect to the
+            state before each row and after the last; to the parameters of a row; and of weights times gradients.
     """
     rows, points = table.shape[1], len(x)
     states, state_exponents = np.empty((rows + 1, points)), np.empty((rows + 1, points), np.int64)
     common, apart = np.empty(rows + 1, np.int64), np.empty(rows + 1, np.bool_)
     back, own, h_own = np.empty(points), np.empty(points, np.int64), np.empty(points, np.int64)
     sums, sum_exponents = np.empty(7), np.zeros(7, np.int64)
+    t0, t1, t2, t3, t4, t5 = trained[0], trained[1], trained[2], trained[3], trained[4], trained[5]
     for s in range(first, last):
-        _run(s, table, safe, x, states, common, apart, state_exponents)
+        _run(s, table, x, states, common, apart, state_exponents)
         back[:] = cotangents[s]
         own[:] = 0
         # What comes back is back * 2^shift; low and high bound the exponents of `back`, from what multiplied it.
@@ -279,9 +326,9 @@ def gradients(
                     shift += gathered
                 else:
                     own[:] = shift
-            fits = False
+            fits = plain = False
             if together and not apart[r]:
-                bias, _, fits = _scale_biases(table[s, r, 2], table[s, r, 4], common[r], safe[s, r])
+                bias, _, fits = _scale_biases(table, s, r, common[r])
             if fits:
                 # A factor beyond float64's range belongs to a row that is not safe.
                 weight, outer_weight, slope = table[s, r, 1], table[s, r, 3], table[s, r, 5]
@@ -289,15 +336,24 @@ def gradients(
                 one_below, one_above, h_below, h_above, z_below, z_above, square = _plain_row(
                     states, r, back, weight, bias, below, above
                 )
-                values[s, r, 0] = h_below + h_above
-                values[s, r, 1] = outer_weight * (slope * h_below + h_above)
-                values[s, r, 2] = outer_weight * (slope * one_below + one_above)
-                values[s, r, 3] = slope * z_below + z_above
-                values[s, r, 4] = one_below + one_above
-                values[s, r, 5] = outer_weight * z_below
+                skip = h_below + h_above
+                weight_gradient = outer_weight * (slope * h_below + h_above)
+                bias_gradient = outer_weight * (slope * one_below + one_above)
+                outer_gradient = slope * z_below + z_above
+                outer_bias_gradient = one_below + one_above
+                slope_gradient = outer_weight * z_below
+                values[0, s, r], values[1, s, r], values[2, s, r] = skip, weight_gradient, bias_gradient
+                values[3, s, r], values[4, s, r], values[5, s, r] = outer_gradient, outer_bias_gradient, slope_gradient
                 for k in range(6):
-                    exponents[s, r, k] = shift if k == 2 or k == 4 else shift + common[r]
-                squares[s, r + 1], square_exponents[s, r + 1] = square, 2 * shift
+                    exponents[k, s, r] = shift if k == 2 or k == 4 else shift + common[r]
+                by_weight, by_outer = t1 * weight_gradient**2, t3 * outer_gradient**2
+                total = t0 * skip**2 + by_weight + t2 * bias_gradient**2 + by_outer
+                total += t4 * outer_bias_gradient**2 + t5 * slope_gradient**2
+                relative = by_weight * weight**2 + by_outer * outer_weight**2
+                squares[1, s, r], squares[2, s, r] = total, relative
+                square_exponents[1, s, r] = square_exponents[2, s, r] = 2 * shift
+                plain = common[r] == 0 and _in_middle(total) and _in_middle(relative)
+                squares[0, s, r + 1], square_exponents[0, s, r + 1] = square, 2 * shift
                 least, most = min(abs(below), abs(above)), max(abs(below), abs(above))
                 least = most if least == 0.0 else least
                 low, high = low + math.frexp(least)[1] - 1, high + math.frexp(most)[1]
@@ -310,13 +366,16 @@ def gradients(
                 _wide_row(
                     states[r], h_own, back, own, table[s, r], factors[s, r], factor_exponents[s, r], sums, sum_exponents
                 )
-                _wide_parameters(table[s, r], sums, sum_exponents, values[s, r], exponents[s, r])
-                squares[s, r + 1], square_exponents[s, r + 1] = sums[6], sum_exponents[6]
+                _wide_parameters(table[s, r], sums, sum_exponents, values[:, s, r], exponents[:, s, r])
+                squares[0, s, r + 1], square_exponents[0, s, r + 1] = sums[6], sum_exponents[6]
                 shift, low, together = _gather(back, own, BACK - 100, False)
                 high = 0
+            # Squares that leave the range, or of numbers with exponents of their own, are added with care.
+            if not plain:
+                _wide_norms(s, r, table, trained, values, exponents, squares, square_exponents)
         if together:
             own[:] = shift
         for p in range(points):
             m, own[p] = normalise(back[p], own[p])
             back[p], own[p] = m * m, 2 * own[p]
-        squares[s, 0], square_exponents[s, 0] = _sum(back, own)
+        squares[0, s, 0], square_exponents[0, s, 0] = _sum(back, own)
