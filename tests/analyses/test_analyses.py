@@ -17,7 +17,8 @@ def run(name, *arguments):
 
 
 @pytest.mark.parametrize(
-    "name", ["jacobian_spectrum", "fit_sine", "fold_counts", "folding", "identity_distance", "your_model"]
+    "name",
+    ["jacobian_spectrum", "fit_sine", "fold_counts", "folding", "gradient_norms", "identity_distance", "your_model"],
 )
 def test_help_names_the_four_options_and_the_method(name):
     shown = run(name, "--help")
@@ -115,6 +116,78 @@ def test_folding(tmp_path):
         assert fall / 2 - 0.02 < bounds.pop("x + 1.5 sin 3x") <= fall / 2
         assert set(bounds.values()) == {0.0}
         assert (data.reached >= data.bound).all()
+
+
+def test_gradient_norms(tmp_path):
+    done = run("gradient_norms", "--quick", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    printed = " ".join(done.stdout.split())
+    assert "Found: on its way back through 100 layers the gradient of a plain PReLU chain" in printed
+    assert "leaves the decay as it is in plain PReLU (" in printed
+    with xarray.open_datatree(tmp_path / "gradient_norms.nc", engine="h5netcdf") as tree:
+        keys = ("by_layer", "against_depth", "rates", "training")
+        layers, deep, rates, trained = (tree[key].to_dataset().load() for key in keys)
+
+    cases = {
+        (name, init, place): case
+        for case, (name, init, place) in enumerate(
+            zip(*(rates[key].values.tolist() for key in ("architecture", "init", "place")), strict=True)
+        )
+    }
+    # E log(1 + a b) for a, b uniform on (-1, 1), by its series.
+    k = 2 * np.arange(1, 10**5)
+    product = {slope: -(slope**k / k / (k + 1.0) ** 2).sum() for slope in (1.0, 0.25)}
+    exact = {
+        ("plain_prelu", "x = 1"): -1 - np.log(4) / 2,
+        ("residual2_prelu", "x = 1"): (product[1.0] + product[0.25]) / 2,
+        ("residual2_relu", "x = 1"): product[1.0] / 2,
+        ("residual1_relu", "x = 1"): np.log(2) - 0.5,
+        ("residual1_relu", "x = -1"): -0.5,
+    }
+    for (name, place), expected in exact.items():
+        case = cases[name, "uniform", place]
+        one = rates.sel(rated=case)
+        assert abs(rates.predicted.sel(known=case) - expected) < 1e-4, name
+        assert abs(one.rate - expected) < 4 * one.standard_error, name
+    both = np.intersect1d(rates.rated, rates.known)
+    assert both.size > 20
+    for case in both:
+        one = rates.sel(rated=case)
+        assert abs(one.rate - rates.predicted.sel(known=case)) <= 4 * one.standard_error + 1e-7, case
+    for init in ("pytorch", "uniform", "he", "orthogonal"):
+        plain, residual = (cases[name, init, "x = 1"] for name in ("plain_prelu", "residual2_prelu"))
+        assert rates.high.sel(rated=plain) < 5 * rates.low.sel(rated=residual) < 0, init
+        assert cases["plain_relu", init, "x = 1"] not in rates.rated
+        assert rates.dead[cases["plain_relu", init, "x = 1"]] == 1
+        # Where x and -x part for good, the norm over the interval follows the larger of the two.
+        if init != "pytorch":
+            assert rates.rate.sel(rated=cases["plain_prelu", init, "interval"]) > rates.rate.sel(rated=plain)
+
+    assert (layers.log10_norm.diff("quantile") >= 0).all()
+    plain, residual = (layers.log10_norm.sel(architecture=a, quantile=0.5) for a in ("plain_prelu", "residual2_prelu"))
+    assert plain[0] < -60 < -6 < residual[0]
+    # The median of 60 sums of 99 steps, each with a variance of 1 + (log 2)^2.
+    error = 1.2533 * np.sqrt(99 * (1 + np.log(2) ** 2) / 60) / np.log(10)
+    assert abs(plain[0] - plain[-1] - 99 * exact["plain_prelu", "x = 1"] / np.log(10)) < 4 * error
+
+    relu = deep.sel(architecture="plain_relu")
+    assert relu.dead[-1] > 0.9
+    assert (deep.dead.sel(architecture=["plain_prelu", "residual2_prelu", "residual1_relu"]) == 0).all()
+    alive = 0.5**relu.depth
+    np.testing.assert_allclose(deep.predicted_dead, 1 - alive, rtol=1e-6)
+    error = np.sqrt(alive * (1 - alive) / deep.seeds)
+    assert (abs(1 - relu.dead_at_one_point - alive) <= 4 * error + 1e-6).all()
+    # A gradient that is 0 over the whole interval is 0 at each of its points.
+    assert (relu.dead <= relu.dead_at_one_point).all()
+    assert (deep.log10_norm.sel(architecture="residual1_relu", quantile=0.5)[-1] > 10).all()
+
+    ratio = trained.log10_ratio
+    assert (abs(ratio.sel(start="plain PReLU from the identity", step=0)) < 1e-6).all()
+    assert ratio.sel(start="plain PReLU")[-1].median() < -15 < -3 < ratio.sel(start="residual PReLU")[-1].median()
+    ends = trained.log10_norm
+    np.testing.assert_allclose(
+        ends.sel(end="first layer") - ends.sel(end="last layer"), ratio.transpose("start", "step", "seed"), atol=1e-4
+    )
 
 
 def test_identity_distance(tmp_path):
