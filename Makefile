@@ -32,6 +32,7 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/folds.py
 	$(BIN)/python benchmarks/spectra.py
+	$(BIN)/python benchmarks/gradients.py
 
 clean:
 	rm -rf .venv

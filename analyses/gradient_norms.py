@@ -39,7 +39,6 @@ import numpy as np
 import torch
 import tyro
 import xarray
-from scipy.special import stdtrit
 
 import stability as st
 
@@ -117,12 +116,6 @@ def predict(architecture: str, init: str, x: float, depth: int) -> float | None:
     if x > 0:
         return float(mass @ np.log1p(np.maximum(weight, 0)))
     return float(mass @ np.log1p(np.minimum(weight, 0))) if weight.min() > -1 else None
-
-
-def standard_error(fit: st.GrowthFit) -> float:
-    """Return the standard error of the rate, from its interval by Student's t over the members fitted."""
-    assert fit.interval is not None
-    return (fit.interval[1] - fit.interval[0]) / 2 / float(stdtrit(fit.alive - 1, (1 + fit.level) / 2))
 
 
 def by_layer(depth: int, seeds: int, x: torch.Tensor, root: int) -> xarray.Dataset:
@@ -215,7 +208,7 @@ def rates(depth: int, seeds: int, whole: torch.Tensor, root: int) -> xarray.Data
             "rate": ("rated", [fits[i].rate for i in rated]),
             "low": ("rated", [low for low, _ in intervals]),
             "high": ("rated", [high for _, high in intervals]),
-            "standard_error": ("rated", [standard_error(fits[i]) for i in rated]),
+            "standard_error": ("rated", [fits[i].standard_error for i in rated]),
             "predicted": ("known", [predicted[i] for i in known]),
         },
         {

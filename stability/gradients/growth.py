@@ -81,6 +81,11 @@ class GrowthFit:
         return None if self._exponential is None else self._exponential.interval
 
     @property
+    def standard_error(self) -> float | None:
+        """The standard error of the rate over the members; None where there is no rate."""
+        return None if self._exponential is None else self._exponential.standard_error
+
+    @property
     def factor(self) -> float | None:
         """exp(rate), the growth of the geometric mean a layer; None where there is no rate."""
         return None if self.rate is None else _exp(self.rate)
@@ -128,7 +133,9 @@ class GrowthFit:
         unsettled = "; the interval holds no change" if _holds_zero(best.interval) else ""
         if best.shape == "constant":
             low, high = self.law("exponential", best.spread).interval
-            near = "" if low <= 0 <= high else ", too near 0 to be told from it"
+            # A rate of a few roundings is none.
+            none = low <= 0 <= high or max(abs(low), abs(high)) < 1e-15
+            near = "" if none else ", too near 0 to be told from it"
             return f"neither grows nor decays: the rate is within {low:+.2g} to {high:+.2g} a layer{near}"
         if best.shape == "exponential":
             value, ends = _in_digits(_exp(best.coefficient), _exp(low), _exp(high))

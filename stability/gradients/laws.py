@@ -32,6 +32,7 @@ class Law:
         coefficient: r, the mean of `by_seed`; 0 for "constant".
         interval: (low, high) of r, Student's t over the members; for "stretched" at the exponent found, as if it were
             known.
+        standard_error: of r, from the spread over the members.
         median: the median of `by_seed`.
         by_seed: float64 (alive,), r for each member by least squares, weighted as its noise asks.
         exponent: b for "stretched", the same for all members; else None.
@@ -44,6 +45,7 @@ class Law:
     spread: str
     coefficient: float
     interval: tuple[float, float]
+    standard_error: float
     median: float
     by_seed: Array = field(repr=False)
     exponent: float | None
@@ -74,7 +76,8 @@ def fit_law(shape: str, spread: str, at: Array, logs: Array, level: float) -> La
     # All members have the same positions, so the common slope of least squares is the mean of their own.
     coefficient = float(by_seed.mean())
     # The percentile bootstrap over members would hold the true rate in only 88 % of cases at 8 members and level 95 %.
-    half = float(stdtrit(members - 1, (1 + level) / 2)) * float(by_seed.std(ddof=1)) / math.sqrt(members)
+    standard_error = float(by_seed.std(ddof=1)) / math.sqrt(members)
+    half = float(stdtrit(members - 1, (1 + level) / 2)) * standard_error
     # Squares between members and squares of their mean, so that neither is lost in a difference.
     count = members * (n - 1)
     variance = (float(((seen - mean[:, None]) ** 2).sum()) + members * misfit(exponent)) / count
@@ -90,6 +93,7 @@ def fit_law(shape: str, spread: str, at: Array, logs: Array, level: float) -> La
         spread=spread,
         coefficient=coefficient,
         interval=(coefficient - half, coefficient + half),
+        standard_error=standard_error,
         median=float(np.median(by_seed)),
         by_seed=by_seed,
         exponent=exponent,

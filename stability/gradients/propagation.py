@@ -36,7 +36,7 @@ class Propagation:
         correlations: (layers + 1, seeds, pairs), the cosine between the states of two points, 0 where one is zero. At
             width 1 that is 1 or -1.
         log_decorrelations: the same shape, log (1 - correlation), without cancellation: two states in the same
-            direction to a relative 1e-10 still have one of about -46.
+            direction to a relative 1e-10 still have one of about -46. -inf where float64 tells no difference.
         pairs: (pairs, 2), which points.
         widths: int64 (layers + 1,), how many numbers the state of a point has.
         layers: the names of the layers.

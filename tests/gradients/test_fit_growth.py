@@ -62,7 +62,8 @@ def test_rates_are_the_closed_forms(name, sign, members, exact):
     logs = torch.cat(parts, dim=1).flip(0)
     fit = fit_series([1, 60, 120, 180, 240, 300], logs, quantity="input", along="layer")
     assert (fit.best.shape, fit.best.spread) == ("exponential", "random walk")
-    error = fit.best.by_seed.std(ddof=1) / math.sqrt(len(fit.best.by_seed))
+    error = fit.standard_error
+    assert error == pytest.approx(fit.best.by_seed.std(ddof=1) / math.sqrt(members), rel=1e-12)
     assert error < 3e-4
     assert abs(fit.rate - exact) < 4 * error, (fit.rate, exact, (fit.rate - exact) / error)
 
@@ -73,7 +74,6 @@ def test_along_the_layers_and_along_the_depth_are_two_questions():
     results = [st.gradient_norms(chain, ONE, mean) for chain in chains]
     along_layers = st.fit_growth(results[-1], quantity="relative")
     assert along_layers.best.shape == "constant"
-    assert along_layers.interval[0] <= 0 <= along_layers.interval[1]
     assert abs(along_layers.rate) < 1e-12
     for quantity in ("relative", "weight", None):
         along_depth = st.fit_growth(results, along="depth", quantity=quantity)
@@ -100,7 +100,7 @@ def test_layers_are_counted_the_way_the_signal_travels():
         st.propagation(st.Chain("residual2_prelu", 200, seeds=50, init="scaled"), ONE), "layer", "update"
     )
     assert moves.seeds == 50
-    apart = st.propagation(st.Chain("plain_prelu", 100, seeds=50, width=8), torch.eye(8, dtype=torch.float64))
+    apart = st.propagation(st.Chain("plain_prelu", 25, seeds=50, width=8), torch.eye(8, dtype=torch.float64))
     assert st.fit_growth(apart, quantity="decorrelation").law("exponential", "random walk").coefficient < -0.5
 
 
@@ -140,7 +140,7 @@ def test_what_cannot_be_fitted_is_refused():
         st.fit_growth([g, other], along="depth")
     with pytest.raises(ValueError, match="each once"):
         st.fit_growth([g, g], along="depth")
-    with pytest.raises(ValueError, match="unknown quantity 'weigth'.*'weight'"):
+    with pytest.raises(ValueError, match=r"unknown quantity 'weigth'.*'weight'"):
         st.fit_growth(g, quantity="weigth")
     with pytest.raises(ValueError, match="unknown along 'layers'"):
         st.fit_growth(g, along="layers")

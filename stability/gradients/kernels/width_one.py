@@ -72,7 +72,7 @@ def _plain_step_unchecked(states, r, skip, weight, bias, outer_weight, outer_bia
 @njit(inline="always")
 def _mild(number):
     size = abs(number)
-    return (size == 0.0) | ((_MILD_LOW < size) & (size < _MILD_HIGH))
+    return (size == 0.0) | ((size > _MILD_LOW) & (size < _MILD_HIGH))
 
 
 @njit
