@@ -104,6 +104,22 @@ def check_dtype(dtype: object) -> torch.dtype:
     return dtype
 
 
+#: Kinds of device that have no float64.
+WITHOUT_FLOAT64 = {"mps"}
+
+
+def check_float64(*owners: object) -> None:
+    """Raise if a tensor, or a parameter of a module, is on a device that cannot hold float64."""
+    for owner in owners:
+        tensors = owner.parameters() if isinstance(owner, torch.nn.Module) else [owner]
+        for tensor in tensors:
+            if isinstance(tensor, torch.Tensor) and tensor.device.type in WITHOUT_FLOAT64:
+                raise TypeError(
+                    f"the device {tensor.device} has no float64, in which norms are measured: move the network and "
+                    'the points to the CPU first, net.to("cpu") and x.to("cpu")'
+                )
+
+
 def check_finite(name: str, values: torch.Tensor | NDArray[Any]) -> None:
     """Raise if there is a NaN or an infinity in `values`, naming the first place."""
     array = values.detach().to("cpu", torch.float64).numpy() if isinstance(values, torch.Tensor) else values

@@ -14,6 +14,7 @@ import xarray
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from stability.checks import check_float64
 from stability.gradients.formats import Format, check_formats, in_format
 from stability.gradients.kernels import double_double
 from stability.gradients.log_norms import combine, log_norm
@@ -101,6 +102,7 @@ def forward_error(
     >>> bool((errors.log_errors["float32"] <= errors.log_bounds["float32"]).all())
     True
     """
+    check_float64(net, x)
     exact = is_piecewise_linear_width_one(net)
     if dtypes is None:
         dtypes = ("float16", "bfloat16", "float32", "float64") if exact else ("float16", "bfloat16", "float32")

@@ -7,7 +7,7 @@ from typing import Any, overload
 
 from torch import Tensor, nn
 
-from stability.checks import check_positive
+from stability.checks import check_float64, check_positive
 from stability.gradients.by_module import module_gradients
 from stability.gradients.by_steps import step_gradients
 from stability.gradients.losses import Loss
@@ -83,6 +83,7 @@ def gradient_norms(
     (torch.Size([50, 1]), torch.Size([50, 1]))
     """
     check_positive("memory", memory)
+    check_float64(net, x)
     if isinstance(loss, Mapping):
         if not loss:
             raise ValueError("loss is an empty mapping: expected at least one loss by name")

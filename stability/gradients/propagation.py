@@ -12,7 +12,7 @@ import torch
 import xarray
 from torch import Tensor, nn
 
-from stability.checks import check_finite, check_points
+from stability.checks import check_finite, check_float64, check_points
 from stability.gradients.kernels import width_one
 from stability.gradients.log_norms import log_norm
 from stability.gradients.scaled import Scaled, times_power
@@ -123,6 +123,7 @@ def propagation(
     >>> st.propagation(net, torch.randn(5, 64)).correlations.shape
     torch.Size([10, 1, 4])
     """
+    check_float64(net, x)
     if is_piecewise_linear_width_one(net):
         _refuse_blocks(blocks)
         return _width_one(net, x, pairs)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stability.checks import check_integer
+from stability.checks import check_float64, check_integer
 from stability.gradients.log_norms import combine, log_norm, quick_log_norm
 from stability.gradients.watch_record import Row, Values, WatchRecord
 from stability.gradients.watched_layers import Layers, watched_layers
@@ -63,6 +63,7 @@ def watch(
     (('0 (Linear)', '1 (Linear)', '2 (Linear)'), torch.Size([5, 3]))
     """
     every = check_integer("every", every, 1)
+    check_float64(model)
     return _watching(watched_layers(model, blocks), every, bool(parameters))
 
 

@@ -264,6 +264,23 @@ def test_datasets_and_words():
     )
 
 
+def test_a_device_without_float64_is_refused(monkeypatch):
+    # As if the CPU were one.
+    monkeypatch.setattr("stability.checks.WITHOUT_FLOAT64", {"cpu"})
+    chain, net = st.Chain("plain_prelu", depth=3), nn.Linear(2, 2)
+    calls = [
+        lambda: st.gradient_norms(chain, POINTS, _mean),
+        lambda: st.gradient_norms(net, torch.ones(2, 2), lambda y: y.sum()),
+        lambda: st.propagation(chain, POINTS),
+        lambda: st.first_failure(chain, POINTS),
+        lambda: st.forward_error(chain, POINTS),
+        lambda: st.watch(net),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match="the device cpu has no float64.*net.to"):
+            call()
+
+
 @pytest.mark.parametrize("call", [st.first_failure, st.forward_error])
 def test_bad_formats_are_refused(call):
     chain = st.Chain("plain_prelu", depth=3)
