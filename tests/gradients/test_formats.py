@@ -277,7 +277,7 @@ def test_a_device_without_float64_is_refused(monkeypatch):
         lambda: st.watch(net),
     ]
     for call in calls:
-        with pytest.raises(TypeError, match="the device cpu has no float64.*net.to"):
+        with pytest.raises(TypeError, match=r"the device cpu has no float64.*net.to"):
             call()
 
 
