@@ -273,8 +273,8 @@ def agreement(groups: dict[str, xarray.Dataset]) -> list[str]:
         errors = [float(bounds.error.sel(init=c[0], architecture=c[1], dtype=c[2])) for c in rest]
         lines.append(
             f"In the other {len(rest)} (initialised by {' or '.join(inits)}, in {' or '.join(dtypes)}) it is not. "
-            f"After {bounds.attrs['depth']} layers those runs are off by 10^{min(errors):.1f} to 10^{max(errors):.1f} of the "
-            "state (medians): where that is near 1 they take other branches than the chain does."
+            f"After {bounds.attrs['depth']} layers those runs are off by 10^{min(errors):.1f} to 10^{max(errors):.1f} "
+            "of the state (medians): where that is near 1 they take other branches than the chain does."
         )
     return lines
 
@@ -282,6 +282,14 @@ def agreement(groups: dict[str, xarray.Dataset]) -> list[str]:
 def findings(groups: dict[str, xarray.Dataset]) -> list[str]:
     """Say in words and numbers what was found."""
     lines = agreement(groups)
+    free = groups["uniform"].sel(architecture="plain_prelu", dtype="float32")
+    forward, backward = (median(free["first"].sel(quantity=q)) for q in ("products", "gradients"))
+    if backward < 0.9 * forward:
+        lines.append(
+            f"Without biases the states of a plain PReLU chain vanish too. A state that is 0 takes the branch of slope "
+            f"0.25 ever after, so in float32 gradients underflow after {backward:.0f} layers, where products do after "
+            f"{forward:.0f}."
+        )
     bounds = groups["bounds"]
     depth = bounds.attrs["depth"]
     lines.append(
@@ -437,32 +445,51 @@ def draw_failures(data: xarray.Dataset, ax: plt.Axes, named: bool) -> None:
     for a, name in enumerate(LABELS):
         st.plots.failures(data.sel(architecture=name), ax, colour=st.plots.colour(name), top=a * step, size=3.6)
         ticks += [a * step + row for row in range(len(FORMATS))]
+        for row, dtype in enumerate(FORMATS):
+            words, least = how(data.sel(architecture=name, dtype=dtype))
+            place = {"xytext": (-3, 0), "textcoords": "offset points", "ha": "right", "va": "center"}
+            if words:
+                ax.annotate(words, (least, a * step + row), **place, fontsize=6, color="#444444")
         if a:
             ax.axhline(a * step - 0.8, color="#BBBBBB", linewidth=0.6, zorder=0)
         if named:
-            words = LABELS[name].replace("ReLU", "\nReLU").replace("P\nReLU", "\nPReLU")
+            words = "\n".join(LABELS[name].rsplit(" ", 1))
             place = {"xy": (-0.155, a * step + 1.5), "xycoords": ax.get_yaxis_transform(), "annotation_clip": False}
             look = {"ha": "right", "va": "center", "color": st.plots.colour(name), "fontweight": "bold"}
             ax.annotate(words, **place, **look)
     ax.set_yticks(ticks, list(FORMATS) * len(LABELS) if named else [""] * len(ticks), fontsize=7)
     ax.set_ylim((len(LABELS) - 1) * step + len(FORMATS) - 0.4, -0.7)
-    ax.set_xlim(0.9, 1.6 * depth)
     ax.grid(axis="y", visible=False)
-    ax.axvline(depth, color="#999999", linewidth=0.8, linestyle=":", zorder=0)
-    ax.annotate(f"depth {depth}", (depth, 1), xycoords=ax.get_xaxis_transform(), ha="right", va="bottom", fontsize=7)
+    ax.axvline(depth * 1.12, color="#999999", linewidth=0.8, linestyle=":", zorder=0)
+    words = f"survives {depth}"
+    ax.annotate(words, (1, 1), xycoords="axes fraction", ha="right", va="bottom", fontsize=7)
+
+
+def how(data: xarray.Dataset) -> tuple[str, float]:
+    """Return how those quantities fail of which most seeds do, and from which layer on 5 % of the seeds do."""
+    words, least = [], math.inf
+    for quantity in data.quantity.values:
+        one = data.sel(quantity=quantity)
+        layers = np.where(one["first"] > 0, one["first"], np.inf)
+        low = float(np.quantile(layers, 0.05, method="inverted_cdf"))
+        # The bars of those that most seeds survive are in the way too.
+        least = min(least, low)
+        if math.isfinite(median(one["first"])):
+            words += kinds(one).split(" or ")[:1]
+    return ", ".join(dict.fromkeys(words)), least
 
 
 def draw_errors(data: xarray.Dataset, name: str, ax: plt.Axes) -> None:
     """Draw the forward error of every format."""
     for dtype in FORMATS:
         st.plots.forward_error(data, dtype, ax, colour=st.plots.colour(name))
-        # Below its line, where only bfloat16's would run into the next one.
         height = float(data.log_errors.sel(dtype=dtype).isel(depth=-1).median()) / math.log(10)
-        up = dtype == "bfloat16"
-        place = {"xytext": (0, 13 if up else -10), "textcoords": "offset points", "ha": "right"}
+        place = {"xytext": (3, 0), "textcoords": "offset points", "va": "center"}
         ax.annotate(dtype, (data.depth[-1], height), **place, fontsize=7)
+    ax.set_xlim(0, 1.35 * float(data.depth[-1]))
     ax.axhline(0, color="#999999", linewidth=0.8)
-    ax.set_ylim(-17.5, 1)
+    ax.set_ylim(-17.8, 1)
+    ax.set_yticks(range(-16, 1, 4))
     ax.set_title(f"forward error, {LABELS[name]}", loc="left")
     if name == PAIR[0]:
         keys = [
@@ -500,7 +527,8 @@ def draw_agreement(groups: dict[str, xarray.Dataset], ax: plt.Axes) -> None:
             ax.axvline(f * len(quantities) - 0.5, color="#777777", linewidth=0.8)
     ax.grid(visible=False)
     ax.tick_params(length=0)
-    ax.set_title("prediction right (%, if below 95)", loc="left")
+    ax.set_xlabel("a, p, g: activations, products, gradients", fontsize=7, labelpad=17)
+    ax.set_title("share predicted (%, if below 95)", loc="left")
 
 
 def draw_scales(data: xarray.Dataset, ax: plt.Axes) -> None:
@@ -510,8 +538,8 @@ def draw_scales(data: xarray.Dataset, ax: plt.Axes) -> None:
         for dtype, style in styles.items():
             share = 100 * share_with_scale(data.sel(architecture=name), dtype)
             ax.plot(data.depth, share, style, color=st.plots.colour(name), linewidth=1.4)
-    ax.set(xscale="log", ylim=(-3, 103), xlabel="depth", ylabel="seeds (%)")
-    ax.set_title("a loss scale exists", loc="left")
+    ax.set(xscale="log", ylim=(-3, 103), xlabel="depth")
+    ax.set_title("seeds with a loss scale (%)", loc="left")
     keys = [plt.Line2D([], [], color="#555555", linestyle=style, label=name) for name, style in styles.items()]
     ax.legend(handles=keys, loc="lower left")
 

@@ -31,8 +31,8 @@ def failures(
 
     A filled mark is the median over seeds, a circle of activations, a square of products and a triangle of gradients,
     with a bar from 5 % to 95 %; a black tick is the median of what was predicted. Where fewer than half of the seeds
-    fail, an open mark at the right edge says that the median survives the whole depth. A bar that reaches the edge
-    has seeds that do not fail.
+    fail, an open mark beyond the depth says that the median survives it; the tick is then left out if that was
+    predicted too. A bar that ends beyond the depth has seeds that do not fail.
 
     Args:
         f: a `FirstFailures`, or its dataset.
@@ -54,23 +54,22 @@ def failures(
     measured, predicted = (data[name].to_numpy() for name in ("measured", "predicted"))
     both = (measured >= 0) & (predicted >= 0)  # so that the two can be compared
     depth = int(data.attrs["depth"])
-    edge = _edge(depth)
     formats, quantities = data["dtype"].values.tolist(), data["quantity"].values.tolist()
-    heights = 0.27 * (np.arange(len(quantities)) - (len(quantities) - 1) / 2)
-    for row, quantity in np.ndindex(len(formats), len(quantities)):
-        y = top + row + heights[quantity]
-        look = {"color": colour, "marker": _MARKS.get(quantities[quantity], "D"), "markersize": size, "linestyle": ""}
-        low, middle, high = (
-            min(level, edge) for level in _levels(measured[row, quantity], both[row, quantity], (0.05, 0.5, 0.95))
-        )
-        (expected,) = _levels(predicted[row, quantity], both[row, quantity], (0.5,))
+    heights = 0.29 * (np.arange(len(quantities)) - (len(quantities) - 1) / 2)
+    for row, place in np.ndindex(len(formats), len(quantities)):
+        y, edge = top + row + heights[place], _edge(depth, place)
+        known = both[row, place]
+        low, middle, high = np.minimum(_levels(measured[row, place], known, (0.05, 0.5, 0.95)), edge)
+        (expected,) = np.minimum(_levels(predicted[row, place], known, (0.5,)), edge)
         if low < edge:
-            ax.plot([low, high], [y, y], color=colour, alpha=0.4, linewidth=2, solid_capstyle="butt")
-        filled = colour if middle < edge else "white"
-        ax.plot([middle], [y], **look, markerfacecolor=filled, markeredgewidth=0.8, clip_on=False, zorder=3)
-        ax.plot([min(expected, edge)], [y], "|", color="black", markersize=size + 2, markeredgewidth=0.8, zorder=4)
+            ax.plot([low, min(high, 1.1 * depth)], [y, y], color=colour, alpha=0.4, linewidth=2, solid_capstyle="butt")
+        look = {"color": colour, "markersize": size, "markeredgewidth": 0.8, "linestyle": "", "clip_on": False}
+        mark = _MARKS.get(quantities[place], "D")
+        ax.plot([middle], [y], marker=mark, markerfacecolor=colour if middle < edge else "white", zorder=3, **look)
+        if min(middle, expected) < edge:
+            ax.plot([expected], [y], "|", color="black", markersize=size + 2, markeredgewidth=0.9, zorder=4)
     ax.set_xscale("log")
-    ax.set_xlim(0.8, max(edge, ax.get_xlim()[1] if not fresh else edge))
+    ax.set_xlim(0.9, 1.15 * _edge(depth, len(quantities) - 1))
     name_axes(ax, "layers until the first failure", "", None)
     if fresh:
         ax.set_yticks([top + row for row in range(len(formats))], formats)
@@ -84,9 +83,9 @@ def failures(
     return figure
 
 
-def _edge(depth: int) -> float:
-    """Return where what survives all layers is drawn."""
-    return 1.35 * depth
+def _edge(depth: int, place: int) -> float:
+    """Return where a quantity that survives all layers is drawn, each in a column of its own."""
+    return float(depth * 1.3 * 1.22**place)
 
 
 def _levels(layers: NDArray[np.int64], known: NDArray[np.bool_], q: tuple[float, ...]) -> NDArray[np.float64]:
