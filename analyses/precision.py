@@ -384,8 +384,8 @@ def conclusion(groups: dict[str, xarray.Dataset]) -> str:
     if lost[0].size:
         later = f"from depth {lost[1][0]}" if lost[1].size else f"not up to depth {int(shares.depth[-1])}"
         text += (
-            f" A loss scale saves float16 only while all gradients fit into its {bits:.0f} bits at once: for most plain "
-            f"chains there is none from depth {lost[0][0]}, for most residual ones {later}."
+            f" A loss scale saves float16 only while all gradients fit into its {bits:.0f} bits at once: for most "
+            f"plain chains there is none from depth {lost[0][0]}, for most residual ones {later}."
         )
     exact = min(
         float(groups[init].agreement.sel(architecture="plain_prelu", quantity=["products", "gradients"]).min())

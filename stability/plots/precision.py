@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,8 @@ def failures(
     A filled mark is the median over seeds, a circle of activations, a square of products and a triangle of gradients,
     with a bar from 5 % to 95 %; a black tick is the median of what was predicted. Where fewer than half of the seeds
     fail, an open mark beyond the depth says that the median survives it; the tick is then left out if that was
-    predicted too. A bar that ends beyond the depth has seeds that do not fail.
+    predicted too. A bar that ends beyond the depth has seeds that do not fail. What was not both measured and
+    predicted has no mark.
 
     Args:
         f: a `FirstFailures`, or its dataset.
@@ -59,11 +61,19 @@ def failures(
     for row, place in np.ndindex(len(formats), len(quantities)):
         y, edge = top + row + heights[place], _edge(depth, place)
         known = both[row, place]
+        if not known.any():
+            continue
         low, middle, high = np.minimum(_levels(measured[row, place], known, (0.05, 0.5, 0.95)), edge)
         (expected,) = np.minimum(_levels(predicted[row, place], known, (0.5,)), edge)
         if low < edge:
             ax.plot([low, min(high, 1.1 * depth)], [y, y], color=colour, alpha=0.4, linewidth=2, solid_capstyle="butt")
-        look = {"color": colour, "markersize": size, "markeredgewidth": 0.8, "linestyle": "", "clip_on": False}
+        look: dict[str, Any] = {
+            "color": colour,
+            "markersize": size,
+            "markeredgewidth": 0.8,
+            "linestyle": "",
+            "clip_on": False,
+        }
         mark = _MARKS.get(quantities[place], "D")
         ax.plot([middle], [y], marker=mark, markerfacecolor=colour if middle < edge else "white", zorder=3, **look)
         if min(middle, expected) < edge:

@@ -223,6 +223,14 @@ def test_a_prediction_that_fails_is_shown_beside_what_survives(failing):
     assert max(ticks) <= 30
 
 
+def test_what_was_not_measured_has_no_mark():
+    net = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(5)))
+    f = st.first_failure(net, torch.ones(3, 4), ["float32"])
+    _, ax = plt.subplots()
+    st.plots.failures(f, ax)
+    assert [line.get_marker() for line in ax.lines] == ["o", "^"]
+
+
 @pytest.mark.parametrize("stored", [False, True])
 def test_the_forward_error_is_drawn_with_its_bound(stored):
     e = st.forward_error(st.Chain("residual2_prelu", 20, seeds=11), X)
