@@ -5,6 +5,7 @@ from stability.plots.fits import fits, history
 from stability.plots.folds import counts, function
 from stability.plots.gradients import watch
 from stability.plots.jacobians import distribution, spectrum, vanishing
+from stability.plots.precision import failures, forward_error
 from stability.plots.style import STYLE, colour, save
 
 __all__ = [
@@ -12,7 +13,9 @@ __all__ = [
     "colour",
     "counts",
     "distribution",
+    "failures",
     "fits",
+    "forward_error",
     "function",
     "history",
     "make_folder",

@@ -18,7 +18,16 @@ def run(name, *arguments):
 
 @pytest.mark.parametrize(
     "name",
-    ["jacobian_spectrum", "fit_sine", "fold_counts", "folding", "gradient_norms", "identity_distance", "your_model"],
+    [
+        "jacobian_spectrum",
+        "fit_sine",
+        "fold_counts",
+        "folding",
+        "gradient_norms",
+        "identity_distance",
+        "precision",
+        "your_model",
+    ],
 )
 def test_help_names_the_four_options_and_the_method(name):
     shown = run(name, "--help")
@@ -210,6 +219,68 @@ def test_identity_distance(tmp_path):
         assert plain[-1] > 5 * plain[plain.depth.to_numpy().searchsorted(10)]
         trained = data["trained"].to_dataset()
         assert trained.chain.size == 12
+
+
+def test_precision(tmp_path):
+    done = run("precision", "--quick", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Found: with torch's initialisation a plain PReLU chain fails in float16 after" in " ".join(
+        done.stdout.split()
+    )
+    with xarray.open_datatree(tmp_path / "precision.nc", engine="h5netcdf") as tree:
+        data = {name: tree[name].to_dataset().load() for name in tree}
+
+    def median(layers):
+        return layers.where(layers > 0, np.inf).median("seed")
+
+    for init in ("pytorch", "uniform", "he"):
+        one = data[init]
+        depth = one.attrs["depth"]
+        plain = one.sel(architecture="plain_prelu")
+        # Ranges of 2^30, 2^254, 2^254 and 2^2046: the formats fail in this order, float64 not at all within this depth.
+        layers = plain["first"].sel(quantity=["products", "gradients"])
+        reached = layers.where(layers > 0, depth + 1)
+        half, single = (reached.sel(dtype=dtype) for dtype in ("float16", "float32"))
+        assert (half.median("seed") < single.median("seed")).all(), init
+        assert (half < single).where(half <= depth, True).all(), init
+        assert (layers.sel(dtype="float64") == 0).all(), init
+        # Of the formats only those of 16 bits run out of digits.
+        digits = one.measured.sel(kind="digits", quantity="activations", architecture="residual2_prelu")
+        assert (digits.sel(dtype=["float32", "float64"]) == 0).all(), init
+        # Where it is the range that fails, the logarithms say where; He's initialisation is chaotic in 16 bits.
+        assert (one.agreement.sel(dtype=["float32", "float64"]) >= 0.95 - 1e-6).all(), init
+        if init != "he":
+            assert (one.agreement.sel(quantity=["products", "gradients"]) >= 0.95 - 1e-6).all(), init
+        measured, predicted = (median(one[v]) for v in ("first", "first_predicted"))
+        both = np.isfinite(measured) & np.isfinite(predicted)
+        near = abs(measured - predicted) <= np.maximum(1, 0.02 * depth)
+        assert near.where(both & (one.quantity != "activations"), True).all(), init
+    torch_init = data["pytorch"].sel(architecture="plain_prelu", quantity=["products", "gradients"])
+    assert (median(torch_init["first"].sel(dtype="float16")) < 15).all()
+    assert (abs(median(torch_init["first"].sel(dtype="float32")) - 52) < 8).all()
+
+    bounds = data["bounds"]
+    assert (bounds.violations == 0).all()
+    assert bounds.compared.sum() > 10000
+    errors = data["errors"]
+    assert (errors.log_errors <= errors.log_bounds).all()
+    # The bound is of use: it promises at least half of the digits that are right, and never more than those.
+    assert (bounds.kept.sel(init="pytorch", architecture=["plain_prelu", "residual2_prelu"]) > 0.5).all()
+    assert (bounds.kept <= 1 + 1e-12).where(np.isfinite(bounds.kept), True).all()
+    # More digits, less error.
+    order = errors.log_errors.sel(dtype=["float64", "float32", "float16", "bfloat16"]).isel(depth=-1).median("seed")
+    assert (order.diff("dtype") > 0).all()
+
+    # The range of the gradients of a chain only grows with depth, so that its loss scales run out.
+    spread = (data["ranges"].largest - data["ranges"].least).median("seed").sel(architecture="plain_prelu")
+    assert (spread.diff("depth") > 0).all()
+    tried = data["tried"]
+    assert float(tried.exists.sel(architecture="plain_prelu", depth=10)) > 0.5
+    assert float(tried.exists.sel(architecture="plain_prelu", depth=50)) == 0
+    assert float(tried.exists.sel(architecture="residual2_prelu", depth=50)) == 1
+    # A scale that exists saves the run, which without it fails.
+    assert float(tried.failed.sel(architecture="plain_prelu", depth=10, run="no scale")) > 0.9
+    assert (tried.failed.sel(run="own scale").fillna(0) <= 0.05).all()
 
 
 def test_your_model(tmp_path):

@@ -178,3 +178,79 @@ def test_what_cannot_be_drawn_is_named():
         st.plots.counts([1, 2], [[1], [2**2000]])
     with pytest.raises(ValueError, match="not finite"):
         st.plots.counts([1, 2], [[1], [float("nan")]])
+
+
+@pytest.fixture(scope="module")
+def failing():
+    return st.first_failure(st.Chain("plain_prelu", 30, seeds=15), X, ["float16", "float64"])
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_failures_are_drawn_where_they_are(failing, stored):
+    figure, ax = plt.subplots()
+    assert st.plots.failures(failing.to_dataset() if stored else failing, ax, "mine", "#112233", top=2) is figure
+    marks = [line for line in ax.lines if line.get_marker() in ("o", "s", "^") and len(line.get_xdata())]
+    assert [line.get_marker() for line in marks] == ["o", "s", "^"] * 2
+    layers = failing.first().numpy().astype(float)
+    layers[layers == 0] = np.inf
+    for line, of_seeds, row in zip(marks, layers.reshape(6, -1), [2, 2, 2, 3, 3, 3], strict=True):
+        (x,), (y,) = line.get_data()
+        middle = np.sort(of_seeds)[7]
+        assert abs(y - row) < 0.5
+        # Open and beyond the depth where the median survives.
+        assert x == middle if np.isfinite(middle) else x > 30
+        assert line.get_markerfacecolor() == ("#112233" if np.isfinite(middle) else "white")
+    assert np.isfinite(np.median(layers[0, 1]))
+    assert np.isinf(np.median(layers[1, 1]))
+    bars = [line for line in ax.lines if len(line.get_xdata()) == 2]
+    ends = [tuple(line.get_xdata()) for line in bars]
+    assert tuple(np.quantile(layers[0, 1], [0.05, 0.95], method="inverted_cdf")) in ends
+    ticks = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "|"]
+    predicted = failing.first(predicted=True).double().numpy()[0, 1:]
+    assert ticks == list(np.median(predicted, axis=1))
+    assert ax.get_legend().get_texts()[0].get_text() == "mine: activations"
+    alone = st.plots.failures(failing).axes[0]
+    assert [t.get_text() for t in alone.get_yticklabels()] == ["float16", "float64"]
+
+
+def test_a_prediction_that_fails_is_shown_beside_what_survives(failing):
+    survives = dataclasses.replace(failing, measured=torch.zeros_like(failing.measured))
+    _, ax = plt.subplots()
+    st.plots.failures(survives, ax)
+    assert all(line.get_markerfacecolor() == "white" for line in ax.lines if line.get_marker() in ("o", "s", "^"))
+    ticks = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "|"]
+    assert len(ticks) == 2
+    assert max(ticks) <= 30
+
+
+def test_what_was_not_measured_has_no_mark():
+    net = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(5)))
+    f = st.first_failure(net, torch.ones(3, 4), ["float32"])
+    _, ax = plt.subplots()
+    st.plots.failures(f, ax)
+    assert [line.get_marker() for line in ax.lines] == ["o", "^"]
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_the_forward_error_is_drawn_with_its_bound(stored):
+    e = st.forward_error(st.Chain("residual2_prelu", 20, seeds=11), X)
+    figure, ax = plt.subplots()
+    assert st.plots.forward_error(e.to_dataset() if stored else e, torch.float32, ax, label="mine") is figure
+    errors, bounds = (v["float32"].numpy() / math.log(10) for v in (e.log_errors, e.log_bounds))
+    solid, dashed = ax.lines
+    np.testing.assert_array_equal(solid.get_xdata(), np.arange(21))
+    # The points themselves are exact in float32.
+    assert np.isnan(solid.get_ydata()[0])
+    np.testing.assert_allclose(solid.get_ydata()[1:], np.sort(errors)[1:, 5], rtol=1e-12)
+    np.testing.assert_allclose(dashed.get_ydata()[1:], np.sort(bounds)[1:, 5], rtol=1e-12)
+    assert dashed.get_linestyle() == "--"
+    corners = ax.collections[0].get_paths()[0].vertices
+    ends = corners[corners[:, 0] == 10, 1]
+    np.testing.assert_allclose([ends.min(), ends.max()], [errors[10].min(), errors[10].max()], rtol=1e-12)
+    with pytest.raises(ValueError, match="float8"):
+        st.plots.forward_error(e, "float8", ax)
+    lost = dataclasses.replace(e, log_errors={"float32": torch.full((21, 11), math.inf)}, formats=("float32",))
+    _, ax = plt.subplots()
+    st.plots.forward_error(dataclasses.replace(lost, log_bounds={}), "float32", ax)
+    (line,) = ax.lines
+    assert np.isnan(line.get_ydata()).all()
