@@ -48,8 +48,10 @@ def module_gradients(net: nn.Module, x: Any, loss: Loss, blocks: str | Sequence[
             f"no parameter of {type(net).__name__} requires a gradient: all are frozen; call requires_grad_() on some"
         )
     cuts: list[_Cut] = []
+    called: dict[str, None] = {}
     handles = [
-        module.register_forward_pre_hook(_Cutter(name, cuts), with_kwargs=True) for name, module in layers.items()
+        module.register_forward_pre_hook(_Cutter(name, cuts, called), with_kwargs=True)
+        for name, module in layers.items()
     ]
     # Until the way back is done: batch normalisation keeps its running means for it.
     with undisturbed(net), torch.enable_grad():
@@ -63,7 +65,6 @@ def module_gradients(net: nn.Module, x: Any, loss: Loss, blocks: str | Sequence[
         value = scalar_loss(loss, output if output_leaf is None else output_leaf)
         root = None if output_leaf is None else _Cut("", output, output_leaf, is_state=False)
         gradients = _backward(value, cuts if root is None else [*cuts, root])
-    called = {cut.layer for cut in cuts}
     missing = [name for parameter, name in names.items() if parameter not in gradients]
     if len(missing) == len(names):
         raise ValueError("the loss does not depend on the network's parameters: expected a function of its output")
@@ -79,7 +80,7 @@ def module_gradients(net: nn.Module, x: Any, loss: Loss, blocks: str | Sequence[
 def _collect(
     layers: dict[str, nn.Module],
     whole: bool,
-    called: set[str],
+    called: dict[str, None],
     cuts: list[_Cut],
     root: _Cut | None,
     names: dict[Tensor, str],
@@ -87,7 +88,7 @@ def _collect(
     value: Tensor,
 ) -> GradientNorms:
     """Sort the gradients by layer and kind."""
-    order = [*dict.fromkeys(cut.layer for cut in cuts), *(name for name in layers if name not in called)]
+    order = [*called, *(name for name in layers if name not in called)]
     kept = [name for name in order if name in called or any(p in gradients for p in layers[name].parameters(whole))]
     own = {
         name: [
@@ -137,11 +138,12 @@ def _norm(parts: list[Scaled]) -> Tensor:
 class _Cutter:
     """A forward pre-hook that gives a layer leaves in place of the tensors that it takes."""
 
-    def __init__(self, layer: str, cuts: list[_Cut]) -> None:
-        self.layer, self.cuts, self.seen = layer, cuts, False
+    def __init__(self, layer: str, cuts: list[_Cut], called: dict[str, None]) -> None:
+        self.layer, self.cuts, self.called, self.seen = layer, cuts, called, False
 
     def __call__(self, _module: nn.Module, args: Any, options: Any) -> tuple[Any, Any]:
         self.seen = False
+        self.called[self.layer] = None  # in the order of the first call
         return self._cut(args), self._cut(options)
 
     def _cut(self, value: Any) -> Any:
@@ -167,11 +169,19 @@ def _leaf_of(output: Any) -> Tensor | None:
 
 
 def _check_states(cuts: list[_Cut]) -> None:
+    """Raise where a state has left the range, and what is computed from it is no longer the network's."""
     for cut in cuts:
-        if not cut.computed.isfinite().all():
+        state, dtype = cut.computed, cut.computed.dtype
+        if not state.isfinite().all():
             raise ValueError(
-                f"the state before {cut.layer} is not finite: the network overflows {cut.computed.dtype} there; scale "
-                "its weights, or take a wider dtype"
+                f"the state before {cut.layer} is not finite: the network overflows {dtype} there; scale its weights, "
+                "or take a wider dtype"
+            )
+        largest = float(state.detach().abs().max()) if state.numel() else 0.0
+        if cut.is_state and 0 < largest < torch.finfo(dtype).tiny:
+            raise ValueError(
+                f"the state before {cut.layer} is below the smallest normal number of {dtype}: it underflows; scale "
+                "the weights or the points, or take a wider dtype"
             )
 
 

@@ -13,7 +13,8 @@ import xarray
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from stability.gradients.formats import Format, check_formats, in_format
+from stability.checks import check_name
+from stability.gradients.formats import Format, check_formats, format_name, in_format
 from stability.gradients.forward_error import forward_error
 from stability.gradients.kernels import formats as kernel
 from stability.gradients.layers import undisturbed
@@ -22,7 +23,7 @@ from stability.gradients.losses import Loss, evaluate, loss_of_members
 from stability.gradients.norms import gradient_norms
 from stability.gradients.propagation import propagation
 from stability.gradients.result import GradientNorms
-from stability.gradients.states import record_calls
+from stability.gradients.states import calls_of, record_calls
 from stability.gradients.width_one import float64_output, points_of, table_of
 from stability.jacobians.factors import log_factors
 from stability.jacobians.of_networks import spectrum
@@ -92,12 +93,13 @@ class FirstFailures:
         near = (measured - predicted).abs() <= max(1.0, 0.01 * self.depth)
         return (never & near).double().mean(dim=2)
 
-    def loss_scale(self, dtype: str) -> float | None:
+    def loss_scale(self, dtype: str | torch.dtype) -> float | None:
         """Return a power of 2 that saves the gradients of every member in a format, the middle one; None for none.
 
         Members whose gradients need no scale, being exactly zero, do not count.
         """
-        low, high = self.loss_scales[self.formats.index(dtype)].unbind(-1)
+        name = check_name("format", format_name(dtype), self.formats)
+        low, high = self.loss_scales[self.formats.index(name)].unbind(-1)
         least, largest = math.ceil(low.max().item()), math.floor(high.min().item())
         return None if least > largest else 2.0 ** ((least + largest) // 2)
 
@@ -178,6 +180,10 @@ def first_failure(
         net = nn.Sequential(*net)
     members = hasattr(net, "steps") and hasattr(net, "members")
     chosen: Loss = loss if loss is not None else _mean_of_members if members else lambda y: y.mean()
+    if not callable(chosen):
+        raise TypeError(f"loss is a {type(chosen).__name__}: expected one function of the network's output")
+    if isinstance(net, nn.Module) and not members:
+        _refuse_repeated_calls(net, x, blocks)
     gradients = gradient_norms(net, x, chosen, blocks)
     depth = net.depth if members else int(gradients.present["input"].sum())
     # Of what is exactly zero in truth nothing is lost.
@@ -204,6 +210,16 @@ def first_failure(
             measured[f, 0, 2] = _first(errors[one.name] >= 0)
     names = tuple(one.name for one in formats)
     return FirstFailures(measured, predicted, _loss_scales(gradients, formats), depth, names, gradients.members)
+
+
+def _refuse_repeated_calls(net: nn.Module, x: Tensor, blocks: Any) -> None:
+    names = [call.name for call in calls_of(net, x, blocks)]
+    for name in dict.fromkeys(names):
+        if names.count(name) > 1:
+            raise ValueError(
+                f"layer {name} is called {names.count(name)} times: a first failure needs layers that are called once; "
+                "name others with blocks="
+            )
 
 
 def _truth(net: Any, x: Tensor, gradients: GradientNorms, blocks: Any) -> dict[str, Tensor]:
@@ -269,7 +285,7 @@ def _logs_of_network(net: Any, x: Tensor, gradients: GradientNorms, blocks: Any)
             "activations": (combine(states.log_norms, 2) - entries)[1:],
             "gradients": backward - entries[:-1].flip(0),
         },
-        {"activations": states.log_norms.amax(dim=2)[1:], "gradients": backward},
+        {"activations": states.log_largest.amax(dim=2)[1:], "gradients": backward},
     )
 
 

@@ -56,11 +56,18 @@ class Format:
         return torch.finfo(self.dtype).max
 
 
+def format_name(dtype: str | torch.dtype) -> str:
+    """Return the name of a format, of a torch dtype as well."""
+    return str(dtype).removeprefix("torch.") if isinstance(dtype, str | torch.dtype) else repr(dtype)
+
+
 def check_formats(dtypes: Sequence[str | torch.dtype]) -> list[Format]:
     """Return the formats of these names, or torch dtypes."""
     if isinstance(dtypes, str | torch.dtype):
         dtypes = (dtypes,)
-    names = [str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype for dtype in dtypes]
+    if not isinstance(dtypes, Sequence):
+        raise TypeError(f"dtypes is {dtypes!r}: expected a list of some of {', '.join(FORMATS)}, or of torch dtypes")
+    names = [format_name(dtype) for dtype in dtypes]
     if not names:
         raise ValueError(f"dtypes is empty: expected some of {', '.join(FORMATS)}")
     found = [check_name("floating-point format", name, FORMATS) for name in names]

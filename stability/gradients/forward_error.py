@@ -14,8 +14,8 @@ import xarray
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stability.checks import check_float64
-from stability.gradients.formats import Format, check_formats, in_format
+from stability.checks import check_float64, check_name
+from stability.gradients.formats import Format, check_formats, format_name, in_format
 from stability.gradients.kernels import double_double
 from stability.gradients.log_norms import combine, log_norm
 from stability.gradients.states import states_of
@@ -51,9 +51,10 @@ class ForwardErrors:
         """The number of layers."""
         return len(self.layers)
 
-    def digits(self, dtype: str) -> Tensor:
+    def digits(self, dtype: str | torch.dtype) -> Tensor:
         """Return how many decimal digits are right, (layers + 1, seeds), 0 where none is."""
-        return (-self.log_errors[dtype] / math.log(10)).clamp(min=0)
+        name = check_name("format", format_name(dtype), self.formats)
+        return (-self.log_errors[name] / math.log(10)).clamp(min=0)
 
     def __repr__(self) -> str:
         last = ", ".join(f"{name} {self.digits(name)[-1].median():.1f}" for name in self.formats)

@@ -46,16 +46,18 @@ def gradient_norms(
 
     No norm overflows or underflows, at any depth: at width 1 the gradient comes from the derivatives of the steps,
     with an exponent of its own; elsewhere by automatic differentiation, layer after layer, and what goes back between
-    two layers is brought to order 1. A gradient is -inf in the log only where it is exactly zero.
+    two layers is brought to order 1. A gradient is -inf in the log only where it is exactly zero, or where it vanishes
+    within a single layer of a module.
 
     What a layer is:
 
     - a `Chain`: a step. The read-out is none, see `GradientNorms.named`.
-    - an `nn.Sequential`, or a list of modules that follow one another: a child.
-    - any other `nn.Module`: the children of the Sequential or ModuleList named `blocks`, or the modules that a list of
-      names gives. Without `blocks`, the longest Sequential or ModuleList inside; if there is none, all modules that
-      own parameters. What passes them by is taken into account. A parameter counts, with the whole of its gradient, in
-      every layer that holds it; frozen parameters are left out.
+    - an `nn.Sequential`, or a list of modules that follow one another: a child with parameters.
+    - any other `nn.Module`: the children with parameters of the Sequential or ModuleList named `blocks`, or the modules
+      that a list of names gives. Without `blocks`, those of the longest Sequential or ModuleList inside; if none has
+      two, all modules that own parameters. What passes them by is taken into account. A parameter counts, with the
+      whole of its gradient, in every layer that holds it, and a layer that is called several times once, with all the
+      states that it took; frozen parameters are left out.
 
     Args:
         net: the network, as it is: in train or eval mode, with tied or frozen parameters.
@@ -69,7 +71,7 @@ def gradient_norms(
 
     Raises:
         ValueError, TypeError: for a loss of another shape, that is not finite or does not depend on the network,
-            parameters without gradient, states that overflow, or, in a chain of width n, underflow.
+            parameters without gradient, states that overflow, or, but in a chain of width 1, underflow.
 
     >>> import torch, stability as st
     >>> x = torch.linspace(-3, 3, 64, dtype=torch.float64)

@@ -30,6 +30,7 @@ class Propagation:
     Attributes:
         log_norms: float64 (layers + 1, seeds, points), the log of the L2 norm of the state of each point before the
             first layer and after each; -inf where it is exactly zero.
+        log_largest: the same shape, the log of the largest entry of the state.
         log_updates: (layers, seeds, points), log of |h_l - h_(l-1)| / |h_(l-1)|: how far a layer moves the state,
             relative to it. inf where it leaves zero, and -inf where nothing moves or the shape changes.
         same_shape: bool (layers,), whether the layer keeps the shape of the state.
@@ -45,6 +46,7 @@ class Propagation:
     """
 
     log_norms: Tensor
+    log_largest: Tensor
     log_updates: Tensor
     same_shape: Tensor
     correlations: Tensor
@@ -154,11 +156,14 @@ def _check_pairs(pairs: Sequence[tuple[int, int]] | Tensor | None, points: int) 
     if pairs is None:
         first = torch.arange(points - 1)
         return torch.stack([first, first + 1], dim=1)
+    if isinstance(pairs, str):
+        raise TypeError(f"pairs is {pairs!r}: expected integers (pairs, 2)")
     chosen = torch.as_tensor(pairs)
     if chosen.is_floating_point() or chosen.ndim != 2 or chosen.shape[1] != 2:
         raise ValueError(f"pairs has shape {tuple(chosen.shape)} and {chosen.dtype}: expected integers (pairs, 2)")
     if ((chosen < 0) | (chosen >= points)).any():
-        raise ValueError(f"pairs names points up to {int(chosen.max())}: there are {points}, from 0")
+        low, high = int(chosen.min()), int(chosen.max())
+        raise ValueError(f"pairs names points {low} to {high}: there are {points}, numbered from 0")
     return chosen.to(torch.int64)
 
 
@@ -178,6 +183,7 @@ def _width_one(net: Any, x: Tensor, pairs: Sequence[tuple[int, int]] | Tensor | 
     correlations = (sign[..., chosen[:, 0]] * sign[..., chosen[:, 1]]).double()
     return Propagation(
         log_norms=torch.from_numpy(log_sizes),
+        log_largest=torch.from_numpy(log_sizes),
         log_updates=torch.from_numpy(relative),
         same_shape=torch.ones(net.depth, dtype=torch.bool),
         correlations=correlations,
@@ -206,10 +212,12 @@ def _measured(
     """Measure states (seeds, points, ...) as they come."""
     names, log_norms, updates, same, correlations, decorrelations = [], [], [], [], [], []
     widths: list[int] = []
+    largest: list[Tensor] = []
     chosen, last = _check_pairs(pairs, len(x)), None
 
     def measure(state: Scaled) -> None:
         log_norms.append(state.log_norm())
+        largest.append(state.log_largest())
         widths.append(math.prod(state.mantissa.shape[2:]))
         correlation, decorrelation = _correlate(state, chosen.to(state.mantissa.device))
         correlations.append(correlation)
@@ -225,10 +233,11 @@ def _measured(
         last = layer.after
     assert last is not None
     measure(last)
-    stacked = (torch.stack(values).cpu() for values in (log_norms, updates, correlations, decorrelations))
-    norms, moved, cosines, apart = stacked
+    stacked = (torch.stack(values).cpu() for values in (log_norms, largest, updates, correlations, decorrelations))
+    norms, tops, moved, cosines, apart = stacked
     return Propagation(
         norms,
+        tops,
         moved,
         torch.tensor(same),
         cosines,

@@ -30,7 +30,8 @@ class GradientNorms:
         present: by quantity, bool (layers,): whether the layer has it; where it has not its norm is -inf.
         named: by the name of a parameter of the network, (seeds,): the gradient with respect to the whole of it, those
             outside the layers included.
-        output: (seeds,), the gradient with respect to the network's output.
+        output: (seeds,), the gradient with respect to the network's output; of an output that is not one tensor the
+            log of 1, the gradient with respect to the loss.
         loss: (seeds,), its value.
         layers: the names of the layers.
         members: the member numbers along the seeds.
@@ -48,7 +49,8 @@ class GradientNorms:
     path: str
 
     def __repr__(self) -> str:
-        low, high = (float(self["input"][layer].median()) for layer in (0, -1))
+        taken = self["input"][self.present["input"]] if "input" in self.log_norms else self.output[None]
+        low, high = (float(taken[layer].median()) for layer in (0, -1))
         dead = f", dead {100 * self.dead.double().mean():.0f} %" if self.dead.any() else ""
         return (
             f"GradientNorms({', '.join(self.log_norms)}: {self.depth} layers, {len(self.members)} seeds, "
@@ -74,7 +76,8 @@ class GradientNorms:
         """Bool (seeds,): no gradient at all reaches the first layer, though the loss has one at the output.
 
         The norm is then exactly zero, and not only too small for a format, see `underflows`. All weights before the
-        layer that stops it are out of reach of training.
+        layer that stops it are out of reach of training. Of a module it is zero as automatic differentiation in the
+        module's own dtype has it: a tanh that is saturated in float32 has the derivative 0 there, and not in float64.
         """
         if "input" not in self.log_norms:  # layers that take no state of floating point
             return torch.zeros(len(self.members), dtype=torch.bool)

@@ -47,6 +47,11 @@ class Scaled:
         """Return the log of the L2 norm, (*lead), -inf for zeros."""
         return log_norm(self.mantissa, self.exponent.ndim) + self.exponent.double() * math.log(2)
 
+    def log_largest(self) -> Tensor:
+        """Return the log of the largest entry, (*lead), -inf for zeros."""
+        largest = self.mantissa.abs().reshape((*self.exponent.shape, -1)).amax(dim=-1).double()
+        return largest.log() + self.exponent.double() * math.log(2)
+
     def times(self, factor: Tensor) -> Scaled:
         """Return the product with a tensor, entry by entry."""
         size = Scaled.of(factor.double(), torch.zeros_like(self.exponent))

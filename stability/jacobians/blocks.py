@@ -54,7 +54,8 @@ def find_blocks(net: Any, x: Tensor, blocks: str | Sequence[str] | None) -> Bloc
         names = tuple(f"step {i}" for i in range(1, net.depth + 1))
         return _run(names, tuple(net.steps), x.detach().expand(len(net.members), *x.shape), batch_dims=2)
     if blocks is None and isinstance(net, nn.Sequential | nn.ModuleList):
-        return _run(*_named(list(net.named_children())), x)
+        # Not named_children, which leaves out what stands in it a second time.
+        return _run(*_named(list(net._modules.items())), x)
     if isinstance(net, nn.Module):
         return _inside(net, x, blocks)
     if isinstance(net, Sequence) and not isinstance(net, str):

@@ -290,6 +290,25 @@ def test_several_losses_and_joined_seeds():
         st.GradientNorms.of_seeds([])
 
 
+def test_a_layer_that_takes_no_floats_and_an_output_of_several_tensors():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+
+        def forward(self, tokens):
+            h = self.blocks(tokens)
+            return h, h.mean()
+
+    torch.manual_seed(0)
+    net = Two().double()
+    g = assert_as_autograd(net, torch.tensor([0, 3, 1]), lambda y: y[0].square().sum() + y[1])
+    assert g.layers == ("blocks.0 (Embedding)", "blocks.1 (Linear)", "blocks.2 (Linear)")
+    assert g.present["input"].tolist() == [False, True, True]
+    assert "-inf" not in repr(g)
+    assert g.output.item() == 0
+
+
 def test_quantiles_and_datasets():
     x = torch.linspace(-3, 3, 9, dtype=torch.float64)
     g = st.gradient_norms(st.Chain("plain_relu", depth=2, seeds=40), x, lambda y: y.square().mean(dim=1))
@@ -324,10 +343,10 @@ def _frozen():
     return nn.Linear(3, 3).requires_grad_(False)
 
 
-def _with(value):
-    net = nn.Linear(3, 3)
+def _with(value, everywhere=False):
+    net = nn.Linear(3, 3, bias=not everywhere)
     with torch.no_grad():
-        net.weight[0, 0] = value
+        net.weight[... if everywhere else (0, 0)] = value
     return net
 
 
@@ -348,6 +367,11 @@ def _with(value):
         (_frozen(), lambda y: y.sum(), "all are frozen"),
         (_with(math.nan), lambda y: y.sum(), "the parameter weight has 1 values that are not finite"),
         (nn.Sequential(_with(3e38), nn.Linear(3, 3)), lambda y: y.sum(), "state before 1 is not finite"),
+        (
+            nn.Sequential(*(_with(1e-20, True) for _ in range(3))),
+            lambda y: y.sum(),
+            "state before 2 is below",
+        ),
         (nn.Sequential(nn.Linear(3, 3)), lambda y: y.sum(), None),
     ],
 )

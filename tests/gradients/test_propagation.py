@@ -151,6 +151,8 @@ def test_a_module_is_its_layers():
     states = [x, torch.tanh(net[0](x))]
     states += [net[2](states[1]), net[3](net[2](states[1]))]
     for layer, state in enumerate(states):
+        largest = state.detach().abs().amax(dim=1).log()
+        torch.testing.assert_close(p.log_largest[layer, 0], largest, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(p.log_norms[layer, 0], state.detach().norm(dim=1).log(), rtol=1e-12, atol=1e-12)
     assert p.same_shape.tolist() == [False, True, True]
     assert (p.log_updates[0] == -math.inf).all()
@@ -165,7 +167,7 @@ def test_a_module_is_its_layers():
 
 def test_bad_input_is_refused():
     chain, x = st.Chain("plain_prelu", depth=3, seeds=2), torch.ones(3, dtype=torch.float64)
-    with pytest.raises(ValueError, match="pairs names points up to 3: there are 3"):
+    with pytest.raises(ValueError, match="pairs names points 0 to 3: there are 3"):
         st.propagation(chain, x, pairs=[(0, 3)])
     with pytest.raises(ValueError, match=r"expected integers \(pairs, 2\)"):
         st.propagation(chain, x, pairs=[(0, 1, 2)])

@@ -458,3 +458,13 @@ def test_exponents_of_chains_and_of_dead_ones():
         st.lyapunov(nn.Linear(2, 2))
     with pytest.raises(ValueError, match="pooling needs a batch"):
         st.lyapunov([np.eye(2)] * 40).pooled()
+
+
+def test_a_block_that_stands_in_a_sequential_twice_is_two_layers():
+    torch.manual_seed(0)
+    block = nn.Sequential(nn.Linear(4, 4), nn.Tanh()).double()
+    x = torch.randn(2, 4, dtype=torch.float64)
+    shared = st.spectrum(nn.Sequential(block, block, block), x)
+    alike = st.spectrum([block, block, block], x)
+    assert len(shared.log_values) == 3
+    assert torch.equal(shared.log_values, alike.log_values)
