@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stability.checks import check_finite
 from stability.gradients.layers import modules_of, title, undisturbed
 from stability.gradients.log_norms import combine
 from stability.gradients.losses import Loss, scalar_loss
@@ -38,10 +37,6 @@ class _Cut:
 def module_gradients(net: nn.Module, x: Any, loss: Loss, blocks: str | Sequence[str] | None) -> GradientNorms:
     """Return the gradient norms of a module: see `gradient_norms`."""
     layers, whole = modules_of(net, blocks)
-    for name, parameter in net.named_parameters():
-        check_finite(f"the parameter {name}", parameter)
-    if isinstance(x, Tensor) and x.is_floating_point():
-        check_finite("x", x)
     names: dict[Tensor, str] = {value: name for name, value in net.named_parameters() if value.requires_grad}
     if not names:
         raise ValueError(

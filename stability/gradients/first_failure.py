@@ -17,7 +17,7 @@ from stability.checks import check_name
 from stability.gradients.formats import Format, check_formats, format_name, in_format
 from stability.gradients.forward_error import forward_error
 from stability.gradients.kernels import formats as kernel
-from stability.gradients.layers import undisturbed
+from stability.gradients.layers import as_module, undisturbed
 from stability.gradients.log_norms import combine, log_norm
 from stability.gradients.losses import Loss, evaluate, loss_of_members
 from stability.gradients.norms import gradient_norms
@@ -54,8 +54,8 @@ class FirstFailures:
             -1 where it was not measured.
         predicted: the same from the logarithms of a run that cannot leave the range. Lost digits are predicted for the
             activations of width-1 chains alone, from roundings taken as random.
-        loss_scales: float64 (formats, seeds, 2), the least and the largest power of 2 by which the loss may be
-            multiplied so that neither the gradients of states nor those of parameters underflow or overflow; the
+        loss_scales: float64 (formats, seeds, 2), the log2 of the least and of the largest factor by which the loss may
+            be multiplied so that neither the gradients of states nor those of parameters underflow or overflow; the
             least is above the largest where there is none.
         depth: the number of layers.
         formats: the formats. quantities, kinds: what the other dimensions are.
@@ -176,13 +176,13 @@ def first_failure(
     tensor(True)
     """
     formats = check_formats(dtypes)
-    if isinstance(net, Sequence) and not isinstance(net, str):
-        net = nn.Sequential(*net)
     members = hasattr(net, "steps") and hasattr(net, "members")
+    if not members:
+        net = as_module(net, x)
     chosen: Loss = loss if loss is not None else _mean_of_members if members else lambda y: y.mean()
     if not callable(chosen):
         raise TypeError(f"loss is a {type(chosen).__name__}: expected one function of the network's output")
-    if isinstance(net, nn.Module) and not members:
+    if not members:
         _refuse_repeated_calls(net, x, blocks)
     gradients = gradient_norms(net, x, chosen, blocks)
     depth = net.depth if members else int(gradients.present["input"].sum())

@@ -63,6 +63,9 @@ def fit_growth(
     decays by a factor 0.183 a layer (0.182 to 0.185)
     """
     check_name("along", along, ("layer", "depth"))
+    results = [one for one in result if isinstance(one, GradientNorms | Propagation)] if _is_sequence(result) else []
+    if positions is not None and (results or isinstance(result, GradientNorms | Propagation)):
+        raise ValueError("positions go with logs of your own: a result knows its layers and its depth, leave them out")
     if isinstance(result, GradientNorms | Propagation):
         if along == "depth":
             raise ValueError(
@@ -71,7 +74,6 @@ def fit_growth(
             )
         name, at, logs = _along_layers(result, quantity)
         return fit_series(at, logs, quantity=name, along=along, level=level)
-    results = [one for one in result if isinstance(one, GradientNorms | Propagation)] if _is_sequence(result) else []
     if results and len(results) == len(result):  # type: ignore[arg-type]
         if along == "layer":
             raise ValueError('a sequence of results is fitted along="depth"; along="layer" takes one result')

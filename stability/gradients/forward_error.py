@@ -12,11 +12,12 @@ import numpy as np
 import torch
 import xarray
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from stability.checks import check_float64, check_name
+from stability.checks import check_finite, check_float64, check_name, check_points
 from stability.gradients.formats import Format, check_formats, format_name, in_format
 from stability.gradients.kernels import double_double
+from stability.gradients.layers import as_module
 from stability.gradients.log_norms import combine, log_norm
 from stability.gradients.states import states_of
 from stability.gradients.width_one import points_of, table_of
@@ -117,8 +118,14 @@ def forward_error(
             "float64 has no reference of higher precision here: only piecewise-linear chains of width 1 have one; "
             "leave float64 out of dtypes"
         )
-    if isinstance(net, Sequence) and not isinstance(net, str):
-        net = nn.Sequential(*net)
+    if hasattr(net, "steps") and hasattr(net, "members"):
+        check_finite("x", check_points(x, net.width, net.dtype, net.device))
+    else:
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"x is a {type(x).__name__}: expected a tensor whose first dimension is the batch of points"
+            )
+        net = as_module(net, x)
     wide, points = in_format(net, x, torch.float64)
     names, reference = states_of(wide, points, blocks)
     sizes = torch.stack([log_norm(state, 1) for state in reference])

@@ -8,6 +8,35 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from stability.checks import check_finite
+
+
+def as_module(net: object, x: object) -> nn.Module:
+    """Return a module, or a list of modules that follow one another as one, once it and its points are checked.
+
+    Raises:
+        TypeError, ValueError: for anything else, parameters or points that are not finite, and no points.
+    """
+    if isinstance(net, Sequence) and not isinstance(net, str) and all(isinstance(part, nn.Module) for part in net):
+        net = nn.Sequential(*net)
+    if not isinstance(net, nn.Module):
+        raise TypeError(
+            f"net is a {type(net).__name__}: expected a stability.Chain, an nn.Module, or a list of modules that "
+            "follow one another"
+        )
+    if next(net.parameters(), None) is None:
+        raise ValueError(f"{type(net).__name__} has no parameters, and so no layers: expected at least one with some")
+    for name, parameter in net.named_parameters():
+        check_finite(f"the parameter {name}", parameter)
+    if isinstance(x, torch.Tensor):
+        if x.ndim == 0 or len(x) == 0:
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}: expected the batch of points first, and at least one point"
+            )
+        if x.is_floating_point():
+            check_finite("x", x)
+    return net
+
 
 def modules_of(model: nn.Module, blocks: str | Sequence[str] | None) -> tuple[dict[str, nn.Module], bool]:
     """Return the layers of a module by name, and whether the parameters of the modules inside them are their own too.
@@ -37,6 +66,8 @@ def modules_of(model: nn.Module, blocks: str | Sequence[str] | None) -> tuple[di
                 f"blocks is {blocks!r}: expected the name of a Sequential or ModuleList with parameters, one of {known}"
             )
         return containers[blocks], True
+    if blocks is not None and not isinstance(blocks, Sequence):
+        raise TypeError(f"blocks is {blocks!r}: expected the name of a Sequential or ModuleList, or a list of names")
     if blocks is not None:
         names = list(blocks)
         unknown = [name for name in names if name not in parts]

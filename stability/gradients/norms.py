@@ -7,9 +7,10 @@ from typing import Any, overload
 
 from torch import Tensor, nn
 
-from stability.checks import check_float64, check_positive
+from stability.checks import check_finite, check_float64, check_points, check_positive
 from stability.gradients.by_module import module_gradients
 from stability.gradients.by_steps import step_gradients
+from stability.gradients.layers import as_module
 from stability.gradients.losses import Loss
 from stability.gradients.result import GradientNorms
 from stability.gradients.width_one import width_one_gradients
@@ -99,12 +100,7 @@ def gradient_norms(
             return width_one_gradients(net, x, loss)
         if not isinstance(x, Tensor):
             raise TypeError(f"x is a {type(x).__name__}: expected a tensor of points")
+        chain: Any = net
+        check_finite("x", check_points(x, chain.width, chain.dtype, chain.device))
         return step_gradients(net, x, loss, memory)
-    if isinstance(net, Sequence) and not isinstance(net, str) and all(isinstance(part, nn.Module) for part in net):
-        net = nn.Sequential(*net)
-    if not isinstance(net, nn.Module):
-        raise TypeError(
-            f"net is a {type(net).__name__}: expected a stability.Chain, an nn.Module, or a list of modules that "
-            "follow one another"
-        )
-    return module_gradients(net, x, loss, blocks)
+    return module_gradients(as_module(net, x), x, loss, blocks)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from stability.checks import check_finite, check_float64, check_points
 from stability.gradients.kernels import width_one
+from stability.gradients.layers import as_module
 from stability.gradients.log_norms import log_norm
 from stability.gradients.scaled import Scaled, times_power
 from stability.gradients.states import calls_of
@@ -28,8 +29,8 @@ class Propagation:
     """The states of a network layer by layer, in natural logarithms; a module counts as one seed.
 
     Attributes:
-        log_norms: float64 (layers + 1, seeds, points), the log of the L2 norm of the state of each point before the
-            first layer and after each; -inf where it is exactly zero.
+        log_norms: float64 (layers + 1, seeds, points), the log of the L2 norm of the state of each point before each
+            layer and after the last; -inf where it is exactly zero.
         log_largest: the same shape, the log of the largest entry of the state.
         log_updates: (layers, seeds, points), log of |h_l - h_(l-1)| / |h_(l-1)|: how far a layer moves the state,
             relative to it. inf where it leaves zero, and -inf where nothing moves or the shape changes.
@@ -135,16 +136,10 @@ def propagation(
         for kind, value in net.named_parameters():
             check_finite(f"the chain's {kind}", value)
         return _measured(_states_of_chain(net, x), x, pairs, net.members)
-    if isinstance(net, Sequence) and not isinstance(net, str) and all(isinstance(part, nn.Module) for part in net):
-        net = nn.Sequential(*net)
-    if not isinstance(net, nn.Module):
-        raise TypeError(
-            f"net is a {type(net).__name__}: expected a stability.Chain, an nn.Module, or a list of modules that "
-            "follow one another"
-        )
-    if not isinstance(x, Tensor) or x.ndim == 0 or len(x) == 0:
-        raise ValueError("x is no batch of points: expected a tensor whose first dimension is the batch")
-    return _measured(_states_of_module(net, x, blocks), x, pairs, (0,))
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x is a {type(x).__name__}: expected a tensor whose first dimension is the batch of points")
+    module = as_module(net, x)
+    return _measured(_states_of_module(module, x, blocks), x, pairs, (0,))
 
 
 def _refuse_blocks(blocks: object) -> None:

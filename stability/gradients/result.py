@@ -95,6 +95,8 @@ class GradientNorms:
             q: the levels.
             alive: leave out the members that are `dead`; with none left there is no quantile, and ValueError.
         """
+        if not all(0 <= level <= 1 for level in q):
+            raise ValueError(f"q is {tuple(q)}: expected levels from 0 to 1")
         values = self[quantity][:, ~self.dead] if alive else self[quantity]
         if not values.shape[1]:
             raise ValueError(f"all {len(self.members)} members are dead: there are no quantiles over those alive")
@@ -107,6 +109,9 @@ class GradientNorms:
         results = list(results)
         if not results:
             raise ValueError("there are no results to join: expected at least one")
+        for number, other in enumerate(results):
+            if not isinstance(other, GradientNorms):
+                raise TypeError(f"result {number} is a {type(other).__name__}: expected a GradientNorms")
         first = results[0]
         for number, other in enumerate(results):
             if (other.layers, tuple(other.log_norms), tuple(other.named)) != (

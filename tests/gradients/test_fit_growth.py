@@ -144,5 +144,7 @@ def test_what_cannot_be_fitted_is_refused():
         st.fit_growth(g, quantity="weigth")
     with pytest.raises(ValueError, match="unknown along 'layers'"):
         st.fit_growth(g, along="layers")
+    with pytest.raises(ValueError, match="positions go with logs of your own"):
+        st.fit_growth(g, positions=range(1, 6))
     with pytest.raises(TypeError, match=r"together with positions="):
         st.fit_growth(torch.zeros(5, 3))

@@ -388,3 +388,39 @@ def test_bad_losses_and_networks_are_refused(net, loss, message):
         return
     with pytest.raises((ValueError, TypeError), match=message):
         st.gradient_norms(net, x, loss)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda net, x, **options: st.gradient_norms(net, x, lambda y: y.sum(), **options),
+        st.propagation,
+        st.forward_error,
+        st.first_failure,
+    ],
+    ids=["gradient_norms", "propagation", "forward_error", "first_failure"],
+)
+def test_all_calls_refuse_the_same_things(call):
+    net, x = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)), torch.ones(2, 3)
+    with pytest.raises(TypeError, match="net is a list: expected a stability"):
+        call([nn.Linear(3, 3), 3], x)
+    with pytest.raises(ValueError, match="has no parameters, and so no layers"):
+        call(nn.Sequential(nn.Tanh()), x)
+    with pytest.raises(ValueError, match=r"x has shape \(0, 3\): expected the batch"):
+        call(net, x[:0])
+    with pytest.raises(ValueError, match="x has 6 values that are not finite"):
+        call(net, x * math.nan)
+    with pytest.raises(ValueError, match="the parameter weight has 1 values that are not finite"):
+        call(_with(math.inf), x)
+    with pytest.raises(TypeError, match="blocks is 3: expected the name"):
+        call(net, x, blocks=3)
+    with pytest.raises(ValueError, match=r"x has shape \(5, 3\): a chain of width 4 takes \(points, 4\)"):
+        call(st.Chain("plain_prelu", 3, width=4), torch.ones(5, 3, dtype=torch.float64))
+
+
+def test_what_is_no_result_or_no_level_is_refused():
+    g = st.gradient_norms(nn.Sequential(nn.Linear(3, 3)), torch.ones(2, 3), lambda y: y.sum())
+    with pytest.raises(TypeError, match="result 1 is a dict: expected a GradientNorms"):
+        st.GradientNorms.of_seeds([g, {}])
+    with pytest.raises(ValueError, match=r"q is \(5, 50\): expected levels from 0 to 1"):
+        g.quantiles("input", (5, 50))

@@ -175,7 +175,7 @@ def test_bad_input_is_refused():
         st.propagation(chain, x, blocks="steps")
     with pytest.raises(TypeError, match="expected a stability"):
         st.propagation(lambda h: h, x)
-    with pytest.raises(ValueError, match="no batch of points"):
+    with pytest.raises(ValueError, match="expected the batch of points first"):
         st.propagation(nn.Linear(1, 1), torch.tensor(1.0))
     with pytest.raises(ValueError, match="x has 1 values"):
         st.propagation(chain, torch.tensor([math.nan, 1.0], dtype=torch.float64))
