@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 # Sums over points may be reordered and fused, so that they run in vector lanes; NaN and infinity keep their meaning.
 _FAST = {"reassoc", "nsz", "contract"}
 
 
-@njit(parallel=True, cache=True, fastmath=_FAST)
-def losses_and_gradients(table, x, y, losses, gradients):
-    """Fill the mean-squared error of every seed and its gradient with respect to the table.
+@njit(cache=True, nogil=True, fastmath=_FAST)
+def losses_and_gradients(first, last, table, x, y, losses, gradients):
+    """Fill the mean-squared error of the seeds first to last and its gradient with respect to the table.
 
     Args:
+        first, last: which seeds.
         table: (seeds, rows, 6), float32 or float64; the other arrays have its dtype.
         x, y: (points,).
         losses: out, (seeds,).
         gradients: out, (seeds, rows, 6).
     """
-    seeds, rows, _ = table.shape
+    rows = table.shape[1]
     points = x.shape[0]
-    for s in prange(seeds):
+    for s in range(first, last):
         states = np.empty((rows + 1, points), table.dtype)
         states[0] = x
         for r in range(rows):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from stability.jacobians.threads import side_by_side
 from stability.networks import Chain
 from stability.networks.step_table import entries
 from stability.training import kernels
@@ -53,7 +54,12 @@ class TableObjective(Objective):
     def losses_and_gradients(self) -> tuple[Tensor, Tensor]:
         losses = np.empty(len(self._table), self._table.dtype)
         gradients = np.empty_like(self._table)
-        kernels.losses_and_gradients(self._table, self._x, self._y, losses, gradients)
+        arrays = (self._table, self._x, self._y, losses, gradients)
+        side_by_side(
+            lambda first, last: kernels.losses_and_gradients(first, last, *arrays),
+            len(losses),
+            self._table.shape[0] * self._table.shape[1] * len(self._x),
+        )
         zero = torch.zeros((), dtype=self.parameters.dtype)
         return torch.from_numpy(losses), torch.where(self._trained, torch.from_numpy(gradients).flatten(1), zero)
 
