@@ -21,7 +21,7 @@ from stability.gradients.layers import as_module, undisturbed
 from stability.gradients.log_norms import combine, log_norm
 from stability.gradients.losses import Loss, evaluate, loss_of_members
 from stability.gradients.norms import gradient_norms
-from stability.gradients.propagation import propagation
+from stability.gradients.propagation import Propagation, propagation
 from stability.gradients.result import GradientNorms
 from stability.gradients.states import calls_of, record_calls
 from stability.gradients.width_one import float64_output, points_of, table_of
@@ -100,6 +100,9 @@ class FirstFailures:
         """
         name = check_name("format", format_name(dtype), self.formats)
         low, high = self.loss_scales[self.formats.index(name)].unbind(-1)
+        low, high = low[low.isfinite()], high[low.isfinite()]
+        if not len(low):
+            return 1.0
         least, largest = math.ceil(low.max().item()), math.floor(high.min().item())
         return None if least > largest else 2.0 ** ((least + largest) // 2)
 
@@ -209,7 +212,8 @@ def first_failure(
         if one.name in errors:
             measured[f, 0, 2] = _first(errors[one.name] >= 0)
     names = tuple(one.name for one in formats)
-    return FirstFailures(measured, predicted, _loss_scales(gradients, formats), depth, names, gradients.members)
+    scales = _loss_scales(gradients, propagation(net, x, blocks), formats)
+    return FirstFailures(measured, predicted, scales, depth, names, gradients.members)
 
 
 def _refuse_repeated_calls(net: nn.Module, x: Tensor, blocks: Any) -> None:
@@ -231,9 +235,15 @@ def _truth(net: Any, x: Tensor, gradients: GradientNorms, blocks: Any) -> dict[s
     return {name: logs > -math.inf for name, logs in found.items()}
 
 
-def _loss_scales(gradients: GradientNorms, formats: list[Format]) -> Tensor:
-    """Return the ends of the powers of 2 that keep all gradients in the range of each format, (formats, seeds, 2)."""
-    every = torch.cat([gradients["input"], gradients["parameters"]])
+def _loss_scales(gradients: GradientNorms, states: Propagation, formats: list[Format]) -> Tensor:
+    """Return log2 of the ends of the factors that keep all gradients in the range, (formats, seeds, 2).
+
+    Of the states and the output that is the root mean square, as in the runs; of parameters the norm.
+    """
+    entries = (states.widths * states.log_norms.shape[2]).double().log()[:, None] / 2
+    inputs = gradients["input"][gradients.present["input"]]
+    around = torch.cat([inputs, gradients.output[None]])
+    every = torch.cat([around - entries[: len(around)], gradients["parameters"]])
     least = torch.where(every == -math.inf, math.inf, every).amin(dim=0)
     ends = [
         torch.stack([math.log(one.smallest) - least, math.log(one.largest) - every.amax(dim=0)], dim=-1)

@@ -208,7 +208,7 @@ def test_a_loss_scale_saves_a_float16_run_where_there_is_one():
         one = st.Chain("plain_prelu", depth=12, seeds=[member])
         scale = 2.0 ** math.floor(high)
         g = st.gradient_norms(one, POINTS, lambda y, scale=scale: scale * loss(y))
-        sizes = torch.cat([g["input"], g["parameters"]])
+        sizes = torch.cat([g["input"] - math.log(9) / 2, g.output[None] - math.log(9) / 2, g["parameters"]])
         within = (sizes.min() >= math.log(torch.finfo(torch.float16).tiny)) & (
             sizes.max() <= math.log(torch.finfo(torch.float16).max)
         )
@@ -218,6 +218,21 @@ def test_a_loss_scale_saves_a_float16_run_where_there_is_one():
     assert scale is not None
     assert math.log2(scale) == int(math.log2(scale))
     assert f.loss_scale("float16") is None
+    dead = st.first_failure(st.Chain("plain_relu", depth=100, seeds=5, init="uniform"), POINTS, ["float16"])
+    assert dead.loss_scale("float16") is not None
+    # A scale in the middle saves the run, and not only the logarithms.
+    chain = st.Chain("plain_prelu", depth=10, seeds=100)
+    plain = st.first_failure(chain, POINTS, ["float16"], loss=loss)
+    low, high = plain.loss_scales[0].unbind(-1)
+    scale = 2.0 ** ((low + high) / 2).floor()
+    scaled = st.first_failure(chain, POINTS, ["float16"], loss=lambda y: loss(y) * scale.to(y.dtype))
+    saved = low.ceil() + 1 <= high.floor()
+    assert saved.double().mean() > 0.3
+    assert (plain.measured[0, 2, :2, saved] > 0).any(dim=0).double().mean() > 0.9
+    # But where the loss itself, or the scale, is too large for float16.
+    runs = saved & (scaled.measured[0, 2, 0] == 0)
+    assert runs.double().mean() > 0.2
+    assert (scaled.measured[0, 2, 1, saved] == 0).all()
 
 
 def test_modules_and_wide_chains():

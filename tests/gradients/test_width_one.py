@@ -153,6 +153,24 @@ def test_any_magnitude_matches_arithmetic_of_thousands_of_bits(seed, reach):
         assert float(g["input"][layer, 0]) == pytest.approx(oracle.log(states[layer]), abs=1e-9), layer
 
 
+def test_what_a_common_exponent_cannot_hold_is_kept():
+    # A bias of 2^-398 beside a state of 2^843, and a weight that brings a square back that has underflowed.
+    table = np.zeros((1, 12, 6))
+    table[0, :9] = [0, 2.0**94, 0, 1, 0, 1]
+    table[0, 9] = [0, 0, 2.0**-398, 1, 0, 1]
+    table[0, 10] = [0, 2.0**99, 0, 2.0**99, 0, 1]
+    table[0, 11] = [1, 0, 0, 0, 0, 1]
+    found = gradients(table, np.ones(1), np.ones((1, 1)))
+    log_2 = math.log(2)
+    outer = np.log2(abs(found.values[3, 0, 9])) + found.exponents[3, 0, 9]
+    assert outer == pytest.approx(-398 + 198, abs=1e-9)
+    small = np.zeros((1, 2, 6))
+    small[0] = [[0, 2.0**-99, 0, 2.0**99, 0, 1], [0, 2.0**-99, 0, 2.0**-99, 0, 1]]
+    found = gradients(small, np.full(1, 2.0**-290), np.full((1, 1), 2.0**-100))
+    relative = np.log(found.squares[2, 0, 0]) / 2 / log_2 + found.square_exponents[2, 0, 0] / 2
+    assert relative == pytest.approx(-290 - 100 - 198 + 0.5, abs=1e-9)
+
+
 def test_exactly_dead_members_are_told_from_those_that_underflow():
     dying = st.Chain("plain_relu", depth=100, seeds=50)
     g = st.gradient_norms(dying, POINTS, mean_squared_error(POINTS))

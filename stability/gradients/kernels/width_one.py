@@ -41,6 +41,8 @@ def _scale_biases(table, s, r, exponent):
         if abs(exponent) > 900:
             return bias, outer_bias, False
         bias, outer_bias = math.ldexp(bias, -exponent), math.ldexp(outer_bias, -exponent)
+        if (bias == 0.0) != (table[s, r, 2] == 0.0) or (outer_bias == 0.0) != (table[s, r, 4] == 0.0):
+            return bias, outer_bias, False
     fits = _fits(table[s, r, 0], _ROW_LOW) & _fits(table[s, r, 1], _ROW_LOW) & _fits(table[s, r, 3], _ROW_LOW)
     fits &= _fits(table[s, r, 5], _ROW_LOW) & _fits(bias, _BIAS_LOW) & _fits(outer_bias, _BIAS_LOW)
     return bias, outer_bias, fits
@@ -346,10 +348,10 @@ def gradients(
                 values[3, s, r], values[4, s, r], values[5, s, r] = outer_gradient, outer_bias_gradient, slope_gradient
                 for k in range(6):
                     exponents[k, s, r] = shift if k == 2 or k == 4 else shift + common[r]
-                by_weight, by_outer = t1 * weight_gradient**2, t3 * outer_gradient**2
-                total = t0 * skip**2 + by_weight + t2 * bias_gradient**2 + by_outer
+                total = t0 * skip**2 + t1 * weight_gradient**2 + t2 * bias_gradient**2 + t3 * outer_gradient**2
                 total += t4 * outer_bias_gradient**2 + t5 * slope_gradient**2
-                relative = by_weight * weight**2 + by_outer * outer_weight**2
+                # Squared after the product: a square may underflow that a large weight brings back.
+                relative = t1 * (weight_gradient * weight) ** 2 + t3 * (outer_gradient * outer_weight) ** 2
                 squares[1, s, r], squares[2, s, r] = total, relative
                 square_exponents[1, s, r] = square_exponents[2, s, r] = 2 * shift
                 plain = common[r] == 0 and _in_middle(total) and _in_middle(relative)
