@@ -26,7 +26,7 @@ from stability.gradients.scaled import Scaled
 
 @dataclass
 class _Cut:
-    """A state that a layer takes: the tensor that was computed, and the leaf that the layer was given instead."""
+    """A tensor that a layer takes: what was computed, and the leaf from which the layer's own copy comes."""
 
     layer: str
     computed: Tensor
@@ -44,14 +44,15 @@ def module_gradients(net: nn.Module, x: Any, loss: Loss, blocks: str | Sequence[
         )
     cuts: list[_Cut] = []
     called: dict[str, None] = {}
-    handles = [
-        module.register_forward_pre_hook(_Cutter(name, cuts, called), with_kwargs=True)
-        for name, module in layers.items()
-    ]
+    handles: list[Any] = []
+    for name, module in layers.items():
+        cutter = _Cutter(name, cuts, called)
+        handles.append(module.register_forward_pre_hook(cutter.before, with_kwargs=True))
+        handles.append(module.register_forward_hook(cutter.after))
     # Until the way back is done: batch normalisation keeps its running means for it.
-    with undisturbed(net), torch.enable_grad():
+    with undisturbed(net), torch.inference_mode(False), torch.enable_grad():
         try:
-            output = net(x)
+            output = net(x.clone() if isinstance(x, Tensor) else x)
         finally:
             for handle in handles:
                 handle.remove()
@@ -131,24 +132,37 @@ def _norm(parts: list[Scaled]) -> Tensor:
 
 
 class _Cutter:
-    """A forward pre-hook that gives a layer leaves in place of the tensors that it takes."""
+    """Two hooks that give a layer copies, each from a leaf, in place of the tensors that it takes."""
 
     def __init__(self, layer: str, cuts: list[_Cut], called: dict[str, None]) -> None:
-        self.layer, self.cuts, self.called, self.seen = layer, cuts, called, False
+        self.layer, self.cuts, self.called = layer, cuts, called
+        self.running: list[dict[int, tuple[Tensor, Tensor]]] = []  # for every call what it was to take, and the copy
 
-    def __call__(self, _module: nn.Module, args: Any, options: Any) -> tuple[Any, Any]:
-        self.seen = False
+    def before(self, _module: nn.Module, args: Any, options: Any) -> tuple[Any, Any]:
+        self.running.append({})
         self.called[self.layer] = None  # in the order of the first call
         return self._cut(args), self._cut(options)
 
+    def after(self, _module: nn.Module, _args: Any, _output: Any) -> None:
+        for value, copy in self.running.pop().values():
+            if copy._version > 0:  # the layer changed it in place, which what passes the layer by is to see
+                value.copy_(copy)
+
     def _cut(self, value: Any) -> Any:
         if isinstance(value, Tensor):
-            first, self.seen = not self.seen, True
+            copies = self.running[-1]
+            if id(value) in copies:  # as the query and the keys of attention may be one state
+                return copies[id(value)][1]
+            first = not copies
             if not value.is_floating_point() or not (first or value.requires_grad):
+                copies[id(value)] = value, value
                 return value
-            leaf = value.detach().requires_grad_()
-            self.cuts.append(_Cut(self.layer, value, leaf, is_state=first))
-            return leaf.clone()  # not the leaf itself, which may not be changed in place
+            # Copies, as the network may change what it computed in place, and the layer what it takes.
+            computed = value.clone()
+            leaf = computed.detach().requires_grad_()
+            self.cuts.append(_Cut(self.layer, computed, leaf, is_state=first))
+            copies[id(value)] = value, leaf.clone()
+            return copies[id(value)][1]
         if isinstance(value, dict):
             return {key: self._cut(one) for key, one in value.items()}
         if type(value) in (tuple, list):
@@ -192,6 +206,7 @@ def _backward(value: Tensor, cuts: list[_Cut]) -> dict[Tensor, Scaled]:
         for leaf, gradient in zip(wanted, found, strict=True):
             if gradient is None:
                 continue
+            gradient = gradient.to_dense()  # an embedding's may be sparse
             if not gradient.isfinite().all():
                 raise ValueError(
                     f"a gradient of shape {tuple(gradient.shape)} is not finite: the network, or the loss, is not "

@@ -166,6 +166,78 @@ def test_what_passes_a_layer_by_is_taken_into_account():
     assert_as_autograd(Dense().double(), randn(3, 4), lambda y: (y**3).sum())
 
 
+class Residual(nn.Module):
+    """A stack of blocks with a bypass, which is added in place or around a block that changes its state in place."""
+
+    def __init__(self, block, in_place):
+        super().__init__()
+        self.stem, self.blocks = nn.Linear(5, 5).double(), nn.ModuleList([block() for _ in range(4)])
+        self.in_place = in_place
+
+    def forward(self, x):
+        h = self.stem(x)
+        for block in self.blocks:
+            if self.in_place:
+                h += block(h)
+            else:
+                h = block(h) + h
+        return h
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_states_that_are_changed_in_place(in_place):
+    torch.manual_seed(0)
+    net = Residual(lambda: nn.Sequential(nn.ReLU(inplace=not in_place), nn.Linear(5, 5)).double(), in_place)
+    assert_as_autograd(net, randn(7, 5), lambda y: y.square().mean())
+    x = randn(7, 5)
+    st.gradient_norms(list(net.blocks), x, lambda y: y.sum())
+    assert torch.equal(x, randn(7, 5))
+    assert not x.requires_grad
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(4, 4).double()
+        self.blocks = nn.ModuleList([nn.MultiheadAttention(4, 2, batch_first=True).double() for _ in range(3)])
+
+    def forward(self, x):
+        h = self.stem(x)
+        for block in self.blocks:
+            h = h + block(h, key=h, value=h, need_weights=False)[0]
+        return h
+
+
+def test_a_state_that_is_query_key_and_value_is_one():
+    torch.manual_seed(0)
+    net, x = Attention(), randn(2, 6, 4)
+    g = assert_as_autograd(net, x, lambda y: y.square().mean())
+    h, taken = net.stem(x), []
+    for block in net.blocks:
+        taken.append(h.clone())
+        taken[-1].retain_grad()
+        h = h + block(taken[-1], taken[-1], taken[-1], need_weights=False)[0]
+    h.square().mean().backward()
+    for layer, state in enumerate(taken):
+        assert g["input"][layer, 0].item() == pytest.approx(log(state.grad).item(), abs=1e-10)
+
+
+def test_inference_mode_is_no_hindrance():
+    net, x = nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 2)).double(), randn(3, 5)
+    expected = st.gradient_norms(net, x, lambda y: y.square().mean()).named
+    with torch.inference_mode():
+        found = st.gradient_norms(net, randn(3, 5), lambda y: y.square().mean()).named
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_sparse_gradient_is_taken():
+    torch.manual_seed(0)
+    net, points = nn.Sequential(nn.Embedding(9, 5, sparse=True), nn.Linear(5, 2)).double(), torch.tensor([1, 1, 3])
+    g = st.gradient_norms(net, points, lambda y: y.square().mean())
+    net(points).square().mean().backward()
+    assert g.named["0.weight"].item() == pytest.approx(log(net[0].weight.grad.to_dense()).item(), abs=1e-10)
+
+
 def test_nothing_underflows_or_overflows_where_autograd_does():
     # A network with weights W / 2^k has the gradients of W times powers of 2, if it has no biases.
     torch.manual_seed(0)
