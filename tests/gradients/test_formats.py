@@ -101,6 +101,16 @@ def test_the_bound_of_real_chains_holds_and_is_near(name, init):
             assert (above[compared] <= middle[compared] / 2).all()
 
 
+@pytest.mark.parametrize(
+    ("row", "x"),
+    [([0, 2.0**-600, 0, 2.0**-600, 0, 1], 1.1 * 2.0**1000), ([0, 2.0**600, 0, 2.0**600, 0, 0], -1.1 * 2.0**-100)],
+)
+def test_the_bound_holds_where_a_slope_leaves_the_range(row, x):
+    table = [[[1.3, 0, 0, 0, 0, 1], row, [1, 0, 0, 0, 0, 1]]]
+    errors = st.forward_error(st.Chain.from_table(table), torch.tensor([x], dtype=torch.float64), ["float64"])
+    assert (errors.log_errors["float64"] <= errors.log_bounds["float64"]).all()
+
+
 def test_exact_runs_have_no_error():
     e = st.forward_error(st.Chain("plain_prelu", depth=30, init="identity"), torch.tensor([1.0, -2.0]).double())
     for dtype in FORMATS:

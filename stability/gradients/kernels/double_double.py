@@ -150,7 +150,8 @@ def forward_errors(first, last, table, x, computed, log_sizes, log_errors, log_b
 @njit(inline="always")
 def _steepest(row, z, error):
     """Return the largest slope of a step within `error` of a state with pre-activation z."""
-    above, below = abs(row[0] + row[3] * row[1]), abs(row[0] + row[3] * row[1] * row[5])
+    inner, leak = row[3] * row[1], max(1.0, abs(row[5]))
+    above, below = abs(row[0] + inner), abs(row[0] + inner * row[5] if row[5] != 0.0 else row[0])
     reach = abs(row[1]) * error
     if z > reach:
         slope = above
@@ -158,5 +159,5 @@ def _steepest(row, z, error):
         slope = below
     else:
         slope = max(above, below)
-    # Of a slope that cancels the rounding counts against its terms.
-    return slope * (1.0 + 1e-14) + 1e-15 * (abs(row[0]) + abs(row[3] * row[1]) * max(1.0, abs(row[5])))
+    # Of a slope that cancels the rounding counts against its terms, of one that underflows against the least number.
+    return slope * (1.0 + 1e-14) + 1e-15 * (abs(row[0]) + abs(inner) * leak) + 1e-323 * leak
