@@ -276,8 +276,9 @@ def _scaled_step(step: Any, state: Scaled) -> tuple[Scaled, Scaled]:
     """
     biases = [b.double()[:, None] for b in (step.bias, step.outer_bias) if b is not None]
     exponent = state.exponent
-    if any(bool((b != 0).any()) for b in biases):
-        exponent = exponent.clamp(min=-900)  # beside a bias what is smaller is nothing
+    biased = torch.stack([(b != 0).flatten(1).any(dim=1) for b in biases]).any(dim=0)[:, None]
+    # Beside a bias of the same seed what is smaller is nothing.
+    exponent = torch.where(biased, exponent.clamp(min=-900), exponent)
     m = times_power(state.mantissa, state.exponent - exponent)
 
     def affine(h: Tensor, weight: Tensor) -> Tensor:

@@ -117,6 +117,18 @@ def test_a_state_cannot_leave_the_range(activation, width, skip):
         torch.testing.assert_close(p.log_norms[layer + 1][alive], expected[alive], rtol=1e-9, atol=1e-9)
 
 
+def test_the_bias_of_one_seed_is_nothing_to_another():
+    chain, x = st.Chain("plain_prelu", depth=400, seeds=2, width=3), torch.ones(2, 3, dtype=torch.float64)
+    with torch.no_grad():
+        chain.weight.mul_(1e-4)
+        chain.bias.zero_()
+    alone = st.propagation(chain, x).log_norms[:, 1]
+    with torch.no_grad():
+        chain.bias[0] = 1e-3
+    assert alone[-1].max() < -2000
+    assert torch.equal(st.propagation(chain, x).log_norms[:, 1], alone)
+
+
 def test_a_bias_beside_a_state_that_has_vanished():
     chain = st.Chain("plain_prelu", depth=302, width=2, init="uniform")
     with torch.no_grad():
