@@ -95,14 +95,16 @@ def _collect(
     kinds = dict.fromkeys(_kind(k) for parameters in own.values() for k, _ in parameters)
     logs: dict[str, list[Tensor]] = {}
     for kind in kinds:
-        logs[kind] = [_norm([gradients[p] for k, p in own[name] if _kind(k) == kind]) for name in kept]
-    logs["parameters"] = [_norm([gradients[p] for _, p in own[name]]) for name in kept]
+        of_kind = {name: dict.fromkeys(p for k, p in own[name] if _kind(k) == kind) for name in kept}
+        logs[kind] = [_norm([gradients[p] for p in of_kind[name]]) for name in kept]
+    once = {name: list(dict.fromkeys(p for _, p in own[name])) for name in kept}  # a layer may hold one twice
+    logs["parameters"] = [_norm([gradients[p] for p in once[name]]) for name in kept]
     states: dict[str, list[Scaled]] = defaultdict(list)
     for cut in cuts:
         if cut.is_state and cut.leaf in gradients:
             states[cut.layer].append(gradients[cut.leaf])
     logs["input"] = [_norm(states[name]) for name in kept]
-    logs["relative"] = [_norm([gradients[p].times(p.detach()) for _, p in own[name] if p.ndim > 1]) for name in kept]
+    logs["relative"] = [_norm([gradients[p].times(p.detach()) for p in once[name] if p.ndim > 1]) for name in kept]
     present = {kind: [any(_kind(k) == kind for k, _ in own[name]) for name in kept] for kind in kinds}
     present["parameters"] = [bool(own[name]) for name in kept]
     present["input"] = [bool(states[name]) for name in kept]

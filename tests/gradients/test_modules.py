@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 import stability as st
+from stability.gradients.log_norms import combine
+from stability.gradients.scaled import Scaled
 
 
 def generator(seed=0):
@@ -220,6 +222,34 @@ def test_a_state_that_is_query_key_and_value_is_one():
     h.square().mean().backward()
     for layer, state in enumerate(taken):
         assert g["input"][layer, 0].item() == pytest.approx(log(state.grad).item(), abs=1e-10)
+
+
+def test_a_parameter_that_a_layer_holds_twice_counts_once():
+    torch.manual_seed(0)
+    tied = nn.Linear(4, 4).double()
+    net, x = nn.Sequential(nn.Sequential(tied, nn.Tanh(), tied), nn.Linear(4, 2).double()), randn(3, 4)
+    g = assert_as_autograd(net, x, lambda y: y.square().sum())
+    assert g["weight"][0, 0].item() == pytest.approx(g.named["0.0.weight"].item(), abs=1e-10)
+    both = torch.stack([g["weight"][0, 0], g["bias"][0, 0]])
+    assert g["parameters"][0, 0].item() == pytest.approx(combine(both, 0).item(), abs=1e-10)
+    net(x).square().sum().backward()
+    relative = tied.weight.grad * tied.weight.detach()
+    assert g["relative"][0, 0].item() == pytest.approx(log(relative).item(), abs=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_scaled_tensors_keep_every_number(dtype):
+    least = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    for size in (least, torch.finfo(dtype).max):
+        one = Scaled.of(torch.tensor([size, 0.0], dtype=dtype), torch.tensor(-5000))
+        assert one.mantissa.abs().max() < 1
+        assert one.mantissa.abs().max() >= 0.5
+        expected = math.log(size) - 5000 * math.log(2)
+        nothing = Scaled.of(torch.zeros(2, dtype=dtype), torch.tensor(0))
+        for total in (one, one + nothing, nothing + one):
+            assert total.log_norm().item() == pytest.approx(expected, rel=1e-12)
+        twice = one + one
+        assert twice.log_norm().item() == pytest.approx(expected + math.log(2), rel=1e-12)
 
 
 def test_inference_mode_is_no_hindrance():

@@ -3,6 +3,7 @@
 import math
 
 import hypothesis
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -169,6 +170,40 @@ def test_what_a_common_exponent_cannot_hold_is_kept():
     found = gradients(small, np.full(1, 2.0**-290), np.full((1, 1), 2.0**-100))
     relative = np.log(found.squares[2, 0, 0]) / 2 / log_2 + found.square_exponents[2, 0, 0] / 2
     assert relative == pytest.approx(-290 - 100 - 198 + 0.5, abs=1e-9)
+
+
+# Rows that use the room between the ends of the range to the full: states that shrink to 2^-300, mild rows that go on
+# from there unseen, and what comes back at 2^-400.
+_SHRINK, _BACK = [2.0**-74, 0, 0, 0, 0, 1], [2.0**-99, 0, 0, 0, 0, 1]
+_CANCEL = [2.0**-19, 2.0**-19, 0, 2.0**-53 - 1, 0, 1]
+_LAST = [0, 2.0**-99, 0, 2.0**-99, 0, 2.0**-99]
+
+
+@pytest.mark.parametrize(
+    ("rows", "x", "cotangents"),
+    [
+        ([[0, 1, -(2.0**-599), 2.0**-99, 0, 1], *[_BACK] * 4], [0.0], [1]),
+        ([*[_SHRINK] * 4, *[_CANCEL] * 3, _LAST, *[_BACK] * 4], [1.0], [1]),
+        ([*[_SHRINK] * 4, *[_CANCEL] * 3, _LAST, *[_BACK] * 4], [-1.0], [1]),
+        ([[0, 2.0**-99, 0, 1, 0, 0]] * 12, [1.0], [1]),
+        ([*[_SHRINK] * 4, *[_CANCEL] * 3, _LAST, *[_BACK] * 3], [0.0, -1.0], [1, 2.0**-199]),
+        ([*[_SHRINK] * 4, [1, 2.0**99, 0, 1.3 * 2.0**-50, 0, 2.0**-50], _BACK, [2.0**-35, 0, 0, 0, 0, 1]], [-1.0], [1]),
+    ],
+)
+def test_nothing_is_lost_at_the_ends_of_the_range(rows, x, cotangents):
+    found = gradients(np.array([rows]), np.array(x), np.array([cotangents], dtype=np.float64))
+    # Beside these targets the output is nothing.
+    sums, _, states = oracle.gradient(rows, x, [-len(x) * c / 2 for c in cotangents], bits=4000)
+    with np.errstate(divide="ignore"):
+        logs = np.log(abs(found.values)) + found.exponents * math.log(2)
+        norms = (np.log(found.squares) + found.square_exponents * math.log(2)) / 2
+    for layer, row in enumerate(rows):
+        for column in range(6):
+            assert logs[column, 0, layer] == pytest.approx(oracle.log(sums[layer][column]), abs=1e-9), (column, layer)
+        weights = mpmath.hypot(row[1] * sums[layer][1], row[3] * sums[layer][3])
+        assert norms[0, 0, layer] == pytest.approx(oracle.log(states[layer]), abs=1e-9), layer
+        assert norms[1, 0, layer] == pytest.approx(oracle.log(mpmath.norm(sums[layer])), abs=1e-9), layer
+        assert norms[2, 0, layer] == pytest.approx(oracle.log(weights), abs=1e-9), layer
 
 
 def test_exactly_dead_members_are_told_from_those_that_underflow():

@@ -16,8 +16,9 @@ from stability.jacobians.kernels.wide import add, multiply, normalise, wide_step
 
 #: Mantissas of states stay within 2^-STATE .. 2^STATE, and likewise what comes back and the numbers of a row, so that
 #: no product of them below leaves the range. A row of mild numbers moves a state so little that it is enough to look at
-#: every fourth one's range.
-STATE, BACK, ROW = 300, 400, 100
+#: every fourth one's range: by 2^-73 at the least, where its terms cancel. So the smallest product, of what comes back,
+#: a state three such rows on and two numbers of a row, is above 2^-(BACK + 1 + STATE + 219 + 2 ROW) = 2^-1020.
+STATE, BACK, ROW = 300, 300, 100
 _STATE_LOW, _STATE_HIGH, _ROW_LOW, _ROW_HIGH, _BIAS_LOW = 2.0**-STATE, 2.0**STATE, 2.0**-ROW, 2.0**ROW, 2.0**-600
 
 _MILD_LOW, _MILD_HIGH = 2.0**-20, 2.0**20
