@@ -22,6 +22,7 @@ from stability.gradients.log_norms import combine
 from stability.gradients.losses import Loss, scalar_loss
 from stability.gradients.result import GradientNorms
 from stability.gradients.scaled import Scaled
+from stability.jacobians.blocks import hooked
 
 
 @dataclass
@@ -43,19 +44,17 @@ def module_gradients(net: nn.Module, x: Any, loss: Loss, blocks: str | Sequence[
             f"no parameter of {type(net).__name__} requires a gradient: all are frozen; call requires_grad_() on some"
         )
     cuts: list[_Cut] = []
-    called: dict[str, None] = {}
-    handles: list[Any] = []
-    for name, module in layers.items():
-        cutter = _Cutter(name, cuts, called)
-        handles.append(module.register_forward_pre_hook(cutter.before, with_kwargs=True))
-        handles.append(module.register_forward_hook(cutter.after))
+    cutters = {name: _Cutter(name, cuts) for name in layers}
+    called: dict[str, None] = {}  # in the order of the first call
+
+    def before(name: str, args: Any, options: Any) -> tuple[Any, Any]:
+        called[name] = None
+        return cutters[name].before(args, options)
+
     # Until the way back is done: batch normalisation keeps its running means for it.
     with undisturbed(net), torch.inference_mode(False), torch.enable_grad():
-        try:
+        with hooked(layers, before, lambda name, _: cutters[name].after()):
             output = net(x.clone() if isinstance(x, Tensor) else x)
-        finally:
-            for handle in handles:
-                handle.remove()
         _check_states(cuts)
         output_leaf = _leaf_of(output)
         value = scalar_loss(loss, output if output_leaf is None else output_leaf)
@@ -134,18 +133,17 @@ def _norm(parts: list[Scaled]) -> Tensor:
 
 
 class _Cutter:
-    """Two hooks that give a layer copies, each from a leaf, in place of the tensors that it takes."""
+    """Gives a layer copies, each from a leaf, in place of the tensors that it takes."""
 
-    def __init__(self, layer: str, cuts: list[_Cut], called: dict[str, None]) -> None:
-        self.layer, self.cuts, self.called = layer, cuts, called
+    def __init__(self, layer: str, cuts: list[_Cut]) -> None:
+        self.layer, self.cuts = layer, cuts
         self.running: list[dict[int, tuple[Tensor, Tensor]]] = []  # for every call what it was to take, and the copy
 
-    def before(self, _module: nn.Module, args: Any, options: Any) -> tuple[Any, Any]:
+    def before(self, args: Any, options: Any) -> tuple[Any, Any]:
         self.running.append({})
-        self.called[self.layer] = None  # in the order of the first call
         return self._cut(args), self._cut(options)
 
-    def after(self, _module: nn.Module, _args: Any, _output: Any) -> None:
+    def after(self) -> None:
         for value, copy in self.running.pop().values():
             if copy._version > 0:  # the layer changed it in place, which what passes the layer by is to see
                 value.copy_(copy)

@@ -56,20 +56,15 @@ def step_gradients(net: Any, x: Tensor, loss: Loss, memory: float) -> GradientNo
         if kind.endswith("weight")
     }
     named = {kind: combine(log_kinds[kind], 0) for kind in inner}
-    log_norms = dict(log_kinds)
-    if inner:
-        log_norms["parameters"] = combine(torch.stack(list(log_kinds.values())), 0)
-    log_norms["input"] = (squares[:-1] / 2).cpu()
-    if weights:
-        log_norms["relative"] = combine(torch.stack(list(weights.values())), 0).cpu()
-    return GradientNorms(
-        log_norms=log_norms,
-        present=dict.fromkeys(log_norms, torch.ones(net.depth, dtype=torch.bool)),
+    return GradientNorms.of_chain(
+        net,
+        log_kinds,
+        (squares[:-1] / 2).cpu(),
+        combine(torch.stack(list(log_kinds.values())), 0) if log_kinds else None,
+        combine(torch.stack(list(weights.values())), 0).cpu() if weights else None,
         named=named | {kind: value.log_norm().cpu() for kind, value in outside.items()},
         output=(squares[-1] / 2).cpu(),
         loss=values.double().cpu(),
-        layers=tuple(f"step {i}" for i in range(1, net.depth + 1)),
-        members=net.members,
         path="autograd",
     )
 

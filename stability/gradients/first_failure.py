@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
@@ -25,6 +26,7 @@ from stability.gradients.propagation import Propagation, propagation
 from stability.gradients.result import GradientNorms
 from stability.gradients.states import calls_of, record_calls
 from stability.gradients.width_one import float64_output, points_of, table_of
+from stability.jacobians.blocks import is_chain
 from stability.jacobians.factors import log_factors
 from stability.jacobians.of_networks import spectrum
 from stability.jacobians.threads import side_by_side
@@ -179,7 +181,7 @@ def first_failure(
     tensor(True)
     """
     formats = check_formats(dtypes)
-    members = hasattr(net, "steps") and hasattr(net, "members")
+    members = is_chain(net)
     if not members:
         net = as_module(net, x)
     chosen: Loss = loss if loss is not None else _mean_of_members if members else lambda y: y.mean()
@@ -189,14 +191,14 @@ def first_failure(
         _refuse_repeated_calls(net, x, blocks)
     gradients = gradient_norms(net, x, chosen, blocks)
     depth = net.depth if members else int(gradients.present["input"].sum())
-    # Of what is exactly zero in truth nothing is lost.
-    alive = _truth(net, x, gradients, blocks)
+    states = propagation(net, x, blocks)
+    alive = _truth(net, x, gradients, states)
     shape = (len(formats), len(QUANTITIES), len(KINDS), len(gradients.members))
     measured, predicted = torch.full(shape, -1, dtype=torch.int64), torch.full(shape, -1, dtype=torch.int64)
     errors = _errors(net, x, formats, blocks)
+    chain = _Chain.of(net, x, chosen, states) if is_piecewise_linear_width_one(net) else None
     for f, one in enumerate(formats):
-        width_one = is_piecewise_linear_width_one(net)
-        logs = _logs_of_chain(net, x, chosen, one) if width_one else _logs_of_network(net, x, gradients, blocks)
+        logs = _logs_of_network(gradients, states) if chain is None else _logs_of_chain(chain, one)
         runs = _run_in(net, x, one, chosen, blocks, members)
         for q, quantity in enumerate(QUANTITIES):
             if quantity not in logs.sizes or quantity not in runs:
@@ -212,7 +214,7 @@ def first_failure(
         if one.name in errors:
             measured[f, 0, 2] = _first(errors[one.name] >= 0)
     names = tuple(one.name for one in formats)
-    scales = _loss_scales(gradients, propagation(net, x, blocks), formats)
+    scales = _loss_scales(gradients, states, formats)
     return FirstFailures(measured, predicted, scales, depth, names, gradients.members)
 
 
@@ -226,13 +228,23 @@ def _refuse_repeated_calls(net: nn.Module, x: Tensor, blocks: Any) -> None:
             )
 
 
-def _truth(net: Any, x: Tensor, gradients: GradientNorms, blocks: Any) -> dict[str, Tensor]:
-    """Return where each quantity is not exactly zero, (layers, seeds), in the order in which it is met."""
-    backward = gradients["input"][gradients.present["input"]].flip(0)
-    found = {"activations": combine(propagation(net, x, blocks).log_norms, 2)[1:], "gradients": backward}
+def _truth(net: Any, x: Tensor, gradients: GradientNorms, states: Propagation) -> dict[str, Tensor]:
+    """Return where each quantity is not exactly zero, so that it can be lost, (layers, seeds), as it is met."""
+    backward = _inputs(gradients).flip(0)
+    found = {"activations": combine(states.log_norms, 2)[1:], "gradients": backward}
     if is_piecewise_linear_width_one(net):
         found["products"] = combine(spectrum(net, x, distances=False).log_values[..., 0], 2)
     return {name: logs > -math.inf for name, logs in found.items()}
+
+
+def _inputs(gradients: GradientNorms) -> Tensor:
+    """Return the logs of the gradient with respect to the states, of the layers that take one."""
+    return gradients["input"][gradients.present["input"]]
+
+
+def _log_root_entries(states: Propagation) -> Tensor:
+    """Return what is to be taken off the log of a norm for the root mean square, (layers + 1, 1)."""
+    return (states.widths * states.log_norms.shape[2]).double().log()[:, None] / 2
 
 
 def _loss_scales(gradients: GradientNorms, states: Propagation, formats: list[Format]) -> Tensor:
@@ -240,10 +252,8 @@ def _loss_scales(gradients: GradientNorms, states: Propagation, formats: list[Fo
 
     Of the states and the output that is the root mean square, as in the runs; of parameters the norm.
     """
-    entries = (states.widths * states.log_norms.shape[2]).double().log()[:, None] / 2
-    inputs = gradients["input"][gradients.present["input"]]
-    around = torch.cat([inputs, gradients.output[None]])
-    every = torch.cat([around - entries[: len(around)], gradients["parameters"]])
+    around = torch.cat([_inputs(gradients), gradients.output[None]])
+    every = torch.cat([around - _log_root_entries(states)[: len(around)], gradients["parameters"]])
     least = torch.where(every == -math.inf, math.inf, every).amin(dim=0)
     ends = [
         torch.stack([math.log(one.smallest) - least, math.log(one.largest) - every.amax(dim=0)], dim=-1)
@@ -285,11 +295,9 @@ class _Logs:
     expected: Tensor | None = None
 
 
-def _logs_of_network(net: Any, x: Tensor, gradients: GradientNorms, blocks: Any) -> _Logs:
+def _logs_of_network(gradients: GradientNorms, states: Propagation) -> _Logs:
     """Return the logarithms of any network, from norms over all neurons."""
-    states = propagation(net, x, blocks)
-    entries = (states.widths * states.log_norms.shape[2]).double().log()[:, None] / 2
-    backward = gradients["input"][gradients.present["input"]].flip(0)
+    entries, backward = _log_root_entries(states), _inputs(gradients).flip(0)
     return _Logs(
         {
             "activations": (combine(states.log_norms, 2) - entries)[1:],
@@ -299,29 +307,55 @@ def _logs_of_network(net: Any, x: Tensor, gradients: GradientNorms, blocks: Any)
     )
 
 
-def _logs_of_chain(net: Any, x: Tensor, loss: Loss, one: Format) -> _Logs:
+@dataclass(frozen=True)
+class _Chain:
+    """A width-1 chain with its points, and what is the same in every format.
+
+    Attributes:
+        net, x: as given.
+        table: (seeds, depth, 6), the steps. points: (points,).
+        at_output: (seeds, points), the log of the gradient there.
+        log_norms: (depth, seeds), of the exact states after each step.
+    """
+
+    net: Any
+    x: Tensor
+    table: NDArray[np.float64]
+    points: NDArray[np.float64]
+    at_output: NDArray[np.float64]
+    log_norms: Tensor
+
+    @classmethod
+    def of(cls, net: Any, x: Tensor, loss: Loss, states: Propagation) -> _Chain:
+        table, points = table_of(net), points_of(net, x)
+        _, cotangents = loss_of_members(loss, float64_output(net, table, points))
+        with np.errstate(divide="ignore"):
+            at_output = np.log(abs(cotangents.cpu().numpy()))
+        steps = np.ascontiguousarray(table[:, : net.depth])
+        return cls(net, x, steps, points, at_output, combine(states.log_norms[1:], 2))
+
+
+def _logs_of_chain(chain: _Chain, one: Format) -> _Logs:
     """Return the logarithms of a width-1 chain with the parameters and the range of a format, but exact digits.
 
     The branch that a step takes is the one of a state that the format cannot hold, where it cannot.
     """
-    stored, rounded = in_format(net, x, one.dtype)
+    net = chain.net
+    stored, rounded = in_format(net, chain.x, one.dtype)
     points, table = points_of(stored, rounded), table_of(stored)
     shape = (table.shape[1] + 1, len(table), len(points))
     sizes, positive = np.empty(shape), np.empty((table.shape[1], *shape[1:]), dtype=bool)
     expected = np.empty((net.depth + 1, *shape[1:]))
-    exact, exact_points = np.ascontiguousarray(table_of(net)[:, : net.depth]), points_of(net, x)
     numbers = (one.roundoff, one.least, net.architecture.maps == 2, net.architecture.skip not in (0, 1))
 
     def run(first: int, last: int) -> None:
         kernel.states_in_range(first, last, table, points, one.least, sizes, positive)
-        kernel.log_expected_errors(first, last, exact, exact_points, *numbers, expected)
+        kernel.log_expected_errors(first, last, chain.table, chain.points, *numbers, expected)
 
     side_by_side(run, len(table), 100.0 * sizes.size)
     factors = np.take_along_axis(log_factors(table)[0].transpose(1, 0, 2), positive.astype(np.intp), axis=2)
-    _, cotangents = loss_of_members(loss, float64_output(net, table_of(net), points_of(net, x)))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        at_output = np.log(abs(cotangents.cpu().numpy()))
-        backward = at_output + np.cumsum(factors[::-1], axis=0)
+    with np.errstate(invalid="ignore"):
+        backward = chain.at_output + np.cumsum(factors[::-1], axis=0)
         products = np.cumsum(factors[: net.depth], axis=0)
     rows = table.shape[1] - net.depth  # the read-out is no layer
     logs = {
@@ -330,7 +364,7 @@ def _logs_of_chain(net: Any, x: Tensor, loss: Loss, one: Format) -> _Logs:
         "gradients": torch.from_numpy(backward[rows:]),
     }
     entries = math.log(len(points)) / 2
-    error = combine(torch.from_numpy(expected), 2)[1:] - combine(propagation(net, x).log_norms[1:], 2)
+    error = combine(torch.from_numpy(expected), 2)[1:] - chain.log_norms
     return _Logs(
         {name: combine(value, 2) - entries for name, value in logs.items()},
         {name: value.amax(dim=2) for name, value in logs.items()},

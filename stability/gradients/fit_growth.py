@@ -98,12 +98,10 @@ def _along_layers(result: Result, quantity: str | None) -> tuple[str, np.ndarray
         logs, present = _PROPAGATED[name](result), torch.ones(result.depth, dtype=torch.bool)
         if name == "update":
             present = result.same_shape
-        numbers = np.arange(1, result.depth + 1)
     else:
         name = check_name("quantity", quantity or "input", result.log_norms)
         logs, present = result[name].flip(0), result.present[name].flip(0)
-        numbers = np.arange(1, result.depth + 1)
-    return name, numbers[present.numpy()], logs[present]
+    return name, np.arange(1, result.depth + 1)[present.numpy()], logs[present]
 
 
 def _norm(result: Propagation) -> Tensor:

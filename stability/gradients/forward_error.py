@@ -17,10 +17,11 @@ from torch import Tensor
 from stability.checks import check_finite, check_float64, check_name, check_points
 from stability.gradients.formats import Format, check_formats, format_name, in_format
 from stability.gradients.kernels import double_double
-from stability.gradients.layers import as_module
+from stability.gradients.layers import as_module, refuse_blocks
 from stability.gradients.log_norms import combine, log_norm
 from stability.gradients.states import states_of
 from stability.gradients.width_one import points_of, table_of
+from stability.jacobians.blocks import is_chain
 from stability.jacobians.threads import side_by_side
 from stability.jacobians.width_one import is_piecewise_linear_width_one
 
@@ -110,15 +111,14 @@ def forward_error(
         dtypes = ("float16", "bfloat16", "float32", "float64") if exact else ("float16", "bfloat16", "float32")
     formats = check_formats(dtypes)
     if exact:
-        if blocks is not None:
-            raise ValueError("a chain's layers are its steps: leave out blocks=")
+        refuse_blocks(blocks)
         return _of_chain(net, x, formats)
     if any(one.name == "float64" for one in formats):
         raise ValueError(
             "float64 has no reference of higher precision here: only piecewise-linear chains of width 1 have one; "
             "leave float64 out of dtypes"
         )
-    if hasattr(net, "steps") and hasattr(net, "members"):
+    if is_chain(net):
         check_finite("x", check_points(x, net.width, net.dtype, net.device))
     else:
         if not isinstance(x, Tensor):
@@ -132,13 +132,14 @@ def forward_error(
     errors = {}
     for one in formats:
         _, states = states_of(*in_format(net, x, one.dtype), blocks)
-        errors[one.name] = _relative(states, reference, sizes)
+        apart = [log_norm(state.double() - exact, 1) for state, exact in zip(states, reference, strict=True)]
+        errors[one.name] = _relative(torch.stack(apart), sizes)
     members = net.members if hasattr(net, "members") else (0,)
     return ForwardErrors(errors, {}, sizes, tuple(one.name for one in formats), names, members)
 
 
-def _relative(states: list[Tensor], reference: list[Tensor], sizes: Tensor) -> Tensor:
-    error = torch.stack([log_norm(state.double() - exact, 1) for state, exact in zip(states, reference, strict=True)])
+def _relative(error: Tensor, sizes: Tensor) -> Tensor:
+    """Return the log of an error relative to sizes that may be zero: no error is none."""
     return torch.where(error == -math.inf, -math.inf, error - sizes)
 
 
@@ -155,8 +156,8 @@ def _of_chain(net: Any, x: Tensor, formats: list[Format]) -> ForwardErrors:
         run = partial(_run_kernel, inputs, arrays)
         side_by_side(run, len(table), 200.0 * log_sizes.size)
         sizes, error, bound = (combine(torch.from_numpy(a), 2) for a in arrays)
-        errors[one.name] = torch.where(error == -math.inf, -math.inf, error - sizes)
-        bounds[one.name] = torch.where(bound == -math.inf, -math.inf, bound - sizes)
+        errors[one.name] = _relative(error, sizes)
+        bounds[one.name] = _relative(bound, sizes)
     return ForwardErrors(errors, bounds, sizes, tuple(one.name for one in formats), names, net.members)
 
 

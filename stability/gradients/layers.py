@@ -38,6 +38,12 @@ def as_module(net: object, x: object) -> nn.Module:
     return net
 
 
+def refuse_blocks(blocks: object) -> None:
+    """Raise where blocks are named of a chain."""
+    if blocks is not None:
+        raise ValueError("a chain's layers are its steps: leave out blocks=")
+
+
 def modules_of(model: nn.Module, blocks: str | Sequence[str] | None) -> tuple[dict[str, nn.Module], bool]:
     """Return the layers of a module by name, and whether the parameters of the modules inside them are their own too.
 

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from stability.checks import check_finite, check_float64, check_points, check_positive
 from stability.gradients.by_module import module_gradients
 from stability.gradients.by_steps import step_gradients
-from stability.gradients.layers import as_module
+from stability.gradients.layers import as_module, refuse_blocks
 from stability.gradients.losses import Loss
 from stability.gradients.result import GradientNorms
 from stability.gradients.width_one import width_one_gradients
+from stability.jacobians.blocks import is_chain
 from stability.jacobians.width_one import is_piecewise_linear_width_one
 
 
@@ -91,9 +92,8 @@ def gradient_norms(
         if not loss:
             raise ValueError("loss is an empty mapping: expected at least one loss by name")
         return {name: gradient_norms(net, x, one, blocks, memory=memory) for name, one in loss.items()}
-    if hasattr(net, "steps") and hasattr(net, "members"):
-        if blocks is not None:
-            raise ValueError("a chain's layers are its steps: leave out blocks=")
+    if is_chain(net):
+        refuse_blocks(blocks)
         if not any(value.requires_grad for value in net.parameters()):  # type: ignore[union-attr]
             raise ValueError("no parameter of the chain requires a gradient: all are frozen; call requires_grad_()")
         if is_piecewise_linear_width_one(net):

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from stability.checks import check_finite, check_float64, check_points
 from stability.gradients.kernels import width_one
-from stability.gradients.layers import as_module
+from stability.gradients.layers import as_module, refuse_blocks
 from stability.gradients.log_norms import log_norm
 from stability.gradients.scaled import Scaled, times_power
 from stability.gradients.states import calls_of
 from stability.gradients.width_one import points_of, table_of
-from stability.jacobians.blocks import check_state
+from stability.jacobians.blocks import check_state, is_chain, step_names
 from stability.jacobians.threads import side_by_side
 from stability.jacobians.width_one import is_piecewise_linear_width_one
 
@@ -128,10 +128,10 @@ def propagation(
     """
     check_float64(net, x)
     if is_piecewise_linear_width_one(net):
-        _refuse_blocks(blocks)
+        refuse_blocks(blocks)
         return _width_one(net, x, pairs)
-    if hasattr(net, "steps") and hasattr(net, "members"):
-        _refuse_blocks(blocks)
+    if is_chain(net):
+        refuse_blocks(blocks)
         check_finite("x", check_points(x, net.width, net.dtype, net.device))
         for kind, value in net.named_parameters():
             check_finite(f"the chain's {kind}", value)
@@ -140,11 +140,6 @@ def propagation(
         raise TypeError(f"x is a {type(x).__name__}: expected a tensor whose first dimension is the batch of points")
     module = as_module(net, x)
     return _measured(_states_of_module(module, x, blocks), x, pairs, (0,))
-
-
-def _refuse_blocks(blocks: object) -> None:
-    if blocks is not None:
-        raise ValueError("a chain's layers are its steps: leave out blocks=")
 
 
 def _check_pairs(pairs: Sequence[tuple[int, int]] | Tensor | None, points: int) -> Tensor:
@@ -185,7 +180,7 @@ def _width_one(net: Any, x: Tensor, pairs: Sequence[tuple[int, int]] | Tensor | 
         log_decorrelations=(1 - correlations).log(),
         pairs=chosen,
         widths=torch.ones(net.depth + 1, dtype=torch.int64),
-        layers=tuple(f"step {i}" for i in range(1, net.depth + 1)),
+        layers=step_names(net.depth),
         members=net.members,
         x=x.detach().cpu(),
     )
@@ -261,9 +256,9 @@ def _states_of_chain(net: Any, x: Tensor) -> Iterator[_Layer]:
     with torch.no_grad():
         points = x.detach().double().expand(len(net.members), *x.shape)
         state = Scaled.of(points, torch.zeros(points.shape[:2], dtype=torch.int64, device=x.device))
-        for number, step in enumerate(net.steps, 1):
+        for name, step in zip(step_names(net.depth), net.steps, strict=True):
             after, update = _scaled_step(step, state)
-            yield _Layer(f"step {number}", state, after, update)
+            yield _Layer(name, state, after, update)
             state = after
 
 

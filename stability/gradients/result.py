@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ import xarray
 from torch import Tensor
 
 from stability.checks import check_name
+from stability.gradients.log_norms import combine
+from stability.jacobians.blocks import step_names
 from stability.jacobians.spectrum import log_half_smallest
 
 
@@ -48,6 +51,26 @@ class GradientNorms:
     members: tuple[int, ...]
     path: str
 
+    @classmethod
+    def of_chain(
+        cls,
+        net: Any,
+        kinds: dict[str, Tensor],
+        inputs: Tensor,
+        parameters: Tensor | None,
+        relative: Tensor | None,
+        **rest: Any,
+    ) -> GradientNorms:
+        """Return the norms of a chain, (depth, seeds) each, without what its trained kinds do not make up."""
+        log_norms = dict(kinds)
+        if parameters is not None and kinds:
+            log_norms["parameters"] = parameters
+        log_norms["input"] = inputs
+        if relative is not None and any(kind.endswith("weight") for kind in kinds):
+            log_norms["relative"] = relative
+        present = dict.fromkeys(log_norms, torch.ones(net.depth, dtype=torch.bool))
+        return cls(log_norms=log_norms, present=present, layers=step_names(net.depth), members=net.members, **rest)
+
     def __repr__(self) -> str:
         taken = self["input"][self.present["input"]] if "input" in self.log_norms else self.output[None]
         low, high = (float(taken[layer].median()) for layer in (0, -1))
@@ -69,7 +92,7 @@ class GradientNorms:
     @property
     def total(self) -> Tensor:
         """The log of the norm of the whole gradient, over all parameters, (seeds,)."""
-        return torch.logsumexp(2 * torch.stack(list(self.named.values())), dim=0) / 2
+        return combine(torch.stack(list(self.named.values())), dim=0)
 
     @property
     def dead(self) -> Tensor:

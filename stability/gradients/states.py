@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stability.gradients.layers import modules_of, title, undisturbed
+from stability.jacobians.blocks import hooked, is_chain, step_names
 
 
 def states_of(net: Any, x: Tensor, blocks: str | Sequence[str] | None = None) -> tuple[tuple[str, ...], list[Tensor]]:
@@ -18,11 +19,11 @@ def states_of(net: Any, x: Tensor, blocks: str | Sequence[str] | None = None) ->
     A module counts as one seed. Its states are what the layers return.
     """
     with torch.no_grad():
-        if hasattr(net, "steps") and hasattr(net, "members"):
+        if is_chain(net):
             states = [x.detach().expand(len(net.members), *x.shape)]
             for step in net.steps:
                 states.append(step(states[-1]))
-            return tuple(f"step {number}" for number in range(1, net.depth + 1)), states
+            return step_names(net.depth), states
         calls = calls_of(net, x, blocks)
     return tuple(call.name for call in calls), [calls[0].before[None], *(call.after[None] for call in calls)]
 
@@ -70,19 +71,8 @@ def record_calls(
         if taken is not None and given is not None:
             calls.append(Call(title(name, layers[name]), taken, given))
 
-    handles = []
-    for name, module in layers.items():
-        handles.append(
-            module.register_forward_pre_hook(
-                lambda _, args, options, name=name: before(name, args, options), with_kwargs=True
-            )
-        )
-        handles.append(module.register_forward_hook(lambda _, __, output, name=name: after(name, output)))
-    try:
+    with hooked(layers, before, after):
         output = net(x)
-    finally:
-        for handle in handles:
-            handle.remove()
     if not calls:
         raise ValueError(
             f"none of the layers {list(layers)[:5]} takes and returns floating tensors when the model runs"

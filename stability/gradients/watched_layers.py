@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from stability.gradients.layers import modules_of, title
+from stability.gradients.layers import modules_of, refuse_blocks, title
+from stability.jacobians.blocks import is_chain, step_names
 
 OUTSIDE = "outside the blocks"
 
@@ -46,9 +47,8 @@ def watched_layers(model: nn.Module, blocks: str | Sequence[str] | None) -> Laye
             f"{type(model).__name__} has no parameter that requires a gradient: expected one that trains; call "
             "model.requires_grad_() first"
         )
-    if hasattr(model, "steps") and hasattr(model, "members"):
-        if blocks is not None:
-            raise ValueError("a chain's layers are its steps: leave out blocks=")
+    if is_chain(model):
+        refuse_blocks(blocks)
         return _of_chain(model)
     modules, whole = modules_of(model, blocks)
     owner: dict[nn.Parameter, int] = {}
@@ -72,7 +72,7 @@ def _of_chain(chain: nn.Module) -> Layers:
     depth, members = chain.depth, chain.members
     assert isinstance(depth, int)
     assert isinstance(members, tuple)
-    names = [f"step {number}" for number in range(1, depth + 1)]
+    names = [*step_names(depth)]
     trained = [(name, parameter) for name, parameter in chain.named_parameters() if parameter.requires_grad]
     readout = [name.startswith("readout") for name, _ in trained]
     if any(readout):

@@ -81,21 +81,15 @@ def width_one_gradients(net: Any, x: Tensor, loss: Loss) -> GradientNorms:
     logs, (states, parameters, relative) = _log_norms(table, points, at_output, steps, wanted)
     named = {kind: combine(logs[COLUMNS.index(kind)][:, :depth], 1) for kind in steps}
     named |= {kind: logs[column][:, -1] for kind, column in last.items()}
-    log_norms = {kind: logs[COLUMNS.index(kind)][:, :depth].mT for kind in steps}
-    if steps:
-        log_norms["parameters"] = parameters[:, :depth].mT
-    log_norms["input"] = states[:, :depth].mT
-    if "weight" in steps or "outer_weight" in steps:
-        log_norms["relative"] = relative[:, :depth].mT
-    everywhere = torch.ones(depth, dtype=torch.bool)
-    return GradientNorms(
-        log_norms=log_norms,
-        present=dict.fromkeys(log_norms, everywhere),
+    return GradientNorms.of_chain(
+        net,
+        {kind: logs[COLUMNS.index(kind)][:, :depth].mT for kind in steps},
+        states[:, :depth].mT,
+        parameters[:, :depth].mT,
+        relative[:, :depth].mT,
         named=named,
         output=states[:, -1],
         loss=values.cpu(),
-        layers=tuple(f"step {i}" for i in range(1, depth + 1)),
-        members=net.members,
         path="factors",
     )
 

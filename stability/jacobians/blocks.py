@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,41 @@ class Blocks:
     batch_dims: int = 1
 
 
+def is_chain(net: Any) -> bool:
+    """Whether a network is a chain: steps on the state of all its members."""
+    return hasattr(net, "steps") and hasattr(net, "members")
+
+
+def step_names(depth: int) -> tuple[str, ...]:
+    """Return how the steps of a chain are called."""
+    return tuple(f"step {number}" for number in range(1, depth + 1))
+
+
+@contextmanager
+def hooked(
+    modules: Mapping[str, nn.Module],
+    before: Callable[[str, tuple[Any, ...], dict[str, Any]], Any],
+    after: Callable[[str, Any], None],
+) -> Iterator[None]:
+    """Call before(name, args, options) and after(name, output) around each call of the modules.
+
+    What `before` returns takes the place of args and options, unless it is None.
+    """
+    handles: list[Any] = []
+    for name, module in modules.items():
+        handles.append(
+            module.register_forward_pre_hook(
+                lambda _, args, options, name=name: before(name, args, options), with_kwargs=True
+            )
+        )
+        handles.append(module.register_forward_hook(lambda _, __, output, name=name: after(name, output)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def find_blocks(net: Any, x: Tensor, blocks: str | Sequence[str] | None) -> Blocks:
     """Return the blocks of a chain, an nn.Sequential, a sequence of callables, or any nn.Module; see `spectrum`."""
     if not isinstance(x, Tensor):
@@ -41,7 +77,7 @@ def find_blocks(net: Any, x: Tensor, blocks: str | Sequence[str] | None) -> Bloc
         check_finite("x", x)
     if isinstance(net, nn.Module):
         _refuse_randomness(net)
-    if hasattr(net, "steps") and hasattr(net, "members"):
+    if is_chain(net):
         if blocks is not None:
             raise ValueError("a chain's blocks are its steps: leave out blocks=")
         if x.shape[1:] != (() if net.width == 1 else (net.width,)):
@@ -51,8 +87,9 @@ def find_blocks(net: Any, x: Tensor, blocks: str | Sequence[str] | None) -> Bloc
             )
         if x.dtype != net.dtype:
             raise TypeError(f"x is {x.dtype} and the chain is {net.dtype}: convert one of them, x.to({net.dtype})")
-        names = tuple(f"step {i}" for i in range(1, net.depth + 1))
-        return _run(names, tuple(net.steps), x.detach().expand(len(net.members), *x.shape), batch_dims=2)
+        return _run(
+            step_names(net.depth), tuple(net.steps), x.detach().expand(len(net.members), *x.shape), batch_dims=2
+        )
     if blocks is None and isinstance(net, nn.Sequential | nn.ModuleList):
         # Not named_children, which leaves out what stands in it a second time.
         return _run(*_named(list(net._modules.items())), x)
@@ -178,11 +215,10 @@ def _record(net: nn.Module, x: Tensor, watched: dict[str, nn.Module]) -> list[_C
     """Run net(x) and return the calls of the watched modules, in order."""
     calls: list[_Call] = []
     open_calls: dict[str, _Call] = {}
-    handles = []
 
-    def before(name: str, module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+    def before(name: str, args: tuple[Any, ...], options: dict[str, Any]) -> None:
         if args and isinstance(args[0], Tensor):
-            calls.append(_Call(name, module, args[0].detach().clone(), args[1:], options))
+            calls.append(_Call(name, watched[name], args[0].detach().clone(), args[1:], options))
             open_calls[name] = calls[-1]
 
     def after(name: str, output: Any) -> None:
@@ -190,24 +226,14 @@ def _record(net: nn.Module, x: Tensor, watched: dict[str, nn.Module]) -> list[_C
             call = open_calls.pop(name)
             call.output = output.detach().clone() if isinstance(output, Tensor) else output
 
-    for name, module in watched.items():
-        handles.append(
-            module.register_forward_pre_hook(
-                lambda module, args, options, name=name: before(name, module, args, options), with_kwargs=True
-            )
-        )
-        handles.append(module.register_forward_hook(lambda _, __, output, name=name: after(name, output)))
     try:
-        with torch.enable_grad():
+        with hooked(watched, before, after), torch.enable_grad():
             net(x)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise ValueError(
             f"{type(net).__name__} does not take x of shape {tuple(x.shape)} and {x.dtype}: {error}. x is what the "
             "whole model takes, the batch first, in the model's dtype"
         ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
     return calls
 
 

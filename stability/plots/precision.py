@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from stability.checks import check_name
 from stability.gradients import FirstFailures, ForwardErrors
+from stability.gradients.formats import format_name
 from stability.plots.style import axes_of, name_axes
 
 _DEFAULT = "#0072B2"
@@ -133,8 +134,7 @@ def forward_error(
     >>> figure = st.plots.forward_error(errors, "float32")
     """
     data = e.to_dataset() if isinstance(e, ForwardErrors) else e
-    name = str(dtype).removeprefix("torch.")
-    check_name("floating-point format", name, data["dtype"].values.tolist())
+    name = check_name("floating-point format", format_name(dtype), data["dtype"].values.tolist())
     figure, ax = axes_of(ax)
     one = data.sel(dtype=name).transpose("depth", "seed", ...)
     layers = one["depth"].to_numpy()

@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numba import njit
 
-from stability.jacobians.kernels.wide import add, multiply, normalise
+from stability.jacobians.kernels.wide import add, log_size, multiply, normalise
 
 
 @njit(inline="always")
@@ -91,11 +91,6 @@ def _plain(m, e):
     return math.ldexp(m, max(e, -2000))
 
 
-@njit(inline="always")
-def _log(m, e):
-    return math.log(abs(m)) + e * math.log(2.0) if m != 0.0 else -np.inf
-
-
 @njit
 def _difference(computed, high, low, exponent):
     """Return a double less a number, as mantissa and exponent."""
@@ -124,16 +119,16 @@ def forward_errors(first, last, table, x, computed, log_sizes, log_errors, log_b
             lost = False
             for layer in range(depth + 1):
                 lost = lost or not np.isfinite(computed[layer, s, p])
-                log_sizes[layer, s, p] = _log(high, exponent)
+                log_sizes[layer, s, p] = log_size(high, exponent)
                 log_errors[layer, s, p] = log_bounds[layer, s, p] = np.inf
                 if not lost:
                     # What this step did to the computed state, beside what an exact step would have done.
                     bound, bound_exponent = add(bound, bound_exponent, abs(local), local_exponent)
                     m, e = _difference(computed[layer, s, p], high, low, exponent)
-                    log_errors[layer, s, p] = _log(m, e)
+                    log_errors[layer, s, p] = log_size(m, e)
                     # The additions of this bound round too.
                     bound *= 1.0 + 1e-14
-                    log_bounds[layer, s, p] = _log(bound, bound_exponent)
+                    log_bounds[layer, s, p] = log_size(bound, bound_exponent)
                 if layer < depth:
                     row = table[s, layer]
                     high, low, exponent, z, z_exponent = _step(high, low, exponent, row)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numba import njit
 
-from stability.jacobians.kernels.wide import add, multiply, normalise
+from stability.jacobians.kernels.wide import after_activation, log_size, normalise, pre_activation
 
 
 @njit(cache=True, nogil=True)
@@ -32,21 +32,15 @@ def states_in_range(first, last, table, x, least, log_sizes, positive):
             for r in range(rows + 1):
                 if e < floor or (e == floor and abs(h) <= floor_mantissa):
                     h, e = 0.0, 0
-                log_sizes[r, s, p] = math.log(abs(h)) + e * math.log(2.0) if h != 0.0 else -np.inf
+                log_sizes[r, s, p] = log_size(h, e)
                 if r == rows:
                     break
-                skip, weight, bias, outer_weight, outer_bias, slope = table[s, r]
-                z, z_exponent = multiply(h, e, weight, 0)
-                z, z_exponent = add(z, z_exponent, bias, 0)
+                row = table[s, r]
+                z, z_exponent = pre_activation(h, e, row)
                 if z_exponent < floor or (z_exponent == floor and abs(z) <= floor_mantissa):
                     z, z_exponent = 0.0, 0
                 positive[r, s, p] = z > 0.0
-                if not z > 0.0:
-                    z, z_exponent = multiply(z, z_exponent, slope, 0)
-                z, z_exponent = multiply(z, z_exponent, outer_weight, 0)
-                h, e = multiply(h, e, skip, 0)
-                h, e = add(h, e, z, z_exponent)
-                h, e = add(h, e, outer_bias, 0)
+                h, e = after_activation(h, e, z, z_exponent, row[0], row)
 
 
 @njit(cache=True, nogil=True)

@@ -12,7 +12,15 @@ import math
 import numpy as np
 from numba import njit
 
-from stability.jacobians.kernels.wide import add, multiply, normalise, wide_step
+from stability.jacobians.kernels.wide import (
+    add,
+    after_activation,
+    log_size,
+    multiply,
+    normalise,
+    pre_activation,
+    wide_step,
+)
 
 #: Mantissas of states stay within 2^-STATE .. 2^STATE, and likewise what comes back and the numbers of a row, so that
 #: no product of them below leaves the range. A row of mild numbers moves a state so little that it is enough to look at
@@ -177,26 +185,19 @@ def log_states(first, last, table, x, log_sizes, signs, log_updates):
     rows, points = table.shape[1], len(x)
     states, exponents = np.empty((rows + 1, points)), np.empty((rows + 1, points), np.int64)
     common, apart = np.empty(rows + 1, np.int64), np.empty(rows + 1, np.bool_)
-    log_2 = math.log(2.0)
     for s in range(first, last):
         _run(s, table, x, states, common, apart, exponents)
         for r in range(rows + 1):
             for p in range(points):
                 h, e = states[r, p], exponents[r, p] if apart[r] else common[r]
-                log_sizes[r, s, p] = math.log(abs(h)) + e * log_2 if h != 0.0 else -np.inf
+                log_sizes[r, s, p] = log_size(h, e)
                 signs[r, s, p] = np.sign(h)
                 if r < rows:
                     row = table[s, r]
                     # The update itself, not the difference of two states that may be alike.
-                    z, z_exponent = multiply(h, e, row[1], 0)
-                    z, z_exponent = add(z, z_exponent, row[2], 0)
-                    if not z > 0.0:
-                        z, z_exponent = multiply(z, z_exponent, row[5], 0)
-                    z, z_exponent = multiply(z, z_exponent, row[3], 0)
-                    rest, rest_exponent = multiply(h, e, row[0] - 1.0, 0)
-                    z, z_exponent = add(rest, rest_exponent, z, z_exponent)
-                    z, z_exponent = add(z, z_exponent, row[4], 0)
-                    log_updates[r, s, p] = math.log(abs(z)) + z_exponent * log_2 if z != 0.0 else -np.inf
+                    z, z_exponent = pre_activation(h, e, row)
+                    update, update_exponent = after_activation(h, e, z, z_exponent, row[0] - 1.0, row)
+                    log_updates[r, s, p] = log_size(update, update_exponent)
 
 
 @njit(inline="never", fastmath=_SUMS)
@@ -244,8 +245,7 @@ def _wide_row(h, h_exponents, back, back_exponents, row, factor, factor_exponent
     points = len(h)
     terms, term_exponents = np.zeros((7, points)), np.zeros((7, points), np.int64)
     for p in range(points):
-        z, z_exponent = multiply(h[p], h_exponents[p], row[1], 0)
-        z, z_exponent = add(z, z_exponent, row[2], 0)
+        z, z_exponent = pre_activation(h[p], h_exponents[p], row)
         d, d_exponent = normalise(back[p], back_exponents[p])
         side = 1 if z > 0.0 else 0
         terms[side, p], term_exponents[side, p] = d, d_exponent
