@@ -48,6 +48,16 @@ def check_positive(name: str, value: object) -> float:
     return float(value)
 
 
+def check_number(name: str, value: object, minimum: float = -math.inf, maximum: float = math.inf) -> float:
+    """Return `value` as a finite float within [minimum, maximum]."""
+    bounds = "" if (minimum, maximum) == (-math.inf, math.inf) else f" from {minimum:g} to {maximum:g}"
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise TypeError(f"{name} is {value!r}: expected a finite number{bounds}")
+    if not math.isfinite(value) or not minimum <= value <= maximum:
+        raise ValueError(f"{name} is {value}: expected a finite number{bounds}")
+    return float(value)
+
+
 def check_members(seeds: int | Sequence[int] | torch.Tensor) -> tuple[int, ...]:
     """Return the member numbers: range(seeds) for an int, else the sequence itself, without repeats."""
     if isinstance(seeds, int | np.integer):

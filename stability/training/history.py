@@ -16,9 +16,11 @@ class History:
 
     Attributes:
         loss: float64 (steps + 1, seeds), the mean-squared error before each step and after the last; inf from
-            where a member stopped. An interrupted run has fewer rows.
+            where a member stopped, constant from where it converged. An interrupted run has fewer rows.
         best_step: int64 (seeds,), the row of `loss` whose parameters the chain has now.
         stopped_step: int64 (seeds,), the row at which a member's loss or gradient was not finite, -1 for none.
+        converged_step: int64 (seeds,), the row from which on no step lowered a member's loss, -1 where the run ended
+            before that; Adam never converges.
         members: the member numbers along the seeds.
         method: the training method.
         path: "kernel" for the compiled loops over the step table, "torch" for automatic differentiation.
@@ -28,6 +30,7 @@ class History:
     loss: Tensor
     best_step: Tensor
     stopped_step: Tensor
+    converged_step: Tensor
     members: tuple[int, ...]
     method: str
     path: Literal["kernel", "torch"]
@@ -40,9 +43,12 @@ class History:
 
     def __repr__(self) -> str:
         low, middle, high = (f"{self.best_loss.quantile(q, interpolation='nearest'):.2e}" for q in (0.0, 0.5, 1.0))
+        converged = int((self.converged_step >= 0).sum())
         return (
             f"History({self.method!r}, steps={len(self.loss) - 1}, seeds={len(self.members)}, path={self.path!r}, "
-            f"best loss {low} to {high}, median {middle})"
+            f"best loss {low} to {high}, median {middle}"
+            + (f", {converged} converged" if self.method != "adam" else "")
+            + ")"
         )
 
     def to_dataset(self) -> xarray.Dataset:
@@ -53,6 +59,7 @@ class History:
                 "loss": (("step", "seed"), self.loss.numpy(), {"long_name": "mean-squared error"}),
                 "best_step": ("seed", self.best_step.numpy()),
                 "stopped_step": ("seed", self.stopped_step.numpy()),
+                "converged_step": ("seed", self.converged_step.numpy()),
             },
             coords,
             attrs={"method": self.method, "path": self.path, "interrupted": int(self.interrupted)},

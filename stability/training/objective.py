@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call
 
+from stability.checks import COLUMNS
 from stability.jacobians.threads import side_by_side
 from stability.networks import Chain
 from stability.networks.step_table import entries
-from stability.training import kernels
+from stability.training.kernels import gradients as kernels
 from stability.training.task import Task
+
+Values = TypeVar("Values", Tensor, NDArray[np.floating])
 
 
 class Objective(ABC):
@@ -23,48 +28,94 @@ class Objective(ABC):
     Attributes:
         parameters: (seeds, count), a copy of the chain's, to be changed in place.
         path: which reading this is.
+        least_slope: under which no trained slope goes.
     """
 
     parameters: Tensor
     path: Literal["kernel", "torch"]
+    least_slope: float
+    _slopes: Tensor
 
     @abstractmethod
-    def losses_and_gradients(self) -> tuple[Tensor, Tensor]:
-        """Return the losses (seeds,) at `parameters` and their gradients (seeds, count)."""
+    def losses_and_gradients(self, share: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Return the losses (seeds,) at `parameters` and their gradients (seeds, count).
+
+        They are those of the target (1 - share) x + share y; the losses of the task have a share of 1.
+        """
 
     @abstractmethod
     def write(self, parameters: Tensor) -> None:
         """Put `parameters` into the chain."""
 
+    def hold_slopes(self) -> None:
+        """Lift the trained slopes that are under the least one."""
+        if self.least_slope > -math.inf:
+            lifted = self.parameters.clamp(min=self.least_slope)
+            self.parameters.copy_(torch.where(self._slopes, lifted, self.parameters))
+
 
 class TableObjective(Objective):
-    """By compiled loops over the step table: width 1, piecewise linear, on the CPU."""
+    """By compiled loops over the step table: width 1, piecewise linear, on the CPU.
+
+    Attributes:
+        table: the parameters, (seeds, rows, 6), the same memory.
+        trained: (rows, 6), which entries are trained.
+        x, y: the points and the target there, (points,), in the chain's dtype.
+    """
 
     path = "kernel"
 
-    def __init__(self, chain: Chain, task: Task) -> None:
-        self.chain = chain
-        table = torch.from_numpy(chain.table()).to(chain.dtype)
-        self.parameters = table.flatten(1)
-        self._table = table.numpy()
+    def __init__(self, chain: Chain, task: Task, least_slope: float = -math.inf) -> None:
         trained = [kind for kind, value in chain.named_parameters() if value.requires_grad]
-        self._trained = torch.from_numpy(entries(chain.architecture, chain.depth, trained)).flatten()
-        self._x, self._y = (v.to(chain.dtype).numpy() for v in (task.x, task.y))
+        self._hold(
+            chain,
+            torch.from_numpy(chain.table()).to(chain.dtype).numpy(),
+            entries(chain.architecture, chain.depth, trained),
+            task.x.to(chain.dtype).numpy(),
+            task.y.to(chain.dtype).numpy(),
+            least_slope,
+        )
 
-    def losses_and_gradients(self) -> tuple[Tensor, Tensor]:
-        losses = np.empty(len(self._table), self._table.dtype)
-        gradients = np.empty_like(self._table)
-        arrays = (self._table, self._x, self._y, losses, gradients)
+    def _hold(
+        self,
+        chain: Chain,
+        table: NDArray[np.floating],
+        trained: NDArray[np.bool_],
+        x: NDArray[np.floating],
+        y: NDArray[np.floating],
+        least_slope: float,
+    ) -> None:
+        self.chain, self.table, self.trained, self.x, self.y = chain, table, trained, x, y
+        self.least_slope = least_slope
+        self.parameters = torch.from_numpy(table).flatten(1)
+        self._trained = torch.from_numpy(trained).flatten()
+        self._slopes = self._trained & torch.tensor([kind == "slope" for kind in COLUMNS]).repeat(len(trained))
+
+    def part(self, rows: NDArray[np.integer]) -> TableObjective:
+        """Return the objective of some rows alone, with parameters of its own."""
+        part = TableObjective.__new__(TableObjective)
+        part._hold(
+            self.chain, np.ascontiguousarray(self.table[:, rows]), self.trained[rows], self.x, self.y, self.least_slope
+        )
+        return part
+
+    def losses_and_gradients(self, share: float = 1.0) -> tuple[Tensor, Tensor]:
+        losses = np.empty(len(self.table), self.table.dtype)
+        gradients = np.empty_like(self.table)
+        arrays = (self.table, self.x, aim(self.x, self.y, share), losses, gradients)
         side_by_side(
-            lambda first, last: kernels.losses_and_gradients(first, last, *arrays),
-            len(losses),
-            self._table.shape[0] * self._table.shape[1] * len(self._x),
+            lambda first, last: kernels.losses_and_gradients(first, last, *arrays), len(losses), self.operations
         )
         zero = torch.zeros((), dtype=self.parameters.dtype)
         return torch.from_numpy(losses), torch.where(self._trained, torch.from_numpy(gradients).flatten(1), zero)
 
+    @property
+    def operations(self) -> int:
+        """About how many operations a pass through all members takes."""
+        return int(self.table.shape[0] * self.table.shape[1] * len(self.x))
+
     def write(self, parameters: Tensor) -> None:
-        self.chain.set_table(parameters.reshape(self._table.shape).to(torch.float64))
+        self.chain.set_table(parameters.reshape(self.table.shape).to(torch.float64))
 
 
 class ModuleObjective(Objective):
@@ -72,24 +123,29 @@ class ModuleObjective(Objective):
 
     path = "torch"
 
-    def __init__(self, chain: Chain, task: Task) -> None:
-        self.chain = chain
+    def __init__(self, chain: Chain, task: Task, least_slope: float = -math.inf) -> None:
+        self.chain, self.least_slope = chain, least_slope
         with torch.no_grad():
             self.parameters = torch.cat([value.reshape(chain.seeds, -1) for value in chain.parameters()], dim=1)
-        trained = [torch.full_like(value[0], value.requires_grad).flatten() for value in chain.parameters()]
-        self._trained = torch.cat(trained) != 0
+        self._trained = self._mark({kind for kind, value in chain.named_parameters() if value.requires_grad})
+        self._slopes = self._trained & self._mark({"slope"})
         self._x, self._y = (v.to(chain.device, chain.dtype) for v in (task.x, task.y))
+
+    def _mark(self, kinds: set[str]) -> Tensor:
+        return torch.cat(
+            [torch.full_like(v[0], k in kinds, dtype=torch.bool).flatten() for k, v in self.chain.named_parameters()]
+        )
 
     def _split(self, parameters: Tensor) -> dict[str, Tensor]:
         shapes = {kind: value.shape for kind, value in self.chain.named_parameters()}
         parts = torch.split_with_sizes(parameters, [shape[1:].numel() for shape in shapes.values()], dim=1)
         return {k: part.reshape(shape) for (k, shape), part in zip(shapes.items(), parts, strict=True)}
 
-    def losses_and_gradients(self) -> tuple[Tensor, Tensor]:
+    def losses_and_gradients(self, share: float = 1.0) -> tuple[Tensor, Tensor]:
         flat = self.parameters.detach().requires_grad_()
         with torch.enable_grad():
             output = functional_call(self.chain, self._split(flat), (self._x,))
-            losses = (output - self._y).square().flatten(1).mean(dim=1)
+            losses = (output - aim(self._x, self._y, share)).square().flatten(1).mean(dim=1)
             (gradients,) = torch.autograd.grad(losses.sum(), flat)
         return losses.detach(), gradients.where(self._trained, 0)
 
@@ -99,9 +155,17 @@ class ModuleObjective(Objective):
                 self.chain.get_parameter(kind).copy_(value)
 
 
-def make_objective(chain: Chain, task: Task) -> Objective:
-    """Return the compiled reading where there is one, else the differentiated module."""
+def aim(x: Values, y: Values, share: float) -> Values:
+    """Return the target (1 - share) x + share y of a stage on the way from the identity to y."""
+    return y if share == 1.0 else (1 - share) * x + share * y
+
+
+def runs_compiled(chain: Chain) -> bool:
+    """Whether there are compiled loops for the chain."""
     compiled = chain.dtype in (torch.float32, torch.float64) and chain.device.type == "cpu"
-    if compiled and chain.width == 1 and chain.architecture.phi.piecewise_linear:
-        return TableObjective(chain, task)
-    return ModuleObjective(chain, task)
+    return compiled and chain.width == 1 and chain.architecture.phi.piecewise_linear
+
+
+def make_objective(chain: Chain, task: Task, least_slope: float = -math.inf) -> Objective:
+    """Return the compiled reading where there is one, else the differentiated module."""
+    return (TableObjective if runs_compiled(chain) else ModuleObjective)(chain, task, least_slope)

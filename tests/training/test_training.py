@@ -14,8 +14,11 @@ from hypothesis import strategies as some
 import stability as st
 from stability.training.adam import adam, clip_by_member
 from stability.training.objective import ModuleObjective, TableObjective
+from stability.training.options import Options
+from stability.training.status import MOVING
 
 FIVE = list(st.ARCHITECTURES)
+OPTIONS = Options(10, 0.1, 1.0, adam_steps=0, homotopy=0.0, start=1, least_slope=-math.inf)
 SINE = st.Task(torch.sin, (-3, 3), points=64)
 
 
@@ -43,7 +46,7 @@ def test_the_kernel_and_automatic_differentiation_agree(name, init, dtype):
 def gradients_as_table(kernel, gradients, chain):
     """Put gradients at the free entries and the architecture's constants elsewhere, to read them back by kind."""
     table = chain.table()
-    free = kernel._trained.reshape(table.shape[1:]).numpy()
+    free = kernel.trained
     table[:, free] = gradients.reshape(table.shape).double().numpy()[:, free]
     return table
 
@@ -99,7 +102,11 @@ class Stumble:
     def __init__(self):
         self.parameters, self.step = torch.zeros(2, 1, dtype=torch.float64), -1
 
-    def losses_and_gradients(self):
+    def hold_slopes(self):
+        pass
+
+    def losses_and_gradients(self, share):
+        assert share == 1.0
         self.step += 1
         gradients = torch.ones(2, 1, dtype=torch.float64)
         gradients[1, 0] = math.inf if self.step == 3 else 1.0
@@ -108,9 +115,9 @@ class Stumble:
 
 def test_a_member_that_stops_neither_coasts_nor_starts_again():
     objective, places, moves = Stumble(), [], []
-    for _, moving in adam(objective, 10, 0.1, 1.0):
+    for _, status in adam(objective, OPTIONS, {}):
         places.append(objective.parameters[1].item())
-        moves.append(moving[1].item())
+        moves.append(status[1].item() == MOVING)
     assert moves == [True] * 3 + [False] * 8
     assert len(set(places[:4])) == 4
     assert len(set(places[3:])) == 1

@@ -1,0 +1,85 @@
+"""A run of training as one file, from which it goes on: safetensors, whole or not there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from stability.files import write_atomically
+from stability.networks import Chain
+from stability.training.options import Options
+from stability.training.task import Task
+
+#: Raised when the layout changes, so that an old file is refused and not misread.
+VERSION = 1
+_KEY = "stability.train"
+
+
+def digest(*tensors: Tensor) -> str:
+    """Return a digest of the tensors' values."""
+    found = blake2b(digest_size=16)
+    for tensor in tensors:
+        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def describe(chain: Chain, task: Task, method: str, options: Options) -> dict[str, Any]:
+    """Return what makes a run the one that it is, its parameters left out."""
+    return {
+        "layout version": VERSION,
+        "architecture": asdict(chain.architecture),
+        "depth": chain.depth,
+        "width": chain.width,
+        "members": list(chain.members),
+        "init": chain.init,
+        "root": chain.root,
+        "dtype": str(chain.dtype),
+        "trained parameters": [kind for kind, value in chain.named_parameters() if value.requires_grad],
+        "task": digest(task.x, task.y),
+        "method": method,
+        **{name.replace("_", " "): str(value) for name, value in asdict(options).items()},
+    }
+
+
+def write(path: str | Path, description: Mapping[str, Any], start: str, tensors: Mapping[str, Tensor]) -> Path:
+    """Write a run to `path`, whole or not at all; `start` is the digest of the parameters that it began with."""
+    metadata = {_KEY: json.dumps({"description": description, "start": start})}
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return write_atomically(path, lambda temporary: save_file(held, temporary, metadata))
+
+
+def read(path: str | Path, description: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
+    """Return the digest of the parameters that a run began with, and its tensors.
+
+    Raises:
+        FileNotFoundError, ValueError: where there is no file, it is cut short or something else, or of another run.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}: give the path that a run wrote, or resume=None")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        stored = json.loads(metadata[_KEY])
+        found, start = dict(stored["description"]), str(stored["start"])
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no whole checkpoint of st.train ({error}): it was cut short or is something else; begin anew "
+            "with resume=None"
+        ) from None
+    for name, expected in json.loads(json.dumps(description)).items():
+        if found.get(name) != expected:
+            raise ValueError(
+                f"{path} is of another run: its {name} is {found.get(name)!r}, here it is {expected!r}; resume it with "
+                "the chain, task and options that it began with"
+            )
+    return start, tensors

@@ -1,0 +1,144 @@
+"""Members whose numbers are fitted by Levenberg-Marquardt: which numbers those are, and one iteration of them all."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stability.checks import COLUMNS
+from stability.jacobians.threads import side_by_side
+from stability.networks.architecture import Architecture
+from stability.networks.seeding import uniforms
+from stability.training.kernels import kinks, least_squares
+from stability.training.objective import TableObjective, aim
+from stability.training.status import MOVING, STOPPED
+
+#: So many iterations lie between two looks at the kinks that bend nothing.
+BETWEEN_LOOKS = 10
+#: A step's numbers that say where it bends and how much.
+_BENDS = ("weight", "bias", "outer_weight")
+
+
+def fixed_slope(architecture: Architecture) -> float:
+    """Return the activation's slope for z <= 0, NaN where it is trained."""
+    return math.nan if architecture.phi.slope is None else architecture.phi.slope
+
+
+def by_kinks(architecture: Architecture, trained: NDArray[np.bool_]) -> bool:
+    """Whether the steps are two maps whose weights, biases and slopes are all trained, and can be given by kinks."""
+    needed = [*_BENDS, "outer_bias", *(["slope"] if architecture.phi.trains_slope else [])]
+    return architecture.maps == 2 and bool(trained[0][[COLUMNS.index(kind) for kind in needed]].all())
+
+
+def numbers(
+    architecture: Architecture, trained: NDArray[np.bool_], least_slope: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the rows and the kinds of the numbers that are fitted, those left out that do nothing of their own.
+
+    A step of two maps is the same under (weight, bias) c and outer_weight / c, so weights stay -1 or 1; its
+    outer_bias moves the kinks behind it and, at the end, the output, where one is enough. A PReLU step is then its
+    kink and its two sides, unless a least slope is asked for.
+
+    Args:
+        trained: (rows, 6), which entries of the table are trained.
+        least_slope: -inf for none.
+    """
+    depth = len(trained) - architecture.readout
+    if not by_kinks(architecture, trained):
+        rows, kinds = np.nonzero(trained)
+        return rows, kinds
+    sides = architecture.phi.trains_slope and least_slope == -math.inf
+    step = [least_squares.BIAS, least_squares.BELOW, least_squares.ABOVE]
+    if not sides:
+        step = [least_squares.BIAS, least_squares.OUTER_WEIGHT]
+        step += [least_squares.SLOPE] if architecture.phi.trains_slope else []
+    last = np.nonzero(trained[depth:])[1].tolist() if architecture.readout else [least_squares.OUTER_BIAS]
+    rows = np.repeat(np.arange(depth + 1), [len(step)] * depth + [len(last)])
+    rows[rows == depth] -= not architecture.readout
+    return rows, np.array(step * depth + last)
+
+
+def with_unit_weights(table: NDArray[np.floating], depth: int) -> NDArray[np.floating]:
+    """Return the same steps of two maps with weights -1 or 1, rounded; one of weight 0 becomes a shift, kink at 0."""
+    table = table.copy()
+    _, weight, bias, outer_weight, outer_bias, slope = np.moveaxis(table[:, :depth], 2, 0)
+    flat = weight == 0
+    outer_bias[flat] += (outer_weight * np.where(bias > 0, bias, slope * bias))[flat]
+    bias[flat], outer_weight[flat], weight[flat] = 0.0, 0.0, 1.0
+    size = np.abs(weight)
+    bias /= size
+    outer_weight *= size
+    weight /= size
+    return table
+
+
+class LeastSquares:
+    """The members of a table on their way down.
+
+    Attributes:
+        table: (seeds, rows, 6), float64, changed in place.
+        damping, status: (seeds,), changed in place.
+    """
+
+    def __init__(self, objective: TableObjective, damping: Tensor, status: Tensor) -> None:
+        chain = objective.chain
+        architecture = chain.architecture
+        self._objective = objective
+        self._depth = len(objective.trained) - architecture.readout
+        self._bent = by_kinks(architecture, objective.trained)
+        if self._bent:
+            objective.table[:] = with_unit_weights(objective.table, self._depth)
+        self.table, self.damping, self.status = objective.table, damping, status
+        self.rows, self.kinds = numbers(architecture, objective.trained, objective.least_slope)
+
+    def losses(self) -> Tensor:
+        """Return the mean-squared errors on the task, (seeds,)."""
+        out = np.empty(len(self.table))
+        arrays = (self.table, self._objective.x, self._objective.y, out)
+        side_by_side(
+            lambda first, last: least_squares.losses(first, last, *arrays), len(out), self._objective.operations
+        )
+        return torch.from_numpy(out)
+
+    def iterate(self, share: float) -> None:
+        """Do one iteration towards (1 - share) x + share y."""
+        objective = self._objective
+        arrays = (objective.x, aim(objective.x, objective.y, share), self.rows, self.kinds, objective.least_slope)
+        side_by_side(
+            lambda first, last: least_squares.iterate(
+                first, last, self.table, *arrays, self.damping.numpy(), self.status.numpy()
+            ),
+            len(self.table),
+            objective.operations * 3 * min(len(self.kinds), len(objective.x)),
+        )
+
+    def use_idle_kinks(self, share: float, turn: int) -> None:
+        """Move kinks that bend nothing; see `kernels.kinks.use_idle_kinks`."""
+        if not self._bent:
+            return
+        objective, chain = self._objective, self._objective.chain
+        # The first random numbers of a turn serve insertions.
+        uniform = uniforms(
+            chain.root, chain.architecture.name, chain.members, "kinks", self._depth, kinks.CANDIDATES, 2 * turn + 1
+        )
+        arrays = (objective.x, aim(objective.x, objective.y, share), self.rows, self.kinds, uniform)
+        slope = fixed_slope(chain.architecture)
+        side_by_side(
+            lambda first, last: kinks.use_idle_kinks(
+                first, last, self.table, *arrays, slope, self.damping.numpy(), self.status.numpy()
+            ),
+            len(self.table),
+            objective.operations * 100,
+        )
+
+    def advance(self, step: int, share: float) -> None:
+        """Do what follows the yield of a step: an iteration, and now and then a look at the idle kinks."""
+        if share < 1.0:  # the target moves on, and so do members that had arrived
+            self.status[self.status != STOPPED] = MOVING
+        if step % BETWEEN_LOOKS == BETWEEN_LOOKS - 1:
+            self.use_idle_kinks(share, step // BETWEEN_LOOKS)
+        self.iterate(share)

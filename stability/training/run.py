@@ -1,0 +1,170 @@
+"""One run of a training method: its best parameters, its record, its checkpoints."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from stability.training import checkpoint
+from stability.training.history import History
+from stability.training.objective import Objective
+from stability.training.status import CONVERGED, STOPPED
+
+#: A method: what it changes is the objective's parameters and its state, from which it goes on.
+Method = Callable[[dict[str, Tensor]], Iterator[tuple[Tensor, Tensor]]]
+
+
+class Run:
+    """A run of a method on an objective.
+
+    Args:
+        objective: the members' losses.
+        total: how many steps there will be, those of every part of the method.
+    """
+
+    def __init__(self, objective: Objective, total: int) -> None:
+        parameters, seeds = objective.parameters, len(objective.parameters)
+        self.objective, self.total = objective, total
+        self.best = parameters.clone()
+        self.best_loss = torch.full((seeds,), math.inf, dtype=parameters.dtype, device=parameters.device)
+        self.best_step = torch.zeros(seeds, dtype=torch.int64, device=parameters.device)
+        self.stopped = torch.full_like(self.best_step, -1)
+        self.converged = torch.full_like(self.best_step, -1)
+        self.record: list[Tensor] = []
+        self.state: dict[str, Tensor] = {}
+        self.interrupted = False
+
+    def note(self, losses: Tensor, status: Tensor) -> Tensor:
+        """Take down the losses at the objective's parameters; return which members have not stopped."""
+        step = len(self.record)
+        alive = status != STOPPED
+        self.record.append(losses.to(torch.float64).where(alive, math.inf))
+        self.stopped = self.stopped.where(alive | (self.stopped >= 0), step)
+        converged = status == CONVERGED
+        self.converged = torch.where(converged, self.converged.where(self.converged >= 0, step), -1)
+        better = alive & (losses < self.best_loss)
+        self.best_loss = losses.where(better, self.best_loss)
+        self.best_step = self.best_step.where(~better, step)
+        self.best[better] = self.objective.parameters[better]
+        return alive
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all that it takes to go on from here. The last row of the record is taken down again then."""
+        before = self.record[:-1]
+        record = torch.stack(before) if before else torch.empty((0, len(self.best)), dtype=torch.float64)
+        return {
+            "parameters": self.objective.parameters,
+            "best": self.best,
+            "best_loss": self.best_loss,
+            "best_step": self.best_step,
+            "stopped": self.stopped,
+            "converged": self.converged,
+            "record": record,
+            **{f"state.{name}": value for name, value in self.state.items()},
+        }
+
+    def take_up(self, tensors: dict[str, Tensor]) -> None:
+        """Go back to where a checkpoint was written."""
+        device = self.best.device
+        tensors = {name: value.to(device) for name, value in tensors.items()}
+        self.objective.parameters.copy_(tensors["parameters"])
+        self.best, self.best_loss, self.best_step = tensors["best"], tensors["best_loss"], tensors["best_step"]
+        self.stopped, self.converged = tensors["stopped"], tensors["converged"]
+        self.record = list(tensors["record"])
+        self.state = {name.removeprefix("state."): v for name, v in tensors.items() if name.startswith("state.")}
+
+    def history(self, members: tuple[int, ...], method: str) -> History:
+        """Return the record. A run that ends early, where no member moves any more, is filled up with its last row."""
+        record = list(self.record)
+        if record and not self.interrupted:
+            record += [record[-1]] * (self.total + 1 - len(record))
+        loss = torch.stack(record).cpu() if record else torch.full((1, len(members)), math.inf, dtype=torch.float64)
+        ends = (self.best_step.cpu(), self.stopped.cpu(), self.converged.cpu())
+        return History(loss, *ends, members, method, self.objective.path, self.interrupted)
+
+
+class Keeper:
+    """Writes checkpoints of a run, every so many seconds and at its end.
+
+    A checkpoint that cannot be written is a warning: the run goes on, and the last good one stays.
+    """
+
+    def __init__(self, path: str | Path | None, every: float, description: dict[str, Any], start: str) -> None:
+        self.path, self._every, self._description, self._start = path, every, description, start
+        self._last, self._warned = time.monotonic(), False
+
+    def keep(self, run: Run, now: bool = False) -> None:
+        """Write a checkpoint if it is time for one, or now."""
+        if self.path is None or (not now and time.monotonic() - self._last < self._every):
+            return
+        try:
+            checkpoint.write(self.path, self._description, self._start, run.tensors())
+        except OSError as error:
+            if not self._warned:
+                warnings.warn(f"no checkpoint was written, the run goes on: {error}", RuntimeWarning, stacklevel=4)
+            self._warned = True
+        self._last = time.monotonic()
+
+
+@contextmanager
+def _interrupts_after_a_step() -> Iterator[threading.Event]:
+    """Let the first Ctrl-C wait for the end of a step, where all is in order; the second one does not wait."""
+    asked = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
+        yield asked
+        return
+
+    def ask(*_: object) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def carry_out(
+    run: Run,
+    method: Method,
+    keeper: Keeper,
+    label: str,
+    on_step: Callable[[int, Tensor], Any] | None,
+    progress: bool,
+) -> None:
+    """Let a method run to its end, or until it is interrupted; the objective's chain gets the best parameters."""
+    quantiles = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64, device=run.best.device)
+    bar = tqdm(total=run.total, initial=max(0, len(run.record) - 1), disable=None if progress else True, desc=label)
+    with bar, _interrupts_after_a_step() as asked:
+        try:
+            for losses, status in method(run.state):
+                alive = run.note(losses, status)
+                keeper.keep(run)
+                step = len(run.record) - 1
+                if on_step is not None:
+                    run.objective.write(run.objective.parameters.where(alive[:, None], run.best))
+                    on_step(step, run.record[-1].clone())
+                if progress and step % 20 == 0:
+                    low, middle, high = run.best_loss.double().quantile(quantiles, interpolation="nearest")
+                    bar.set_postfix_str(f"best {low:.1e} median {middle:.1e} worst {high:.1e}", refresh=False)
+                bar.update(step > 0)
+                if asked.is_set():
+                    raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            run.interrupted = True
+        finally:
+            run.objective.write(run.best)
+            keeper.keep(run, now=True)
