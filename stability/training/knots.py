@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def moments(x, y, knots, values, m):
     """Fill m (K - 1, 5) for the pieces between K knots, and return the sum of squares.
 
@@ -30,7 +30,7 @@ def moments(x, y, knots, values, m):
     return total
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def solve_banded(band, rhs):
     """Solve a symmetric positive system in place: band[i, d] is the entry (i, i - d); rhs becomes the solution."""
     size, width = band.shape
@@ -55,7 +55,7 @@ def solve_banded(band, rhs):
             rhs[i - d] -= band[i, d] * rhs[i]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def fit_values(x, y, knots, values, m):
     """Move the values to the least-squares fit on these knots, and return its sum of squares; m as in `moments`."""
     total = moments(x, y, knots, values, m)
@@ -83,7 +83,7 @@ def fit_values(x, y, knots, values, m):
     return total
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def improve(x, y, knots, values, rounds):
     """Move knots and values to a local minimum of the sum of squares, which is returned: Levenberg-Marquardt.
 
@@ -150,7 +150,7 @@ def improve(x, y, knots, values, rounds):
     return total
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def insertions(x, y, knots, values, gains, places):
     """For each piece find the knot between its points whose hat, added to the fit, would gain the most.
 
@@ -184,7 +184,7 @@ def insertions(x, y, knots, values, gains, places):
         first = last
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def joined_lines(x, y, starts):
     """Return the knots where the best lines of neighbouring runs of samples meet, or the middle of the gap.
 

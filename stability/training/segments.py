@@ -98,7 +98,7 @@ def one_more_segment(costs, fewer, first):
     return sums
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def one_more_knot(x, sums, costs, fewer, before):
     """Return for every point a good fit up to it whose pieces meet on the points, with one piece more.
 
@@ -137,6 +137,8 @@ def one_more_knot(x, sums, costs, fewer, before):
             )
             # The hats of the two ends, u at h and v at i, over the samples behind h.
             gap = x[i] - x[h]
+            if gap <= 0:
+                continue
             hat_v = (s1 - x[h] * n) / gap
             vv = (s2 - 2 * x[h] * s1 + x[h] * x[h] * n) / (gap * gap)
             uv, uu = hat_v - vv, n - 2 * hat_v + vv

@@ -77,7 +77,7 @@ def best_spline(task: Task, folds: int) -> Spline:
     >>> import torch, stability as st
     >>> spline = st.references.best_spline(st.Task(torch.sin, (-3, 3)), folds=2)
     >>> f"{spline.error:.4e} {spline.lower_bound:.4e}", spline.knots.round(2).tolist()
-    ('4.7160e-03 4.7160e-03', [-3.0, -1.36, 1.36, 3.0])
+    ('4.7160e-03 4.7160e-03', [-3.0, -1.44, 1.44, 3.0])
     """
     folds = check_integer("folds", folds, 0)
     if task.x.ndim != 1:
