@@ -182,38 +182,3 @@ def insertions(x, y, knots, values, gains, places):
             if gain > gains[j]:
                 gains[j], places[j] = gain, t
         first = last
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def joined_lines(x, y, starts):
-    """Return the knots where the best lines of neighbouring runs of samples meet, or the middle of the gap.
-
-    Args:
-        x, y: the samples, x in order from 0 to 1.
-        starts: (K - 1,), the first samples of the runs, 0 the first of them.
-
-    Returns:
-        (K,), the knots, 0 and 1 among them.
-    """
-    runs = len(starts)
-    knots = np.empty(runs + 1)
-    knots[0], knots[runs] = 0.0, 1.0
-    before_x = before_y = before_slope = 0.0
-    for k in range(runs):
-        low, high = starts[k], starts[k + 1] if k + 1 < runs else len(x)
-        mean_x, mean_y = np.mean(x[low:high]), np.mean(y[low:high])
-        product = square = 0.0
-        for p in range(low, high):
-            product += (x[p] - mean_x) * (y[p] - mean_y)
-            square += (x[p] - mean_x) ** 2
-        slope = product / square if square > 0 else 0.0
-        if k > 0:
-            left, right = x[low - 1], x[low]
-            knots[k] = 0.5 * (left + right)
-            if slope != before_slope:
-                meeting = (before_y - before_slope * before_x - mean_y + slope * mean_x) / (slope - before_slope)
-                if left <= meeting <= right:
-                    # Not quite on a sample: neighbouring gaps could then hold the same knot.
-                    knots[k] = min(max(meeting, left + 1e-3 * (right - left)), right - 1e-3 * (right - left))
-        before_x, before_y, before_slope = mean_x, mean_y, slope
-    return knots

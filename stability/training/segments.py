@@ -137,8 +137,6 @@ def one_more_knot(x, sums, costs, fewer, before):
             )
             # The hats of the two ends, u at h and v at i, over the samples behind h.
             gap = x[i] - x[h]
-            if gap <= 0:
-                continue
             hat_v = (s1 - x[h] * n) / gap
             vv = (s2 - 2 * x[h] * s1 + x[h] * x[h] * n) / (gap * gap)
             uv, uu = hat_v - vv, n - 2 * hat_v + vv

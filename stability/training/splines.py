@@ -2,7 +2,7 @@
 
 Two searches on the same points. Independent straight lines on consecutive runs of points, as many as the spline has
 pieces, need not meet, so their best error is below that of every spline: a limit, found exactly by dynamic programming
-over where the runs start. A spline is found from there: where those lines meet its knots are first set.
+over where the runs start. A spline is found from there: its knots are first set between those runs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stability.checks import check_integer
-from stability.training.knots import improve, insertions, joined_lines
+from stability.training.knots import improve, insertions
 from stability.training.segments import UNIT, one_more_knot, one_more_segment, segment_costs
 from stability.training.task import Task
 
@@ -56,11 +56,11 @@ def best_spline(task: Task, folds: int) -> Spline:
     """Return the least-squares continuous piecewise-linear fit with at most `folds` free knots.
 
     The lower bound is the least error of folds + 1 straight pieces that need not meet: it is exact but for rounding,
-    which is subtracted. The fit is the best of three local minima, by Levenberg-Marquardt from three starts: where
-    those pieces meet; a good spline with its knots on points, by a second dynamic programme; and the fit with one fold
-    fewer, with a knot more where it gains the most. Where none is better than that fit it is kept, so that the error
-    never rises with the folds. For a smooth target with a bend for every knot error and bound agree to some digits;
-    for an oscillating target with few knots, or a noisy one, they may be apart: the best spline is between the two.
+    which is subtracted. The fit is the best of three local minima, by Levenberg-Marquardt from three starts: knots
+    between those pieces; a good spline with its knots on points, by a second dynamic programme; and the fit with one
+    fold fewer, with a knot more where it gains the most. Where none is better than that fit it is kept, so that the
+    error never rises with the folds. For a smooth target with a bend for every knot error and bound agree to some
+    digits; for an oscillating target with few knots, or a noisy one, they may be apart: the best is between the two.
 
     No network of one input with as many folds is below the bound. A chain's folds multiply and can be more than its
     steps: to set a fit against its own limit, count its folds with `st.count`.
@@ -175,14 +175,15 @@ class _Search:
         return improve(self.unit_x, self.unit_y, knots, values, ROUNDS), knots, values
 
     def _from_lines(self, folds: int) -> tuple[Array, Array]:
-        """The knots where the best independent lines meet."""
-        first_points, last = [0], len(self.ends) - 2
+        """Knots in the middle of the gaps between the runs of the best independent lines."""
+        starts, last = [], len(self.ends) - 2
         for first in reversed(self.firsts[:folds]):
             # An empty run starts behind the last point.
             if 0 < first[last] <= last:
-                first_points.append(int(first[last]))
+                starts.append(self.ends[first[last]])
             last = int(first[last]) - 1
-        knots = joined_lines(self.unit_x, self.unit_y, self.ends[np.sort(first_points)])
+        gaps = np.array(starts[::-1], int)
+        knots = np.concatenate([[0.0], (self.unit_x[gaps - 1] + self.unit_x[gaps]) / 2, [1.0]])
         return knots, np.interp(knots, self.unit_x, self.unit_y)
 
     def _from_points(self, folds: int) -> tuple[Array, Array]:
