@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 import stability as st
+from stability.training.knots import insertions
 from stability.training.segments import segment_costs
 
 best_spline = st.references.best_spline
@@ -84,6 +85,17 @@ def test_costs_of_runs_are_below_the_exact_ones_and_close(seed, noise, offset):
                 assert costs[j * (j + 1) // 2] >= 0.99 * exact
 
 
+@pytest.mark.parametrize("gap", [1e-165, 1e-160, 1e-155, 1e-145, 1e-130, 1e-100])
+def test_costs_of_runs_survive_gaps_whose_squares_underflow(gap):
+    x = np.array([0.0, gap, 2.1 * gap, 2.9 * gap, 4.3 * gap, 0.5, 0.7])
+    for seed in range(20):
+        y = np.random.default_rng(seed).normal(size=7)
+        costs = segment_costs(x, y, np.arange(8))
+        for j in range(7):
+            for i in range(j + 1):
+                assert 0 <= costs[j * (j + 1) // 2 + i] <= line_cost(x[i : j + 1], y[i : j + 1])
+
+
 @settings(max_examples=40, deadline=None)
 @given(samples)
 def test_more_folds_are_never_worse_and_never_below_the_bound(pairs):
@@ -120,6 +132,35 @@ def test_no_knots_on_a_grid_are_better(target):
         moved[j] += shift
         # The error has kinks where a knot meets a point, which slow the search down.
         assert spline_error(x, y, moved) >= spline.error * (1 - 1e-3)
+
+
+def test_knots_on_points_are_hardly_ever_better_for_noisy_samples():
+    x = np.linspace(-1, 1, 16)
+    ratios = []
+    for seed, folds in itertools.product(range(12), (2, 3)):
+        y = np.sin(4 * x) + 0.5 * np.random.default_rng(seed).normal(size=16)
+        brute = min(spline_error(x, y, knots) for knots in itertools.combinations(x[1:-1], folds))
+        ratios.append(best_spline(st.Task.from_samples(x, y), folds).error / brute)
+    assert max(ratios) < 1.01
+    assert np.mean(ratios) < 0.95
+
+
+def test_an_inserted_knot_is_where_its_hat_gains_the_most():
+    generator = np.random.default_rng(0)
+    x, y = np.linspace(0, 1, 30), generator.normal(size=30)
+    knots, values = np.array([0.0, 0.31, 0.72, 1.0]), generator.normal(size=4)
+    gains, places = np.empty(3), np.empty(3)
+    insertions(x, y, knots, values, gains, places)
+    residual = y - np.interp(x, knots, values)
+    for j in range(3):
+        best = 0.0
+        for t in (x[1:] + x[:-1]) / 2:
+            if knots[j] < t < knots[j + 1]:
+                hat = np.interp(x, [knots[j], t, knots[j + 1]], [0, 1, 0], left=0, right=0)
+                left = residual - hat * np.linalg.lstsq(hat[:, None], residual, rcond=None)[0]
+                best = max(best, residual @ residual - left @ left)
+        # A piece with samples on both sides of its ends may not use the gap across an end.
+        assert 0.9 * best <= gains[j] <= best * (1 + 1e-12)
 
 
 @pytest.mark.parametrize(
@@ -211,6 +252,7 @@ def test_splines_know_no_scale(x_scale, y_scale):
     "x",
     [
         [-1.0, -0.5, 0.0, 1e-20, 1e-310, 0.25, 0.5, 1.0, 1.0 + 1e-15],
+        [1e16 + 2 * i for i in range(9)],
         [0.0, 5e-324, 1e-323, 2e-323, 0.25, 0.5, 0.75, 0.9, 1.0],
     ],
 )
@@ -221,6 +263,7 @@ def test_points_closer_than_rounding_do_no_harm(x):
     for folds in range(8):
         spline = best_spline(task, folds)
         assert 0 <= spline.lower_bound <= spline.error <= before
+        assert (np.diff(spline.knots) > 0).all()
         before = spline.error
     assert before == 0
 
