@@ -173,7 +173,8 @@ def main(settings: Settings) -> None:
     ]
     data = xarray.concat(runs, xarray.IndexVariable("architecture", list(CASES)))
     data["target"] = ("x", task.y.numpy())
-    data["best_spline"] = ("depth", splines)
+    data["best_spline"] = ("depth", [spline.error for spline in splines])
+    data["spline_lower_bound"] = ("depth", [spline.lower_bound for spline in splines])
     data = data.assign_attrs({f"best_{name.replace(' ', '_')}": value for name, value in limits.items()})
 
     print(f"Mean-squared error on sin(x), (-3, 3), {len(task.x)} points, {seeds} seeds, {steps} steps of Adam:\n")
@@ -185,7 +186,7 @@ def main(settings: Settings) -> None:
             one = data.sel(architecture=case, depth=depth)
             low, mid, high = (float(one.loss.quantile(q)) for q in (0, 0.5, 1))
             dead, flat = (f"{100 * float(one[k].mean()):.0f} %" for k in ("dead", "flat"))
-            print(f"{case:<28}{depth:>6}{low:>10.1e}{mid:>10.1e}{high:>10.1e}{dead:>7}{flat:>7}{spline:>10.1e}")
+            print(f"{case:<28}{depth:>6}{low:>10.1e}{mid:>10.1e}{high:>10.1e}{dead:>7}{flat:>7}{spline.error:>10.1e}")
     print("\nThe identity start of the plain chain has nothing random in it: its members are all alike.")
     print("References on these points: " + ", ".join(f"best {k} {v:.4f}" for k, v in limits.items()))
     below = int(((data.loss < limits["monotone"] * (1 - 1e-12)) & data.monotone).sum())

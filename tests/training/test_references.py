@@ -1,6 +1,5 @@
 """References against closed forms, definitions and brute force."""
 
-import itertools
 import math
 
 import numpy as np
@@ -59,59 +58,7 @@ def test_monotone_by_the_min_max_formula(pairs):
     assert st.references.best_monotone(task) == pytest.approx(min(errors), abs=1e-12)
 
 
-def spline_error(x, y, knots):
-    """Least squares on 1, x and (x - t)+: another basis than the one under test."""
-    basis = np.stack([np.ones_like(x), x, *(np.maximum(x - t, 0) for t in knots)], axis=1)
-    return np.mean((basis @ np.linalg.lstsq(basis, y, rcond=None)[0] - y) ** 2)
-
-
-@pytest.mark.parametrize("target", [torch.sin, lambda x: (-(x**2)).exp(), lambda x: x.abs() + 0.3 * x**3])
-def test_splines_are_as_good_as_brute_force(target):
-    task = st.Task(target, (-2, 3), points=60)
-    x, y = task.x.numpy(), task.y.numpy()
-    grid = np.linspace(-1.9, 2.9, 49)
-    for folds in (1, 2):
-        brute = min(spline_error(x, y, knots) for knots in itertools.combinations(grid, folds))
-        # A local minimum, so the best on a grid may be a little lower.
-        assert st.references.best_spline(task, folds) <= brute * (1 + 1e-3)
-        assert st.references.best_spline(task, folds) >= 0.5 * brute
-    assert st.references.best_spline(task, 0) == pytest.approx(spline_error(x, y, []), rel=1e-10)
-
-
-def test_a_spline_is_recovered_and_the_rate_is_the_fourth_power():
-    bent = st.Task(lambda x: (x + 1).relu() - 2 * (x - 0.5).relu(), (-3, 3))
-    assert st.references.best_spline(bent, 2) < 1e-12
-    # sin with n folds: near 0.667 / (n + 1)^4 on a fine grid.
-    task = st.Task(torch.sin, (-3, 3), points=2001)
-    assert st.references.best_spline(task, 30) * 31**4 == pytest.approx(0.667, rel=0.1)
-    assert st.references.best_spline(task, 4) == pytest.approx(7.4e-4, rel=0.02)
-
-
-def test_as_many_knots_as_points_leave_only_the_noise():
-    task = st.Task.from_samples([0.0, 1.0, 1.0, 2.0], [0.0, 1.0, 3.0, 1.0])
-    assert st.references.best_spline(task, 1) == pytest.approx(2 / 4)
-
-
-def test_noise_is_added_to_what_a_spline_can_do():
-    x = np.repeat(np.linspace(-2, 3, 20), 2)
-    y = np.sin(x) + np.tile([0.3, -0.3], 20)
-    task = st.Task.from_samples(x, y)
-    assert st.references.best_spline(task, 0) == pytest.approx(spline_error(x, y, []), rel=1e-12)
-    clean = st.Task.from_samples(x[::2], np.sin(x[::2]))
-    assert st.references.best_spline(task, 2) == pytest.approx(0.09 + st.references.best_spline(clean, 2), rel=1e-6)
-
-
-@pytest.mark.parametrize(("x_scale", "y_scale"), [(1e-150, 1.0), (1e150, 1.0), (1.0, 1e-100), (1.0, 1e100)])
-def test_splines_know_no_scale(x_scale, y_scale):
-    x = np.linspace(-2, 3, 50)
-    expected = st.references.best_spline(st.Task.from_samples(x, np.sin(x)), 3)
-    got = st.references.best_spline(st.Task.from_samples(x_scale * x, y_scale * np.sin(x)), 3)
-    assert got == pytest.approx(y_scale**2 * expected, rel=1e-4)
-
-
 def test_bad_input_is_refused():
-    with pytest.raises(ValueError, match="folds is -1"):
-        st.references.best_spline(FINE, -1)
     wide = st.Task.from_samples(torch.zeros(3, 2), torch.zeros(3, 2))
     for reference in (st.references.best_monotone, st.references.constant, st.references.best_above_identity):
         with pytest.raises(ValueError, match="references need one variable"):
