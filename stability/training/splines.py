@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stability.checks import check_integer
-from stability.training.knots import improve, insertions
-from stability.training.segments import UNIT, one_more_knot, one_more_segment, segment_costs
+from stability.training.kernels.knots import improve, insertions
+from stability.training.kernels.segments import UNIT, one_more_knot, one_more_segment, segment_costs
 from stability.training.task import Task
 
 Array = NDArray[np.float64]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -59,7 +60,9 @@ class Task:
         (0.0, 3.0)
         """
         task = cls.__new__(cls)
-        task.x, task.y = (torch.as_tensor(v).detach().to("cpu", torch.float64).clone() for v in (x, y))
+        # A list would become float32 on its way.
+        tensors = (v if isinstance(v, Tensor) else torch.from_numpy(np.asarray(v, float)) for v in (x, y))
+        task.x, task.y = (v.detach().to("cpu", torch.float64).clone() for v in tensors)
         if task.x.shape != task.y.shape or task.x.ndim not in (1, 2):
             raise ValueError(
                 f"the samples have shapes {tuple(task.x.shape)} and {tuple(task.y.shape)}: expected the same shape "

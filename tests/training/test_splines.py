@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 import stability as st
-from stability.training.knots import insertions
-from stability.training.segments import segment_costs
+from stability.training.kernels.knots import insertions
+from stability.training.kernels.segments import segment_costs
 
 best_spline = st.references.best_spline
 

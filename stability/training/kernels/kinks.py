@@ -37,7 +37,7 @@ _NEW = 1e-9
 _WORTH = 1e-6
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _tangent(table, x, y, rows, kinds):
     """Return one member's states, its residuals less what the numbers trained can take away, J, and chol(J J^T).
 
@@ -63,7 +63,7 @@ def _tangent(table, x, y, rows, kinds):
     return states, residuals, jacobian, factor
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def _take_away(jacobian, factor, values):
     """Take from values (points,) their part in the span of the rows of J, whose J J^T has this factor."""
     count, points = jacobian.shape
@@ -78,7 +78,7 @@ def _take_away(jacobian, factor, values):
             values[p] -= jacobian[i, p] * parts[i]
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def _best_kink(h, back, residuals, jacobian, factor, uniform, above_too):
     """Return the fall of the squared error that the best bend at a position promises, its kink and its side.
 
@@ -144,7 +144,7 @@ def _best_kink(h, back, residuals, jacobian, factor, uniform, above_too):
     return best, best_kink, best_side
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def insert(tables, used, position, kink, side, bypassed):
     """Put a step that is the identity before a row of one member whose rows behind the `used` ones are not in use.
 
@@ -171,7 +171,7 @@ def insert(tables, used, position, kink, side, bypassed):
         after[OUTER_BIAS] += after[0] * kink
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def grow(first, last, tables, used, more, x, y, rows, kinds, uniform, bypassed, slope):
     """Insert `more` steps into each of the members first to last, one at most before each row, where most is promised.
 
@@ -207,7 +207,7 @@ def grow(first, last, tables, used, more, x, y, rows, kinds, uniform, bypassed, 
                 tables[s, place, SLOPE] = slope
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def use_idle_kinks(first, last, tables, x, y, rows, kinds, uniform, slope, damping, status):
     """Move kinks that bend nothing to where the error is, in the members first to last; their functions stay.
 
@@ -257,7 +257,7 @@ def use_idle_kinks(first, last, tables, x, y, rows, kinds, uniform, slope, dampi
             damping[s], status[s] = FIRST_DAMPING, MOVING
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _replace(row, h, h_next, kink, side, one_slope):
     """Give an idle row another kink, with its one slope on both sides and the same value h_next at h."""
     if one_slope == 0.0:

@@ -26,7 +26,7 @@ _FLOOR = 1e-2
 _NO_GAIN = 1e-10
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def run_forward(table, x, states):
     """Fill the states (rows + 1, points) of one member, table (rows, 6), before each row and after the last."""
     states[0] = x
@@ -38,7 +38,7 @@ def run_forward(table, x, states):
             h_next[p] = skip * h[p] + outer_weight * (z if z > 0 else slope * z) + outer_bias
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def mean_square(table, x, y, h, h_next):
     """Return the mean-squared error of one member; h and h_next are (points,), to work in."""
     h[:] = x
@@ -54,7 +54,7 @@ def mean_square(table, x, y, h, h_next):
     return total / x.shape[0]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def losses(first, last, tables, x, y, out):
     """Fill the mean-squared errors of the members first to last."""
     h, h_next = np.empty_like(x), np.empty_like(x)
@@ -62,7 +62,7 @@ def losses(first, last, tables, x, y, out):
         out[s] = mean_square(tables[s], x, y, h, h_next)
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def pull_back(row, h, back):
     """Multiply the derivatives of the output by the states after a row, (points,), by those of the row."""
     skip, weight, bias, outer_weight, _, slope = row
@@ -70,7 +70,7 @@ def pull_back(row, h, back):
         back[p] *= skip + outer_weight * weight * (1.0 if weight * h[p] + bias > 0 else slope)
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def residuals_and_jacobian(table, states, y, rows, kinds, residuals, jacobian):
     """Fill f(x) - y of one member and its derivatives with respect to the numbers trained.
 
@@ -115,7 +115,7 @@ def residuals_and_jacobian(table, states, y, rows, kinds, residuals, jacobian):
         pull_back(table[r], h, back)
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def gram(rows, out):
     """Fill the lower half of rows rows^T, two by two, for rows (count, points)."""
     count, points = rows.shape
@@ -132,7 +132,7 @@ def gram(rows, out):
             out[i, j], out[i, j1], out[i1, j], out[i1, j1] = a, b, c, d
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def factorise(matrix):
     """Put the Cholesky factor in the place of the lower half of a matrix; False if it is not positive definite."""
     for i in range(matrix.shape[0]):
@@ -151,7 +151,7 @@ def factorise(matrix):
     return True
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def solve_lower(factor, values):
     """Put factor^-1 values in the place of values."""
     for i in range(values.shape[0]):
@@ -161,7 +161,7 @@ def solve_lower(factor, values):
         values[i] = (values[i] - known) / factor[i, i]
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def solve_upper(factor, values):
     """Put factor^-T values in the place of values."""
     for i in range(values.shape[0] - 1, -1, -1):
@@ -170,14 +170,14 @@ def solve_upper(factor, values):
             values[k] -= factor[i, k] * values[i]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def sides(row):
     """Return the slopes of a row's h -> outer_weight phi(weight h + bias) under and over its kink."""
     steep, other = row[OUTER_WEIGHT] * row[WEIGHT], row[OUTER_WEIGHT] * row[WEIGHT] * row[SLOPE]
     return (other, steep) if row[WEIGHT] > 0 else (steep, other)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def set_sides(row, kink, below, above):
     """Give a row that kink and those sides; the activation looks to the steeper one, so its slope is at most 1."""
     if abs(above) >= abs(below):
@@ -188,7 +188,7 @@ def set_sides(row, kink, below, above):
         row[WEIGHT], row[BIAS], row[OUTER_WEIGHT], row[SLOPE] = -1.0, kink, -below, above / below
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def move(table, rows, kinds, step, least_slope, moved):
     """Fill `moved` with the table after a step (count,) in the numbers trained, no trained slope under the least."""
     moved[:] = table
@@ -214,7 +214,7 @@ def move(table, rows, kinds, step, least_slope, moved):
             set_sides(moved[r], -moved[r, BIAS] / table[r, WEIGHT], below, above)
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def _try_dampings(table, x, y, rows, kinds, least_slope, damping, loss):
     """Move one member by one step that lowers its loss; return its damping, its loss and what has become of it."""
     count, points = rows.shape[0], x.shape[0]
@@ -281,7 +281,7 @@ def _try_dampings(table, x, y, rows, kinds, least_slope, damping, loss):
     return damping, loss, CONVERGED
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def iterate(first, last, tables, x, y, rows, kinds, least_slope, damping, status):
     """Do one iteration of Levenberg-Marquardt with the members first to last that are moving.
 
