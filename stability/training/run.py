@@ -56,7 +56,8 @@ class Run:
         better = alive & (losses < self.best_loss)
         self.best_loss = losses.where(better, self.best_loss)
         self.best_step = self.best_step.where(~better, step)
-        self.best[better] = self.objective.parameters[better]
+        # Not by a mask as an index, for which torch wakes all its threads.
+        self.best = self.objective.parameters.where(better[:, None], self.best)
         return alive
 
     def tensors(self) -> dict[str, Tensor]:
