@@ -250,10 +250,13 @@ def _log_root_entries(states: Propagation) -> Tensor:
 def _loss_scales(gradients: GradientNorms, states: Propagation, formats: list[Format]) -> Tensor:
     """Return log2 of the ends of the factors that keep all gradients in the range, (formats, seeds, 2).
 
-    Of the states and the output that is the root mean square, as in the runs; of parameters the norm.
+    Of the states and the output that is the root mean square, as in the runs; of parameters the norm, layer by layer
+    and of each that is outside the layers.
     """
     around = torch.cat([_inputs(gradients), gradients.output[None]])
-    every = torch.cat([around - _log_root_entries(states)[: len(around)], gradients["parameters"]])
+    layers = [gradients["parameters"]] if "parameters" in gradients.log_norms else []
+    outside = [logs[None] for name, logs in gradients.named.items() if name not in gradients.log_norms]
+    every = torch.cat([around - _log_root_entries(states)[: len(around)], *layers, *outside])
     least = torch.where(every == -math.inf, math.inf, every).amin(dim=0)
     ends = [
         torch.stack([math.log(one.smallest) - least, math.log(one.largest) - every.amax(dim=0)], dim=-1)

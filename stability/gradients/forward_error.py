@@ -21,7 +21,7 @@ from stability.gradients.layers import as_module, refuse_blocks
 from stability.gradients.log_norms import combine, log_norm
 from stability.gradients.states import states_of
 from stability.gradients.width_one import points_of, table_of
-from stability.jacobians.blocks import is_chain
+from stability.jacobians.blocks import check_state, is_chain
 from stability.jacobians.threads import side_by_side
 from stability.jacobians.width_one import is_piecewise_linear_width_one
 
@@ -97,7 +97,8 @@ def forward_error(
         blocks: which layers of a module, see `gradient_norms`.
 
     Raises:
-        ValueError, TypeError: for an unknown format, float64 where there is no reference, and as `propagation`.
+        ValueError, TypeError: for an unknown format, float64 where there is no reference, a reference in float64 that
+            leaves the range, and as `propagation`.
 
     >>> import torch, stability as st
     >>> x = torch.linspace(-3, 3, 9, dtype=torch.float64)
@@ -128,6 +129,8 @@ def forward_error(
         net = as_module(net, x)
     wide, points = in_format(net, x, torch.float64)
     names, reference = states_of(wide, points, blocks)
+    for name, state in zip(names, reference[1:], strict=True):
+        check_state(name, state, batch_dims=2)
     sizes = torch.stack([log_norm(state, 1) for state in reference])
     errors = {}
     for one in formats:

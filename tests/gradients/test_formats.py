@@ -278,6 +278,90 @@ def test_modules_and_wide_chains():
         st.forward_error(net, x, ["float64"])
 
 
+class Stack(nn.Module):
+    """Blocks in a row, called with a keyword or without."""
+
+    def __init__(self, *blocks, keyword=False):
+        super().__init__()
+        self.blocks, self.keyword = nn.ModuleList(blocks), keyword
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(input=x) if self.keyword else block(x)
+        return x
+
+
+def test_modules_that_take_keywords_or_change_their_states():
+    torch.manual_seed(0)
+    x = torch.randn(7, 5, dtype=torch.float64)
+    given = x.clone()
+    linear = [nn.Linear(5, 5).double() for _ in range(3)]
+    pairs = [  # each with one of the same states that changes nothing in place and takes no keyword
+        (Stack(*linear, keyword=True), Stack(*linear)),
+        *(
+            (
+                Stack(*(nn.Sequential(nn.ReLU(inplace=True), one) for one in linear), keyword=keyword),
+                Stack(*(nn.Sequential(nn.ReLU(), one) for one in linear)),
+            )
+            for keyword in (False, True)
+        ),
+    ]
+    for net, plain in pairs:
+        failures, expected = (st.first_failure(one, x, ["float16", "float32"]) for one in (net, plain))
+        assert torch.equal(failures.measured, expected.measured)
+        assert torch.equal(failures.predicted, expected.predicted)
+        found, expected = (st.forward_error(one, x, ["float16"]) for one in (net, plain))
+        assert torch.equal(found.log_errors["float16"], expected.log_errors["float16"])
+        found, expected = (st.propagation(one, x) for one in (net, plain))
+        assert torch.equal(found.log_norms, expected.log_norms)
+        assert torch.equal(found.log_updates, expected.log_updates)
+        assert torch.equal(x, given)
+
+
+def test_gradients_of_in_place_layers_are_measured_where_they_fail():
+    # Every layer halves the gradient 2^-20 of the mean: the k-th from the output gets 2^(-20 - k).
+    net = Stack(*(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(1, 1, bias=False)) for _ in range(8)))
+    with torch.no_grad():
+        for layer in net.blocks:
+            layer[1].weight.fill_(0.5)
+    failures = st.first_failure(net, torch.full((1, 1), 1024.0), ["float16"], loss=lambda y: y.sum() / 2**10)
+    assert failures.measured[0, 2, 1].tolist() == failures.predicted[0, 2, 1].tolist() == [5]  # 2^-15 < 2^-14
+
+
+def test_a_loss_scale_where_the_read_out_alone_is_trained():
+    chain = st.Chain("plain_prelu", depth=5, seeds=2)
+    for kind, value in chain.named_parameters():
+        value.requires_grad_(kind.startswith("readout"))
+    gradients = st.gradient_norms(chain, POINTS, _mean)
+    states = torch.cat([gradients["input"], gradients.output[None]]) - math.log(len(POINTS)) / 2
+    every = torch.cat([states, torch.stack(list(gradients.named.values()))])
+    assert (every.amax(dim=0) > states.amax(dim=0)).any()
+    found = st.first_failure(chain, POINTS, ["float32"])
+    limits = torch.finfo(torch.float32)
+    least, largest = math.log(limits.tiny) - every.amin(dim=0), math.log(limits.max) - every.amax(dim=0)
+    expected = torch.stack([least, largest], dim=-1)[None] / math.log(2)
+    torch.testing.assert_close(found.loss_scales, expected, rtol=1e-12, atol=0)
+    assert found.loss_scale("float32") is not None
+
+
+@pytest.mark.parametrize("order", [1e200, 1e-160])
+def test_a_reference_that_leaves_the_range_is_refused(order):
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, bias=False)).double()
+    chain = st.Chain("residual2_prelu", depth=2, width=2, seeds=2)
+    with torch.no_grad():
+        for layer in net:
+            layer.weight.fill_(order)
+        net[0].bias.zero_()
+        chain.outer_weight.fill_(order)
+        chain.weight.fill_(order)
+    x = torch.ones(3, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"state after block 1 .* (overflows torch.float64|it underflows)"):
+        st.forward_error(net, x)
+    if order > 1:  # the bypass lets no state of the chain underflow
+        with pytest.raises(ValueError, match=r"state after block step 1 .* overflows torch.float64"):
+            st.forward_error(chain, x)
+
+
 def test_datasets_and_words():
     chain = st.Chain("plain_prelu", depth=60, seeds=5)
     f, e = st.first_failure(chain, POINTS), st.forward_error(chain, POINTS)
