@@ -349,10 +349,10 @@ def _logs_of_chain(chain: _Chain, one: Format) -> _Logs:
     shape = (table.shape[1] + 1, len(table), len(points))
     sizes, positive = np.empty(shape), np.empty((table.shape[1], *shape[1:]), dtype=bool)
     expected = np.empty((net.depth + 1, *shape[1:]))
-    numbers = (one.roundoff, one.least, net.architecture.maps == 2, net.architecture.skip not in (0, 1))
+    numbers = (one.roundoff, one.log2_least, net.architecture.maps == 2, net.architecture.skip not in (0, 1))
 
     def run(first: int, last: int) -> None:
-        kernel.states_in_range(first, last, table, points, one.least, sizes, positive)
+        kernel.states_in_range(first, last, table, points, one.log2_least, sizes, positive)
         kernel.log_expected_errors(first, last, chain.table, chain.points, *numbers, expected)
 
     side_by_side(run, len(table), 100.0 * sizes.size)

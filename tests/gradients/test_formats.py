@@ -1,5 +1,6 @@
 """What a floating-point format loses: errors against rational arithmetic, bounds, first failures, loss scales."""
 
+import itertools
 import math
 from fractions import Fraction
 
@@ -11,6 +12,9 @@ from hypothesis import strategies
 from torch import nn
 
 import stability as st
+from stability.gradients.formats import Format
+from stability.gradients.kernels.double_double import forward_errors
+from stability.gradients.kernels.formats import log_expected_errors, states_in_range
 
 POINTS = torch.linspace(-3, 3, 9, dtype=torch.float64)
 X = torch.randn(5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -111,6 +115,18 @@ def test_the_bound_holds_where_a_slope_leaves_the_range(row, x):
     assert (errors.log_errors["float64"] <= errors.log_bounds["float64"]).all()
 
 
+def test_the_roundings_of_the_bound_itself_are_counted():
+    # Errors near 1, of two steps that add to one another: what their sum rounds off shows in the log.
+    generator = np.random.default_rng(0)
+    x = generator.uniform(-2, 2, 10_000)
+    first = x + generator.uniform(0, 1e-3, x.shape)
+    computed = np.stack([first, first + generator.uniform(0.9, 1.1, x.shape)])[:, None]
+    sizes, errors, bounds = (np.empty((2, 1, len(x))) for _ in range(3))
+    forward_errors(0, 1, np.array([[[1.0, 0, 0, 0, 0, 1]]]), x, computed, sizes, errors, bounds)
+    assert (errors <= bounds).all()
+    assert bounds == pytest.approx(errors, abs=1e-12)
+
+
 def test_exact_runs_have_no_error():
     e = st.forward_error(st.Chain("plain_prelu", depth=30, init="identity"), torch.tensor([1.0, -2.0]).double())
     for dtype in FORMATS:
@@ -146,6 +162,82 @@ def test_predicted_failures_are_the_measured_ones(name, init):
         half, brain, single = (first[FORMATS.index(d), 2].double().median() for d in ("float16", "bfloat16", "float32"))
         assert 0 < half < single
         assert 0 < brain <= single + 3  # the same exponents, and the same range but for the last digits
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_what_a_format_cannot_hold_takes_the_branch_of_zero(dtype):
+    # A state, then a pre-activation, that halves until the format has none left.
+    one = Format(dtype, getattr(torch, dtype))
+    number = torch.finfo(one.dtype).smallest_normal * torch.finfo(one.dtype).eps * 4
+    halves = [[[0.5, 1, 0, 0, 0, 1]] * 6, [[1, 0.5**k, 0, 0, 0, 1] for k in range(6)]]
+    for table in np.array(halves, dtype=np.float64)[:, None]:
+        sizes, positive = np.empty((7, 1, 1)), np.empty((6, 1, 1), dtype=bool)
+        states_in_range(0, 1, table, np.array([number]), one.log2_least, sizes, positive)
+        h, by_hand, branches = torch.tensor(number, dtype=one.dtype), [], []
+        for skip, weight in table[0, :, :2].tolist():
+            by_hand.append(math.log(float(h)) if h else -math.inf)
+            branches.append(bool(h * weight > 0))
+            h = h * skip
+        assert positive[:, 0, 0].tolist() == branches
+        assert False in branches
+        assert sizes[:6, 0, 0].tolist() == pytest.approx(by_hand)
+
+
+def test_the_largest_number_that_rounds_to_zero():
+    for dtype in FORMATS:
+        largest = Fraction(2) ** Format(dtype, getattr(torch, dtype)).log2_least
+        for number, held in [(largest, False), (largest * (1 + Fraction(1, 2**8)), True)]:
+            # Python rounds to float64, torch to the others.
+            rounded = float(number)
+            if dtype != "float64":
+                rounded = torch.tensor(rounded, dtype=torch.float64).to(getattr(torch, dtype)).item()
+            assert (rounded != 0) == held, (dtype, held)
+
+
+@pytest.mark.parametrize(("outer", "roundings"), [(False, 2), (True, 4)])
+def test_expected_errors_are_those_of_many_runs(outer, roundings):
+    # A weight and its product are rounded once each, by 0.18034 roundoff^2 in the mean square of numbers that are
+    # logarithmically uniform: (1 / 3) of the integral of m^-3 / ln 2 over a binade.
+    seeds, generator = 20_000, np.random.default_rng(0)
+    table = np.zeros((seeds, 2, 6))
+    table[:, :, [1, 3]] = 2.0 ** generator.uniform(0, 8, (seeds, 2, 2)) if outer else 1
+    table[:, :, 1] = 2.0 ** generator.uniform(0, 8, (seeds, 2))
+    table[:, :, 5] = 1
+    logs = np.log(table[..., 1] * table[..., 3]).cumsum(axis=1).T
+    expected = _expected(table, np.ones(1), "float32", outer)[1:, :, 0] - logs
+    unit = 0.18 * torch.finfo(torch.float32).eps ** 2 / 4
+    assert np.diff(np.exp(2 * expected), axis=0) / unit == pytest.approx(roundings, rel=1e-9)
+    error = st.forward_error(st.Chain.from_table(table), torch.ones(1).double(), ["float32"]).log_errors["float32"]
+    grown = np.diff((2 * error[1:]).exp().numpy(), axis=0)[0] / unit * 0.18 / 0.18034
+    assert abs(grown.mean() - roundings) < 4 * grown.std() / math.sqrt(seeds)
+
+
+def _expected(table, x, dtype, outer):
+    one, logs = Format(dtype, getattr(torch, dtype)), np.empty((table.shape[1] + 1, len(table), len(x)))
+    log_expected_errors(0, len(table), table, x, one.roundoff, one.log2_least, outer, False, logs)
+    return logs
+
+
+@pytest.mark.parametrize("power", [-900, 120, 250, 900])
+def test_expected_errors_keep_their_place_at_any_magnitude(power):
+    # All in units of 2^power, or with the state on its way at 2^(4 power): the relative errors are the same.
+    table = st.Chain("residual2_prelu", depth=10, seeds=3).table()
+    x = np.linspace(-3, 3, 4)
+    plain = _expected(table, x, "float64", True)
+    scaled = table.copy()
+    scaled[..., [2, 4]] *= 2.0**power
+    found = _expected(scaled, x * 2.0**power, "float64", True)
+    np.testing.assert_allclose(found - power * math.log(2), plain, rtol=0, atol=1e-9)
+    steps = np.zeros((1, 4, 6))
+    steps[..., [1, 3, 5]] = 1.3
+    far = steps.copy()
+    far[0, :, 1:4:2] *= 2.0 ** np.array([power, power, -power, -power])[:, None]
+    shift = np.array([0, 2, 4, 2, 0])[:, None, None] * power * math.log(2)
+    found, plain = _expected(far, x, "float64", True) - shift, _expected(steps, x, "float64", True)
+    if power > 0:
+        np.testing.assert_allclose(found, plain, rtol=0, atol=1e-9)
+    else:  # what float64 cannot hold is lost
+        assert (found[-1] > 0).all()
 
 
 def test_failures_are_those_of_a_run_by_hand():
@@ -326,6 +418,19 @@ def test_gradients_of_in_place_layers_are_measured_where_they_fail():
             layer[1].weight.fill_(0.5)
     failures = st.first_failure(net, torch.full((1, 1), 1024.0), ["float16"], loss=lambda y: y.sum() / 2**10)
     assert failures.measured[0, 2, 1].tolist() == failures.predicted[0, 2, 1].tolist() == [5]  # 2^-15 < 2^-14
+
+
+def test_gradients_of_layers_of_changing_widths_fail_where_predicted():
+    # The root mean square of a gradient is over the entries of the state before the layer.
+    torch.manual_seed(0)
+    widths = [1, 256, 1, 256, 1, 256]
+    net = nn.Sequential(*(nn.Linear(a, b, bias=False) for a, b in itertools.pairwise(widths)))
+    x, found = torch.ones(1, 1), []
+    for power in range(-4, 20, 2):
+        f = st.first_failure(net, x, ["float16"], loss=lambda y, power=power: y.sum() / 2.0**power)
+        assert f.measured[0, 2, 1].tolist() == f.predicted[0, 2, 1].tolist(), power
+        found.append(int(f.measured[0, 2, 1]))
+    assert len(set(found)) > 3, found
 
 
 def test_a_loss_scale_where_the_read_out_alone_is_trained():

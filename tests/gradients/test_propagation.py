@@ -177,6 +177,16 @@ def test_a_module_is_its_layers():
     assert data.log_norms.sel(depth=2, seed=0, x=3).item() == p.log_norms[2, 0, 3].item()
 
 
+def test_states_that_are_zero_have_no_update_and_pairs_are_neighbours():
+    chain = st.Chain("plain_relu", depth=3, seeds=2, width=4)
+    with torch.no_grad():
+        chain.bias.zero_()
+    p = st.propagation(chain, torch.zeros(3, 4, dtype=torch.float64))
+    assert (p.log_norms == -math.inf).all()
+    assert (p.log_updates == -math.inf).all()
+    assert p.pairs.tolist() == [[0, 1], [1, 2]]
+
+
 def test_bad_input_is_refused():
     chain, x = st.Chain("plain_prelu", depth=3, seeds=2), torch.ones(3, dtype=torch.float64)
     with pytest.raises(ValueError, match="pairs names points 0 to 3: there are 3"):
