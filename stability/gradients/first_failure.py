@@ -13,12 +13,13 @@ import xarray
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from tqdm.auto import tqdm
 
 from stability.checks import check_name
 from stability.gradients.formats import Format, check_formats, format_name, in_format
 from stability.gradients.forward_error import forward_error
 from stability.gradients.kernels import formats as kernel
-from stability.gradients.layers import as_module, undisturbed
+from stability.gradients.layers import as_module, refuse_randomness, undisturbed
 from stability.gradients.log_norms import combine, log_norm
 from stability.gradients.losses import Loss, evaluate, loss_of_members
 from stability.gradients.norms import gradient_norms
@@ -76,24 +77,26 @@ class FirstFailures:
     def first(self, predicted: bool = False) -> Tensor:
         """Return after how many layers each quantity first fails, in any way, (formats, quantities, seeds); 0: never.
 
-        Only what is both measured and predicted counts, so that the two can be compared.
+        Only kinds of failure that are both measured and predicted count, so that the two can be compared; -1 where a
+        quantity has none, as the products of modules.
         """
         both = (self.measured >= 0) & (self.predicted >= 0)
         layers = self.predicted if predicted else self.measured
         never = self.depth + 2
         first = torch.where(both & (layers > 0), layers, never).amin(dim=2)
-        return torch.where(first == never, 0, first)
+        return torch.where(both.any(dim=2), torch.where(first == never, 0, first), -1)
 
     @property
     def agreement(self) -> Tensor:
         """(formats, quantities): the share of members of which prediction and measurement agree.
 
-        That is within one layer or a hundredth of the depth, or that neither fails.
+        That is within one layer or a hundredth of the depth, or that neither fails. -1 where there is nothing to be
+        compared, as of the products of modules.
         """
         measured, predicted = self.first(), self.first(predicted=True)
         never = (measured == 0) == (predicted == 0)
         near = (measured - predicted).abs() <= max(1.0, 0.01 * self.depth)
-        return (never & near).double().mean(dim=2)
+        return torch.where((measured >= 0).all(dim=2), (never & near).double().mean(dim=2), -1.0)
 
     def loss_scale(self, dtype: str | torch.dtype) -> float | None:
         """Return a power of 2 that saves the gradients of every member in a format, the middle one; None for none.
@@ -145,6 +148,15 @@ class FirstFailures:
         )
 
 
+def _mean(output: Any) -> Tensor:
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        got = output.dtype if isinstance(output, Tensor) else type(output).__name__
+        raise TypeError(
+            f"the network returns a {got}, which has no mean: give loss=, a function from the output to a scalar"
+        )
+    return output.mean()
+
+
 def _mean_of_members(output: Tensor) -> Tensor:
     return output.flatten(1).mean(dim=1)
 
@@ -155,6 +167,7 @@ def first_failure(
     dtypes: Sequence[str | torch.dtype] = ("float16", "bfloat16", "float32", "float64"),
     loss: Loss | None = None,
     blocks: str | Sequence[str] | None = None,
+    progress: bool = True,
 ) -> FirstFailures:
     """Return after how many layers activations, products and gradients fail in each format, measured and predicted.
 
@@ -170,9 +183,10 @@ def first_failure(
         dtypes: names or torch dtypes.
         loss: as for `gradient_norms`; without, the mean of the output.
         blocks: which layers of a module, see `gradient_norms`.
+        progress: whether to show a progress bar over the formats, on a terminal.
 
     Raises:
-        ValueError, TypeError: for an unknown format, and as `gradient_norms`.
+        ValueError, TypeError: for an unknown format, a module that draws random numbers, and as `gradient_norms`.
 
     >>> import torch, stability as st
     >>> x = torch.linspace(-3, 3, 9, dtype=torch.float64)
@@ -184,10 +198,11 @@ def first_failure(
     members = is_chain(net)
     if not members:
         net = as_module(net, x)
-    chosen: Loss = loss if loss is not None else _mean_of_members if members else lambda y: y.mean()
+    chosen: Loss = loss if loss is not None else _mean_of_members if members else _mean
     if not callable(chosen):
         raise TypeError(f"loss is a {type(chosen).__name__}: expected one function of the network's output")
     if not members:
+        refuse_randomness(net, x)
         _refuse_repeated_calls(net, x, blocks)
     gradients = gradient_norms(net, x, chosen, blocks)
     depth = net.depth if members else int(gradients.present["input"].sum())
@@ -197,7 +212,8 @@ def first_failure(
     measured, predicted = torch.full(shape, -1, dtype=torch.int64), torch.full(shape, -1, dtype=torch.int64)
     errors = _errors(net, x, formats, blocks)
     chain = _Chain.of(net, x, chosen, states) if is_piecewise_linear_width_one(net) else None
-    for f, one in enumerate(formats):
+    bar = tqdm(formats, disable=None if progress else True, desc=f"first failures, {depth} layers")
+    for f, one in enumerate(bar):
         logs = _logs_of_network(gradients, states) if chain is None else _logs_of_chain(chain, one)
         runs = _run_in(net, x, one, chosen, blocks, members)
         for q, quantity in enumerate(QUANTITIES):

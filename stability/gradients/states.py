@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stability.gradients.layers import modules_of, title, undisturbed
+from stability.gradients.layers import modules_of, run_on, title, undisturbed
 from stability.jacobians.blocks import hooked, is_chain, step_names
 
 
@@ -77,7 +77,7 @@ def record_calls(
             calls.append(Call(title(name, layers[name]), taken.copy, returned.detach().clone()))
 
     with hooked(layers, before, after):
-        output = net(x.clone() if isinstance(x, Tensor) else x)
+        output = run_on(net, x)
     if not calls:
         raise ValueError(
             f"none of the layers {list(layers)[:5]} takes and returns floating tensors when the model runs"

@@ -467,6 +467,56 @@ def test_a_reference_that_leaves_the_range_is_refused(order):
             st.forward_error(chain, x)
 
 
+@pytest.mark.parametrize("call", [st.first_failure, st.forward_error])
+def test_networks_that_draw_random_numbers_are_refused(call):
+    x = torch.ones(4, 3)
+    noisy = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.2), nn.Linear(3, 3))
+    attention = nn.Sequential(*(nn.TransformerEncoderLayer(4, 2, 8, dropout=0.1) for _ in range(2)))
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match=r"Sequential draws random numbers .*; call eval\(\) first"):
+        call(noisy, x, ["float16"])
+    with pytest.raises(ValueError, match="draws random numbers"):
+        call(attention, torch.ones(3, 2, 4), ["bfloat16"])
+    assert torch.equal(torch.get_rng_state(), state)
+    call(noisy.eval(), x, ["float16"])
+    call(nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.0), nn.BatchNorm1d(3)), torch.eye(3), ["float16"])
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+
+    def forward(self, x):
+        return self.layers(x), x
+
+
+def test_an_output_without_a_mean_needs_a_loss():
+    with pytest.raises(TypeError, match="the network returns a tuple, which has no mean: give loss="):
+        st.first_failure(Pair(), torch.ones(2, 3))
+    assert st.first_failure(Pair(), torch.ones(2, 3), ["float32"], loss=lambda y: y[0].mean()).depth == 2
+
+
+def test_what_is_not_compared_is_no_agreement():
+    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    f = st.first_failure(net, torch.ones(2, 3), ["float16", "float64"])
+    for predicted in (False, True):
+        assert f.first(predicted)[:, 1].tolist() == [[-1], [-1]]
+        assert f.first(predicted)[:, [0, 2]].tolist() == [[[0], [0]]] * 2
+    assert f.agreement.tolist() == [[1, -1, 1]] * 2
+
+
+def test_progress_is_shown_on_a_terminal_only(monkeypatch, capsys):
+    chain = st.Chain("plain_prelu", depth=5, seeds=2)
+    st.first_failure(chain, POINTS, ["float16"])
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    st.first_failure(chain, POINTS, ["float16"])
+    assert "first failures, 5 layers" in capsys.readouterr().err
+    st.first_failure(chain, POINTS, ["float16"], progress=False)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_datasets_and_words():
     chain = st.Chain("plain_prelu", depth=60, seeds=5)
     f, e = st.first_failure(chain, POINTS), st.forward_error(chain, POINTS)

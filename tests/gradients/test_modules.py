@@ -551,6 +551,12 @@ def test_all_calls_refuse_the_same_things(call):
         call(net, x * math.nan)
     with pytest.raises(ValueError, match="the parameter weight has 1 values that are not finite"):
         call(_with(math.inf), x)
+    with pytest.raises(ValueError, match=r"Sequential does not take x of shape \(2, 4\) and torch.float32: ") as wrong:
+        call(net, torch.ones(2, 4))
+    assert isinstance(wrong.value.__cause__, RuntimeError)
+    if call is not st.forward_error:  # which runs in other dtypes anyway
+        with pytest.raises(ValueError, match=r"and torch.float64: .*; its parameters are torch.float32"):
+            call(net, x.double())
     with pytest.raises(TypeError, match="blocks is 3: expected the name"):
         call(net, x, blocks=3)
     with pytest.raises(ValueError, match=r"x has shape \(5, 3\): a chain of width 4 takes \(points, 4\)"):
