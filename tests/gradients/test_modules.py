@@ -410,6 +410,22 @@ def test_a_width_is_no_reason_for_another_answer():
         torch.testing.assert_close(two[quantity], one[quantity], rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_loss_that_mixes_seeds_is_refused(width):
+    chain = st.Chain("residual2_prelu", depth=3, seeds=4, width=width)
+    x = randn(5) if width == 1 else randn(5, width)
+    for loss in (
+        lambda y: (y - y.mean(dim=0)).square().flatten(1).mean(dim=1),
+        lambda y: y.flatten(1).mean(dim=1).flip(0),
+        lambda y: y.flatten(1).mean(dim=1).softmax(dim=0),
+    ):
+        with pytest.raises(ValueError, match=r"the loss of seed 0 depends on the output of seed [13]: expected one"):
+            st.gradient_norms(chain, x, loss)
+    own = torch.tensor([1.0, 2.0, 3.0, 4.0]).double()
+    st.gradient_norms(chain, x, lambda y: y.flatten(1).mean(dim=1) * own)
+    st.gradient_norms(st.Chain("residual2_prelu", depth=3, width=width), x, lambda y: y.mean())
+
+
 def test_several_losses_and_joined_seeds():
     torch.manual_seed(0)
     nets = [nn.Sequential(*(nn.Linear(4, 4) for _ in range(5))) for _ in range(3)]
