@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -69,6 +70,43 @@ class Propagation:
             f"Propagation({self.depth} layers, {len(self.members)} seeds, {self.log_norms.shape[2]} points, median log "
             f"|h| {low:+.4g} before the first to {high:+.4g} after the last)"
         )
+
+    @classmethod
+    def of_seeds(cls, results: Sequence[Propagation]) -> Propagation:
+        """Join results of networks with the same layers and points, such as one model from several seeds.
+
+        Raises:
+            ValueError, TypeError: for no results, and those with other layers, widths, points or pairs than the first.
+
+        >>> import torch, stability as st
+        >>> x = torch.ones(3, 8)
+        >>> results = []
+        >>> for seed in range(5):
+        ...     _ = torch.manual_seed(seed)
+        ...     results.append(st.propagation([torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)], x))
+        >>> st.Propagation.of_seeds(results).log_norms.shape
+        torch.Size([3, 5, 3])
+        """
+        results = list(results)
+        if not results:
+            raise ValueError("there are no results to join: expected at least one")
+        first = results[0]
+        for number, other in enumerate(results):
+            if not isinstance(other, Propagation):
+                raise TypeError(f"result {number} is a {type(other).__name__}: expected a Propagation")
+            alike = other.layers == first.layers and all(
+                torch.equal(getattr(other, name), getattr(first, name)) for name in ("same_shape", "widths")
+            )
+            if not alike:
+                raise ValueError(f"result {number} has other layers than the first: join what is alike")
+            if not (torch.equal(other.x, first.x) and torch.equal(other.pairs, first.pairs)):
+                raise ValueError(
+                    f"result {number} has other points, or pairs of them, than the first: join what is alike"
+                )
+        over_seeds = ("log_norms", "log_largest", "log_updates", "correlations", "log_decorrelations")
+        joined: dict[str, Any] = {name: torch.cat([getattr(r, name) for r in results], dim=1) for name in over_seeds}
+        members = tuple(range(joined["log_norms"].shape[1]))
+        return dataclasses.replace(first, members=members, **joined)
 
     def to_dataset(self) -> xarray.Dataset:
         """Return everything with dims (depth, seed, x) and (depth, seed, pair), depth 0 before the first layer."""

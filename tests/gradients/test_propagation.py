@@ -1,5 +1,6 @@
 """States layer by layer, against plain runs, rational arithmetic and the laws of scaling."""
 
+import dataclasses
 import math
 from fractions import Fraction
 
@@ -185,6 +186,33 @@ def test_states_that_are_zero_have_no_update_and_pairs_are_neighbours():
     assert (p.log_norms == -math.inf).all()
     assert (p.log_updates == -math.inf).all()
     assert p.pairs.tolist() == [[0, 1], [1, 2]]
+
+
+def test_results_are_joined_along_the_seeds():
+    chains = [st.Chain("residual2_prelu", depth=4, seeds=seeds, width=3) for seeds in ([0, 1], [2])]
+    x = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    joined = st.Propagation.of_seeds([st.propagation(chain, x) for chain in chains])
+    whole = st.propagation(st.Chain("residual2_prelu", depth=4, seeds=3, width=3), x)
+    assert joined.members == whole.members == (0, 1, 2)
+    for field in dataclasses.fields(whole):
+        one, other = getattr(joined, field.name), getattr(whole, field.name)
+        if isinstance(one, torch.Tensor) and one.is_floating_point():
+            torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+        else:
+            assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other, field.name
+    first = st.propagation(chains[0], x)
+    for other, message in [
+        (st.propagation(chains[0].prefix(3), x), "result 1 has other layers"),
+        (st.propagation(st.Chain("residual2_prelu", depth=4, width=2), x[:, :2]), "result 1 has other layers"),
+        (st.propagation(chains[0], x + 1), "result 1 has other points"),
+        (st.propagation(chains[0], x, pairs=[(0, 3)]), "result 1 has other points, or pairs"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            st.Propagation.of_seeds([first, other])
+    with pytest.raises(TypeError, match="result 0 is a int: expected a Propagation"):
+        st.Propagation.of_seeds([3])
+    with pytest.raises(ValueError, match="no results to join"):
+        st.Propagation.of_seeds([])
 
 
 def test_bad_input_is_refused():
