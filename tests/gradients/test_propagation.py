@@ -5,6 +5,7 @@ import math
 from fractions import Fraction
 
 import hypothesis
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -186,6 +187,34 @@ def test_states_that_are_zero_have_no_update_and_pairs_are_neighbours():
     assert (p.log_norms == -math.inf).all()
     assert (p.log_updates == -math.inf).all()
     assert p.pairs.tolist() == [[0, 1], [1, 2]]
+
+
+def test_tiny_states_pass_biases_by():
+    # Steps without biases take the states down to 2^-2250; then biases that the slopes of some neurons take to nothing.
+    generator = torch.Generator().manual_seed(0)
+    chain = st.Chain("residual2_prelu", depth=53, seeds=2, width=2)
+    with torch.no_grad():
+        chain.bias[:, :50], chain.outer_bias[:], chain.slope[:, :50] = 0, 0, 1
+        chain.weight[:], chain.outer_weight[:, :50] = torch.eye(2), -(1 - 2.0**-45) * torch.eye(2).double()
+        chain.bias[:, 50:], chain.slope[:, 50:] = -torch.rand(2, 3, 2, generator=generator).double(), 0
+        chain.outer_weight[:, 50:] = torch.randn(2, 3, 2, 2, generator=generator).double()
+        chain.bias[0, 52, 1] = 0.25  # which is not taken to nothing
+    x = torch.tensor([[1.0, -2.0], [0.5, 3.0], [-0.25, 0.0]], dtype=torch.float64)  # few bits, so that steps are exact
+    p = st.propagation(chain, x)
+    with mpmath.workprec(5000):
+        for member, point in np.ndindex(2, 3):
+            h = mpmath.matrix(x[point].tolist())
+            for layer in range(54):
+                assert p.log_norms[layer, member, point].item() == pytest.approx(float(mpmath.log(mpmath.norm(h))))
+                if layer == 53:
+                    break
+                values = {kind: value[member, layer].tolist() for kind, value in chain.named_parameters()}
+                z = mpmath.matrix(values["weight"]) * h + mpmath.matrix(values["bias"])
+                z = mpmath.matrix([v if v > 0 else s * v for v, s in zip(z, values["slope"], strict=True)])
+                move = mpmath.matrix(values["outer_weight"]) * z + mpmath.matrix(values["outer_bias"])
+                size = float(mpmath.log(mpmath.norm(move) / mpmath.norm(h))) if mpmath.norm(move) else -math.inf
+                assert p.log_updates[layer, member, point].item() == pytest.approx(size, abs=1e-9)
+                h = h + move
 
 
 def test_results_are_joined_along_the_seeds():
