@@ -12,7 +12,6 @@ import torch
 import xarray
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from tqdm.auto import tqdm
 
 from stability.checks import check_name
@@ -397,6 +396,7 @@ def _run_in(net: Any, x: Tensor, one: Format, loss: Loss, blocks: Any, members: 
     if not members:
         activations, backward = _run_module(copy, points, loss, blocks)
         return {"activations": activations, "gradients": backward}
+    copy.requires_grad_(False)  # the gradients of states are enough
     activations, products = _forward_of_chain(copy, points)
     return {"activations": activations, "products": products, "gradients": _backward_of_chain(copy, points, loss)}
 
@@ -414,15 +414,18 @@ def _forward_of_chain(net: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     if x.ndim > 1:
         drawn = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         direction = (drawn / drawn.norm(dim=-1, keepdim=True)).to(x)
-    with torch.no_grad(), forward_ad.dual_level():
-        h = forward_ad.make_dual(  # type: ignore[no-untyped-call]
-            x.expand(shape).contiguous(), direction.expand(shape).contiguous()
-        )
+    state, tangent = x.expand(shape).contiguous(), direction.expand(shape).contiguous()
+    with torch.enable_grad():
         for step in net.steps:
-            h = step(h)
-            state, tangent = forward_ad.unpack_dual(h)  # type: ignore[no-untyped-call]
+            # What comes back is linear in what is sent back, and so gives what is sent forward: the same products as
+            # forward differentiation, of which torch takes most in Python.
+            before = state.detach().requires_grad_()
+            state = step(before)
+            sent = torch.zeros_like(state, requires_grad=True)
+            (back,) = torch.autograd.grad(state, before, sent, create_graph=True)
+            (tangent,) = torch.autograd.grad(back, sent, tangent)
             states.append(_size(state))
-            tangents.append(_size(torch.zeros_like(state) if tangent is None else tangent))
+            tangents.append(_size(tangent))
     return torch.stack(states), torch.stack(tangents)
 
 
