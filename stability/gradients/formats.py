@@ -78,6 +78,13 @@ def check_formats(dtypes: Sequence[str | torch.dtype]) -> list[Format]:
 
 
 def in_format(net: nn.Module, x: Any, dtype: torch.dtype) -> tuple[nn.Module, Any]:
-    """Return a copy of a network and its points in a format; integer points stay as they are."""
+    """Return a copy of a network and its points in a format; integer points stay as they are.
+
+    Raises:
+        TypeError: for complex parameters, of which torch would drop the imaginary part.
+    """
+    for name, parameter in net.named_parameters():
+        if parameter.is_complex():
+            raise TypeError(f"the parameter {name} is {parameter.dtype}: expected real ones")
     points = x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x
     return copy.deepcopy(net).to(dtype), points

@@ -482,6 +482,26 @@ def test_networks_that_draw_random_numbers_are_refused(call):
     call(nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.0), nn.BatchNorm1d(3)), torch.eye(3), ["float16"])
 
 
+@pytest.mark.parametrize("call", [st.first_failure, st.forward_error])
+def test_complex_parameters_are_refused(call):
+    net = nn.Sequential(nn.Linear(2, 2, dtype=torch.complex64), nn.Linear(2, 2))
+    with pytest.raises(TypeError, match=r"the parameter net.0.weight is torch.complex64: expected real"):
+        call(Real(net), torch.ones(3, 2), ["float16"])
+
+
+class Real(nn.Module):
+    """The modules of a network, each on the real part of what comes before."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        for part in self.net:
+            x = part(x.to(part.weight.dtype)).real
+        return x
+
+
 class Pair(nn.Module):
     def __init__(self):
         super().__init__()
