@@ -107,7 +107,7 @@ class FirstFailures:
         low, high = low[low.isfinite()], high[low.isfinite()]
         if not len(low):
             return 1.0
-        least, largest = math.ceil(low.max().item()), math.floor(high.min().item())
+        least, largest = math.ceil(low.max().item()), min(math.floor(high.min().item()), 1023)  # a float itself
         return None if least > largest else 2.0 ** ((least + largest) // 2)
 
     def __repr__(self) -> str:

@@ -449,6 +449,15 @@ def test_a_loss_scale_where_the_read_out_alone_is_trained():
     assert found.loss_scale("float32") is not None
 
 
+def test_a_loss_scale_without_gradients_or_with_the_least_there_are():
+    chain = st.Chain("residual2_relu", depth=5, seeds=2)
+    assert st.first_failure(chain, POINTS, ["float16"], loss=lambda y: 0 * y.sum(dim=1)).loss_scale("float16") == 1
+    small = st.first_failure(chain, POINTS[:1], ["float64"], loss=lambda y: y.sum(dim=1) * 2.0**-1070)
+    low, high = small.loss_scales[0].unbind(-1)
+    assert high.min() > 2000
+    assert math.log2(small.loss_scale("float64")) >= low.max()
+
+
 @pytest.mark.parametrize("order", [1e200, 1e-160])
 def test_a_reference_that_leaves_the_range_is_refused(order):
     net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, bias=False)).double()
