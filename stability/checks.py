@@ -132,7 +132,11 @@ def check_float64(*owners: object) -> None:
 
 def check_finite(name: str, values: torch.Tensor | NDArray[Any]) -> None:
     """Raise if there is a NaN or an infinity in `values`, naming the first place."""
-    array = values.detach().to("cpu", torch.float64).numpy() if isinstance(values, torch.Tensor) else values
+    if isinstance(values, torch.Tensor):
+        wide = torch.complex128 if values.is_complex() else torch.float64
+        array = values.detach().to("cpu", wide).numpy()
+    else:
+        array = values
     finite = np.isfinite(array)
     if finite.all():
         return

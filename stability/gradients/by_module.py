@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stability.gradients.layers import modules_of, title, undisturbed
+from stability.gradients.layers import modules_of, run_on, title, undisturbed
 from stability.gradients.log_norms import combine
 from stability.gradients.losses import Loss, scalar_loss
 from stability.gradients.result import GradientNorms
@@ -54,7 +54,7 @@ def module_gradients(net: nn.Module, x: Any, loss: Loss, blocks: str | Sequence[
     # Until the way back is done: batch normalisation keeps its running means for it.
     with undisturbed(net), torch.inference_mode(False), torch.enable_grad():
         with hooked(layers, before, lambda name, _: cutters[name].after()):
-            output = net(x.clone() if isinstance(x, Tensor) else x)
+            output = run_on(net, x)
         _check_states(cuts)
         output_leaf = _leaf_of(output)
         value = scalar_loss(loss, output if output_leaf is None else output_leaf)

@@ -12,19 +12,20 @@ import torch
 import xarray
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.autograd import forward_ad
+from tqdm.auto import tqdm
 
 from stability.checks import check_name
 from stability.gradients.formats import Format, check_formats, format_name, in_format
 from stability.gradients.forward_error import forward_error
 from stability.gradients.kernels import formats as kernel
-from stability.gradients.layers import as_module, undisturbed
-from stability.gradients.log_norms import combine, log_norm
-from stability.gradients.losses import Loss, evaluate, loss_of_members
+from stability.gradients.layers import as_module, refuse_randomness
+from stability.gradients.log_norms import combine
+from stability.gradients.losses import Loss, loss_of_members
 from stability.gradients.norms import gradient_norms
 from stability.gradients.propagation import Propagation, propagation
 from stability.gradients.result import GradientNorms
-from stability.gradients.states import calls_of, record_calls
+from stability.gradients.runs import run_in
+from stability.gradients.states import calls_of
 from stability.gradients.width_one import float64_output, points_of, table_of
 from stability.jacobians.blocks import is_chain
 from stability.jacobians.factors import log_factors
@@ -76,24 +77,26 @@ class FirstFailures:
     def first(self, predicted: bool = False) -> Tensor:
         """Return after how many layers each quantity first fails, in any way, (formats, quantities, seeds); 0: never.
 
-        Only what is both measured and predicted counts, so that the two can be compared.
+        Only kinds of failure that are both measured and predicted count, so that the two can be compared; -1 where a
+        quantity has none, as the products of modules.
         """
         both = (self.measured >= 0) & (self.predicted >= 0)
         layers = self.predicted if predicted else self.measured
         never = self.depth + 2
         first = torch.where(both & (layers > 0), layers, never).amin(dim=2)
-        return torch.where(first == never, 0, first)
+        return torch.where(both.any(dim=2), torch.where(first == never, 0, first), -1)
 
     @property
     def agreement(self) -> Tensor:
         """(formats, quantities): the share of members of which prediction and measurement agree.
 
-        That is within one layer or a hundredth of the depth, or that neither fails.
+        That is within one layer or a hundredth of the depth, or that neither fails. -1 where there is nothing to be
+        compared, as of the products of modules.
         """
         measured, predicted = self.first(), self.first(predicted=True)
         never = (measured == 0) == (predicted == 0)
         near = (measured - predicted).abs() <= max(1.0, 0.01 * self.depth)
-        return (never & near).double().mean(dim=2)
+        return torch.where((measured >= 0).all(dim=2), (never & near).double().mean(dim=2), -1.0)
 
     def loss_scale(self, dtype: str | torch.dtype) -> float | None:
         """Return a power of 2 that saves the gradients of every member in a format, the middle one; None for none.
@@ -105,7 +108,7 @@ class FirstFailures:
         low, high = low[low.isfinite()], high[low.isfinite()]
         if not len(low):
             return 1.0
-        least, largest = math.ceil(low.max().item()), math.floor(high.min().item())
+        least, largest = math.ceil(low.max().item()), min(math.floor(high.min().item()), 1023)  # a float itself
         return None if least > largest else 2.0 ** ((least + largest) // 2)
 
     def __repr__(self) -> str:
@@ -145,6 +148,15 @@ class FirstFailures:
         )
 
 
+def _mean(output: Any) -> Tensor:
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        got = output.dtype if isinstance(output, Tensor) else type(output).__name__
+        raise TypeError(
+            f"the network returns a {got}, which has no mean: give loss=, a function from the output to a scalar"
+        )
+    return output.mean()
+
+
 def _mean_of_members(output: Tensor) -> Tensor:
     return output.flatten(1).mean(dim=1)
 
@@ -155,6 +167,7 @@ def first_failure(
     dtypes: Sequence[str | torch.dtype] = ("float16", "bfloat16", "float32", "float64"),
     loss: Loss | None = None,
     blocks: str | Sequence[str] | None = None,
+    progress: bool = True,
 ) -> FirstFailures:
     """Return after how many layers activations, products and gradients fail in each format, measured and predicted.
 
@@ -170,9 +183,10 @@ def first_failure(
         dtypes: names or torch dtypes.
         loss: as for `gradient_norms`; without, the mean of the output.
         blocks: which layers of a module, see `gradient_norms`.
+        progress: whether to show a progress bar over the formats, on a terminal.
 
     Raises:
-        ValueError, TypeError: for an unknown format, and as `gradient_norms`.
+        ValueError, TypeError: for an unknown format, a module that draws random numbers, and as `gradient_norms`.
 
     >>> import torch, stability as st
     >>> x = torch.linspace(-3, 3, 9, dtype=torch.float64)
@@ -184,10 +198,11 @@ def first_failure(
     members = is_chain(net)
     if not members:
         net = as_module(net, x)
-    chosen: Loss = loss if loss is not None else _mean_of_members if members else lambda y: y.mean()
+    chosen: Loss = loss if loss is not None else _mean_of_members if members else _mean
     if not callable(chosen):
         raise TypeError(f"loss is a {type(chosen).__name__}: expected one function of the network's output")
     if not members:
+        refuse_randomness(net, x)
         _refuse_repeated_calls(net, x, blocks)
     gradients = gradient_norms(net, x, chosen, blocks)
     depth = net.depth if members else int(gradients.present["input"].sum())
@@ -197,9 +212,10 @@ def first_failure(
     measured, predicted = torch.full(shape, -1, dtype=torch.int64), torch.full(shape, -1, dtype=torch.int64)
     errors = _errors(net, x, formats, blocks)
     chain = _Chain.of(net, x, chosen, states) if is_piecewise_linear_width_one(net) else None
-    for f, one in enumerate(formats):
+    bar = tqdm(formats, disable=None if progress else True, desc=f"first failures, {depth} layers")
+    for f, one in enumerate(bar):
         logs = _logs_of_network(gradients, states) if chain is None else _logs_of_chain(chain, one)
-        runs = _run_in(net, x, one, chosen, blocks, members)
+        runs = run_in(net, x, one, chosen, blocks, members)
         for q, quantity in enumerate(QUANTITIES):
             if quantity not in logs.sizes or quantity not in runs:
                 continue
@@ -250,10 +266,13 @@ def _log_root_entries(states: Propagation) -> Tensor:
 def _loss_scales(gradients: GradientNorms, states: Propagation, formats: list[Format]) -> Tensor:
     """Return log2 of the ends of the factors that keep all gradients in the range, (formats, seeds, 2).
 
-    Of the states and the output that is the root mean square, as in the runs; of parameters the norm.
+    Of the states and the output that is the root mean square, as in the runs; of parameters the norm, layer by layer
+    and of each that is outside the layers.
     """
     around = torch.cat([_inputs(gradients), gradients.output[None]])
-    every = torch.cat([around - _log_root_entries(states)[: len(around)], gradients["parameters"]])
+    layers = [gradients["parameters"]] if "parameters" in gradients.log_norms else []
+    outside = [logs[None] for name, logs in gradients.named.items() if name not in gradients.log_norms]
+    every = torch.cat([around - _log_root_entries(states)[: len(around)], *layers, *outside])
     least = torch.where(every == -math.inf, math.inf, every).amin(dim=0)
     ends = [
         torch.stack([math.log(one.smallest) - least, math.log(one.largest) - every.amax(dim=0)], dim=-1)
@@ -346,10 +365,10 @@ def _logs_of_chain(chain: _Chain, one: Format) -> _Logs:
     shape = (table.shape[1] + 1, len(table), len(points))
     sizes, positive = np.empty(shape), np.empty((table.shape[1], *shape[1:]), dtype=bool)
     expected = np.empty((net.depth + 1, *shape[1:]))
-    numbers = (one.roundoff, one.least, net.architecture.maps == 2, net.architecture.skip not in (0, 1))
+    numbers = (one.roundoff, one.log2_least, net.architecture.maps == 2, net.architecture.skip not in (0, 1))
 
     def run(first: int, last: int) -> None:
-        kernel.states_in_range(first, last, table, points, one.least, sizes, positive)
+        kernel.states_in_range(first, last, table, points, one.log2_least, sizes, positive)
         kernel.log_expected_errors(first, last, chain.table, chain.points, *numbers, expected)
 
     side_by_side(run, len(table), 100.0 * sizes.size)
@@ -370,68 +389,3 @@ def _logs_of_chain(chain: _Chain, one: Format) -> _Logs:
         {name: value.amax(dim=2) for name, value in logs.items()},
         torch.where(error.isnan(), -math.inf, error),
     )
-
-
-def _run_in(net: Any, x: Tensor, one: Format, loss: Loss, blocks: Any, members: bool) -> dict[str, Tensor]:
-    """Run a network in a format; return the log root mean squares of what is met, (layers, seeds)."""
-    copy, points = in_format(net, x, one.dtype)
-    if not members:
-        activations, backward = _run_module(copy, points, loss, blocks)
-        return {"activations": activations, "gradients": backward}
-    activations, products = _forward_of_chain(copy, points)
-    return {"activations": activations, "products": products, "gradients": _backward_of_chain(copy, points, loss)}
-
-
-def _size(numbers: Tensor, kept: int = 1) -> Tensor:
-    """Return the log root mean square of each seed, inf where a number is not finite."""
-    return log_norm(numbers, kept).cpu() - math.log(numbers[0].numel()) / 2
-
-
-def _forward_of_chain(net: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sizes of the states and of what a tangent becomes, the unit at width 1, a random direction else."""
-    states, tangents = [], []
-    shape = (len(net.members), *x.shape)
-    direction = torch.ones_like(x)
-    if x.ndim > 1:
-        drawn = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        direction = (drawn / drawn.norm(dim=-1, keepdim=True)).to(x)
-    with torch.no_grad(), forward_ad.dual_level():
-        h = forward_ad.make_dual(  # type: ignore[no-untyped-call]
-            x.expand(shape).contiguous(), direction.expand(shape).contiguous()
-        )
-        for step in net.steps:
-            h = step(h)
-            state, tangent = forward_ad.unpack_dual(h)  # type: ignore[no-untyped-call]
-            states.append(_size(state))
-            tangents.append(_size(torch.zeros_like(state) if tangent is None else tangent))
-    return torch.stack(states), torch.stack(tangents)
-
-
-def _backward_of_chain(net: Any, x: Tensor, loss: Loss) -> Tensor:
-    with torch.enable_grad():
-        states = [x.expand(len(net.members), *x.shape).detach().clone().requires_grad_()]
-        for step in net.steps:
-            states.append(step(states[-1]))
-        values = evaluate(loss, net.readout(states[-1]))
-        # Not the sum of the losses, which may overflow where none of them does.
-        found = torch.autograd.grad(values, states[:-1], torch.ones_like(values), allow_unused=True)
-    zero = torch.zeros_like(states[0])
-    sizes = torch.stack([_size(zero if gradient is None else gradient) for gradient in reversed(found)])
-    return torch.where(values.isfinite().cpu(), sizes, math.inf)
-
-
-def _run_module(net: nn.Module, x: Tensor, loss: Loss, blocks: Any) -> tuple[Tensor, Tensor]:
-    with undisturbed(net), torch.enable_grad():
-        calls, output = record_calls(net, x, blocks, keep_graph=True)
-        value = evaluate(loss, output)
-        states = [call.before for call in calls]
-        wanted = [state for state in states if state.requires_grad]
-        found = dict(zip(wanted, torch.autograd.grad(value, wanted, allow_unused=True), strict=True))
-    activations = torch.stack([_size(call.after[None]) for call in calls])
-    finite = value.isfinite().cpu()
-    backward = [found.get(state) for state in reversed(states)]
-    sizes = [
-        _size((torch.zeros_like(state) if gradient is None else gradient)[None])
-        for gradient, state in zip(backward, reversed(states), strict=True)
-    ]
-    return activations, torch.where(finite, torch.stack(sizes), math.inf)

@@ -30,7 +30,8 @@ class Format:
         name: "float16", "bfloat16", "float32" or "float64".
         dtype: the same in torch.
         roundoff: the largest relative error of an operation in the normal range, half the spacing above 1.
-        least: the largest absolute error below it, half the smallest subnormal number.
+        log2_least: of the largest absolute error below it, half the smallest subnormal number, which rounds to zero.
+            The logarithm, as float64 holds half of its own no more.
         smallest: the smallest normal number.
         largest: the largest number.
     """
@@ -43,9 +44,9 @@ class Format:
         return torch.finfo(self.dtype).eps / 2
 
     @property
-    def least(self) -> float:
-        # Half of float64's smallest is no number: take the whole.
-        return max(torch.finfo(self.dtype).tiny * torch.finfo(self.dtype).eps / 2, math.ulp(0.0))
+    def log2_least(self) -> int:
+        limits = torch.finfo(self.dtype)
+        return round(math.log2(limits.tiny) + math.log2(limits.eps)) - 1
 
     @property
     def smallest(self) -> float:
@@ -77,6 +78,13 @@ def check_formats(dtypes: Sequence[str | torch.dtype]) -> list[Format]:
 
 
 def in_format(net: nn.Module, x: Any, dtype: torch.dtype) -> tuple[nn.Module, Any]:
-    """Return a copy of a network and its points in a format; integer points stay as they are."""
+    """Return a copy of a network and its points in a format; integer points stay as they are.
+
+    Raises:
+        TypeError: for complex parameters, of which torch would drop the imaginary part.
+    """
+    for name, parameter in net.named_parameters():
+        if parameter.is_complex():
+            raise TypeError(f"the parameter {name} is {parameter.dtype}: expected real ones")
     points = x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x
     return copy.deepcopy(net).to(dtype), points

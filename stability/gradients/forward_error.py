@@ -17,11 +17,11 @@ from torch import Tensor
 from stability.checks import check_finite, check_float64, check_name, check_points
 from stability.gradients.formats import Format, check_formats, format_name, in_format
 from stability.gradients.kernels import double_double
-from stability.gradients.layers import as_module, refuse_blocks
+from stability.gradients.layers import as_module, refuse_blocks, refuse_randomness
 from stability.gradients.log_norms import combine, log_norm
 from stability.gradients.states import states_of
 from stability.gradients.width_one import points_of, table_of
-from stability.jacobians.blocks import is_chain
+from stability.jacobians.blocks import check_state, is_chain
 from stability.jacobians.threads import side_by_side
 from stability.jacobians.width_one import is_piecewise_linear_width_one
 
@@ -97,7 +97,8 @@ def forward_error(
         blocks: which layers of a module, see `gradient_norms`.
 
     Raises:
-        ValueError, TypeError: for an unknown format, float64 where there is no reference, and as `propagation`.
+        ValueError, TypeError: for an unknown format, a module that draws random numbers, float64 where there is no
+            reference, a reference in float64 that leaves the range, and as `propagation`.
 
     >>> import torch, stability as st
     >>> x = torch.linspace(-3, 3, 9, dtype=torch.float64)
@@ -126,8 +127,11 @@ def forward_error(
                 f"x is a {type(x).__name__}: expected a tensor whose first dimension is the batch of points"
             )
         net = as_module(net, x)
+        refuse_randomness(net, x)
     wide, points = in_format(net, x, torch.float64)
     names, reference = states_of(wide, points, blocks)
+    for name, state in zip(names, reference[1:], strict=True):
+        check_state(name, state, batch_dims=2)
     sizes = torch.stack([log_norm(state, 1) for state in reference])
     errors = {}
     for one in formats:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stability.checks import check_finite
 
@@ -36,6 +37,44 @@ def as_module(net: object, x: object) -> nn.Module:
         if x.is_floating_point():
             check_finite("x", x)
     return net
+
+
+def run_on(net: nn.Module, x: Any) -> Any:
+    """Return net(x) of a copy of x, which the network may change in place.
+
+    Raises:
+        ValueError: where the network does not take x, with its own error as the cause.
+    """
+    try:
+        return net(x.clone() if isinstance(x, Tensor) else x)
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        got = f"x of shape {tuple(x.shape)} and {x.dtype}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        own = next((parameter.dtype for parameter in net.parameters()), None)
+        raise ValueError(
+            f"{type(net).__name__} does not take {got}: {error}. x is what the whole model takes, the batch first, on "
+            f"its device and in its dtype; its parameters are {own}"
+        ) from error
+
+
+def refuse_randomness(net: nn.Module, x: Any) -> None:
+    """Raise where a network draws random numbers of torch as it runs, so that no two runs are of one network."""
+    with undisturbed(net), torch.no_grad():
+        before = _generators(x)
+        run_on(net, x)
+        drawn = any(not torch.equal(one, other) for one, other in zip(before, _generators(x), strict=True))
+    if drawn:
+        raise ValueError(
+            f"{type(net).__name__} draws random numbers when it runs, as dropout does in train mode: runs in two "
+            "formats would be of two networks; call eval() first"
+        )
+
+
+def _generators(x: Any) -> list[Tensor]:
+    """Return the states of the random generators that a run on x may draw from."""
+    states = [torch.get_rng_state()]
+    if isinstance(x, Tensor) and x.is_cuda:
+        states.append(torch.cuda.get_rng_state(x.device))
+    return states
 
 
 def refuse_blocks(blocks: object) -> None:

@@ -14,7 +14,7 @@ Loss = Callable[[Any], Tensor]
 def loss_of_members(loss: Loss, output: Tensor) -> tuple[Tensor, Tensor]:
     """Return the loss of each seed and its gradient with respect to the output (seeds, points, ...).
 
-    The loss of one seed is taken not to depend on the output of another.
+    The loss of one seed must not depend on the output of another, of which that of the first seed is looked at.
     """
     seeds = len(output)
     with torch.enable_grad():
@@ -31,6 +31,7 @@ def loss_of_members(loss: Loss, output: Tensor) -> tuple[Tensor, Tensor]:
                 "detach, item or numpy"
             )
         _check_loss(values.reshape(seeds), "seed")
+        _check_apart(values, leaf)
         (gradient,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
     if gradient is None:
         raise ValueError("the loss does not depend on the network's output: expected a differentiable function of it")
@@ -40,6 +41,19 @@ def loss_of_members(loss: Loss, output: Tensor) -> tuple[Tensor, Tensor]:
             f"the loss has a gradient that is not finite, at output {place}: take one that is smooth there"
         )
     return values.detach().reshape(seeds), gradient
+
+
+def _check_apart(values: Tensor, output: Tensor) -> None:
+    """Raise where the loss of the first seed depends on the output of another."""
+    if len(output) == 1:
+        return
+    (gradient,) = torch.autograd.grad(values[0], output, retain_graph=True, allow_unused=True)
+    mixed = () if gradient is None else (gradient[1:].flatten(1).abs() > 0).any(dim=1).nonzero().flatten().tolist()
+    if mixed:
+        raise ValueError(
+            f"the loss of seed 0 depends on the output of seed {mixed[0] + 1}: expected one value a seed that depends "
+            "on that seed's output alone, as in lambda y: (y - target).square().mean(dim=1)"
+        )
 
 
 def evaluate(loss: Loss, output: Any) -> Tensor:

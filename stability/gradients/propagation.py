@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -70,6 +71,43 @@ class Propagation:
             f"|h| {low:+.4g} before the first to {high:+.4g} after the last)"
         )
 
+    @classmethod
+    def of_seeds(cls, results: Sequence[Propagation]) -> Propagation:
+        """Join results of networks with the same layers and points, such as one model from several seeds.
+
+        Raises:
+            ValueError, TypeError: for no results, and those with other layers, widths, points or pairs than the first.
+
+        >>> import torch, stability as st
+        >>> x = torch.ones(3, 8)
+        >>> results = []
+        >>> for seed in range(5):
+        ...     _ = torch.manual_seed(seed)
+        ...     results.append(st.propagation([torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)], x))
+        >>> st.Propagation.of_seeds(results).log_norms.shape
+        torch.Size([3, 5, 3])
+        """
+        results = list(results)
+        if not results:
+            raise ValueError("there are no results to join: expected at least one")
+        first = results[0]
+        for number, other in enumerate(results):
+            if not isinstance(other, Propagation):
+                raise TypeError(f"result {number} is a {type(other).__name__}: expected a Propagation")
+            alike = other.layers == first.layers and all(
+                torch.equal(getattr(other, name), getattr(first, name)) for name in ("same_shape", "widths")
+            )
+            if not alike:
+                raise ValueError(f"result {number} has other layers than the first: join what is alike")
+            if not (torch.equal(other.x, first.x) and torch.equal(other.pairs, first.pairs)):
+                raise ValueError(
+                    f"result {number} has other points, or pairs of them, than the first: join what is alike"
+                )
+        over_seeds = ("log_norms", "log_largest", "log_updates", "correlations", "log_decorrelations")
+        joined: dict[str, Any] = {name: torch.cat([getattr(r, name) for r in results], dim=1) for name in over_seeds}
+        members = tuple(range(joined["log_norms"].shape[1]))
+        return dataclasses.replace(first, members=members, **joined)
+
     def to_dataset(self) -> xarray.Dataset:
         """Return everything with dims (depth, seed, x) and (depth, seed, pair), depth 0 before the first layer."""
         about = {"units": "natural logarithm"}
@@ -105,7 +143,8 @@ def propagation(
 
     These are what mean-field theory predicts: q_l = |h_l|^2 / width and the correlation c_l (Poole et al. 2016).
     The state of a chain is carried in float64 with an exponent of its own for every seed and point, and cannot leave
-    the range. A module runs in its own dtype, and a state that leaves the range is refused.
+    the range; of a width above 1, what an activation takes below 2^-1900 counts as zero in a step that has biases. A
+    module runs in its own dtype, and a state that leaves the range is refused.
 
     Args:
         net: a chain, a module, or a list of modules that follow one another.
@@ -267,7 +306,9 @@ def _scaled_step(step: Any, state: Scaled) -> tuple[Scaled, Scaled]:
 
     In units of 2^e a step is m -> skip m + outer_weight phi_e(weight m + bias 2^-e) + outer_bias 2^-e, where
     phi_e(z) = phi(z 2^e) 2^-e. A piecewise-linear phi is its own phi_e; tanh and GELU are linear below 2^-500 and
-    homogeneous, up to nothing that float64 can tell, above 2^500.
+    homogeneous, up to nothing that float64 can tell, above 2^500. The bypass keeps the exponent of the state. But in a
+    step with a bias the numbers that go through the activation count as zero below 2^-1900 or so, those of neurons
+    without a bias too.
     """
     biases = [b.double()[:, None] for b in (step.bias, step.outer_bias) if b is not None]
     exponent = state.exponent
@@ -294,8 +335,9 @@ def _scaled_step(step: Any, state: Scaled) -> tuple[Scaled, Scaled]:
         update = update + scaled(step.outer_bias)
     skip = step.skip.double() if isinstance(step.skip, Tensor) else torch.full_like(step.bias.double(), step.skip)
     skip = skip.reshape(len(skip), *[1] * (m.ndim - 1)) if skip.ndim == 1 else skip[:, None]
-    after = skip * m + update
-    return Scaled.of(after, exponent), Scaled.of((skip - 1) * m + update, exponent)
+    moves = Scaled.of(update, exponent)
+    kept, lost = (Scaled.of(factor * state.mantissa, state.exponent) for factor in (skip, skip - 1))
+    return kept + moves, lost + moves
 
 
 def _states_of_module(net: nn.Module, x: Tensor, blocks: str | Sequence[str] | None) -> Iterator[_Layer]:

@@ -72,12 +72,15 @@ class GradientNorms:
         return cls(log_norms=log_norms, present=present, layers=step_names(net.depth), members=net.members, **rest)
 
     def __repr__(self) -> str:
-        taken = self["input"][self.present["input"]] if "input" in self.log_norms else self.output[None]
-        low, high = (float(taken[layer].median()) for layer in (0, -1))
+        sizes = ""
+        if "input" in self.log_norms:  # not of layers that all take integers
+            taken = self["input"][self.present["input"]]
+            low, high = (float(taken[layer].median()) for layer in (0, -1))
+            sizes = f", log |dLoss/dh| {high:+.4g} at the last layer to {low:+.4g} at the first"
         dead = f", dead {100 * self.dead.double().mean():.0f} %" if self.dead.any() else ""
         return (
-            f"GradientNorms({', '.join(self.log_norms)}: {self.depth} layers, {len(self.members)} seeds, "
-            f"log |dLoss/dh| {high:+.4g} at the last layer to {low:+.4g} at the first{dead}, path={self.path!r})"
+            f"GradientNorms({', '.join(self.log_norms)}: {self.depth} layers, {len(self.members)} seeds"
+            f"{sizes}{dead}, path={self.path!r})"
         )
 
     def __getitem__(self, quantity: str) -> Tensor:

@@ -27,7 +27,7 @@ class Scaled:
     def of(cls, tensor: Tensor, exponent: Tensor) -> Scaled:
         """Return tensor * 2^exponent with a mantissa of order 1; exact, as only powers of 2 are moved."""
         flat = tensor.detach().abs().reshape((*exponent.shape, -1))
-        largest = flat.amax(dim=-1) if flat.shape[-1] else torch.zeros_like(exponent, dtype=tensor.dtype)
+        largest = flat.amax(dim=-1) if flat.shape[-1] else torch.zeros_like(exponent, dtype=flat.dtype)
         shift = torch.frexp(largest.double()).exponent.to(torch.int64)
         mantissa = times_power(tensor.detach(), -shift)
         return cls(mantissa, torch.where(largest == 0, 0, exponent + shift))
@@ -54,15 +54,17 @@ class Scaled:
 
     def times(self, factor: Tensor) -> Scaled:
         """Return the product with a tensor, entry by entry."""
-        size = Scaled.of(factor.double(), torch.zeros_like(self.exponent))
-        return Scaled.of(self.mantissa.double() * size.mantissa, self.exponent + size.exponent)
+        wide = torch.complex128 if self.mantissa.is_complex() else torch.float64
+        size = Scaled.of(factor.to(wide), torch.zeros_like(self.exponent))
+        return Scaled.of(self.mantissa.to(wide) * size.mantissa, self.exponent + size.exponent)
 
 
 def times_power(tensor: Tensor, exponent: Tensor) -> Tensor:
     """Return tensor * 2^exponent, an exponent for each of the leading entries, down to zero and never past infinity."""
     power = exponent.clamp(-4000, 4000).reshape((*exponent.shape, *[1] * (tensor.ndim - exponent.ndim)))
     # In parts, as torch.ldexp multiplies by 2^exponent, which must itself be in the range of the dtype.
-    limit = 100 if tensor.dtype in (torch.float32, torch.bfloat16) else 12 if tensor.dtype == torch.float16 else 1000
+    largest = torch.finfo(tensor.dtype).max  # of a complex dtype that of its parts
+    limit = 12 if largest < 1e5 else 100 if largest < 1e39 else 1000
     while bool((power != 0).any()):
         part = power.clamp(-limit, limit)
         tensor = tensor * torch.pow(2.0, part.to(torch.float64)).to(tensor.dtype)

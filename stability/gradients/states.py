@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stability.gradients.layers import modules_of, title, undisturbed
+from stability.gradients.layers import modules_of, run_on, title, undisturbed
 from stability.jacobians.blocks import hooked, is_chain, step_names
 
 
@@ -49,32 +49,50 @@ def calls_of(net: nn.Module, x: Tensor, blocks: str | Sequence[str] | None) -> l
 def record_calls(
     net: nn.Module, x: Tensor, blocks: str | Sequence[str] | None, keep_graph: bool
 ) -> tuple[list[Call], Any]:
-    """Return the calls and the output of a module; with `keep_graph` the states are those of its graph."""
+    """Return the calls and the output of a module; with `keep_graph` the states taken are those of its graph."""
     calls: list[Call] = []
-    waiting: dict[str, list[Tensor | None]] = {}
+    running: dict[str, list[_Taken | None]] = {}
     layers, _ = modules_of(net, blocks)
 
-    def state_in(values: Sequence[Any]) -> Tensor | None:
-        found = next((v for v in values if isinstance(v, Tensor) and v.is_floating_point()), None)
-        # A copy, as a later layer may change it in place.
-        return found if found is None or keep_graph else found.detach().clone()
-
     def before(name: str, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, Any]:
-        first = next((v for v in args if isinstance(v, Tensor) and v.is_floating_point()), None)
-        if keep_graph and first is not None and not first.requires_grad:
-            args = tuple(v.detach().clone().requires_grad_() if v is first else v for v in args)
-        waiting.setdefault(name, []).append(state_in((*args, *options.values())))
-        return args, options
+        state = _state_in((*args, *options.values()))
+        running.setdefault(name, []).append(None)
+        if state is None:
+            return args, options
+        # The layer gets a copy, as it may change in place what it takes.
+        taken = state.clone() if keep_graph and state.requires_grad else state.detach().clone()
+        given = (taken.requires_grad_() if keep_graph else taken).clone()
+        running[name][-1] = _Taken(state, taken, given)
+        return tuple(given if v is state else v for v in args), {
+            key: given if v is state else v for key, v in options.items()
+        }
 
     def after(name: str, output: Any) -> None:
-        taken, given = waiting[name].pop(), state_in(output if isinstance(output, tuple | list) else (output,))
-        if taken is not None and given is not None:
-            calls.append(Call(title(name, layers[name]), taken, given))
+        taken, returned = running[name].pop(), _state_in(output if isinstance(output, tuple | list) else (output,))
+        if taken is None:
+            return
+        if taken.given._version > 0:  # changed in place, which what passes the layer by is to see
+            taken.state.copy_(taken.given)
+        if returned is not None:
+            calls.append(Call(title(name, layers[name]), taken.copy, returned.detach().clone()))
 
     with hooked(layers, before, after):
-        output = net(x)
+        output = run_on(net, x)
     if not calls:
         raise ValueError(
             f"none of the layers {list(layers)[:5]} takes and returns floating tensors when the model runs"
         )
     return calls, output
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """A state that a layer takes: itself, a copy that nothing changes, and the copy of that one that the layer gets."""
+
+    state: Tensor
+    copy: Tensor
+    given: Tensor
+
+
+def _state_in(values: Sequence[Any]) -> Tensor | None:
+    return next((v for v in values if isinstance(v, Tensor) and v.is_floating_point()), None)

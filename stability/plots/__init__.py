@@ -3,7 +3,7 @@
 from stability.files import make_folder
 from stability.plots.fits import fits, history
 from stability.plots.folds import counts, function
-from stability.plots.gradients import watch
+from stability.plots.gradients import gradient_norms, propagation, watch
 from stability.plots.jacobians import distribution, spectrum, vanishing
 from stability.plots.precision import failures, forward_error
 from stability.plots.style import STYLE, colour, save
@@ -17,8 +17,10 @@ __all__ = [
     "fits",
     "forward_error",
     "function",
+    "gradient_norms",
     "history",
     "make_folder",
+    "propagation",
     "save",
     "spectrum",
     "vanishing",

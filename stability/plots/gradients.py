@@ -1,8 +1,9 @@
-"""Pictures of gradients by layer."""
+"""Pictures of gradients and signals by layer."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import xarray
@@ -14,15 +15,119 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from stability.checks import check_name
+from stability.gradients import GradientNorms, Propagation
 from stability.gradients.watch_record import WatchRecord
 from stability.plots.style import axes_of, name_axes
 
+_DEFAULT = "#0072B2"
 _ZERO, _NOT_FINITE = "#BBBBBB", "#D50000"
 _QUANTITIES = {
     "gradients": r"$\log_{10}$ norm of the gradient",
     "activations": r"$\log_{10}$ root mean square of the output",
     "parameters": r"$\log_{10}$ norm of the parameters",
 }
+_NORMS = {
+    "input": r"$\log_{10}\,|dLoss/dh|$",
+    "parameters": r"$\log_{10}\,|dLoss/d\theta|$",
+    "relative": r"$\log_{10}\,|w\,dLoss/dw|$",
+}
+#: What a propagation offers: the variable of its dataset, and the name of the axis.
+_SIGNALS = {
+    "norm": ("log_norms", r"$\log_{10}\,|h_l|$"),
+    "update": ("log_updates", r"$\log_{10}\,|h_l - h_{l-1}|\,/\,|h_{l-1}|$"),
+    "decorrelation": ("log_decorrelations", r"$\log_{10}\,(1 - $correlation$)$"),
+}
+
+
+def gradient_norms(
+    g: GradientNorms | xarray.Dataset,
+    ax: Axes | None = None,
+    quantity: str = "input",
+    label: str | None = None,
+    colour: str = _DEFAULT,
+) -> Figure:
+    """Draw log10 of the norm of a loss gradient against the layer: median and quantiles over the seeds.
+
+    The dark band is the middle half, the light band from 5 % to 95 %. Layers without the quantity are left out. An
+    exact zero is -inf, which has no place on the scale: a quantile that reaches it ends there.
+
+    Args:
+        g: a `GradientNorms`, or its dataset, with any choice of layers.
+        ax: where to draw; None makes a new figure.
+        quantity: one that the result has: "input", "parameters", "relative", "weight", ...
+        label: what the legend says.
+        colour: any matplotlib colour.
+
+    Raises:
+        ValueError: for a quantity that the result does not have.
+
+    >>> import torch, stability as st
+    >>> x = torch.linspace(-3, 3, 9, dtype=torch.float64)
+    >>> g = st.gradient_norms(st.Chain("plain_prelu", depth=50, seeds=20), x, lambda y: y.square().mean(dim=1))
+    >>> figure = st.plots.gradient_norms(g, label="plain chain")
+    """
+    data = _dataset_of(g, GradientNorms, "gradient_norms")
+    one = data.sel(quantity=check_name("quantity", quantity, data["quantity"].values.tolist()))
+    one = one.isel(layer=np.flatnonzero(one["present"].to_numpy()))
+    figure, ax = axes_of(ax)
+    _draw_quantiles(ax, one["layer"].to_numpy(), one["log_norms"].transpose("layer", ...), label, colour)
+    name_axes(ax, "layer", _NORMS.get(quantity, rf"$\log_{{10}}$ norm of the gradient of {quantity}"), label)
+    return figure
+
+
+def propagation(
+    p: Propagation | xarray.Dataset,
+    ax: Axes | None = None,
+    quantity: str = "norm",
+    label: str | None = None,
+    colour: str = _DEFAULT,
+) -> Figure:
+    """Draw how signals travel forward, layer by layer: median and quantiles over all seeds and points, or pairs.
+
+    The dark band is the middle half, the light band from 5 % to 95 %. What is exactly zero is -inf, which has no place
+    on the scale: a quantile that reaches it ends there.
+
+    Args:
+        p: a `Propagation`, or its dataset, with any choice of depths.
+        ax: where to draw; None makes a new figure.
+        quantity: "norm", the size of the states; "update", how far a layer moves them, relative to it; or
+            "decorrelation", 1 less the correlation of pairs of points. All as log10.
+        label: what the legend says.
+        colour: any matplotlib colour.
+
+    Raises:
+        ValueError: for another quantity.
+
+    >>> import torch, stability as st
+    >>> x = torch.linspace(-3, 3, 9, dtype=torch.float64)
+    >>> figure = st.plots.propagation(st.propagation(st.Chain("residual2_prelu", depth=50, seeds=20), x))
+    """
+    name, axis = _SIGNALS[check_name("quantity", quantity, _SIGNALS)]
+    data = _dataset_of(p, Propagation, "propagation")
+    if quantity == "update":  # there is none before the first layer
+        data = data.isel(depth=np.flatnonzero(data["depth"].to_numpy() > 0))
+    figure, ax = axes_of(ax)
+    _draw_quantiles(ax, data["depth"].to_numpy(), data[name].transpose("depth", ...), label, colour)
+    name_axes(ax, "layer", axis, label)
+    return figure
+
+
+def _dataset_of(result: Any, kind: Any, call: str) -> xarray.Dataset:
+    if not isinstance(result, kind | xarray.Dataset):
+        raise TypeError(f"the result is a {type(result).__name__}: expected what {call} gave, or its dataset")
+    data: xarray.Dataset = result if isinstance(result, xarray.Dataset) else result.to_dataset()
+    return data
+
+
+def _draw_quantiles(ax: Axes, layers: NDArray[Any], logs: xarray.DataArray, label: str | None, colour: str) -> None:
+    """Draw the median and two bands of natural logs (layers, ...), as log10."""
+    values = logs.to_numpy().astype(np.float64).reshape(len(layers), -1) / math.log(10)
+    levels = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95], axis=1, method="inverted_cdf")
+    levels[~np.isfinite(levels)] = np.nan
+    ax.fill_between(layers, levels[0], levels[4], color=colour, alpha=0.15, linewidth=0)
+    ax.fill_between(layers, levels[1], levels[3], color=colour, alpha=0.35, linewidth=0)
+    ax.plot(layers, levels[2], color=colour, linewidth=1.5, label=label)
+    ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
 
 
 def watch(record: WatchRecord | xarray.Dataset, ax: Axes | None = None, quantity: str = "gradients") -> Figure:

@@ -1,5 +1,6 @@
 """Growth along layers and along depth: closed forms, which question is which, and what is refused."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -117,6 +118,16 @@ def test_layers_without_the_quantity_are_left_out():
     assert fit.positions.tolist() == list(range(2, 21, 2))  # from the output: layer 19 has no bias
     assert fit.alive == 5
     assert fit.rate < 0
+
+
+def test_updates_are_a_root_mean_square_over_points_and_only_where_the_shape_stays():
+    p = st.propagation(st.Chain("residual2_prelu", depth=8, seeds=5), torch.linspace(1, 2, 7, dtype=torch.float64))
+    kept = dataclasses.replace(p, same_shape=torch.arange(8) != 3)
+    fit = st.fit_growth(kept, quantity="update")
+    assert fit.positions.tolist() == [1, 2, 3, 5, 6, 7, 8]
+    law = fit.law("constant", "independent")
+    means = (2 * p.log_updates).exp().mean(dim=2).log() / 2
+    assert law.intercept == pytest.approx(float(means[kept.same_shape].mean()), rel=1e-12)
 
 
 def test_the_dead_are_counted():

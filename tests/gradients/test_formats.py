@@ -1,5 +1,6 @@
 """What a floating-point format loses: errors against rational arithmetic, bounds, first failures, loss scales."""
 
+import itertools
 import math
 from fractions import Fraction
 
@@ -11,6 +12,9 @@ from hypothesis import strategies
 from torch import nn
 
 import stability as st
+from stability.gradients.formats import Format
+from stability.gradients.kernels.double_double import forward_errors
+from stability.gradients.kernels.formats import log_expected_errors, states_in_range
 
 POINTS = torch.linspace(-3, 3, 9, dtype=torch.float64)
 X = torch.randn(5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -111,6 +115,18 @@ def test_the_bound_holds_where_a_slope_leaves_the_range(row, x):
     assert (errors.log_errors["float64"] <= errors.log_bounds["float64"]).all()
 
 
+def test_the_roundings_of_the_bound_itself_are_counted():
+    # Errors near 1, of two steps that add to one another: what their sum rounds off shows in the log.
+    generator = np.random.default_rng(0)
+    x = generator.uniform(-2, 2, 10_000)
+    first = x + generator.uniform(0, 1e-3, x.shape)
+    computed = np.stack([first, first + generator.uniform(0.9, 1.1, x.shape)])[:, None]
+    sizes, errors, bounds = (np.empty((2, 1, len(x))) for _ in range(3))
+    forward_errors(0, 1, np.array([[[1.0, 0, 0, 0, 0, 1]]]), x, computed, sizes, errors, bounds)
+    assert (errors <= bounds).all()
+    assert bounds == pytest.approx(errors, abs=1e-12)
+
+
 def test_exact_runs_have_no_error():
     e = st.forward_error(st.Chain("plain_prelu", depth=30, init="identity"), torch.tensor([1.0, -2.0]).double())
     for dtype in FORMATS:
@@ -146,6 +162,82 @@ def test_predicted_failures_are_the_measured_ones(name, init):
         half, brain, single = (first[FORMATS.index(d), 2].double().median() for d in ("float16", "bfloat16", "float32"))
         assert 0 < half < single
         assert 0 < brain <= single + 3  # the same exponents, and the same range but for the last digits
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_what_a_format_cannot_hold_takes_the_branch_of_zero(dtype):
+    # A state, then a pre-activation, that halves until the format has none left.
+    one = Format(dtype, getattr(torch, dtype))
+    number = torch.finfo(one.dtype).smallest_normal * torch.finfo(one.dtype).eps * 4
+    halves = [[[0.5, 1, 0, 0, 0, 1]] * 6, [[1, 0.5**k, 0, 0, 0, 1] for k in range(6)]]
+    for table in np.array(halves, dtype=np.float64)[:, None]:
+        sizes, positive = np.empty((7, 1, 1)), np.empty((6, 1, 1), dtype=bool)
+        states_in_range(0, 1, table, np.array([number]), one.log2_least, sizes, positive)
+        h, by_hand, branches = torch.tensor(number, dtype=one.dtype), [], []
+        for skip, weight in table[0, :, :2].tolist():
+            by_hand.append(math.log(float(h)) if h else -math.inf)
+            branches.append(bool(h * weight > 0))
+            h = h * skip
+        assert positive[:, 0, 0].tolist() == branches
+        assert False in branches
+        assert sizes[:6, 0, 0].tolist() == pytest.approx(by_hand)
+
+
+def test_the_largest_number_that_rounds_to_zero():
+    for dtype in FORMATS:
+        largest = Fraction(2) ** Format(dtype, getattr(torch, dtype)).log2_least
+        for number, held in [(largest, False), (largest * (1 + Fraction(1, 2**8)), True)]:
+            # Python rounds to float64, torch to the others.
+            rounded = float(number)
+            if dtype != "float64":
+                rounded = torch.tensor(rounded, dtype=torch.float64).to(getattr(torch, dtype)).item()
+            assert (rounded != 0) == held, (dtype, held)
+
+
+@pytest.mark.parametrize(("outer", "roundings"), [(False, 2), (True, 4)])
+def test_expected_errors_are_those_of_many_runs(outer, roundings):
+    # A weight and its product are rounded once each, by 0.18034 roundoff^2 in the mean square of numbers that are
+    # logarithmically uniform: (1 / 3) of the integral of m^-3 / ln 2 over a binade.
+    seeds, generator = 20_000, np.random.default_rng(0)
+    table = np.zeros((seeds, 2, 6))
+    table[:, :, [1, 3]] = 2.0 ** generator.uniform(0, 8, (seeds, 2, 2)) if outer else 1
+    table[:, :, 1] = 2.0 ** generator.uniform(0, 8, (seeds, 2))
+    table[:, :, 5] = 1
+    logs = np.log(table[..., 1] * table[..., 3]).cumsum(axis=1).T
+    expected = _expected(table, np.ones(1), "float32", outer)[1:, :, 0] - logs
+    unit = 0.18 * torch.finfo(torch.float32).eps ** 2 / 4
+    assert np.diff(np.exp(2 * expected), axis=0) / unit == pytest.approx(roundings, rel=1e-9)
+    error = st.forward_error(st.Chain.from_table(table), torch.ones(1).double(), ["float32"]).log_errors["float32"]
+    grown = np.diff((2 * error[1:]).exp().numpy(), axis=0)[0] / unit * 0.18 / 0.18034
+    assert abs(grown.mean() - roundings) < 4 * grown.std() / math.sqrt(seeds)
+
+
+def _expected(table, x, dtype, outer):
+    one, logs = Format(dtype, getattr(torch, dtype)), np.empty((table.shape[1] + 1, len(table), len(x)))
+    log_expected_errors(0, len(table), table, x, one.roundoff, one.log2_least, outer, False, logs)
+    return logs
+
+
+@pytest.mark.parametrize("power", [-900, 120, 250, 900])
+def test_expected_errors_keep_their_place_at_any_magnitude(power):
+    # All in units of 2^power, or with the state on its way at 2^(4 power): the relative errors are the same.
+    table = st.Chain("residual2_prelu", depth=10, seeds=3).table()
+    x = np.linspace(-3, 3, 4)
+    plain = _expected(table, x, "float64", True)
+    scaled = table.copy()
+    scaled[..., [2, 4]] *= 2.0**power
+    found = _expected(scaled, x * 2.0**power, "float64", True)
+    np.testing.assert_allclose(found - power * math.log(2), plain, rtol=0, atol=1e-9)
+    steps = np.zeros((1, 4, 6))
+    steps[..., [1, 3, 5]] = 1.3
+    far = steps.copy()
+    far[0, :, 1:4:2] *= 2.0 ** np.array([power, power, -power, -power])[:, None]
+    shift = np.array([0, 2, 4, 2, 0])[:, None, None] * power * math.log(2)
+    found, plain = _expected(far, x, "float64", True) - shift, _expected(steps, x, "float64", True)
+    if power > 0:
+        np.testing.assert_allclose(found, plain, rtol=0, atol=1e-9)
+    else:  # what float64 cannot hold is lost
+        assert (found[-1] > 0).all()
 
 
 def test_failures_are_those_of_a_run_by_hand():
@@ -276,6 +368,182 @@ def test_modules_and_wide_chains():
     assert (growing.agreement[0, [0, 2]] >= 0.9).all()
     with pytest.raises(ValueError, match="float64 has no reference"):
         st.forward_error(net, x, ["float64"])
+
+
+class Stack(nn.Module):
+    """Blocks in a row, called with a keyword or without."""
+
+    def __init__(self, *blocks, keyword=False):
+        super().__init__()
+        self.blocks, self.keyword = nn.ModuleList(blocks), keyword
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(input=x) if self.keyword else block(x)
+        return x
+
+
+def test_modules_that_take_keywords_or_change_their_states():
+    torch.manual_seed(0)
+    x = torch.randn(7, 5, dtype=torch.float64)
+    given = x.clone()
+    linear = [nn.Linear(5, 5).double() for _ in range(3)]
+    pairs = [  # each with one of the same states that changes nothing in place and takes no keyword
+        (Stack(*linear, keyword=True), Stack(*linear)),
+        *(
+            (
+                Stack(*(nn.Sequential(nn.ReLU(inplace=True), one) for one in linear), keyword=keyword),
+                Stack(*(nn.Sequential(nn.ReLU(), one) for one in linear)),
+            )
+            for keyword in (False, True)
+        ),
+    ]
+    for net, plain in pairs:
+        failures, expected = (st.first_failure(one, x, ["float16", "float32"]) for one in (net, plain))
+        assert torch.equal(failures.measured, expected.measured)
+        assert torch.equal(failures.predicted, expected.predicted)
+        found, expected = (st.forward_error(one, x, ["float16"]) for one in (net, plain))
+        assert torch.equal(found.log_errors["float16"], expected.log_errors["float16"])
+        found, expected = (st.propagation(one, x) for one in (net, plain))
+        assert torch.equal(found.log_norms, expected.log_norms)
+        assert torch.equal(found.log_updates, expected.log_updates)
+        assert torch.equal(x, given)
+
+
+def test_gradients_of_in_place_layers_are_measured_where_they_fail():
+    # Every layer halves the gradient 2^-20 of the mean: the k-th from the output gets 2^(-20 - k).
+    net = Stack(*(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(1, 1, bias=False)) for _ in range(8)))
+    with torch.no_grad():
+        for layer in net.blocks:
+            layer[1].weight.fill_(0.5)
+    failures = st.first_failure(net, torch.full((1, 1), 1024.0), ["float16"], loss=lambda y: y.sum() / 2**10)
+    assert failures.measured[0, 2, 1].tolist() == failures.predicted[0, 2, 1].tolist() == [5]  # 2^-15 < 2^-14
+
+
+def test_gradients_of_layers_of_changing_widths_fail_where_predicted():
+    # The root mean square of a gradient is over the entries of the state before the layer.
+    torch.manual_seed(0)
+    widths = [1, 256, 1, 256, 1, 256]
+    net = nn.Sequential(*(nn.Linear(a, b, bias=False) for a, b in itertools.pairwise(widths)))
+    x, found = torch.ones(1, 1), []
+    for power in range(-4, 20, 2):
+        f = st.first_failure(net, x, ["float16"], loss=lambda y, power=power: y.sum() / 2.0**power)
+        assert f.measured[0, 2, 1].tolist() == f.predicted[0, 2, 1].tolist(), power
+        found.append(int(f.measured[0, 2, 1]))
+    assert len(set(found)) > 3, found
+
+
+def test_a_loss_scale_where_the_read_out_alone_is_trained():
+    chain = st.Chain("plain_prelu", depth=5, seeds=2)
+    for kind, value in chain.named_parameters():
+        value.requires_grad_(kind.startswith("readout"))
+    gradients = st.gradient_norms(chain, POINTS, _mean)
+    states = torch.cat([gradients["input"], gradients.output[None]]) - math.log(len(POINTS)) / 2
+    every = torch.cat([states, torch.stack(list(gradients.named.values()))])
+    assert (every.amax(dim=0) > states.amax(dim=0)).any()
+    found = st.first_failure(chain, POINTS, ["float32"])
+    limits = torch.finfo(torch.float32)
+    least, largest = math.log(limits.tiny) - every.amin(dim=0), math.log(limits.max) - every.amax(dim=0)
+    expected = torch.stack([least, largest], dim=-1)[None] / math.log(2)
+    torch.testing.assert_close(found.loss_scales, expected, rtol=1e-12, atol=0)
+    assert found.loss_scale("float32") is not None
+
+
+def test_a_loss_scale_without_gradients_or_with_the_least_there_are():
+    chain = st.Chain("residual2_relu", depth=5, seeds=2)
+    assert st.first_failure(chain, POINTS, ["float16"], loss=lambda y: 0 * y.sum(dim=1)).loss_scale("float16") == 1
+    small = st.first_failure(chain, POINTS[:1], ["float64"], loss=lambda y: y.sum(dim=1) * 2.0**-1070)
+    low, high = small.loss_scales[0].unbind(-1)
+    assert high.min() > 2000
+    assert math.log2(small.loss_scale("float64")) >= low.max()
+
+
+@pytest.mark.parametrize("order", [1e200, 1e-160])
+def test_a_reference_that_leaves_the_range_is_refused(order):
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, bias=False)).double()
+    chain = st.Chain("residual2_prelu", depth=2, width=2, seeds=2)
+    with torch.no_grad():
+        for layer in net:
+            layer.weight.fill_(order)
+        net[0].bias.zero_()
+        chain.outer_weight.fill_(order)
+        chain.weight.fill_(order)
+    x = torch.ones(3, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"state after block 1 .* (overflows torch.float64|it underflows)"):
+        st.forward_error(net, x)
+    if order > 1:  # the bypass lets no state of the chain underflow
+        with pytest.raises(ValueError, match=r"state after block step 1 .* overflows torch.float64"):
+            st.forward_error(chain, x)
+
+
+@pytest.mark.parametrize("call", [st.first_failure, st.forward_error])
+def test_networks_that_draw_random_numbers_are_refused(call):
+    x = torch.ones(4, 3)
+    noisy = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.2), nn.Linear(3, 3))
+    attention = nn.Sequential(*(nn.TransformerEncoderLayer(4, 2, 8, dropout=0.1) for _ in range(2)))
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match=r"Sequential draws random numbers .*; call eval\(\) first"):
+        call(noisy, x, ["float16"])
+    with pytest.raises(ValueError, match="draws random numbers"):
+        call(attention, torch.ones(3, 2, 4), ["bfloat16"])
+    assert torch.equal(torch.get_rng_state(), state)
+    call(noisy.eval(), x, ["float16"])
+    call(nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.0), nn.BatchNorm1d(3)), torch.eye(3), ["float16"])
+
+
+@pytest.mark.parametrize("call", [st.first_failure, st.forward_error])
+def test_complex_parameters_are_refused(call):
+    net = nn.Sequential(nn.Linear(2, 2, dtype=torch.complex64), nn.Linear(2, 2))
+    with pytest.raises(TypeError, match=r"the parameter net.0.weight is torch.complex64: expected real"):
+        call(Real(net), torch.ones(3, 2), ["float16"])
+
+
+class Real(nn.Module):
+    """The modules of a network, each on the real part of what comes before."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        for part in self.net:
+            x = part(x.to(part.weight.dtype)).real
+        return x
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+
+    def forward(self, x):
+        return self.layers(x), x
+
+
+def test_an_output_without_a_mean_needs_a_loss():
+    with pytest.raises(TypeError, match="the network returns a tuple, which has no mean: give loss="):
+        st.first_failure(Pair(), torch.ones(2, 3))
+    assert st.first_failure(Pair(), torch.ones(2, 3), ["float32"], loss=lambda y: y[0].mean()).depth == 2
+
+
+def test_what_is_not_compared_is_no_agreement():
+    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    f = st.first_failure(net, torch.ones(2, 3), ["float16", "float64"])
+    for predicted in (False, True):
+        assert f.first(predicted)[:, 1].tolist() == [[-1], [-1]]
+        assert f.first(predicted)[:, [0, 2]].tolist() == [[[0], [0]]] * 2
+    assert f.agreement.tolist() == [[1, -1, 1]] * 2
+
+
+def test_progress_is_shown_on_a_terminal_only(monkeypatch, capsys):
+    chain = st.Chain("plain_prelu", depth=5, seeds=2)
+    st.first_failure(chain, POINTS, ["float16"])
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    st.first_failure(chain, POINTS, ["float16"])
+    assert "first failures, 5 layers" in capsys.readouterr().err
+    st.first_failure(chain, POINTS, ["float16"], progress=False)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_datasets_and_words():

@@ -21,7 +21,8 @@ def randn(*shape, dtype=torch.float64):
 
 
 def log(value):
-    return value.double().norm().log() if value.norm() > 0 else torch.tensor(-math.inf, dtype=torch.float64)
+    wide = value.to(torch.complex128) if value.is_complex() else value.double()
+    return wide.norm().log() if value.norm() > 0 else torch.tensor(-math.inf, dtype=torch.float64)
 
 
 def assert_as_autograd(net, x, loss, tolerance=1e-10, **options):
@@ -237,7 +238,43 @@ def test_a_parameter_that_a_layer_holds_twice_counts_once():
     assert g["relative"][0, 0].item() == pytest.approx(log(relative).item(), abs=1e-10)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_layers_without_a_state_keep_their_place_and_are_left_out_of_the_words():
+    embedding = nn.Embedding(4, 3)
+    points = torch.tensor([1, 2])
+    words = repr(st.gradient_norms(nn.Sequential(embedding), points, lambda y: y.sum()))
+    assert words == "GradientNorms(weight, parameters, relative: 1 layers, 1 seeds, path='autograd')"
+    g = st.gradient_norms(nn.Sequential(embedding, nn.Linear(3, 3)), points, lambda y: y.sum())
+    assert g.layers == ("0 (Embedding)", "1 (Linear)")
+    assert g.present["input"].tolist() == [False, True]
+    size = f"{float(g['input'][1]):+.4g}"
+    assert f"{size} at the last layer to {size} at the first, path" in repr(g)
+    assert not g.dead.any()
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(torch.complex128, 1e-200), (torch.complex64, 1e-30)])
+def test_complex_parameters_are_measured_whole(dtype, scale):
+    torch.manual_seed(0)
+    wide, net = (nn.Sequential(*[nn.Linear(4, 4, dtype=d) for _ in range(3)]) for d in (torch.complex128, dtype))
+    wide.load_state_dict(net.state_dict())
+    x = randn(5, 4).to(torch.complex128)
+    wide(x).abs().sum().backward()
+    expected = [[log(p.grad), log(p.grad * p.detach())] for p in (layer.weight for layer in wide)]
+    # The square of so small a gradient leaves the range.
+    g = st.gradient_norms(net, x.to(dtype), lambda y: scale * y.abs().sum())
+    for i in range(3):
+        weight, relative = (one.item() + math.log(scale) for one in expected[i])
+        tolerance = 1e-10 if dtype == torch.complex128 else 1e-5
+        assert g["weight"][i, 0].item() == pytest.approx(weight, abs=tolerance)
+        assert g["relative"][i, 0].item() == pytest.approx(relative, abs=tolerance)
+    with torch.no_grad():
+        net[1].weight[0, 0] = complex(0, math.nan)
+    with pytest.raises(ValueError, match=r"the parameter 1.weight has 1 values that are not finite"):
+        st.gradient_norms(net, x.to(dtype), lambda y: y.abs().sum())
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128]
+)
 def test_scaled_tensors_keep_every_number(dtype):
     least = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
     for size in (least, torch.finfo(dtype).max):
@@ -371,6 +408,22 @@ def test_a_width_is_no_reason_for_another_answer():
     two = st.gradient_norms(wide, torch.stack([x, 0 * x], dim=1), lambda y: (y[..., 0] - x.sin()).square().mean(dim=1))
     for quantity in ("input", "slope", "outer_bias", "relative"):
         torch.testing.assert_close(two[quantity], one[quantity], rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_loss_that_mixes_seeds_is_refused(width):
+    chain = st.Chain("residual2_prelu", depth=3, seeds=4, width=width)
+    x = randn(5) if width == 1 else randn(5, width)
+    for loss in (
+        lambda y: (y - y.mean(dim=0)).square().flatten(1).mean(dim=1),
+        lambda y: y.flatten(1).mean(dim=1).flip(0),
+        lambda y: y.flatten(1).mean(dim=1).softmax(dim=0),
+    ):
+        with pytest.raises(ValueError, match=r"the loss of seed 0 depends on the output of seed [13]: expected one"):
+            st.gradient_norms(chain, x, loss)
+    own = torch.tensor([1.0, 2.0, 3.0, 4.0]).double()
+    st.gradient_norms(chain, x, lambda y: y.flatten(1).mean(dim=1) * own)
+    st.gradient_norms(st.Chain("residual2_prelu", depth=3, width=width), x, lambda y: y.mean())
 
 
 def test_several_losses_and_joined_seeds():
@@ -514,6 +567,12 @@ def test_all_calls_refuse_the_same_things(call):
         call(net, x * math.nan)
     with pytest.raises(ValueError, match="the parameter weight has 1 values that are not finite"):
         call(_with(math.inf), x)
+    with pytest.raises(ValueError, match=r"Sequential does not take x of shape \(2, 4\) and torch.float32: ") as wrong:
+        call(net, torch.ones(2, 4))
+    assert isinstance(wrong.value.__cause__, RuntimeError)
+    if call is not st.forward_error:  # which runs in other dtypes anyway
+        with pytest.raises(ValueError, match=r"and torch.float64: .*; its parameters are torch.float32"):
+            call(net, x.double())
     with pytest.raises(TypeError, match="blocks is 3: expected the name"):
         call(net, x, blocks=3)
     with pytest.raises(ValueError, match=r"x has shape \(5, 3\): a chain of width 4 takes \(points, 4\)"):

@@ -1,9 +1,11 @@
 """States layer by layer, against plain runs, rational arithmetic and the laws of scaling."""
 
+import dataclasses
 import math
 from fractions import Fraction
 
 import hypothesis
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -175,6 +177,71 @@ def test_a_module_is_its_layers():
     data = p.to_dataset()
     assert data.log_norms.dims == ("depth", "seed", "x")
     assert data.log_norms.sel(depth=2, seed=0, x=3).item() == p.log_norms[2, 0, 3].item()
+
+
+def test_states_that_are_zero_have_no_update_and_pairs_are_neighbours():
+    chain = st.Chain("plain_relu", depth=3, seeds=2, width=4)
+    with torch.no_grad():
+        chain.bias.zero_()
+    p = st.propagation(chain, torch.zeros(3, 4, dtype=torch.float64))
+    assert (p.log_norms == -math.inf).all()
+    assert (p.log_updates == -math.inf).all()
+    assert p.pairs.tolist() == [[0, 1], [1, 2]]
+
+
+def test_tiny_states_pass_biases_by():
+    # Steps without biases take the states down to 2^-2250; then biases that the slopes of some neurons take to nothing.
+    generator = torch.Generator().manual_seed(0)
+    chain = st.Chain("residual2_prelu", depth=53, seeds=2, width=2)
+    with torch.no_grad():
+        chain.bias[:, :50], chain.outer_bias[:], chain.slope[:, :50] = 0, 0, 1
+        chain.weight[:], chain.outer_weight[:, :50] = torch.eye(2), -(1 - 2.0**-45) * torch.eye(2).double()
+        chain.bias[:, 50:], chain.slope[:, 50:] = -torch.rand(2, 3, 2, generator=generator).double(), 0
+        chain.outer_weight[:, 50:] = torch.randn(2, 3, 2, 2, generator=generator).double()
+        chain.bias[0, 52, 1] = 0.25  # which is not taken to nothing
+    x = torch.tensor([[1.0, -2.0], [0.5, 3.0], [-0.25, 0.0]], dtype=torch.float64)  # few bits, so that steps are exact
+    p = st.propagation(chain, x)
+    with mpmath.workprec(5000):
+        for member, point in np.ndindex(2, 3):
+            h = mpmath.matrix(x[point].tolist())
+            for layer in range(54):
+                assert p.log_norms[layer, member, point].item() == pytest.approx(float(mpmath.log(mpmath.norm(h))))
+                if layer == 53:
+                    break
+                values = {kind: value[member, layer].tolist() for kind, value in chain.named_parameters()}
+                z = mpmath.matrix(values["weight"]) * h + mpmath.matrix(values["bias"])
+                z = mpmath.matrix([v if v > 0 else s * v for v, s in zip(z, values["slope"], strict=True)])
+                move = mpmath.matrix(values["outer_weight"]) * z + mpmath.matrix(values["outer_bias"])
+                size = float(mpmath.log(mpmath.norm(move) / mpmath.norm(h))) if mpmath.norm(move) else -math.inf
+                assert p.log_updates[layer, member, point].item() == pytest.approx(size, abs=1e-9)
+                h = h + move
+
+
+def test_results_are_joined_along_the_seeds():
+    chains = [st.Chain("residual2_prelu", depth=4, seeds=seeds, width=3) for seeds in ([0, 1], [2])]
+    x = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    joined = st.Propagation.of_seeds([st.propagation(chain, x) for chain in chains])
+    whole = st.propagation(st.Chain("residual2_prelu", depth=4, seeds=3, width=3), x)
+    assert joined.members == whole.members == (0, 1, 2)
+    for field in dataclasses.fields(whole):
+        one, other = getattr(joined, field.name), getattr(whole, field.name)
+        if isinstance(one, torch.Tensor) and one.is_floating_point():
+            torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+        else:
+            assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other, field.name
+    first = st.propagation(chains[0], x)
+    for other, message in [
+        (st.propagation(chains[0].prefix(3), x), "result 1 has other layers"),
+        (st.propagation(st.Chain("residual2_prelu", depth=4, width=2), x[:, :2]), "result 1 has other layers"),
+        (st.propagation(chains[0], x + 1), "result 1 has other points"),
+        (st.propagation(chains[0], x, pairs=[(0, 3)]), "result 1 has other points, or pairs"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            st.Propagation.of_seeds([first, other])
+    with pytest.raises(TypeError, match="result 0 is a int: expected a Propagation"):
+        st.Propagation.of_seeds([3])
+    with pytest.raises(ValueError, match="no results to join"):
+        st.Propagation.of_seeds([])
 
 
 def test_bad_input_is_refused():

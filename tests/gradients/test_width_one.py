@@ -11,6 +11,7 @@ from hypothesis import strategies
 
 import stability as st
 from stability.checks import COLUMNS
+from stability.gradients.kernels.width_one import _scale_biases
 from stability.gradients.width_one import gradients
 
 from . import oracle
@@ -170,6 +171,14 @@ def test_what_a_common_exponent_cannot_hold_is_kept():
     found = gradients(small, np.full(1, 2.0**-290), np.full((1, 1), 2.0**-100))
     relative = np.log(found.squares[2, 0, 0]) / 2 / log_2 + found.square_exponents[2, 0, 0] / 2
     assert relative == pytest.approx(-290 - 100 - 198 + 0.5, abs=1e-9)
+
+
+@pytest.mark.parametrize("exponent", [-(2**32), 901, 2**32, 2**32 + 1])
+def test_biases_far_from_the_states_are_never_in_the_safe_range(exponent):
+    # Exponents grow with the depth, and ldexp takes 32 bits of them only.
+    table = np.array([[[1.0, 1, 1, 1, 0.5, 1]]])
+    assert not _scale_biases(table, 0, 0, exponent)[2]
+    assert _scale_biases(table, 0, 0, 0)[2]
 
 
 # Rows that use the room between the ends of the range to the full: states that shrink to 2^-300, mild rows that go on

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import xarray
+from torch import nn
 
 import stability as st
 
@@ -254,3 +255,63 @@ def test_the_forward_error_is_drawn_with_its_bound(stored):
     st.plots.forward_error(dataclasses.replace(lost, log_bounds={}), "float32", ax)
     (line,) = ax.lines
     assert np.isnan(line.get_ydata()).all()
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_gradient_norms_are_drawn_layer_by_layer(stored):
+    torch.manual_seed(0)
+    nets = [nn.Sequential(*(nn.Linear(4, 4, bias=i != 1) for i in range(5))) for _ in range(9)]
+    g = st.GradientNorms.of_seeds([st.gradient_norms(net, torch.ones(3, 4), lambda y: y.sum()) for net in nets])
+    for quantity, layers in [("input", [1, 2, 3, 4, 5]), ("bias", [1, 3, 4, 5])]:
+        figure, ax = plt.subplots()
+        assert st.plots.gradient_norms(g.to_dataset() if stored else g, ax, quantity, "mine", "#112233") is figure
+        (x, y), line = ax.lines[0].get_data(), ax.lines[0]
+        assert x.tolist() == layers
+        rows = g[quantity].numpy()[np.array(layers) - 1] / math.log(10)
+        np.testing.assert_allclose(y, np.sort(rows, axis=1)[:, 4], rtol=1e-12)
+        assert line.get_color() == "#112233"
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == ["mine"]
+        # The light band reaches from the least to the largest of nine, the dark one over the middle half.
+        for band, (low, high) in zip(ax.collections, [(0, 8), (2, 6)], strict=True):
+            edges = band.get_paths()[0].vertices
+            of_first = edges[edges[:, 0] == 1, 1]
+            assert (of_first.min(), of_first.max()) == pytest.approx(tuple(np.sort(rows[0])[[low, high]]))
+    with pytest.raises(ValueError, match="unknown quantity 'weigth'"):
+        st.plots.gradient_norms(g, quantity="weigth")
+    with pytest.raises(TypeError, match="the result is a list: expected what gradient_norms gave"):
+        st.plots.gradient_norms([g])
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_signals_are_drawn_layer_by_layer(stored):
+    x = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    p = st.propagation(st.Chain("residual2_prelu", 6, seeds=3, width=4), x, pairs=[(0, 1)])
+    given = p.to_dataset() if stored else p
+    for quantity, values, first in [
+        ("norm", p.log_norms, 0),
+        ("update", p.log_updates, 1),
+        ("decorrelation", p.log_decorrelations, 0),
+    ]:
+        figure, ax = plt.subplots()
+        assert st.plots.propagation(given, ax, quantity) is figure
+        places, median = ax.lines[0].get_data()
+        assert places.tolist() == list(range(first, 7))
+        rows = np.sort(values.flatten(1).numpy(), axis=1) / math.log(10)
+        np.testing.assert_allclose(median, rows[:, rows.shape[1] // 2], rtol=1e-12)
+        assert ax.get_legend() is None
+    with pytest.raises(ValueError, match="unknown quantity 'norms'"):
+        st.plots.propagation(given, quantity="norms")
+    with pytest.raises(TypeError, match="the result is a int: expected what propagation gave"):
+        st.plots.propagation(3)
+
+
+def test_zeros_end_the_lines_of_gradients_and_signals():
+    chain = st.Chain("plain_relu", depth=3, seeds=3, init="uniform")
+    with torch.no_grad():
+        for kind, value in chain.named_parameters():
+            if kind in ("weight", "bias"):
+                value[:, 1] = 0
+    figure = st.plots.propagation(st.propagation(chain, X))
+    assert np.isnan(figure.axes[0].lines[0].get_ydata()[2])
+    figure = st.plots.gradient_norms(st.gradient_norms(chain, X, lambda y: y.mean(dim=1)))
+    assert np.isnan(figure.axes[0].lines[0].get_ydata()[:2]).all()

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
 from numba import njit
 
-from stability.jacobians.kernels.wide import after_activation, log_size, normalise, pre_activation
+from stability.jacobians.kernels.wide import add, after_activation, log_size, multiply, normalise, pre_activation
 
 
 @njit(cache=True, nogil=True)
-def states_in_range(first, last, table, x, least, log_sizes, positive):
+def states_in_range(first, last, table, x, log2_least, log_sizes, positive):
     """Fill log |h| and the branches of a run with exact digits, in which what a format cannot hold becomes zero.
 
     A state that grows past the range goes on, with the sign that an infinite one has.
@@ -20,76 +17,101 @@ def states_in_range(first, last, table, x, least, log_sizes, positive):
         first, last: which seeds.
         table: (seeds, rows, 6).
         x: (points,).
-        least: what rounds to zero.
+        log2_least: of the largest number that rounds to zero.
         log_sizes: out, (rows + 1, seeds, points).
         positive: out, bool (rows, seeds, points), whether z > 0.
     """
     rows = table.shape[1]
-    floor_mantissa, floor = normalise(least, 0)
+    floor = log2_least + 1  # as the mantissa of a power of 2 is 1/2
     for s in range(first, last):
         for p in range(len(x)):
             h, e = normalise(x[p], 0)
             for r in range(rows + 1):
-                if e < floor or (e == floor and abs(h) <= floor_mantissa):
+                if e < floor or (e == floor and abs(h) == 0.5):
                     h, e = 0.0, 0
                 log_sizes[r, s, p] = log_size(h, e)
                 if r == rows:
                     break
                 row = table[s, r]
                 z, z_exponent = pre_activation(h, e, row)
-                if z_exponent < floor or (z_exponent == floor and abs(z) <= floor_mantissa):
+                if z_exponent < floor or (z_exponent == floor and abs(z) == 0.5):
                     z, z_exponent = 0.0, 0
                 positive[r, s, p] = z > 0.0
                 h, e = after_activation(h, e, z, z_exponent, row[0], row)
 
 
+@njit(inline="always")
+def _add_square(total, exponent, factor, number, number_exponent):
+    """Return total + factor number^2."""
+    m, e = normalise(number, number_exponent)
+    return add(total, exponent, factor * m * m, 2 * e)
+
+
+@njit(inline="always")
+def _times_square(total, exponent, factor):
+    """Return total factor^2."""
+    m, e = normalise(factor, 0)
+    return normalise(total * m * m, exponent + 2 * e)
+
+
 @njit(cache=True, nogil=True)
-def log_expected_errors(first, last, table, x, roundoff, least, outer, skips, logs):
+def log_expected_errors(first, last, table, x, roundoff, log2_least, outer, skips, logs):
     """Fill the log of the root mean square error of a run in a format, its roundings taken as random.
 
     A rounding of a number a has the mean square 0.18 (roundoff a)^2: uniform to the spacing on either side, a over a
-    binade logarithmically uniform.
+    binade logarithmically uniform. States and mean squares have an exponent of their own, and cannot leave the range.
 
     Args:
         first, last: which seeds.
         table: (seeds, depth, 6).
         x: (points,).
-        roundoff, least: of the format.
+        roundoff, log2_least: of the format.
         outer, skips: whether the step has a second affine map, and a weight of its own on the bypass.
         logs: out, (depth + 1, seeds, points).
     """
     depth = table.shape[1]
     unit = 0.18 * roundoff * roundoff
-    floor = least * least / 3.0
+    floor, floor_exponent = 1.0 / 3.0, 2 * log2_least
     for s in range(first, last):
         for p in range(len(x)):
-            h = x[p]
-            variance = unit * h * h
+            h, e = normalise(x[p], 0)
+            variance, ve = _add_square(0.0, 0, unit, h, e)
             for layer in range(depth + 1):
-                logs[layer, s, p] = 0.5 * math.log(variance) if variance > 0.0 else -np.inf
+                logs[layer, s, p] = 0.5 * log_size(variance, ve)
                 if layer == depth:
                     break
                 skip, weight, bias, outer_weight, outer_bias, slope = table[s, layer]
-                product = weight * h
-                z = product + bias
+                product, pe = multiply(h, e, weight, 0)
+                z, ze = add(product, pe, bias, 0)
                 # Parameters, products and sums are each rounded once.
-                rounding = unit * (2.0 * product * product + bias * bias + (z * z if bias != 0.0 else 0.0)) + floor
+                rounding, re = _add_square(floor, floor_exponent, 2.0 * unit, product, pe)
+                if bias != 0.0:
+                    rounding, re = _add_square(rounding, re, unit, bias, 0)
+                    rounding, re = _add_square(rounding, re, unit, z, ze)
                 side = 1.0 if z > 0.0 else slope
-                value = side * z
-                rounding *= side * side
+                value, value_exponent = multiply(z, ze, side, 0)
+                rounding, re = _times_square(rounding, re, side)
                 if not z > 0.0 and slope != 0.0:
-                    rounding += 2.0 * unit * value * value + floor
+                    rounding, re = _add_square(rounding, re, 2.0 * unit, value, value_exponent)
+                    rounding, re = add(rounding, re, floor, floor_exponent)
                 if outer:
-                    value *= outer_weight
-                    rounding = rounding * outer_weight * outer_weight + 2.0 * unit * value * value + floor
+                    value, value_exponent = multiply(value, value_exponent, outer_weight, 0)
+                    rounding, re = _times_square(rounding, re, outer_weight)
+                    rounding, re = _add_square(rounding, re, 2.0 * unit, value, value_exponent)
+                    rounding, re = add(rounding, re, floor, floor_exponent)
+                kept, kept_exponent = multiply(h, e, skip, 0)
                 if skips:
-                    rounding += 2.0 * unit * (skip * h) * (skip * h) + floor
-                following = skip * h + value
+                    rounding, re = _add_square(rounding, re, 2.0 * unit, kept, kept_exponent)
+                    rounding, re = add(rounding, re, floor, floor_exponent)
+                h, e = add(kept, kept_exponent, value, value_exponent)
                 if skip != 0.0:
-                    rounding += unit * following * following
-                following += outer_bias
-                if outer:
-                    rounding += unit * (outer_bias * outer_bias + following * following)
-                gain = skip + outer_weight * weight * side
-                variance = gain * gain * variance + rounding
-                h = following
+                    rounding, re = _add_square(rounding, re, unit, h, e)
+                h, e = add(h, e, outer_bias, 0)
+                if outer_bias != 0.0:
+                    rounding, re = _add_square(rounding, re, unit, outer_bias, 0)
+                    rounding, re = _add_square(rounding, re, unit, h, e)
+                gain, gain_exponent = multiply(outer_weight, 0, weight, 0)
+                gain, gain_exponent = multiply(gain, gain_exponent, side, 0)
+                gain, gain_exponent = add(gain, gain_exponent, skip, 0)
+                variance, ve = normalise(variance * gain * gain, ve + 2 * gain_exponent)
+                variance, ve = add(variance, ve, rounding, re)
