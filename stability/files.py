@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
 
 
 def make_folder(folder: str | Path) -> Path:
@@ -40,12 +44,24 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:
-        raise OSError(
-            error.errno, f"cannot write {path}: {error.strerror or error}; what was there before is unchanged"
-        ) from error
+        message = f"cannot write {path}: {error.strerror or error}; what was there before is unchanged"
+        raise (OSError(message) if error.errno is None else OSError(error.errno, message)) from error
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> Path:
+    """Write tensors and texts to one safetensors file, whole or not at all, and return its path."""
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+    def fill(temporary: Path) -> None:
+        try:
+            save_file(held, temporary, metadata)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+
+    return write_atomically(path, fill)
 
 
 def _umask() -> int:

@@ -274,6 +274,47 @@ class Chain(nn.Module):
         }
         return self._from_parameters(self.architecture, self.members, self.init, self.root, values)
 
+    def insert(self, position: int) -> Chain:
+        """Return a chain one step deeper: a step that is the identity before the step at `position`, or at the end.
+
+        The new step is that of init "identity": its output is its input bit for bit, and so is the function, whatever
+        was trained before. Its free numbers are those of the member's next layer. The parameters are copies.
+
+        Args:
+            position: from 0 to the depth.
+
+        Raises:
+            ValueError: for an architecture whose step cannot be the identity.
+
+        >>> import torch, stability as st
+        >>> chain, x = st.Chain("residual2_prelu", depth=5, seeds=3), torch.linspace(-3, 3, 7, dtype=torch.float64)
+        >>> deeper = chain.insert(2)
+        >>> deeper.depth, bool(torch.equal(deeper(x), chain(x)))
+        (6, True)
+        """
+        position = check_integer("position", position, 0, self.depth)
+        values = {kind: value.detach().clone() for kind, value in self.named_parameters()}
+        for kind, drawn in self._identity_step().items():
+            value = values[kind]
+            new = torch.as_tensor(drawn).to(value)
+            values[kind] = torch.cat([value[:, :position], new[:, None], value[:, position:]], dim=1)
+        deeper = self._from_parameters(self.architecture, self.members, self.init, self.root, values)
+        for kind, value in self.named_parameters():
+            deeper.get_parameter(kind).requires_grad_(value.requires_grad)
+        return deeper
+
+    def _identity_step(self) -> dict[str, NDArray[np.float64]]:
+        """Return a step that is the identity, by kind, (seeds,) and with the shape of the width behind it."""
+        architecture = self.architecture
+        if architecture.skip is None:
+            # Steps with a bypass weight of their own, which no init draws.
+            ones, zeros = np.ones(self.seeds), np.zeros(self.seeds)
+            row = {"skip": ones, "weight": ones, "bias": zeros, "outer_weight": zeros, "outer_bias": zeros}
+            return row | {"slope": 0.25 * ones}
+        init = find_init("identity", architecture, self.width)
+        values = draw(init, architecture, self.depth + 1, self.width, self.members, self.root)
+        return {kind: value[:, -1] for kind, value in values.items() if not kind.startswith("readout")}
+
     def save(self, path: str | Path) -> Path:
         """Write the chain to one safetensors file, whole or not at all; see `Chain.load`."""
         values = dict(self.named_parameters())

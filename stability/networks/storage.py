@@ -9,11 +9,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from stability.checks import check_members
-from stability.files import write_atomically
+from stability.files import write_tensors
 from stability.networks.architecture import Architecture
 
 #: Raised when the layout changes, so that an old file is refused and not misread.
@@ -41,15 +40,7 @@ def write(path: str | Path, stored: Stored) -> Path:
         "init": stored.init,
         "root": stored.root,
     }
-    tensors = {kind: value.detach().contiguous() for kind, value in stored.values.items()}
-
-    def fill(temporary: Path) -> None:
-        try:
-            save_file(tensors, temporary, {_KEY: json.dumps(description)})
-        except SafetensorError as error:
-            raise OSError(None, str(error)) from error
-
-    return write_atomically(path, fill)
+    return write_tensors(path, stored.values, {_KEY: json.dumps(description)})
 
 
 def read(path: str | Path, device: torch.device | str | None = None) -> Stored:

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from stability.files import write_atomically
+from stability.files import write_tensors
 from stability.networks import Chain
 from stability.training.options import Options
 from stability.training.task import Task
@@ -52,8 +51,7 @@ def describe(chain: Chain, task: Task, method: str, options: Options) -> dict[st
 def write(path: str | Path, description: Mapping[str, Any], start: str, tensors: Mapping[str, Tensor]) -> Path:
     """Write a run to `path`, whole or not at all; `start` is the digest of the parameters that it began with."""
     metadata = {_KEY: json.dumps({"description": description, "start": start})}
-    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return write_atomically(path, lambda temporary: save_file(held, temporary, metadata))
+    return write_tensors(path, tensors, metadata)
 
 
 def read(path: str | Path, description: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:

@@ -363,3 +363,43 @@ def test_points_of_another_width_are_refused():
 def test_an_architecture_is_frozen_data():
     with pytest.raises(dataclasses.FrozenInstanceError):
         st.ARCHITECTURES["plain_relu"].skip = 1
+
+
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("name", ["residual2_relu", "residual2_prelu", "plain_prelu"])
+def test_an_inserted_step_leaves_the_function_bit_for_bit(name, width):
+    x = torch.linspace(-3, 3, 50, dtype=torch.float64)
+    x = x if width == 1 else torch.stack([x, -x, x.sin()], dim=1)
+    chain = st.Chain(name, 5, seeds=7, width=width)
+    chain.bias.requires_grad_(False)
+    for position in range(6):
+        deeper = chain.insert(position)
+        assert deeper.depth == 6
+        assert torch.equal(deeper(x), chain(x))
+        assert not deeper.bias.requires_grad
+        assert deeper.weight.requires_grad
+        for kind, value in chain.named_parameters():
+            new = deeper.get_parameter(kind)
+            if not kind.startswith("readout"):
+                new = torch.cat([new[:, :position], new[:, position + 1 :]], dim=1)
+            assert torch.equal(new, value)
+    with torch.no_grad():
+        deeper.weight += 1
+    assert torch.equal(st.Chain(name, 5, seeds=7, width=width)(x), chain(x))
+
+
+def test_an_inserted_step_can_leave_the_identity():
+    chain = st.Chain("residual2_prelu", 3, seeds=2).insert(3).insert(0)
+    (chain(torch.linspace(-3, 3, 20, dtype=torch.float64)) ** 2).sum().backward()
+    assert (chain.outer_weight.grad[:, [0, 4]] != 0).all()
+    table = st.Chain.from_table(np.random.default_rng(0).uniform(-1, 1, (2, 3, 6)))
+    x = torch.linspace(-3, 3, 20, dtype=torch.float64)
+    assert torch.equal(table.insert(1)(x), table(x))
+
+
+@pytest.mark.parametrize("name", ["plain_relu", "residual1_relu"])
+def test_no_step_is_inserted_where_none_is_the_identity(name):
+    with pytest.raises(ValueError, match="init 'identity' does not exist"):
+        st.Chain(name, 3).insert(1)
+    with pytest.raises(ValueError, match="position is 4: expected an integer >= 0 and <= 3"):
+        st.Chain("residual2_prelu", 3).insert(4)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import stability as st
+from stability import files
 from stability.networks import storage
 
 
@@ -100,7 +101,7 @@ def test_a_full_disk_leaves_the_old_file_as_it_was(tmp_path, monkeypatch):
         name.write_bytes(b"half of it")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(storage, "save_file", full)
+    monkeypatch.setattr(files, "save_file", full)
     with pytest.raises(OSError, match="No space left on device; what was there before is unchanged"):
         st.Chain("plain_relu", 99).save(path)
     assert (st.Chain.load(path).table() == old.table()).all()
