@@ -8,10 +8,31 @@ from numba import njit
 # Sums over points may be reordered and fused, so that they run in vector lanes; NaN and infinity keep their meaning.
 _FAST = {"reassoc", "nsz", "contract"}
 
+#: So many bytes of states stay in a core's own cache.
+_CACHE = 2**19
+
+#: The additions and multiplications that a point takes in a layer: 7 forward, 18 backward.
+OPERATIONS = 25
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST)
+def _run_forward(table, first, last, states):
+    """Fill states[1:] of the rows first to last, from states[0]."""
+    for r in range(first, last):
+        skip, weight, bias, outer_weight, outer_bias, slope = table[r]
+        h, h_next = states[r - first], states[r - first + 1]
+        for p in range(h.shape[0]):
+            z = weight * h[p] + bias
+            a = z if z > 0 else slope * z
+            h_next[p] = skip * h[p] + outer_weight * a + outer_bias
+
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
 def losses_and_gradients(first, last, table, x, y, losses, gradients):
     """Fill the mean-squared error of the seeds first to last and its gradient with respect to the table.
+
+    The states of all layers stay in cache: where they are too many, those of a stretch of layers are taken again from
+    the state before it, so that the time is linear in the depth.
 
     Args:
         first, last: which seeds.
@@ -22,47 +43,55 @@ def losses_and_gradients(first, last, table, x, y, losses, gradients):
     """
     rows = table.shape[1]
     points = x.shape[0]
+    stretch = min(rows, max(16, _CACHE // (points * x.itemsize)))
+    stretches = (rows + stretch - 1) // stretch
+    before = np.empty((stretches, points), table.dtype)
+    states = np.empty((stretch + 1, points), table.dtype)
+    back = np.empty(points, table.dtype)
+    zero = table.dtype.type(0)
     for s in range(first, last):
-        states = np.empty((rows + 1, points), table.dtype)
-        states[0] = x
-        for r in range(rows):
-            skip, weight, bias, outer_weight, outer_bias, slope = table[s, r]
-            h, h_next = states[r], states[r + 1]
-            for p in range(points):
-                z = weight * h[p] + bias
-                a = z if z > 0 else slope * z
-                h_next[p] = skip * h[p] + outer_weight * a + outer_bias
+        before[0] = x
+        for k in range(stretches):
+            start, stop = k * stretch, min(rows, (k + 1) * stretch)
+            states[0] = before[k]
+            _run_forward(table[s], start, stop, states)
+            if k + 1 < stretches:
+                before[k + 1] = states[stop - start]
+        output = states[rows - (stretches - 1) * stretch]
 
-        back = np.empty(points, table.dtype)
-        total = table.dtype.type(0)
+        total = zero
         scale = table.dtype.type(2) / table.dtype.type(points)
         for p in range(points):
-            error = states[rows, p] - y[p]
+            error = output[p] - y[p]
             total += error * error
             back[p] = scale * error
         losses[s] = total / table.dtype.type(points)
 
-        for r in range(rows - 1, -1, -1):
-            skip, weight, bias, outer_weight, outer_bias, slope = table[s, r]
-            h = states[r]
-            zero = table.dtype.type(0)
-            d_skip = d_weight = d_bias = d_outer_weight = d_outer_bias = d_slope = zero
-            for p in range(points):
-                z = weight * h[p] + bias
-                g = back[p]
-                phi_slope = table.dtype.type(1) if z > 0 else slope
-                g_a = g * outer_weight
-                g_z = g_a * phi_slope
-                d_skip += g * h[p]
-                d_weight += g_z * h[p]
-                d_bias += g_z
-                d_outer_weight += g * (z * phi_slope)
-                d_outer_bias += g
-                d_slope += zero if z > 0 else g_a * z
-                back[p] = g * skip + g_z * weight
-            gradients[s, r, 0] = d_skip
-            gradients[s, r, 1] = d_weight
-            gradients[s, r, 2] = d_bias
-            gradients[s, r, 3] = d_outer_weight
-            gradients[s, r, 4] = d_outer_bias
-            gradients[s, r, 5] = d_slope
+        for k in range(stretches - 1, -1, -1):
+            start, stop = k * stretch, min(rows, (k + 1) * stretch)
+            if k + 1 < stretches:
+                states[0] = before[k]
+                _run_forward(table[s], start, stop, states)
+            for r in range(stop - 1, start - 1, -1):
+                skip, weight, bias, outer_weight, outer_bias, slope = table[s, r]
+                h = states[r - start]
+                d_skip = d_weight = d_bias = d_outer_weight = d_outer_bias = d_slope = zero
+                for p in range(points):
+                    z = weight * h[p] + bias
+                    g = back[p]
+                    phi_slope = table.dtype.type(1) if z > 0 else slope
+                    g_a = g * outer_weight
+                    g_z = g_a * phi_slope
+                    d_skip += g * h[p]
+                    d_weight += g_z * h[p]
+                    d_bias += g_z
+                    d_outer_weight += g * (z * phi_slope)
+                    d_outer_bias += g
+                    d_slope += zero if z > 0 else g_a * z
+                    back[p] = g * skip + g_z * weight
+                gradients[s, r, 0] = d_skip
+                gradients[s, r, 1] = d_weight
+                gradients[s, r, 2] = d_bias
+                gradients[s, r, 3] = d_outer_weight
+                gradients[s, r, 4] = d_outer_bias
+                gradients[s, r, 5] = d_slope
