@@ -102,27 +102,30 @@ def _best_kink(h, back, residuals, jacobian, factor, uniform, above_too):
         kinks[k] = low + (place[k] - left) * (high - low)
         ends[k] = left + 1
     ends[candidates] = points
-    # parts[i, k] = J_i . c_k for the bends under the kinks, then those over them.
-    parts = np.zeros((count, 2 * candidates))
+    # parts[i, k] = J_i . c_k for the bends under the kinks, then those over them, from sums over the points between.
+    parts = np.empty((count, 2 * candidates))
+    sorted_back, sorted_h, values = back[order], h[order], np.empty(points)
+    mass, moment = np.empty(candidates + 1), np.empty(candidates + 1)
     for i in range(count):
-        mass = moment = 0.0
+        for q in range(points):
+            values[q] = jacobian[i, order[q]] * sorted_back[q]
         start = 0
-        for k in range(candidates):
+        for k in range(candidates + 1):
+            total = weighted = 0.0
             for q in range(start, ends[k]):
-                p = order[q]
-                value = jacobian[i, p] * back[p]
-                mass += value
-                moment += value * h[p]
-            start = ends[k]
-            parts[i, k] = moment - kinks[k] * mass
-        mass = moment = 0.0
-        for k in range(candidates - 1, -1, -1):
-            for q in range(ends[k], ends[k + 1]):
-                p = order[q]
-                value = jacobian[i, p] * back[p]
-                mass += value
-                moment += value * h[p]
-            parts[i, candidates + k] = moment - kinks[k] * mass
+                total += values[q]
+                weighted += values[q] * sorted_h[q]
+            mass[k], moment[k], start = total, weighted, ends[k]
+        total = weighted = 0.0
+        for k in range(candidates):
+            total += mass[k]
+            weighted += moment[k]
+            parts[i, k] = weighted - kinks[k] * total
+        total = weighted = 0.0
+        for k in range(candidates, 0, -1):
+            total += mass[k]
+            weighted += moment[k]
+            parts[i, candidates + k - 1] = weighted - kinks[k - 1] * total
     # Forward substitution for all bends at once, in vector lanes.
     for i in range(count):
         for j in range(i):
