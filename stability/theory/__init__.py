@@ -1,5 +1,7 @@
-"""What is known in closed form, as plain functions with their sources."""
+"""What is known in closed form: forms in sympy with their checks, and plain functions with their sources."""
 
+from stability.theory.closed_form import Agreement, ClosedForm
+from stability.theory.exponents import log_variance, lyapunov_exponent, moment
 from stability.theory.random_matrices import (
     fuss_catalan_density,
     fuss_catalan_moment,
@@ -12,12 +14,17 @@ from stability.theory.random_matrices import (
 )
 
 __all__ = [
+    "Agreement",
+    "ClosedForm",
     "fuss_catalan_density",
     "fuss_catalan_moment",
     "fuss_catalan_quantiles",
     "gaussian_exponents",
     "largest_squared_singular_value",
+    "log_variance",
+    "lyapunov_exponent",
     "marchenko_pastur_density",
+    "moment",
     "residual_log_edges",
     "squared_singular_value_variance",
 ]
