@@ -18,7 +18,7 @@ from stability.checks import check_finite, check_name
 Array = NDArray[np.float64]
 
 
-class x_log_x(sympy.Function):
+class x_log_x(sympy.Function):  # type: ignore[misc]
     """x log|x|, 0 at 0."""
 
     @classmethod
