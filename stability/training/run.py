@@ -148,24 +148,29 @@ def carry_out(
 ) -> None:
     """Let a method run to its end, or until it is interrupted; the objective's chain gets the best parameters."""
     quantiles = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64, device=run.best.device)
+    shown, settled = -math.inf, True
     bar = tqdm(total=run.total, initial=max(0, len(run.record) - 1), disable=None if progress else True, desc=label)
     with bar, _interrupts_after_a_step() as asked:
         try:
             for losses, status in method(run.state):
-                alive = run.note(losses, status)
+                alive, settled = run.note(losses, status), True
                 keeper.keep(run)
                 step = len(run.record) - 1
                 if on_step is not None:
                     run.objective.write(run.objective.parameters.where(alive[:, None], run.best))
                     on_step(step, run.record[-1].clone())
-                if progress and step % 20 == 0:
+                if progress and time.monotonic() - shown > 0.2:
+                    shown = time.monotonic()
                     low, middle, high = run.best_loss.double().quantile(quantiles, interpolation="nearest")
                     bar.set_postfix_str(f"best {low:.1e} median {middle:.1e} worst {high:.1e}", refresh=False)
                 bar.update(step > 0)
                 if asked.is_set():
                     raise KeyboardInterrupt
+                settled = False
+            settled = True
         except KeyboardInterrupt:
             run.interrupted = True
         finally:
             run.objective.write(run.best)
-            keeper.keep(run, now=True)
+            if settled:  # in the middle of a step the parameters are neither those before it nor after
+                keeper.keep(run, now=True)

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 import stability as st
 from stability import files
+from stability.training.least_squares import LeastSquares
 
 SINE = st.Task(torch.sin, (-3, 3), points=64)
 
@@ -97,6 +98,28 @@ def test_an_interrupted_run_goes_on_from_where_it_was(method, fresh, tmp_path):
     # A run that is over stays as it is.
     again = st.train(chain, SINE, method, steps=90, resume=path, progress=False)
     assert torch.equal(again.loss, expected.loss)
+    np.testing.assert_array_equal(chain.table(), whole.table())
+
+
+def test_what_breaks_in_the_middle_of_a_step_is_not_kept(tmp_path, monkeypatch):
+    """The last checkpoint stays, and the run goes on from there to the same result."""
+    path, chain = tmp_path / "run.safetensors", st.Chain("residual2_prelu", 6, seeds=3, init="knots")
+    advance, calls = LeastSquares.advance, []
+
+    def break_off(self, step, share):
+        calls.append(step)
+        if len(calls) == 20:
+            self.table += 1  # half a step
+            raise KeyboardInterrupt
+        advance(self, step, share)
+
+    monkeypatch.setattr(LeastSquares, "advance", break_off)
+    with pytest.warns(RuntimeWarning, match="interrupted"):
+        st.train(chain, SINE, "levenberg_marquardt", 40, checkpoint=path, every=1e-9, progress=False)
+    monkeypatch.undo()
+    whole = st.Chain("residual2_prelu", 6, seeds=3, init="knots")
+    for one, resume in ((chain, path), (whole, None)):
+        st.train(one, SINE, "levenberg_marquardt", 40, resume=resume, progress=False)
     np.testing.assert_array_equal(chain.table(), whole.table())
 
 
