@@ -9,6 +9,7 @@ from hypothesis import strategies as some
 
 import stability as st
 from stability.training.kernels import kinks, least_squares
+from stability.training.kernels.steps import run_forward
 from stability.training.least_squares import numbers, with_unit_weights
 from stability.training.objective import TableObjective
 from stability.training.status import CONVERGED, MOVING
@@ -39,7 +40,8 @@ def residuals(table, x, y):
 def jacobian(table, x, y, rows, kinds):
     states = np.empty((len(table) + 1, len(x)))
     out, found = np.empty(len(x)), np.empty((len(rows), len(x)))
-    least_squares.run_forward(table, x, states)
+    states[0] = x
+    run_forward(table, states)
     least_squares.residuals_and_jacobian(table, states, y, rows, kinds, out, found)
     return out, found
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-# Sums over points may be reordered and fused, so that they run in vector lanes; NaN and infinity keep their meaning.
-_FAST = {"reassoc", "nsz", "contract"}
+from stability.training.kernels.steps import FAST, run_forward
 
 #: So many bytes of states stay in a core's own cache.
 _CACHE = 2**19
@@ -15,19 +14,7 @@ _CACHE = 2**19
 OPERATIONS = 25
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
-def _run_forward(table, first, last, states):
-    """Fill states[1:] of the rows first to last, from states[0]."""
-    for r in range(first, last):
-        skip, weight, bias, outer_weight, outer_bias, slope = table[r]
-        h, h_next = states[r - first], states[r - first + 1]
-        for p in range(h.shape[0]):
-            z = weight * h[p] + bias
-            a = z if z > 0 else slope * z
-            h_next[p] = skip * h[p] + outer_weight * a + outer_bias
-
-
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def losses_and_gradients(first, last, table, x, y, losses, gradients):
     """Fill the mean-squared error of the seeds first to last and its gradient with respect to the table.
 
@@ -54,7 +41,7 @@ def losses_and_gradients(first, last, table, x, y, losses, gradients):
         for k in range(stretches):
             start, stop = k * stretch, min(rows, (k + 1) * stretch)
             states[0] = before[k]
-            _run_forward(table[s], start, stop, states)
+            run_forward(table[s, start:stop], states)
             if k + 1 < stretches:
                 before[k + 1] = states[stop - start]
         output = states[rows - (stretches - 1) * stretch]
@@ -71,7 +58,7 @@ def losses_and_gradients(first, last, table, x, y, losses, gradients):
             start, stop = k * stretch, min(rows, (k + 1) * stretch)
             if k + 1 < stretches:
                 states[0] = before[k]
-                _run_forward(table[s], start, stop, states)
+                run_forward(table[s, start:stop], states)
             for r in range(stop - 1, start - 1, -1):
                 skip, weight, bias, outer_weight, _, slope = table[s, r]
                 h = states[r - start]

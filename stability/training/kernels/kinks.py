@@ -19,15 +19,13 @@ from stability.training.kernels.least_squares import (
     mean_square,
     pull_back,
     residuals_and_jacobian,
-    run_forward,
     set_sides,
     sides,
     solve_lower,
     solve_upper,
 )
+from stability.training.kernels.steps import FAST, run_forward
 from stability.training.status import CONVERGED, MOVING
-
-_FAST = {"reassoc", "nsz", "contract"}
 
 #: Kinks looked at for every position.
 CANDIDATES = 16
@@ -46,7 +44,8 @@ def _tangent(table, x, y, rows, kinds):
     count, points = rows.shape[0], x.shape[0]
     states = np.empty((table.shape[0] + 1, points))
     residuals, jacobian = np.empty(points), np.empty((count, points))
-    run_forward(table, x, states)
+    states[0] = x
+    run_forward(table, states)
     residuals_and_jacobian(table, states, y, rows, kinds, residuals, jacobian)
     if count >= points:
         return states, residuals, jacobian[:0], np.empty((0, 0))
@@ -63,7 +62,7 @@ def _tangent(table, x, y, rows, kinds):
     return states, residuals, jacobian, factor
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
 def _take_away(jacobian, factor, values):
     """Take from values (points,) their part in the span of the rows of J, whose J J^T has this factor."""
     count, points = jacobian.shape
@@ -78,7 +77,7 @@ def _take_away(jacobian, factor, values):
             values[p] -= jacobian[i, p] * parts[i]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
 def _best_kink(h, back, residuals, jacobian, factor, uniform, above_too):
     """Return the fall of the squared error that the best bend at a position promises, its kink and its side.
 

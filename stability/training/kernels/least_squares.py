@@ -10,9 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from stability.training.kernels.steps import FAST, run_forward, take_step
 from stability.training.status import CONVERGED, MOVING, STOPPED
-
-_FAST = {"reassoc", "nsz", "contract"}
 
 WEIGHT, BIAS, OUTER_WEIGHT, OUTER_BIAS, SLOPE = 1, 2, 3, 4, 5
 BELOW, ABOVE = 6, 7
@@ -26,27 +25,12 @@ _FLOOR = 1e-2
 _NO_GAIN = 1e-10
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
-def run_forward(table, x, states):
-    """Fill the states (rows + 1, points) of one member, table (rows, 6), before each row and after the last."""
-    states[0] = x
-    for r in range(table.shape[0]):
-        skip, weight, bias, outer_weight, outer_bias, slope = table[r]
-        h, h_next = states[r], states[r + 1]
-        for p in range(x.shape[0]):
-            z = weight * h[p] + bias
-            h_next[p] = skip * h[p] + outer_weight * (z if z > 0 else slope * z) + outer_bias
-
-
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
 def mean_square(table, x, y, h, h_next):
     """Return the mean-squared error of one member; h and h_next are (points,), to work in."""
     h[:] = x
     for r in range(table.shape[0]):
-        skip, weight, bias, outer_weight, outer_bias, slope = table[r]
-        for p in range(x.shape[0]):
-            z = weight * h[p] + bias
-            h_next[p] = skip * h[p] + outer_weight * (z if z > 0 else slope * z) + outer_bias
+        take_step(table[r], h, h_next)
         h, h_next = h_next, h
     total = 0.0
     for p in range(x.shape[0]):
@@ -62,7 +46,7 @@ def losses(first, last, tables, x, y, out):
         out[s] = mean_square(tables[s], x, y, h, h_next)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
 def pull_back(row, h, back):
     """Multiply the derivatives of the output by the states after a row, (points,), by those of the row."""
     skip, weight, bias, outer_weight, _, slope = row
@@ -70,7 +54,7 @@ def pull_back(row, h, back):
         back[p] *= skip + outer_weight * weight * (1.0 if weight * h[p] + bias > 0 else slope)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
 def residuals_and_jacobian(table, states, y, rows, kinds, residuals, jacobian):
     """Fill f(x) - y of one member and its derivatives with respect to the numbers trained.
 
@@ -115,7 +99,7 @@ def residuals_and_jacobian(table, states, y, rows, kinds, residuals, jacobian):
         pull_back(table[r], h, back)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
 def gram(rows, out):
     """Fill the lower half of rows rows^T, two by two, for rows (count, points)."""
     count, points = rows.shape
@@ -132,7 +116,7 @@ def gram(rows, out):
             out[i, j], out[i, j1], out[i1, j], out[i1, j1] = a, b, c, d
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
 def factorise(matrix):
     """Put the Cholesky factor in the place of the lower half of a matrix; False if it is not positive definite."""
     for i in range(matrix.shape[0]):
@@ -151,7 +135,7 @@ def factorise(matrix):
     return True
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
 def solve_lower(factor, values):
     """Put factor^-1 values in the place of values."""
     for i in range(values.shape[0]):
@@ -161,7 +145,7 @@ def solve_lower(factor, values):
         values[i] = (values[i] - known) / factor[i, i]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
 def solve_upper(factor, values):
     """Put factor^-T values in the place of values."""
     for i in range(values.shape[0] - 1, -1, -1):
@@ -214,13 +198,14 @@ def move(table, rows, kinds, step, least_slope, moved):
             set_sides(moved[r], -moved[r, BIAS] / table[r, WEIGHT], below, above)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
 def _try_dampings(table, x, y, rows, kinds, least_slope, damping, loss):
     """Move one member by one step that lowers its loss; return its damping, its loss and what has become of it."""
     count, points = rows.shape[0], x.shape[0]
     states = np.empty((table.shape[0] + 1, points))
     residuals, jacobian = np.empty(points), np.empty((count, points))
-    run_forward(table, x, states)
+    states[0] = x
+    run_forward(table, states)
     residuals_and_jacobian(table, states, y, rows, kinds, residuals, jacobian)
     scale, gradient, step = np.empty(count), np.empty(count), np.empty(count)
     mean = 0.0
