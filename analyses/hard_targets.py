@@ -15,7 +15,7 @@ training points by less than 1 %? How many turns has it, and how many has the ta
 it? And can a chain follow the target's turns at all: a chain is monotone on some stretch on which it takes its whole
 range, and the share of the range that the target takes on its best monotone stretch is found on the grid.
 
-Reading. Panels: target dashed grey, in blue the best fit of the best of the four methods (bold), its median fit (dashed
+Reading. Panels: target dashed grey on top, in blue the best fit of the best of the four methods (bold), its median fit (dashed
 light blue) and the other members (thin); in orange the best fit by a path of its own. Below: the errors by target and
 method, a point a member, a bar the median; what is below the axis is at its foot. Lines over a target: the best
 constant (dashed), the best monotone function (dotted), the best spline of 30 folds (solid).
@@ -379,9 +379,9 @@ def verdicts(data: xarray.Dataset) -> list[str]:
         if share < 0.99:
             line += (
                 f". The target takes {share:.0%} of its range on its best monotone stretch, a chain takes all of it "
-                f"(the best fit {float(one.share_of_best):.0%}): in the uniform norm it is out of reach, and in the mean "
-                f"square reached by spikes only, with slopes up to {slope(one, METHODS[-1]):.0f} in the best fit by a "
-                f"path of its own, {slope(one, method):.0f} in the best of the others, and "
+                f"(the best fit {float(one.share_of_best):.0%}): in the uniform norm it is out of reach, and in the "
+                f"mean square reached by spikes only, with slopes up to {slope(one, METHODS[-1]):.0f} in the best fit "
+                f"by a path of its own, {slope(one, method):.0f} in the best of the others, and "
                 f"{float(np.abs(np.diff(one.wanted)).max() / np.diff(one.x).max()):.0f} in the target"
             )
         if asked["failed"] > 0:
@@ -408,17 +408,20 @@ def draw(data: xarray.Dataset) -> plt.Figure:
             order = np.argsort(error.to_numpy())
             best, middle = order[0], order[len(order) // 2]
             ax.plot(data.x, one.fit.T, color=shade, alpha=0.18, linewidth=0.5)
-            ax.plot(data.x, one.wanted, color="#777777", linestyle=(0, (4, 2)), linewidth=1.6)
             ax.plot(data.x, one.fit[middle], color="#56B4E9", linestyle=(0, (2, 1)), linewidth=1.2)
             ax.plot(data.x, one.fit[best], color=shade, linewidth=1.5)
             ax.plot(data.x, one.own_fit, color=other, linewidth=0.9)
+            ax.plot(data.x, one.wanted, color="#BBBBBB", linestyle=(0, (4, 3)), linewidth=0.9)
             low, high = float(one.wanted.min()), float(one.wanted.max())
-            ax.set(ylim=(low - 0.12 * (high - low), high + 0.42 * (high - low)))
+            ax.set(ylim=(low - 0.12 * (high - low), high + 0.5 * (high - low)))
             ax.set_title(name)
             note = f"{one.best_method.values}: best {float(error.min()):.1e}, median {float(error.median()):.1e}"
             own = one.error.sel(way=METHODS[-1]).dropna("seed")
             if own.size:
                 note += f"\nown path (orange): {float(own.min()):.1e}"
+            failed, turns = (float(one.asked.sel(answer=k)) for k in ("failed", "turns_failed"))
+            if failed > 0.1:
+                note += f"\ngrowth: {failed:.0%} fail, with {turns:.0f} turns of {int(one.turns_of_target)}"
             ax.text(0.02, 0.98, note, transform=ax.transAxes, va="top", fontsize=7, color="#333333")
             if i // 3 == 2:
                 ax.set_xlabel("x")
