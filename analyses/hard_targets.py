@@ -15,10 +15,10 @@ training points by less than 1 %? How many turns has it, and how many has the ta
 it? And can a chain follow the target's turns at all: a chain is monotone on some stretch on which it takes its whole
 range, and the share of the range that the target takes on its best monotone stretch is found on the grid.
 
-Reading. Panels: target dashed grey on top, in blue the best fit of the best of the four methods (bold), its median fit (dashed
-light blue) and the other members (thin); in orange the best fit by a path of its own. Below: the errors by target and
-method, a point a member, a bar the median; what is below the axis is at its foot. Lines over a target: the best
-constant (dashed), the best monotone function (dotted), the best spline of 30 folds (solid).
+Reading. Panels: target dashed grey on top, in blue the best fit of the best of the four methods (bold), its median fit
+(dashed light blue) and the other members (thin); in orange the best fit by a path of its own. Below: the errors by
+target and method, a point a member, a bar the median; what is below the axis is at its foot. Lines over a target: the
+best constant (dashed), the best monotone function (dotted), the best spline of as many folds as steps (solid).
 """
 
 from __future__ import annotations

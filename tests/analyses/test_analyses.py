@@ -212,11 +212,12 @@ def test_hard_targets(tmp_path):
         best = data.error.min(["way", "seed"])
         for name, limit in {"|x|": 1e-20, "exp(-x^2)": 1e-5, "sin 2x": 1e-4, "exp(-x^2) cos 5x": 1e-2}.items():
             assert best.sel(target=name) < limit, name
-        # The stored fits are those of the stored errors, up to the coarser grid.
+        # The best of the stored fits has the stored error, up to the coarser grid.
         for name in ("exp(-x^2)", "sin 2x", "exp(-x^2) cos 5x"):
             one = data.sel(target=name)
-            errors = ((one.fit - one.wanted) ** 2).mean("x")
-            np.testing.assert_allclose(errors, one.error.sel(way=str(one.best_method.values)), rtol=0.1, atol=1e-5)
+            stored = one.error.sel(way=str(one.best_method.values)).to_numpy()
+            fit = one.fit[stored.argmin()]
+            np.testing.assert_allclose(((fit - one.wanted) ** 2).mean("x"), stored.min(), rtol=0.1)
         # Variances in closed form; a jump or a corner costs less than one of the 10,000 cells.
         variances = {"|x|": 3 / 4, "step": 1 / 4, "triangle wave": 1 / 12, "sawtooth": 1 / 12}
         variances["sin 2x"] = (1 - np.sin(12) / 12) / 2
