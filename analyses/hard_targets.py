@@ -185,8 +185,10 @@ def with_spikes(widths: np.ndarray, size: Size) -> np.ndarray:
 
 def values(tables: np.ndarray, x: Tensor) -> np.ndarray:
     """Return the fits (seeds, points)."""
+    chain = st.Chain.from_table(tables, ARCHITECTURE)
     with torch.no_grad():
-        return st.Chain.from_table(tables, ARCHITECTURE)(x).numpy()
+        # In parts that stay in the cache: 2 to 3 times as fast.
+        return torch.cat([chain(part) for part in x.split(8192 // len(tables) + 1)], dim=1).numpy()
 
 
 def mean_squares(tables: np.ndarray, x: Tensor, y: Tensor) -> np.ndarray:
