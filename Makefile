@@ -13,6 +13,7 @@ figures: .venv/ready
 	$(BIN)/python analyses/fold_counts.py
 	$(BIN)/python analyses/folding.py
 	$(BIN)/python analyses/gradient_norms.py
+	$(BIN)/python analyses/hard_targets.py
 	$(BIN)/python analyses/identity_distance.py
 	$(BIN)/python analyses/precision.py
 	$(BIN)/python analyses/your_model.py

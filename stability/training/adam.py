@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,15 @@ def clip_by_member(gradients: Tensor, limit: float) -> Tensor:
     unit = gradients / largest.where(largest > 0, 1)
     unit_limit = limit / unit.square().sum(dim=1, keepdim=True).sqrt().where(largest > 0, 1)
     return gradients.where(largest <= unit_limit, unit * unit_limit)
+
+
+def root(values: Tensor) -> Tensor:
+    """Return the square roots, correctly rounded on the CPU, in place."""
+    if values.device.type == "cpu":
+        # torch's own wakes all its threads, at each of many short steps, and rounds one in 500 to the other side.
+        np.sqrt(values.numpy(), out=values.numpy())
+        return values
+    return values.sqrt_()
 
 
 def adam(
@@ -56,7 +66,7 @@ def adam(
         gradients = clip_by_member(gradients.where(moving, 0), options.clip)
         mean.lerp_(gradients, 1 - betas[0])
         square.mul_(betas[1]).addcmul_(gradients, gradients, value=1 - betas[1])
-        denominator = (square / (1 - betas[1] ** (now + 1))).sqrt_().add_(1e-8)
+        denominator = root(square / (1 - betas[1] ** (now + 1))).add_(1e-8)
         rate = options.rate * (0.01 + 0.99 * (1 + math.cos(math.pi * now / options.steps)) / 2)
         update = (mean / denominator).mul_(-rate / (1 - betas[0] ** (now + 1)))
         parameters += update * moving

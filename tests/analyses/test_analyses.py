@@ -24,6 +24,7 @@ def run(name, *arguments):
         "fold_counts",
         "folding",
         "gradient_norms",
+        "hard_targets",
         "identity_distance",
         "precision",
         "your_model",
@@ -197,6 +198,46 @@ def test_gradient_norms(tmp_path):
     np.testing.assert_allclose(
         ends.sel(end="first layer") - ends.sel(end="last layer"), ratio.transpose("start", "step", "seed"), atol=1e-4
     )
+
+
+def test_hard_targets(tmp_path):
+    done = run("hard_targets", "--quick", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    assert {p.suffix for p in tmp_path.iterdir()} == {".png", ".pdf", ".nc"}
+    shown = " ".join(done.stdout.split())
+    assert "|x|: TRAINED" in shown
+    assert "x + 1.5 sin 3x: NOT TRAINED" in shown
+    with xarray.open_dataset(tmp_path / "hard_targets.nc", engine="h5netcdf") as data:
+        best = data.error.min(["way", "seed"])
+        for name, limit in {"|x|": 1e-20, "exp(-x^2)": 1e-5, "sin 2x": 1e-4, "exp(-x^2) cos 5x": 1e-2}.items():
+            assert best.sel(target=name) < limit, name
+        # The best of the stored fits has the stored error, up to the coarser grid.
+        for name in ("exp(-x^2)", "sin 2x", "exp(-x^2) cos 5x"):
+            one = data.sel(target=name)
+            stored = one.error.sel(way=str(one.best_method.values)).to_numpy()
+            fit = one.fit[stored.argmin()]
+            np.testing.assert_allclose(((fit - one.wanted) ** 2).mean("x"), stored.min(), rtol=0.1)
+        # Variances in closed form; a jump or a corner costs less than one of the 10,000 cells.
+        variances = {"|x|": 3 / 4, "step": 1 / 4, "triangle wave": 1 / 12, "sawtooth": 1 / 12}
+        variances["sin 2x"] = (1 - np.sin(12) / 12) / 2
+        for name, variance in variances.items():
+            assert abs(data.reference.sel(target=name, kind="constant") - variance) < 1e-4 * variance + 1e-7, name
+        assert (data.reference.sel(kind="spline, lower bound") <= data.reference.sel(kind="spline")).all()
+        turns = {"|x|": 1, "exp(-x^2)": 1, "step": 0, "sin 2x": 4, "triangle wave": 9, "sawtooth": 8}
+        for name, count in turns.items():
+            assert data.turns_of_target.sel(target=name) == count, name
+        # The whole range on a monotone stretch: every chain, and of the targets all but one, whose middle rise
+        # is between the turns where cos 3x = -2/9 and whose range ends at those next to the ends.
+        turn, period = np.arccos(-2 / 9) / 3, 2 * np.pi / 3
+        share = (turn + 1.5 * np.sin(3 * turn)) / (turn + period + 1.5 * np.sin(3 * turn))
+        shares = data.share_of_target
+        assert abs(shares.sel(target="x + 1.5 sin 3x") - share) < 1e-4
+        assert (shares.drop_sel(target="x + 1.5 sin 3x") > 0.999).all()
+        assert (data.share_of_best > 0.99).all()
+        # No training from a random start comes near it, a chain built with spikes does.
+        far = data.error.sel(target="x + 1.5 sin 3x")
+        assert far.sel(way="own path").min() < 0.1 * far.drop_sel(way="own path").min()
 
 
 def test_identity_distance(tmp_path):

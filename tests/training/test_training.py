@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 import stability as st
-from stability.training.adam import adam, clip_by_member
+from stability.training.adam import adam, clip_by_member, root
 from stability.training.objective import ModuleObjective, TableObjective
 from stability.training.options import Options
 from stability.training.status import MOVING
@@ -94,6 +94,14 @@ def test_clipping_neither_overflows_nor_underflows(size):
     clipped = clip_by_member(gradients, size)
     expected = size * torch.tensor([[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]], dtype=torch.float64)
     torch.testing.assert_close(clipped, expected, rtol=1e-15, atol=0)
+
+
+def test_roots_are_rounded_correctly():
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(100_000, dtype=torch.float64, generator=generator) * 1e-300
+    values[0] = 0.0
+    expected = [math.sqrt(v) for v in values.tolist()]
+    assert root(values).tolist() == values.tolist() == expected
 
 
 class Stumble:
