@@ -57,6 +57,13 @@ METHODS: dict[str, tuple[str, str | st.Init]] = {
     "LM, knots": ("levenberg_marquardt", "knots"),
     "growth": ("growth", "pytorch"),
 }
+LOOKS: dict[str, dict[str, Any]] = {
+    "Adam": {"marker": "o", "markersize": 3.5, "linewidth": 1.0, "markerfacecolor": "white"},
+    "Adam, signs": {"marker": "D", "markersize": 3.5, "linewidth": 1.0, "markerfacecolor": "white", "linestyle": "--"},
+    "LM": {"marker": "^", "markersize": 4, "linewidth": 1.0, "markerfacecolor": "white", "linestyle": "--"},
+    "LM, knots": {"marker": "s", "markersize": 3.5, "linewidth": 1.0},
+    "growth": {"marker": "o", "markersize": 4.5, "linewidth": 1.8},
+}
 #: By depth: seeds, and steps of Adam, Levenberg-Marquardt and growth.
 PLAN = {
     3: (32, 2000, 200, 300),
@@ -66,7 +73,7 @@ PLAN = {
     300: (2, 600, 120, 300),
     1000: (2, 200, 60, 200),
 }
-QUICK = {10: (8, 300, 60, 200), 30: (6, 300, 60, 250), 100: (2, 80, 40, 120), 1000: (1, 10, 12, 60)}
+QUICK = {10: (8, 200, 60, 200), 30: (6, 200, 60, 200), 100: (2, 40, 30, 120), 1000: (1, 5, 10, 60)}
 #: Splines with more folds than these are not looked for on 2000 points.
 MOST_FOLDS = 300
 #: The rates and starts of Adam of which the best is set against Levenberg-Marquardt.
@@ -103,8 +110,11 @@ COARSE = st.Task.from_samples(FRESH.x[::5], FRESH.y[::5])
 
 
 def outputs(chain: st.Chain, x: torch.Tensor) -> torch.Tensor:
+    """Return the members' values in float64, (seeds, points)."""
+    # Pieces that stay in the cache; fresh memory for every step of the whole took up to 300 times as long.
+    pieces = x.to(chain.dtype).split(8192 // chain.seeds)
     with torch.no_grad():
-        return chain(x.to(chain.dtype)).double()
+        return torch.cat([chain(piece) for piece in pieces], dim=1).double()
 
 
 def mean_squares(chain: st.Chain) -> np.ndarray:
@@ -267,8 +277,8 @@ def adam(
 
 def numerics(quick: bool, root: int) -> xarray.Dataset:
     """Train plain PReLU chains in ever more digits; and more of them by epsilon and start."""
-    members, steps, points, depths = (2, 60, 12, (10, 30)) if quick else (4, 300, 16, (10, 30))
-    several, longer = (8, 300) if quick else (32, 2000)
+    members, steps, points, depths = (2, 40, 8, (10, 30)) if quick else (4, 300, 16, (10, 30))
+    several, longer = (8, 200) if quick else (32, 2000)
     runs = {"free": (1e-8, None), "free, epsilon 0": (0.0, None), "held": (1e-8, 0.0), "held, epsilon 0": (0.0, 0.0)}
     if quick:
         del runs["held, epsilon 0"]
@@ -464,8 +474,9 @@ def plain_prelu(data: xarray.Dataset) -> tuple[str, str]:
         f"Arithmetic: the same run in 24 bits to 50 digits ends within {digits:.1e} of itself, relatively, with "
         f"epsilon 1e-8. What fails is the start: the first gradient is at most 10^{gradient:.0f}, far under that "
         f"epsilon, and {100 * chances['epsilon 1e-8']:.0f} % get below the monotone limit; with epsilon 0 "
-        f"{100 * chances['epsilon 0']:.0f} % ({100 * chances['epsilon 0, 24 bits']:.0f} % in 24 bits); from weights and "
-        f"slopes of -1 and 1, through which no signal fades, {100 * chances['signs']:.0f} %, median {middle_signs:.1e}"
+        f"{100 * chances['epsilon 0']:.0f} % ({100 * chances['epsilon 0, 24 bits']:.0f} % in 24 bits); from weights "
+        f"and slopes of -1 and 1, through which no signal fades, {100 * chances['signs']:.0f} %, "
+        f"median {middle_signs:.1e}"
     )
 
 
@@ -572,7 +583,7 @@ def main(settings: Settings) -> None:
         interpolation=float(np.mean((through - FRESH.y.numpy()) ** 2)), rounded_error=rounded(data, plan, settings.seed)
     )
     raced = {
-        d: race(d, *n, settings.seed) for d, n in ({30: (6, 60), 100: (4, 40)} if settings.quick else RACES).items()
+        d: race(d, *n, settings.seed) for d, n in ({30: (4, 50), 100: (2, 30)} if settings.quick else RACES).items()
     }
     pad = max(len(errors) for _, errors, _ in raced.values())
     data["race_seconds"] = ("race_depth", [seconds for seconds, _, _ in raced.values()])
@@ -591,7 +602,159 @@ def padded(values: np.ndarray, length: int) -> np.ndarray:
 
 def draw(data: xarray.Dataset) -> plt.Figure:
     """Draw the figure from the data that is stored beside it."""
-    return plt.figure()
+    with mpl.rc_context(st.plots.STYLE):
+        figure = plt.figure(figsize=(15, 12.2))
+        grid = figure.add_gridspec(4, 1, height_ratios=(1.5, 1, 1, 1.5))
+        top, first, second = (
+            grid[row].subgridspec(1, len(CASES)).subplots(sharey=True, sharex=True) for row in range(3)
+        )
+        for ax, case in zip(top, CASES, strict=True):
+            draw_errors(ax, data, case)
+        top[0].set_ylabel("mean-squared error,\n10,000 fresh points")
+        handles = [plt.Line2D([], [], color="#444444", label=m, **LOOKS[m]) for m in METHODS]
+        top[0].legend(handles=handles, loc="lower left", fontsize=7)
+        lines = (
+            ("best constant", "--"),
+            ("best monotone", ":"),
+            ("best above x", "-."),
+            ("best spline of\nas many folds", "-"),
+        )
+        top[1].legend(
+            handles=[plt.Line2D([], [], color="#222222", linestyle=s, linewidth=0.9, label=n) for n, s in lines],
+            loc="lower left",
+            fontsize=7,
+        )
+        for row, depth in ((first, data.shown.values[0]), (second, data.shown.values[-1])):
+            for ax, case in zip(row, CASES, strict=True):
+                draw_fits(ax, data, case, int(depth))
+            row[0].set_ylabel(f"depth {depth}\nf(x)")
+        for ax in second:
+            ax.set_xlabel("x")
+        bottom = grid[3].subgridspec(1, 3, width_ratios=(1.25, 1.25, 1)).subplots()
+        draw_folds(bottom[0], data)
+        draw_digits(bottom[1], data)
+        draw_chances(bottom[2], data)
+    return figure
+
+
+def shade(case: str) -> str:
+    return "#CC79A7" if case == HELD else st.plots.colour(case)
+
+
+def draw_errors(ax: plt.Axes, data: xarray.Dataset, case: str) -> None:
+    for method in METHODS:
+        if applies(case, method):
+            low, middle, high = data.error.sel(case=case, by=method).quantile([0, 0.5, 1], "seed")
+            ours = method == "growth" or (method == "LM, knots" and not applies(case, "growth"))
+            colour = shade(case) if ours else "#777777" if method.startswith("Adam") else "#444444"
+            ax.plot(data.depth, middle, color=colour, **LOOKS[method], zorder=4 if ours else 3)
+            ax.fill_between(data.depth, low, high, color=colour, alpha=0.25 if ours else 0.1, linewidth=0)
+    ax.axhline(data.attrs["best_constant"], color="#222222", linestyle="--", linewidth=0.9)
+    ax.axhline(data.attrs["best_monotone"], color="#222222", linestyle=":", linewidth=1.1)
+    if case == "residual1_relu":
+        ax.axhline(data.attrs["best_above_x"], color="#222222", linestyle="-.", linewidth=0.9)
+    ax.plot(data.depth, data.spline, color="#222222", linewidth=0.9)
+    ax.set(xscale="log", yscale="log", ylim=(2e-10, 30), xlabel="depth", title=case)
+    ax.set_xticks([3, 10, 30, 100, 300, 1000], ["3", "10", "30", "100", "300", "1000"])
+    ax.minorticks_off()
+
+
+def draw_fits(ax: plt.Axes, data: xarray.Dataset, case: str, depth: int) -> None:
+    one = data.fit.sel(case=case, shown=depth)
+    best = "growth" if applies(case, "growth") else "LM, knots"
+    for method, colour, width in (("Adam", "#777777", 0.7), (best, shade(case), 1.1)):
+        values = one.sel(by=method).dropna("seed", how="all")
+        ax.plot(data.x, values.T, color=colour, linewidth=width, alpha=0.8)
+    ax.plot(data.x, data.target, color="black", linestyle=(0, (4, 2)), linewidth=0.9)
+    error = data.error.sel(case=case, depth=depth)
+    ax.set_title(
+        f"Adam {float(error.sel(by='Adam').median()):.0e}, {best} {float(error.sel(by=best).median()):.0e}", fontsize=8
+    )
+    ax.set(ylim=(-1.7, 1.7), xlim=(-3, 3))
+
+
+def draw_folds(ax: plt.Axes, data: xarray.Dataset) -> None:
+    """Every fit's error against its own folds."""
+    for case in CASES:
+        for method in METHODS:
+            if applies(case, method):
+                one = data.sel(case=case, by=method)
+                few = one.folds <= 1e4
+                ax.plot(
+                    one.folds.where(few).values.ravel() + 1,
+                    one.error.values.ravel(),
+                    marker=LOOKS[method]["marker"],
+                    linestyle="",
+                    markersize=3.5,
+                    color=shade(case),
+                    markerfacecolor=shade(case) if method == "growth" else "none",
+                    markeredgewidth=0.7,
+                    alpha=0.7,
+                    zorder=3 if method == "growth" else 2,
+                )
+    folds = np.unique(np.geomspace(1, MOST_FOLDS, 40).astype(int))
+    curve = [st.references.best_spline(COARSE, int(k)).error for k in folds]
+    ax.plot(folds + 1, curve, color="#222222", linewidth=1.2, zorder=4)
+    more = np.geomspace(MOST_FOLDS, 4000)
+    ax.plot(more + 1, spline_law(more), color="#222222", linewidth=1.2, linestyle=(0, (3, 2)), zorder=4)
+    ax.annotate("best spline of\nas many folds", (60, 3e-9), fontsize=8, ha="right")
+    ax.axhline(data.attrs["interpolation"], color="#999999", linewidth=0.9)
+    ax.annotate("lines through the 256 points", (1.1, data.attrs["interpolation"]), fontsize=7, va="bottom")
+    ax.set(xscale="log", yscale="log", ylim=(1e-10, 10), xlim=(0.9, 4000))
+    ax.set(xlabel="pieces of the fit (its own folds + 1)", ylabel="mean-squared error")
+    ax.set_title("what its folds allow, and what a fit makes of them")
+    handles = [
+        plt.Line2D([], [], color=shade(case), marker="o", linestyle="", markersize=4, label=case) for case in CASES
+    ]
+    ax.legend(handles=handles, fontsize=7, loc="lower left", bbox_to_anchor=(0.0, 0.13))
+
+
+def draw_digits(ax: plt.Axes, data: xarray.Dataset) -> None:
+    """The same members in ever more digits."""
+    colours = {"free": "#D55E00", "held": "#CC79A7"}
+    styles = {int(d): s for d, s in zip(data.precise_depth, ("o", "s"), strict=True)}
+    for run in data.run.values:
+        kind, open_mark = str(run).split(",")[0], "epsilon 0" in str(run)
+        for depth, marker in styles.items():
+            values = data.precise_error.sel(run=run, precise_depth=depth)
+            shift = 0.06 * ((kind == "held") * 2 + open_mark - 1.5)
+            ax.plot(
+                np.arange(values.precision.size) + shift,
+                values.transpose("precision", ...).values,
+                color=colours[kind],
+                marker=marker,
+                markersize=4,
+                linewidth=0.6,
+                linestyle="--" if open_mark else "-",
+                markerfacecolor="white" if open_mark else colours[kind],
+                alpha=0.8,
+            )
+    ax.set_xticks(range(data.precision.size), data.precision.values)
+    ax.set(yscale="log", xlabel="arithmetic", ylabel="final error of a member")
+    ax.set_title("plain PReLU by Adam: more digits change nothing")
+    handles = [
+        plt.Line2D([], [], color=c, marker=m, markersize=4, label=f"slopes {k}, depth {d}")
+        for k, c in colours.items()
+        for d, m in styles.items()
+    ]
+    handles.append(
+        plt.Line2D([], [], color="#444444", marker="o", markerfacecolor="white", linestyle="--", label="epsilon 0")
+    )
+    ax.legend(handles=handles, fontsize=7)
+
+
+def draw_chances(ax: plt.Axes, data: xarray.Dataset) -> None:
+    """Every member of 30 steps by epsilon and start."""
+    names = data.start.values.tolist()
+    for row, name in enumerate(names):
+        errors = np.sort(data.chance_error.sel(start=name).values)
+        offsets = np.linspace(-0.25, 0.25, len(errors))
+        ax.plot(errors, row + offsets, "o", markersize=3.5, color="#D55E00", alpha=0.7)
+        ax.annotate(f"{100 * chance(data, name):.0f} % below", (1.0, row), fontsize=8, va="center")
+    ax.axvline(data.attrs["chance_monotone"], color="#222222", linestyle=":", linewidth=1.1)
+    ax.set_yticks(range(len(names)), [name.replace(", ", ",\n") for name in names])
+    ax.set(xscale="log", xlim=(5e-5, 12), ylim=(len(names) - 0.5, -0.5), xlabel="final error")
+    ax.set_title("depth 30 by Adam: epsilon and start do")
 
 
 if __name__ == "__main__":
