@@ -13,11 +13,12 @@ with as many knots as the fit itself has folds, for folds multiply from step to 
 that any method reached; optimisation is what Adam's is above that. For the numerics the same run of Adam is repeated in
 arithmetic of 24, 53, 64 bits and 50 decimal digits, with Adam's epsilon of 1e-8 and without.
 
-Reading. Top: error against depth; median and range over seeds. Dashed, dotted, dash-dotted: the best constant, monotone
-function, function above x; thin black: the best spline with as many folds as steps. Middle: the fits at two depths, grey
-by Adam, in colour by growth, or by LM where a chain cannot grow, median errors above; the target dashed. Bottom, from
-the left: error against the fit's own folds, and the spline with as many; some members of the plain PReLU chain in ever
-more digits, epsilon 1e-8 (filled) and 0 (open); how many get below the monotone limit by epsilon and start.
+Reading. Top: error against depth; median and range over seeds. Dashed, dotted, dash-dotted: the best constant,
+monotone function, function above x; thin black: the best spline with as many folds as steps. Middle: the fits at two
+depths, grey by Adam, in colour by growth, or by LM where a chain cannot grow, median errors above; the target dashed.
+Bottom, from the left: error against the fit's own folds, and the spline with as many; some members of the plain PReLU
+chain in ever more digits, epsilon 1e-8 (filled) and 0 (open); how many get below the monotone limit by epsilon and
+start.
 """
 
 from __future__ import annotations
