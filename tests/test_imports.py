@@ -8,7 +8,7 @@ import pytest
 import stability as st
 
 ROOT = Path(__file__).parents[1]
-BASEMENT = {"checks", "files"}
+BASEMENT = {"checks", "files", "threads"}
 GROUND = {"networks", "folds", "jacobians", "gradients", "theory"}
 #: What each room may import besides itself and the basement.
 ALLOWED = {

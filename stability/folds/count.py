@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +15,7 @@ from stability.folds.numbers import signs_of
 from stability.folds.piecewise import Count, PiecewiseLinear
 from stability.folds.restrict import restrict, tables_of
 from stability.folds.value_space import count_table
+from stability.threads import workers
 
 
 def count(net: Any, interval: Sequence[float] | PiecewiseLinear | None = None) -> Count:
@@ -80,12 +80,12 @@ def count(net: Any, interval: Sequence[float] | PiecewiseLinear | None = None) -
 
 
 def _count_all(tables: NDArray[np.float64], ends: tuple[float, float]) -> list[tuple[int, int, int]]:
-    workers = min(numba.get_num_threads(), len(tables))
-    if workers == 1:
+    threads = min(workers(), len(tables))
+    if threads == 1:
         return [count_table(table, ends) for table in tables]
     # The compiled loops let go of the interpreter, so threads count side by side.
-    with ThreadPoolExecutor(workers) as threads:
-        return list(threads.map(lambda table: count_table(table, ends), tables))
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(lambda table: count_table(table, ends), tables))
 
 
 def _are_windows(net: Any) -> bool:

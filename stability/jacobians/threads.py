@@ -10,8 +10,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
-import numba
 import numpy as np
+
+from stability.threads import workers
 
 #: So many operations are worth a thread.
 WORTHWHILE = 2**20
@@ -30,7 +31,7 @@ def side_by_side(run: Callable[[int, int], object], size: int, operations: float
         size: how many parts there are.
         operations: about how many operations all of them take.
     """
-    threads = min(numba.get_num_threads(), size, max(1, int(operations / WORTHWHILE)))
+    threads = min(workers(), size, max(1, int(operations / WORTHWHILE)))
     if threads == 1:
         run(0, size)
         return

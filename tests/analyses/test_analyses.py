@@ -1,12 +1,17 @@
 """The scripts, run as a user runs them."""
 
+import importlib.util
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import xarray
+
+import stability as st
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,7 +83,9 @@ def test_jacobian_spectrum(tmp_path):
 def test_fit_sine(tmp_path):
     done = run("fit_sine", "--quick", "--out", tmp_path, "--seed", 3)
     assert done.returncode == 0, done.stderr
-    assert "below the best monotone function: 0 (must be 0)" in done.stdout
+    assert "yet below the best monotone function: 0 (must be 0)" in done.stdout
+    assert done.stdout.count("held: ") == 7
+    assert "FAILED" not in done.stdout
     for verdict in (
         "plain_relu: dies",
         "residual1_relu: can only grow",
@@ -87,11 +94,65 @@ def test_fit_sine(tmp_path):
     ):
         assert verdict in done.stdout
     with xarray.open_dataset(tmp_path / "fit_sine.nc", engine="h5netcdf") as data:
-        assert data.fit.dims == ("architecture", "depth", "seed", "x")
-        # The stored losses are those of the stored fits.
-        errors = ((data.fit - data.target) ** 2).mean("x")
-        np.testing.assert_allclose(errors, data.loss, rtol=1e-3, atol=1e-7)
-        assert (data.sel(architecture="residual1_relu").least_rise >= 0).all()
+        assert data.fit.dims == ("case", "by", "shown", "seed", "x")
+        # The stored errors are those of the stored fits.
+        errors = ((data.fit - data.target) ** 2).mean("x", skipna=False)
+        stored = data.train_error.sel(depth=data.shown.values).where(
+            data.train_error.sel(depth=data.shown.values) < 1e6
+        )
+        shown = errors.where(errors < 1e6).rename(shown="depth")
+        np.testing.assert_allclose(shown, stored.transpose(*shown.dims), rtol=1e-3, atol=1e-7)
+        assert (data.sel(case="residual1_relu").least_rise.dropna("seed", how="all").fillna(0) >= 0).all()
+
+        # Isotonic regression by its min-max formula, in the middles of 301 cells.
+        y = np.sin(6 * (np.arange(301) + 0.5) / 301 - 3)
+        sums = np.concatenate([[0], np.cumsum(y)])
+        means = [[(sums[k + 1] - sums[i]) / (k + 1 - i) if k >= i else np.inf for k in range(301)] for i in range(301)]
+        least = np.minimum.accumulate(np.array(means)[:, ::-1], axis=1)[:, ::-1]
+        isotonic = [least[: j + 1, j].max() for j in range(301)]
+        assert abs(data.attrs["best_monotone"] - np.mean((isotonic - y) ** 2)) < 2e-4
+        error = data.error
+        assert (error.where(data.turns == 0).fillna(1) >= data.attrs["best_monotone"] * (1 - 1e-9)).all()
+        assert float(error.where(data.turns > 0).min()) < 1e-7
+
+        grown = error.sel(case="residual2_prelu", by="growth")
+        for depth, times in ((10, 0.5), (30, 1), (100, 10)):
+            assert float(grown.sel(depth=depth).median()) <= times * float(data.spline.sel(depth=depth)), depth
+        assert float(grown.sel(depth=30).max()) <= 1e-5
+        assert float(grown.sel(depth=1000).median()) < 1e-6
+        assert float(grown.sel(depth=1000).max()) < 1e-4
+        # The best knots of 10 folds leave what is known of them to four digits.
+        assert abs(float(data.spline.sel(depth=10)) / 3.8088e-5 - 1) < 1e-3
+        adam = data.race_adam.median("race_seed").min("tried")
+        assert (adam >= 10 * data.race_lm.median("race_seed")).all()
+        # Levenberg-Marquardt from 1000 spread kinks stops where a monotone function can do no more.
+        trapped = error.sel(case="residual2_prelu", by="LM, knots", depth=1000).median()
+        assert 1 <= float(trapped) / data.attrs["best_monotone"] < 1.1
+
+        # More digits change neither what Adam finds nor that it finds nothing.
+        digits = data.precise_error / data.precise_error.sel(precision="50 digits")
+        assert (abs(digits.sel(precision=["53 bits", "64 bits"]) - 1) < 1e-6).all()
+        held = data.error.sel(case="plain_prelu, slopes >= 0")
+        assert float(held.min()) >= data.attrs["best_monotone"] * (1 - 1e-9)
+        assert float(data.error.sel(case="plain_prelu", by="growth").min()) < 1e-6
+        lowest = data.chance_error.min("chain")
+        assert float(lowest.sel(start="signs")) < 0.2 * data.attrs["chance_monotone"]
+        assert float(lowest.sel(start="epsilon 1e-8")) > 0.9 * data.attrs["best_constant"]
+
+
+def test_fit_sines_adam_in_any_arithmetic_is_that_of_train():
+    spec = importlib.util.spec_from_file_location("fit_sine", ROOT / "analyses" / "fit_sine.py")
+    script = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = script
+    spec.loader.exec_module(script)
+    task = st.Task(torch.sin, (-3, 3), points=16)
+    for least_slope in (None, 0.0):
+        chain = st.Chain("plain_prelu", 5, seeds=4)
+        for kind, tolerance in ((np.float64, 1e-9), (Decimal, 1e-6)):
+            errors, _ = script.adam(chain, task, kind, 40, 1e-8, least_slope)
+            other = st.Chain("plain_prelu", 5, seeds=4)
+            history = st.train(other, task, steps=40, least_slope=least_slope, progress=False)
+            np.testing.assert_allclose(errors, history.best_loss, rtol=tolerance)
 
 
 def test_fold_counts(tmp_path):
