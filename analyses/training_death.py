@@ -154,8 +154,20 @@ def train(
     rate: float = RATE,
     method: str = "adam",
 ) -> xarray.Dataset:
-    """Train members and return by seed what became of them; `step` has the dead in between."""
-    chain = st.Chain(architecture, depth, seeds=members, init=init, root=root)
+    """Train members and return by seed what became of them."""
+    seeds = list(range(members)) if isinstance(members, int) else list(members)
+    # Members are independent, and arrays of more than 128 kB are given back to the system after every operation.
+    groups = np.array_split(seeds, -(-len(seeds) * (depth + 1) // 2500))
+    parts = []
+    for group in groups:
+        chain = st.Chain(architecture, depth, seeds=group.tolist(), init=init, root=root)
+        parts.append(train_group(chain, task, method, steps, rate))
+    attrs = {"architecture": architecture, "init": init, "depth": depth, "method": method, "rate": rate}
+    return xarray.concat(parts, "seed").assign_attrs(attrs)
+
+
+def train_group(chain: st.Chain, task: st.Task, method: str, steps: int, rate: float) -> xarray.Dataset:
+    """Train the members of a chain and return by seed what became of them."""
     watch = Watch(chain, task.x)
     first = shape_of(chain, task)
     history = st.train(chain, task, method, steps, rate=rate, clip=CLIP, on_step=watch)
@@ -176,11 +188,11 @@ def train(
         **{f"{name}_first": value for name, value in first.items()},
         **last,
     }
-    data = {name: ("seed", value) for name, value in data.items()} | deaths(watch, task, history, rate)
-    dead = np.array(watch.dead_by_step).mean(1)
-    dead = np.concatenate([dead, np.full(steps + 1 - len(dead), dead[-1])])  # a run may converge before its end
-    data["dead_by_step"] = ("step", dead.astype(np.float32))
-    return xarray.Dataset(data, {"seed": list(chain.members), "step": np.arange(steps + 1)})
+    dead = np.array(watch.dead_by_step)
+    dead = np.concatenate([dead, np.repeat(dead[-1:], steps + 1 - len(dead), 0)])  # one may converge before the end
+    variables = {name: ("seed", value) for name, value in data.items()} | deaths(watch, task, history, rate)
+    variables["dead_by_step"] = (("step", "seed"), dead)
+    return xarray.Dataset(variables, {"seed": list(chain.members), "step": np.arange(steps + 1)})
 
 
 def deaths(watch: Watch, task: st.Task, history: st.History, rate: float) -> dict[str, Any]:
@@ -282,9 +294,8 @@ def experiments(size: Size, root: int, task: st.Task) -> dict[str, xarray.Datase
     def add(name: str, depth: int, members: Sequence[int] | int, init: str = "pytorch", **options: Any) -> None:
         method, rate = options.get("method", "adam"), options.get("rate", RATE)
         steps = options.pop("steps", size.steps)
-        data = train(name, depth, members, task, root, init, steps, **options)
-        data.attrs = {"architecture": name, "init": init, "depth": depth, "method": method, "rate": rate}
-        runs[f"{name} {init} {depth} {method} {rate:g} {steps}"] = data
+        key = key_of(size, name, init, depth, method, rate, steps)
+        runs[key] = train(name, depth, members, task, root, init, steps, **options)
 
     born = {}
     for init in ("pytorch", "he"):
@@ -312,3 +323,191 @@ def experiments(size: Size, root: int, task: st.Task) -> dict[str, xarray.Datase
             add(name, size.init_depth, size.seeds, init)
     runs["births"] = xarray.Dataset({init: ("member", layers) for init, layers in born.items()})
     return runs
+
+
+def example(runs: dict[str, xarray.Dataset], size: Size, root: int, task: st.Task) -> xarray.Dataset:
+    """Train the member again, alone, that had the least error before it died for good; return its last functions.
+
+    Alone it takes the same path, step by step.
+    """
+    data = runs[key_of(size, "plain_relu", depth=min(size.relu_depths))]
+    gone = (data.step_of_death > 0) & data.dead
+    seed = int(data.seed[int(data.loss_before.where(gone, np.inf).argmin())]) if gone.any() else int(data.seed[0])
+    death = int(data.step_of_death.sel(seed=seed))
+    chain = st.Chain("plain_relu", data.attrs["depth"], seeds=[seed], root=root)
+    outputs: list[Array] = []
+    history = st.train(
+        chain,
+        task,
+        steps=size.steps,
+        rate=RATE,
+        clip=CLIP,
+        on_step=lambda *_: outputs.append(chain(task.x).detach()[0]),
+    )
+    steps = sorted({0, max(0, death - 1), max(0, death), size.steps})
+    return xarray.Dataset(
+        {
+            "output": (("at", "x"), np.stack([outputs[step].numpy() for step in steps])),
+            "loss": ("step", history.loss[:, 0].numpy()),
+            "target": ("x", task.y.numpy()),
+        },
+        {"at": steps, "x": task.x.numpy(), "step": np.arange(size.steps + 1)},
+        {"seed": seed, "depth": data.attrs["depth"], "death": death},
+    )
+
+
+def key_of(
+    size: Size,
+    name: str,
+    init: str = "pytorch",
+    depth: int = 0,
+    method: str = "adam",
+    rate: float = RATE,
+    steps: int | None = None,
+) -> str:
+    return f"{name} {init} {depth} {method} {rate:g} {size.steps if steps is None else steps}"
+
+
+def born_dead(layers: Array, depth: int) -> int:
+    return int(((layers > 0) & (layers <= depth)).sum())
+
+
+def final_shares(runs: dict[str, xarray.Dataset], size: Size) -> xarray.Dataset:
+    """Return the shares at the end with intervals, (kind, architecture, depth, end).
+
+    Of plain ReLU chains those of all members drawn: what is dead at birth is flat and stuck for good. The interval
+    is that of the trained ones, for far more were drawn.
+    """
+    depths = sorted({*size.relu_depths, *size.depths})
+    kinds = ("dead", "flat", "stuck")
+    values = np.full((len(kinds), len(LABELS), len(depths), 3), np.nan)
+    layers = runs["births"]["pytorch"].to_numpy()
+    for k, kind in enumerate(kinds):
+        for a, name in enumerate(LABELS):
+            for d, depth in enumerate(depths):
+                key = key_of(size, name, depth=depth)
+                if name == "plain_relu":
+                    count = born_dead(layers, depth)
+                    born = count / len(layers)
+                    if count == len(layers) or key not in runs:
+                        values[k, a, d] = share(count, len(layers))
+                    else:
+                        ends = share(int(runs[key][kind].sum()), runs[key].seed.size)
+                        values[k, a, d] = born + (1 - born) * np.array(ends)
+                elif key in runs:
+                    values[k, a, d] = share(int(runs[key][kind].sum()), runs[key].seed.size)
+    coords = {"kind": list(kinds), "architecture": list(LABELS), "depth": depths, "end": ["share", "low", "high"]}
+    return xarray.Dataset({"share": (tuple(coords), values)}, coords)
+
+
+def layer_shares(runs: dict[str, xarray.Dataset], size: Size) -> xarray.Dataset:
+    """Return the share of the deaths of plain ReLU chains that each layer has, (when, depth, layer)."""
+    deepest = max(size.relu_depths)
+    values = np.full((2, len(size.relu_depths), deepest), np.nan)
+    layers = runs["births"]["pytorch"].to_numpy()
+    for d, depth in enumerate(size.relu_depths):
+        data = runs[key_of(size, "plain_relu", depth=depth)]
+        where = (layers[(layers > 0) & (layers <= depth)], data.layer_of_death.values[data.step_of_death.values > 0])
+        for w, found in enumerate(where):
+            values[w, d, :depth] = np.bincount(found, minlength=depth + 1)[1 : depth + 1] / max(1, len(found))
+    coords = {"when": ["birth", "training"], "depth": list(size.relu_depths), "layer": np.arange(1, deepest + 1)}
+    return xarray.Dataset({"share": (tuple(coords), values)}, coords)
+
+
+def draw(tree: dict[str, xarray.Dataset], size: Size) -> plt.Figure:
+    """Draw the figure from the data that is stored beside it."""
+    shades = dict(zip(size.relu_depths, ("#999999", "#555555", "#000000"), strict=False))
+    with mpl.rc_context(st.plots.STYLE):
+        figure = plt.figure(figsize=(14, 6.6))
+        grid = figure.add_gridspec(4, 4)
+        whole, part, shown = (figure.add_subplot(grid[:2, i]) for i in (0, 1, 3))
+        maps = [figure.add_subplot(grid[i, 2]) for i in (0, 1)]
+        ends = [figure.add_subplot(grid[2:, i]) for i in range(3)]
+        causes = figure.add_subplot(grid[2:, 3])
+
+        layers = tree["births"]["pytorch"].to_numpy()
+        for depth, shade in shades.items():
+            data = tree[key_of(size, "plain_relu", depth=depth)]
+            born = born_dead(layers, depth) / len(layers)
+            place = data.step + 1
+            whole.plot(
+                place, 100 * (born + (1 - born) * data.dead_by_step.mean("seed")), color=shade, label=f"depth {depth}"
+            )
+            whole.axhline(100 * born, color=shade, linestyle=":", linewidth=1)
+            part.plot(place, 100 * data.dead_by_step.mean("seed"), color=shade, label=f"depth {depth}, rate {RATE:g}")
+        for rate, style in ((0.3 * RATE, "--"), (3 * RATE, "-.")):
+            data = tree[key_of(size, "plain_relu", depth=size.rate_depth, rate=rate)]
+            shade = shades[size.rate_depth]
+            label = f"depth {size.rate_depth}, rate {rate:g}"
+            part.plot(data.step + 1, 100 * data.dead_by_step.mean("seed"), color=shade, linestyle=style, label=label)
+        for ax, title in ((whole, "plain ReLU, all drawn\n(dotted: born dead)"), (part, "of those alive at birth")):
+            ax.set(xscale="log", xlabel="step + 1", ylabel="dead, %", title=title)
+            ax.legend(fontsize=7)
+        whole.set_ylim(100 * born_dead(layers, min(size.relu_depths)) / len(layers) - 5, 101)
+        part.set_ylim(0, 100)
+
+        for ax, when, title in zip(
+            maps, ("birth", "training"), ("born dead: layer", "died in training: layer"), strict=True
+        ):
+            values = 100 * tree["layers"].share.sel(when=when)
+            ax.imshow(values, aspect="auto", cmap="Greys", vmin=0, vmax=75)
+            for d in range(values.shape[0]):
+                for layer in range(values.shape[1]):
+                    v = float(values[d, layer])
+                    if np.isfinite(v):
+                        tone = "white" if v > 40 else "black"
+                        ax.text(layer, d, f"{v:.0f}", ha="center", va="center", fontsize=7, color=tone)
+            ax.set_xticks(range(values.shape[1]), [str(v) for v in values.layer.values])
+            ax.set_yticks(range(values.shape[0]), [str(v) for v in values.depth.values])
+            ax.set(ylabel="depth", title=title + ", % of deaths")
+            ax.grid(False)
+        maps[1].set_xlabel("layer")
+
+        one = tree["example"]
+        shown.plot(one.x, one.target, color="#999999", linestyle="--", label="sin(x)")
+        looks = (("#56B4E9", "-"), ("#0072B2", "-"), ("#D55E00", "-"), ("#000000", ":"))
+        for at, (shade, style) in zip(one["at"].values, looks, strict=False):
+            shown.plot(one.x, one.output.sel(at=at), color=shade, linestyle=style, label=f"step {at}")
+        shown.set(
+            xlabel="x",
+            title=f"member {one.attrs['seed']}, depth {one.attrs['depth']}, dies at step {one.attrs['death']}",
+        )
+        shown.legend(fontsize=7)
+
+        final = tree["final"].share
+        for ax, kind in zip(ends, final.kind.values, strict=True):
+            for offset, name in enumerate(LABELS):
+                values = 100 * final.sel(kind=kind, architecture=name).dropna("depth")
+                middle, low, high = values.transpose("end", "depth").values
+                x = values.depth.values * 1.04 ** (offset - 2)
+                errors = np.maximum(0, [middle - low, high - middle])
+                ax.errorbar(
+                    x,
+                    middle,
+                    errors,
+                    color=st.plots.colour(name),
+                    marker="o",
+                    markersize=3.5,
+                    linewidth=1.3,
+                    capsize=2,
+                    label=LABELS[name],
+                )
+            ax.set(xscale="log", ylim=(-4, 104), xlabel="depth", ylabel=f"{kind} at the end, %")
+            ax.set_xticks(final.depth.values, [str(v) for v in final.depth.values])
+            ax.minorticks_off()
+        ends[0].legend(fontsize=7, loc="center right")
+
+        pooled = [tree[key_of(size, "plain_relu", depth=depth)] for depth in size.relu_depths]
+        mover, distance = (np.concatenate([data[v].values for data in pooled]) for v in ("mover", "distance_in_rates"))
+        bins = np.logspace(-2, 1.5, 15)
+        groups = [np.clip(distance[mover == i], bins[0], bins[-1]) for i in range(len(MOVERS))]
+        causes.hist(groups, bins, stacked=True, color=["#E69F00", "#009E73", "#CC79A7"], label=list(MOVERS))
+        causes.axvline(1, color="#555555", linestyle="--", linewidth=1)
+        causes.set(
+            xscale="log",
+            xlabel="pre-activation left one step before / rate",
+            ylabel="deaths",
+            title="what moved it under 0 most",
+        )
+        causes.legend(fontsize=7)
+    return figure
