@@ -511,3 +511,217 @@ def draw(tree: dict[str, xarray.Dataset], size: Size) -> plt.Figure:
         )
         causes.legend(fontsize=7)
     return figure
+
+
+def count(data: xarray.DataArray) -> int:
+    return int(data.sum())
+
+
+def table(runs: dict[str, xarray.Dataset]) -> None:
+    """Print what became of the members of every run."""
+    print(
+        f"{'architecture':<17}{'init':<10}{'depth':>5}  {'method':<20}{'rate':>6}{'steps':>6}{'seeds':>6}{'born':>6}"
+        f"{'died':>6}{'back':>6}{'dead':>6}{'flat':>6}{'stuck':>6}{'off':>6}"
+    )
+    for key, data in runs.items():
+        if "dead" not in data:
+            continue
+        a, steps = data.attrs, data.step.size - 1
+        died = data.step_of_death > 0
+        back = (died | data.born_dead) & ~data.dead
+        rate = f"{a['rate']:g}" if a["method"] == "adam" else ""
+        print(
+            f"{LABELS[a['architecture']]:<17}{a['init']:<10}{a['depth']:>5}  {a['method']:<20}{rate:>6}{steps:>6}"
+            f"{data.seed.size:>6}{count(data.born_dead):>6}{count(died):>6}{count(back):>6}{count(data.dead):>6}"
+            f"{count(data.flat):>6}{count(data.stuck):>6}{float(data.off.mean()):>6.2f}"
+        )
+    print(
+        "born, died in training, back at the end after either, dead, flat and stuck are numbers of members; off is the "
+        "share of ReLUs that are off at all points at the end. Of plain ReLU chains only members alive at birth are in "
+        "the rows, unless it says born.\n"
+    )
+
+
+def relu_findings(runs: dict[str, xarray.Dataset], size: Size, limit: float) -> list[str]:
+    """Say of plain ReLU chains who dies, when, where, why and what helps."""
+    layers = runs["births"]["pytorch"].to_numpy()
+    base = {depth: runs[key_of(size, "plain_relu", depth=depth)] for depth in size.relu_depths}
+    lines = [
+        "Plain ReLU, born dead: "
+        + "; ".join(f"depth {d} {percent(born_dead(layers, d), len(layers))}" for d in (*size.relu_depths, 100))
+        + "."
+    ]
+    lines.append(
+        "Of those alive at birth so many are dead at the end: "
+        + "; ".join(f"depth {d} {percent(count(r.dead), r.seed.size)}" for d, r in base.items())
+        + "."
+    )
+    parts = [r.isel(seed=(r.step_of_death > 0).values) for r in base.values()]
+    everyone = xarray.concat([p.drop_vars("dead_by_step") for p in parts], "seed", combine_attrs="drop")
+    n = everyone.seed.size
+    if n == 0:
+        return [*lines, "None died in training."]
+    half, late = (float(everyone.step_of_death.quantile(q)) for q in (0.5, 0.9))
+    back = count(~everyone.dead)
+    lines.append(
+        f"When: of {n} deaths in training half come by step {half:.0f} and nine in ten by step {late:.0f}. Back at the "
+        f"end, carried by Adam's momentum, are {back} of {n}; {count(everyone.revivals > 0)} were alive again at some "
+        f"step. Training ends at the best parameters: there {count(everyone.dead & ~everyone.dead_at_best)} of the "
+        f"{count(everyone.dead)} dead are still alive."
+    )
+    places = tree_layers(runs, size)
+    lines.append(
+        "Where: "
+        + "; ".join(
+            f"depth {d}: first layer {100 * places[d][0]:.0f} %, last {100 * places[d][-1]:.0f} %, even would be "
+            f"{100 / d:.0f} %"
+            for d in size.relu_depths
+        )
+        + "."
+    )
+    shares = [count(everyone.mover == i) for i in range(len(MOVERS))]
+    near = everyone.distance_in_rates
+    lines.append(
+        f"Why: in {percent(count(everyone.all_off), n)} the killing layer is off at all points, in the others at those "
+        "that the layers before leave. What moved it most: "
+        + ", ".join(f"{name} {percent(k, n)}" for name, k in zip(MOVERS, shares, strict=True))
+        + f". One step before, its highest pre-activation was {float(near.median()):.2g} learning rates above 0 "
+        f"(median; 5 to 95 %: {float(near.quantile(0.05)):.2g} to {float(near.quantile(0.95)):.2g}), and "
+        f"{float(everyone.live_points.median()):.0f} points were alive (up to {float(everyone.live_points.max()):.0f}); "
+        f"the gradient was over {CLIP:g}, where it is clipped, in {percent(count(everyone.gradient > CLIP), n)}. "
+        f"{percent(count(everyone.loss_before < 0.9 * limit), n)} had got 10 % below the best constant before."
+    )
+    depth = size.rate_depth
+    tried = [(0.3 * RATE, size.steps), (0.3 * RATE, round(size.steps / 0.3)), (RATE, size.steps)]
+    tried += [(3 * RATE, size.steps), (3 * RATE, round(size.steps / 3.0))]
+    rates = {(r, s): runs[key_of(size, "plain_relu", depth=depth, rate=r, steps=s)] for r, s in tried}
+    dead = {k: share(count(v.dead), v.seed.size) for k, v in rates.items()}
+    smaller, usual = dead[tried[1]], dead[tried[2]]
+    verdict = (
+        "A smaller rate lowers the share"
+        if smaller[2] < usual[1]
+        else "No lower share by a smaller rate is to be seen: the intervals overlap"
+    )
+    lines.append(
+        f"{verdict}. Depth {depth}, the same members: "
+        + "; ".join(f"rate {r:g}, {s} steps {percent(count(v.dead), v.seed.size)}" for (r, s), v in rates.items())
+        + "."
+    )
+    lm = runs[key_of(size, "plain_relu", depth=depth, method="levenberg_marquardt", steps=100)]
+    lines.append(
+        f"Levenberg-Marquardt, the same members: die {percent(count(lm.step_of_death > 0), lm.seed.size)}, dead at the "
+        f"end {percent(count(lm.dead), lm.seed.size)}, stuck {percent(count(lm.stuck), lm.seed.size)}."
+    )
+    born = [runs[f"born dead {method}"] for method in ("adam", "levenberg_marquardt")]
+    lines.append(
+        "Of members born dead come back: "
+        + ", ".join(
+            f"by {m} {percent(count(~r.dead), r.seed.size)}"
+            for m, r in zip(("Adam", "Levenberg-Marquardt"), born, strict=True)
+        )
+        + ". Behind a layer that is off no gradient reaches it or the layers before, and Adam leaves what never had one "
+        "where it is."
+    )
+    return lines
+
+
+def tree_layers(runs: dict[str, xarray.Dataset], size: Size) -> dict[int, Array]:
+    places = layer_shares(runs, size).share.sel(when="training")
+    return {depth: places.sel(depth=depth).values[:depth] for depth in size.relu_depths}
+
+
+def verdicts(runs: dict[str, xarray.Dataset], size: Size) -> list[str]:
+    """Hold the article's claims against the numbers."""
+    lines, other = [], {}
+    for name in LABELS:
+        chosen = [r for r in runs.values() if r.attrs.get("architecture") == name and r.attrs["method"] == "adam"]
+        other[name] = (
+            xarray.concat(
+                [r[["born_dead", "dead", "step_of_death", "flat", "flat_first", "stuck"]] for r in chosen],
+                "seed",
+                combine_attrs="drop",
+            )
+            if chosen
+            else None
+        )
+    for name in ("residual1_relu", "residual2_relu", "residual2_prelu", "plain_prelu"):
+        one = other[name]
+        assert one is not None
+        ever = count(one.born_dead | (one.step_of_death > 0))
+        by_depth = {d: runs[key_of(size, name, depth=d)] for d in size.depths}
+        text = f"{LABELS[name]}: ever dead {percent(ever, one.seed.size)} over all starts and depths. "
+        text += "; ".join(
+            f"depth {d}: flat {count(r.flat_first)} at birth and {count(r.flat)} at the end, stuck {count(r.stuck)} of "
+            f"{r.seed.size}"
+            + (
+                f", ReLUs off {100 * float(r.off_first.mean()):.0f} % at birth and "
+                f"{100 * float(r.off.mean()):.0f} % at the end"
+                if name.endswith("_relu")
+                else ""
+            )
+            for d, r in by_depth.items()
+        )
+        lines.append(text + ".")
+    flat = runs[key_of(size, "plain_prelu", depth=size.depths[-1])]
+    lines.append(
+        f"Plain PReLU at depth {size.depths[-1]}: the steepest slope anywhere is 10^{float(flat.log10_derivative.median()):.1f} "
+        f"in the median, and exactly 0 in {count(~np.isfinite(flat.log10_derivative))} members: not dead, only vanished."
+    )
+    layers = runs["births"]["pytorch"].to_numpy()
+    deep = born_dead(layers, 100) / len(layers)
+    trained = [runs[key_of(size, "plain_relu", depth=d)] for d in size.relu_depths]
+    rising = all(
+        share(count(a.dead), a.seed.size)[0] < share(count(b.dead), b.seed.size)[0]
+        for a, b in zip(trained, trained[1:], strict=False)
+    )
+    lines.append(
+        f"CLAIM, plain ReLU dies with more layers: {'HELD' if deep > 0.99 and rising else 'REFINED'}. At depth 100 "
+        f"{100 * deep:.2f} % are dead before the first step, so it is the start and not the training that kills them; "
+        "what is alive at birth dies the more often the deeper it is"
+        + ("." if rising else ", which was not so in every case here.")
+    )
+    relu, prelu = other["residual2_relu"], other["residual2_prelu"]
+    assert relu is not None and prelu is not None
+    ever = count(relu.born_dead | (relu.step_of_death > 0))
+    last = runs[key_of(size, "residual2_relu", depth=size.depths[-1])]
+    paired = runs[key_of(size, "residual2_prelu", depth=size.depths[-1])]
+    lines.append(
+        f"CLAIM, residual 2 ReLU can still die very deep: {'HELD' if ever else 'REFUTED for members'}. {ever} of "
+        f"{relu.seed.size} members are ever dead: behind a ReLU that is off the bypass has slope 1. What dies are its "
+        f"steps: {100 * float(last.off_first.mean()):.0f} % of the ReLUs at birth and {100 * float(last.off.mean()):.0f} "
+        f"% at the end are off at all points at depth {size.depths[-1]}; stuck are {percent(count(last.stuck), last.seed.size)}."
+    )
+    ever = count(prelu.born_dead | (prelu.step_of_death > 0))
+    plain = other["plain_prelu"]
+    assert plain is not None
+    dead = count(plain.born_dead | (plain.step_of_death > 0))
+    vanished = count(flat.flat)
+    lines.append(
+        f"CLAIM, PReLU solves the dying: {'HELD for residual chains' if ever == 0 else 'REFUTED'}. Ever dead are {ever} "
+        f"of {prelu.seed.size} residual and {dead} of {plain.seed.size} plain PReLU members, but of the plain ones at "
+        f"depth {size.depths[-1]} {percent(vanished, flat.seed.size)} end flat: what is not dead need not learn. At that "
+        f"depth stuck are {percent(count(paired.stuck), paired.seed.size)} of residual 2 PReLU and "
+        f"{percent(count(last.stuck), last.seed.size)} of residual 2 ReLU."
+    )
+    return lines
+
+
+def main(settings: Settings) -> None:
+    st.plots.make_folder(settings.out)  # before the work, not after it
+    size = QUICK if settings.quick else FULL
+    task = st.Task(torch.sin, (-3, 3), points=128)
+    runs = experiments(size, settings.seed, task)
+    tree = runs | {
+        "example": example(runs, size, settings.seed, task),
+        "layers": layer_shares(runs, size),
+        "final": final_shares(runs, size),
+    }
+    table(runs)
+    for line in relu_findings(runs, size, st.references.constant(task)) + verdicts(runs, size):
+        print(textwrap.fill(line, 100, subsequent_indent="    "))
+    paths = st.plots.save(draw(tree, size), xarray.DataTree.from_dict(tree), settings.out, "training_death")
+    print("\nWritten: " + ", ".join(str(path) for path in paths))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))
