@@ -22,6 +22,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,6 +54,7 @@ INITS = {
 }
 MOVERS = ("its weight", "its bias", "layers before")
 RATE, CLIP = 0.01, 1.0
+FACTORS = (0.3, 3.0)
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,7 @@ def deaths(watch: Watch, task: st.Task, history: st.History, rate: float) -> dic
     """
     seeds = watch.chain.seeds
     names = ("distance", "drop", *(f"drop_{i}" for i in range(len(MOVERS))), "live_points", "gradient", "loss_before")
+    names += ("range_before",)
     found = {name: np.full(seeds, np.nan) for name in names}
     mover, all_off = np.full(seeds, -1), np.zeros(seeds, dtype=bool)
     died = np.flatnonzero(watch.step_of_death > 0) if watch.chain.architecture.name == "plain_relu" else []
@@ -220,7 +223,9 @@ def deaths(watch: Watch, task: st.Task, history: st.History, rate: float) -> dic
         found["loss_before"][s] = history.loss[watch.step_of_death[s] - 1, s]
     if len(died):
         chain = st.Chain.from_table(watch.before[died], watch.chain.architecture)
-        (chain(task.x) - task.y).square().mean(1).sum().backward()
+        output = chain(task.x)
+        (output - task.y).square().mean(1).sum().backward()
+        found["range_before"][died] = (output.amax(1) - output.amin(1)).detach().numpy()
         squares = [p.grad.square().reshape(len(died), -1).sum(1) for p in chain.parameters() if p.grad is not None]
         found["gradient"][died] = torch.stack(squares).sum(0).sqrt().numpy()
     found["distance_in_rates"] = found["distance"] / rate
@@ -277,8 +282,8 @@ class Size:
     rate_depth: int
 
 
-FULL = Size(32768, 256, 700, (3, 5, 10), (3, 10, 30, 100), 30, 5)
-QUICK = Size(2048, 48, 150, (3, 5), (3, 10), 10, 3)
+FULL = Size(32768, 256, 500, (3, 5, 10), (3, 10, 30, 100), 30, 5)
+QUICK = Size(1024, 32, 80, (3, 5), (3, 10), 10, 3)
 
 
 def alive_members(layers: Array, depth: int, seeds: int) -> list[int]:
@@ -303,10 +308,9 @@ def experiments(size: Size, root: int, task: st.Task) -> dict[str, xarray.Datase
         for depth in size.relu_depths:
             add("plain_relu", depth, alive_members(born[init], depth, size.seeds), init)
     few = alive_members(born["pytorch"], size.rate_depth, size.seeds)
-    # Thrice and a third of the rate, over as many steps, and over as many as have the same rate times steps.
-    for factor in (0.3, 3.0):
-        for steps in (size.steps, round(size.steps / factor)):
-            add("plain_relu", size.rate_depth, few, rate=RATE * factor, steps=steps)
+    # The same members at other rates, over as many steps as have the same rate times steps.
+    for factor in FACTORS:
+        add("plain_relu", size.rate_depth, few, rate=RATE * factor, steps=round(size.steps / factor))
     add("plain_relu", size.rate_depth, few, method="levenberg_marquardt", steps=100)
     # That the dead at birth do not come back, and Levenberg-Marquardt's way with them.
     dead = np.flatnonzero((born["pytorch"] > 0) & (born["pytorch"] <= size.rate_depth))[: size.seeds].tolist()
@@ -326,13 +330,13 @@ def experiments(size: Size, root: int, task: st.Task) -> dict[str, xarray.Datase
 
 
 def example(runs: dict[str, xarray.Dataset], size: Size, root: int, task: st.Task) -> xarray.Dataset:
-    """Train the member again, alone, that had the least error before it died for good; return its last functions.
+    """Train the member again, alone, that had the widest range of output one step before it died for good; return functions.
 
     Alone it takes the same path, step by step.
     """
     data = runs[key_of(size, "plain_relu", depth=min(size.relu_depths))]
     gone = (data.step_of_death > 0) & data.dead
-    seed = int(data.seed[int(data.loss_before.where(gone, np.inf).argmin())]) if gone.any() else int(data.seed[0])
+    seed = int(data.seed[np.argmax(data.range_before.where(gone, -1).values)]) if gone.any() else int(data.seed[0])
     death = int(data.step_of_death.sel(seed=seed))
     chain = st.Chain("plain_relu", data.attrs["depth"], seeds=[seed], root=root)
     outputs: list[Array] = []
@@ -344,7 +348,7 @@ def example(runs: dict[str, xarray.Dataset], size: Size, root: int, task: st.Tas
         clip=CLIP,
         on_step=lambda *_: outputs.append(chain(task.x).detach()[0]),
     )
-    steps = sorted({0, max(0, death - 1), max(0, death), size.steps})
+    steps = sorted({0, max(0, death - 5), max(0, death - 1), max(0, death)})
     return xarray.Dataset(
         {
             "output": (("at", "x"), np.stack([outputs[step].numpy() for step in steps])),
@@ -435,8 +439,9 @@ def draw(tree: dict[str, xarray.Dataset], size: Size) -> plt.Figure:
             )
             whole.axhline(100 * born, color=shade, linestyle=":", linewidth=1)
             part.plot(place, 100 * data.dead_by_step.mean("seed"), color=shade, label=f"depth {depth}, rate {RATE:g}")
-        for rate, style in ((0.3 * RATE, "--"), (3 * RATE, "-.")):
-            data = tree[key_of(size, "plain_relu", depth=size.rate_depth, rate=rate)]
+        for factor, style in zip(FACTORS, ("--", "-."), strict=True):
+            rate, steps = RATE * factor, round(size.steps / factor)
+            data = tree[key_of(size, "plain_relu", depth=size.rate_depth, rate=rate, steps=steps)]
             shade = shades[size.rate_depth]
             label = f"depth {size.rate_depth}, rate {rate:g}"
             part.plot(data.step + 1, 100 * data.dead_by_step.mean("seed"), color=shade, linestyle=style, label=label)
@@ -465,7 +470,7 @@ def draw(tree: dict[str, xarray.Dataset], size: Size) -> plt.Figure:
 
         one = tree["example"]
         shown.plot(one.x, one.target, color="#999999", linestyle="--", label="sin(x)")
-        looks = (("#56B4E9", "-"), ("#0072B2", "-"), ("#D55E00", "-"), ("#000000", ":"))
+        looks = (("#56B4E9", "-"), ("#0072B2", "-"), ("#D55E00", "-"), ("#000000", "-"))
         for at, (shade, style) in zip(one["at"].values, looks, strict=False):
             shown.plot(one.x, one.output.sel(at=at), color=shade, linestyle=style, label=f"step {at}")
         shown.set(
@@ -523,7 +528,7 @@ def table(runs: dict[str, xarray.Dataset]) -> None:
         f"{'architecture':<17}{'init':<10}{'depth':>5}  {'method':<20}{'rate':>6}{'steps':>6}{'seeds':>6}{'born':>6}"
         f"{'died':>6}{'back':>6}{'dead':>6}{'flat':>6}{'stuck':>6}{'off':>6}"
     )
-    for key, data in runs.items():
+    for data in runs.values():
         if "dead" not in data:
             continue
         a, steps = data.attrs, data.step.size - 1
@@ -586,27 +591,27 @@ def relu_findings(runs: dict[str, xarray.Dataset], size: Size, limit: float) -> 
         "that the layers before leave. What moved it most: "
         + ", ".join(f"{name} {percent(k, n)}" for name, k in zip(MOVERS, shares, strict=True))
         + f". One step before, its highest pre-activation was {float(near.median()):.2g} learning rates above 0 "
-        f"(median; 5 to 95 %: {float(near.quantile(0.05)):.2g} to {float(near.quantile(0.95)):.2g}), and "
-        f"{float(everyone.live_points.median()):.0f} points were alive (up to {float(everyone.live_points.max()):.0f}); "
+        f"(median; 5 to 95 %: {float(near.quantile(0.05)):.2g} to {float(near.quantile(0.95)):.2g}), "
+        f"{float(everyone.live_points.median()):.0f} points were alive (up to {float(everyone.live_points.max()):.0f}), "
+        f"and the output varied by {float(everyone.range_before.median()):.2g} (median); "
         f"the gradient was over {CLIP:g}, where it is clipped, in {percent(count(everyone.gradient > CLIP), n)}. "
         f"{percent(count(everyone.loss_before < 0.9 * limit), n)} had got 10 % below the best constant before."
     )
     depth = size.rate_depth
-    tried = [(0.3 * RATE, size.steps), (0.3 * RATE, round(size.steps / 0.3)), (RATE, size.steps)]
-    tried += [(3 * RATE, size.steps), (3 * RATE, round(size.steps / 3.0))]
-    rates = {(r, s): runs[key_of(size, "plain_relu", depth=depth, rate=r, steps=s)] for r, s in tried}
-    dead = {k: share(count(v.dead), v.seed.size) for k, v in rates.items()}
-    smaller, usual = dead[tried[1]], dead[tried[2]]
-    verdict = (
-        "A smaller rate lowers the share"
-        if smaller[2] < usual[1]
-        else "No lower share by a smaller rate is to be seen: the intervals overlap"
-    )
-    lines.append(
-        f"{verdict}. Depth {depth}, the same members: "
-        + "; ".join(f"rate {r:g}, {s} steps {percent(count(v.dead), v.seed.size)}" for (r, s), v in rates.items())
-        + "."
-    )
+    rates = {
+        factor: runs[key_of(size, "plain_relu", depth=depth, rate=RATE * factor, steps=round(size.steps / factor))]
+        for factor in (FACTORS[0], 1.0, FACTORS[1])
+    }
+    low, usual, high = (data.dead.values for data in rates.values())
+    for slow, fast, names in ((low, usual, (0.3, 1)), (usual, high, (1, 3))):
+        saved, lost = int((fast & ~slow).sum()), int((slow & ~fast).sum())
+        chance = binomtest(saved, saved + lost).pvalue if saved + lost else 1.0
+        lines.append(
+            f"Rate {names[0] * RATE:g} against {names[1] * RATE:g}, the same rate times steps and members, depth "
+            f"{depth}: the smaller one saves {saved} and loses {lost} (sign test, p = {chance:.1g}), "
+            + ("so fewer die" if chance < 0.05 and saved > lost else "so it makes no difference that is seen here")
+            + f": {percent(int(slow.sum()), len(slow))} against {percent(int(fast.sum()), len(fast))}."
+        )
     lm = runs[key_of(size, "plain_relu", depth=depth, method="levenberg_marquardt", steps=100)]
     lines.append(
         f"Levenberg-Marquardt, the same members: die {percent(count(lm.step_of_death > 0), lm.seed.size)}, dead at the "
@@ -619,8 +624,8 @@ def relu_findings(runs: dict[str, xarray.Dataset], size: Size, limit: float) -> 
             f"by {m} {percent(count(~r.dead), r.seed.size)}"
             for m, r in zip(("Adam", "Levenberg-Marquardt"), born, strict=True)
         )
-        + ". Behind a layer that is off no gradient reaches it or the layers before, and Adam leaves what never had one "
-        "where it is."
+        + ". A layer that is off at all points lets no gradient reach itself or those before, and Adam leaves what never "
+        "had one where it is."
     )
     return lines
 
@@ -632,24 +637,17 @@ def tree_layers(runs: dict[str, xarray.Dataset], size: Size) -> dict[int, Array]
 
 def verdicts(runs: dict[str, xarray.Dataset], size: Size) -> list[str]:
     """Hold the article's claims against the numbers."""
-    lines, other = [], {}
+    lines, columns = [], ["born_dead", "step_of_death"]
+    ever: dict[str, tuple[int, int]] = {}
     for name in LABELS:
         chosen = [r for r in runs.values() if r.attrs.get("architecture") == name and r.attrs["method"] == "adam"]
-        other[name] = (
-            xarray.concat(
-                [r[["born_dead", "dead", "step_of_death", "flat", "flat_first", "stuck"]] for r in chosen],
-                "seed",
-                combine_attrs="drop",
-            )
-            if chosen
-            else None
+        one = xarray.concat(
+            [r[columns].drop_vars("step", errors="ignore") for r in chosen], "seed", combine_attrs="drop"
         )
+        ever[name] = count(one.born_dead | (one.step_of_death > 0)), one.seed.size
     for name in ("residual1_relu", "residual2_relu", "residual2_prelu", "plain_prelu"):
-        one = other[name]
-        assert one is not None
-        ever = count(one.born_dead | (one.step_of_death > 0))
         by_depth = {d: runs[key_of(size, name, depth=d)] for d in size.depths}
-        text = f"{LABELS[name]}: ever dead {percent(ever, one.seed.size)} over all starts and depths. "
+        text = f"{LABELS[name]}: ever dead {percent(*ever[name])} over all starts and depths. "
         text += "; ".join(
             f"depth {d}: flat {count(r.flat_first)} at birth and {count(r.flat)} at the end, stuck {count(r.stuck)} of "
             f"{r.seed.size}"
@@ -664,15 +662,15 @@ def verdicts(runs: dict[str, xarray.Dataset], size: Size) -> list[str]:
         lines.append(text + ".")
     flat = runs[key_of(size, "plain_prelu", depth=size.depths[-1])]
     lines.append(
-        f"Plain PReLU at depth {size.depths[-1]}: the steepest slope anywhere is 10^{float(flat.log10_derivative.median()):.1f} "
-        f"in the median, and exactly 0 in {count(~np.isfinite(flat.log10_derivative))} members: not dead, only vanished."
+        f"Plain PReLU at depth {size.depths[-1]}: the steepest slope anywhere is "
+        f"10^{float(flat.log10_derivative.median()):.1f} in the median, and exactly 0 in "
+        f"{count(~np.isfinite(flat.log10_derivative))} members: not dead, only vanished."
     )
     layers = runs["births"]["pytorch"].to_numpy()
     deep = born_dead(layers, 100) / len(layers)
     trained = [runs[key_of(size, "plain_relu", depth=d)] for d in size.relu_depths]
     rising = all(
-        share(count(a.dead), a.seed.size)[0] < share(count(b.dead), b.seed.size)[0]
-        for a, b in zip(trained, trained[1:], strict=False)
+        share(count(a.dead), a.seed.size)[0] < share(count(b.dead), b.seed.size)[0] for a, b in pairwise(trained)
     )
     lines.append(
         f"CLAIM, plain ReLU dies with more layers: {'HELD' if deep > 0.99 and rising else 'REFINED'}. At depth 100 "
@@ -680,28 +678,20 @@ def verdicts(runs: dict[str, xarray.Dataset], size: Size) -> list[str]:
         "what is alive at birth dies the more often the deeper it is"
         + ("." if rising else ", which was not so in every case here.")
     )
-    relu, prelu = other["residual2_relu"], other["residual2_prelu"]
-    assert relu is not None and prelu is not None
-    ever = count(relu.born_dead | (relu.step_of_death > 0))
-    last = runs[key_of(size, "residual2_relu", depth=size.depths[-1])]
-    paired = runs[key_of(size, "residual2_prelu", depth=size.depths[-1])]
+    last, paired = (runs[key_of(size, name, depth=size.depths[-1])] for name in ("residual2_relu", "residual2_prelu"))
+    relu, prelu, plain = (ever[name] for name in ("residual2_relu", "residual2_prelu", "plain_prelu"))
     lines.append(
-        f"CLAIM, residual 2 ReLU can still die very deep: {'HELD' if ever else 'REFUTED for members'}. {ever} of "
-        f"{relu.seed.size} members are ever dead: behind a ReLU that is off the bypass has slope 1. What dies are its "
-        f"steps: {100 * float(last.off_first.mean()):.0f} % of the ReLUs at birth and {100 * float(last.off.mean()):.0f} "
-        f"% at the end are off at all points at depth {size.depths[-1]}; stuck are {percent(count(last.stuck), last.seed.size)}."
+        f"CLAIM, residual 2 ReLU can still die very deep: {'HELD' if relu[0] else 'REFUTED for members'}. {relu[0]} of "
+        f"{relu[1]} are ever dead: where a ReLU is off the bypass has slope 1. What dies are single steps: at depth "
+        f"{size.depths[-1]} {100 * float(last.off_first.mean()):.0f} % of the ReLUs at birth and "
+        f"{100 * float(last.off.mean()):.0f} % at the end are off at all points; stuck after {size.steps} steps are "
+        f"{percent(count(last.stuck), last.seed.size)}."
     )
-    ever = count(prelu.born_dead | (prelu.step_of_death > 0))
-    plain = other["plain_prelu"]
-    assert plain is not None
-    dead = count(plain.born_dead | (plain.step_of_death > 0))
-    vanished = count(flat.flat)
     lines.append(
-        f"CLAIM, PReLU solves the dying: {'HELD for residual chains' if ever == 0 else 'REFUTED'}. Ever dead are {ever} "
-        f"of {prelu.seed.size} residual and {dead} of {plain.seed.size} plain PReLU members, but of the plain ones at "
-        f"depth {size.depths[-1]} {percent(vanished, flat.seed.size)} end flat: what is not dead need not learn. At that "
-        f"depth stuck are {percent(count(paired.stuck), paired.seed.size)} of residual 2 PReLU and "
-        f"{percent(count(last.stuck), last.seed.size)} of residual 2 ReLU."
+        f"CLAIM, PReLU solves the dying: {'REFUTED' if prelu[0] else 'HELD for residual chains'}. Ever dead are "
+        f"{prelu[0]} of {prelu[1]} residual and {plain[0]} of {plain[1]} plain PReLU members, but of the plain ones at "
+        f"depth {size.depths[-1]} {percent(count(flat.flat), flat.seed.size)} end flat: what is not dead need not learn. "
+        f"At that depth {percent(count(paired.stuck), paired.seed.size)} of residual 2 PReLU are stuck."
     )
     return lines
 
