@@ -330,7 +330,7 @@ def experiments(size: Size, root: int, task: st.Task) -> dict[str, xarray.Datase
 
 
 def example(runs: dict[str, xarray.Dataset], size: Size, root: int, task: st.Task) -> xarray.Dataset:
-    """Train the member again, alone, that had the widest range of output one step before it died for good; return functions.
+    """Train the member again, alone, that varied most one step before it died for good; return its functions.
 
     Alone it takes the same path, step by step.
     """
@@ -592,7 +592,7 @@ def relu_findings(runs: dict[str, xarray.Dataset], size: Size, limit: float) -> 
         + ", ".join(f"{name} {percent(k, n)}" for name, k in zip(MOVERS, shares, strict=True))
         + f". One step before, its highest pre-activation was {float(near.median()):.2g} learning rates above 0 "
         f"(median; 5 to 95 %: {float(near.quantile(0.05)):.2g} to {float(near.quantile(0.95)):.2g}), "
-        f"{float(everyone.live_points.median()):.0f} points were alive (up to {float(everyone.live_points.max()):.0f}), "
+        f"{float(everyone.live_points.median()):.0f} points were alive, up to {float(everyone.live_points.max()):.0f}, "
         f"and the output varied by {float(everyone.range_before.median()):.2g} (median); "
         f"the gradient was over {CLIP:g}, where it is clipped, in {percent(count(everyone.gradient > CLIP), n)}. "
         f"{percent(count(everyone.loss_before < 0.9 * limit), n)} had got 10 % below the best constant before."
@@ -624,8 +624,8 @@ def relu_findings(runs: dict[str, xarray.Dataset], size: Size, limit: float) -> 
             f"by {m} {percent(count(~r.dead), r.seed.size)}"
             for m, r in zip(("Adam", "Levenberg-Marquardt"), born, strict=True)
         )
-        + ". A layer that is off at all points lets no gradient reach itself or those before, and Adam leaves what never "
-        "had one where it is."
+        + ". A layer that is off at all points lets no gradient reach itself or those before, and Adam leaves what "
+        "never had one where it is."
     )
     return lines
 
@@ -690,7 +690,7 @@ def verdicts(runs: dict[str, xarray.Dataset], size: Size) -> list[str]:
     lines.append(
         f"CLAIM, PReLU solves the dying: {'REFUTED' if prelu[0] else 'HELD for residual chains'}. Ever dead are "
         f"{prelu[0]} of {prelu[1]} residual and {plain[0]} of {plain[1]} plain PReLU members, but of the plain ones at "
-        f"depth {size.depths[-1]} {percent(count(flat.flat), flat.seed.size)} end flat: what is not dead need not learn. "
+        f"depth {size.depths[-1]} {percent(count(flat.flat), flat.seed.size)} end flat: alive is not learning. "
         f"At that depth {percent(count(paired.stuck), paired.seed.size)} of residual 2 PReLU are stuck."
     )
     return lines
