@@ -14,7 +14,8 @@ before it. Shares have 95 % Wilson intervals.
 
 Reading. Top: share of plain ReLU members that are dead against the step, those born dead as the offset; in which layer,
 a row a depth, percent of the deaths at birth and in training; one member as it dies. Bottom: dead, flat and stuck
-members at the end against depth; what made the members die, by the distance that was left in units of the rate.
+members at the end against depth (residual 1 ReLU is always stuck: f(x) >= x); what made the members die, by the
+distance that was left in units of the rate.
 """
 
 from __future__ import annotations
@@ -570,8 +571,10 @@ def relu_findings(runs: dict[str, xarray.Dataset], size: Size, limit: float) -> 
     back = count(~everyone.dead)
     lines.append(
         f"When: of {n} deaths in training half come by step {half:.0f} and nine in ten by step {late:.0f}. Back at the "
-        f"end, carried by Adam's momentum, are {back} of {n}; {count(everyone.revivals > 0)} were alive again at some "
-        f"step. Training ends at the best parameters: there {count(everyone.dead & ~everyone.dead_at_best)} of the "
+        f"end are {back} of {n}; {count(everyone.revivals > 0)} were alive again at some "
+        f"step, of which {count((everyone.revivals > 0) & everyone.all_off)} had died of a layer that is off at all "
+        "points. Where layers each are off at some points, together at all, the bias of one still has a gradient. "
+        f"Training ends at the best parameters: there {count(everyone.dead & ~everyone.dead_at_best)} of the "
         f"{count(everyone.dead)} dead are still alive."
     )
     places = tree_layers(runs, size)
