@@ -701,6 +701,7 @@ def verdicts(runs: dict[str, xarray.Dataset], size: Size) -> list[str]:
 
 def main(settings: Settings) -> None:
     st.plots.make_folder(settings.out)  # before the work, not after it
+    torch.set_num_threads(1)  # the tensors here are so small that to wake a thread takes longer than what it does
     size = QUICK if settings.quick else FULL
     task = st.Task(torch.sin, (-3, 3), points=128)
     runs = experiments(size, settings.seed, task)
