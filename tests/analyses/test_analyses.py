@@ -322,7 +322,8 @@ def test_training_death(tmp_path):
         assert (one["drop"] >= one.distance).where(off, True).all()
         assert (one.distance > 0).where(died, True).all()
         assert (one.range_before > 0).where(died, True).all()
-    assert data["born dead adam"].dead.all()
+    # Hardly any comes back: only where layers that are each off at some points together are off at all.
+    assert data["born dead adam"].dead.mean() > 0.9
 
     # One member by itself: its function varies until the step before, and is a constant from the next.
     example = data["example"]
