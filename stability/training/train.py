@@ -62,7 +62,8 @@ def train(
         "levenberg_marquardt": Gauss-Newton steps, damped for each member. For chains of width 1, piecewise linear,
             float64, on the CPU. A good start is init "knots". A step of two maps is fitted by its kink and its two
             slopes, its weight made -1 or 1 first, which leaves the function as it is up to rounding. Every tenth step,
-            kinks that bend nothing (all states on one side, or the same slope on both) move to where they promise most.
+            kinks of such steps that bend nothing (all states on one side, or the same slope on both) move to where they
+            promise most.
         "growth": the chain's first `start` steps alone by Levenberg-Marquardt, the others inserted between
             iterations, each as the identity, at the position and kink that promise the largest fall of the error; of
             the parameters given only those of the first steps and the read-out are used. For chains of two maps with

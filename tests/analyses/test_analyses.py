@@ -32,6 +32,7 @@ def run(name, *arguments):
         "hard_targets",
         "identity_distance",
         "precision",
+        "training_death",
         "your_model",
     ],
 )
@@ -383,6 +384,54 @@ def test_precision(tmp_path):
     # A scale that exists saves the run, which without it fails.
     assert float(tried.failed.sel(architecture="plain_prelu", depth=10, run="no scale")) > 0.9
     assert (tried.failed.sel(run="own scale").fillna(0) <= 0.05).all()
+
+
+def test_training_death(tmp_path):
+    done = run("training_death", "--quick", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    for claim in ("plain ReLU dies", "residual 2 ReLU can still die", "PReLU solves the dying"):
+        assert f"CLAIM, {claim}" in done.stdout
+    with xarray.open_datatree(tmp_path / "training_death.nc", engine="h5netcdf") as tree:
+        data = {name: tree[name].to_dataset().load() for name in tree}
+
+    # Without biases half of the points are alive behind the first layer, and a layer kills by a weight below 0.
+    he = data["births"].he.to_numpy()
+    for layer in range(1, 6):
+        expected = 0.5 ** (layer - 1) if layer > 1 else 0
+        expected = he.size * expected
+        assert abs((he == layer).sum() - expected) <= 4 * np.sqrt(expected), layer
+
+    runs = [one for one in data.values() if "step_of_death" in one]
+    assert len(runs) > 20
+    for one in runs:
+        died = one.step_of_death > 0
+        assert one.dead.where(~died & ~one.born_dead.astype(bool), 0).sum() == 0
+        assert one.flat.where(one.dead.astype(bool), 1).all()
+        for seed in one.seed[died.values].values:
+            step = int(one.step_of_death.sel(seed=seed))
+            by_step = one.dead_by_step.sel(seed=seed)
+            assert by_step[step]
+            assert not by_step[:step].any()
+        if one.attrs["architecture"] != "plain_relu":
+            assert not died.any()
+            assert not one.born_dead.any()
+            continue
+        if not one.born_dead.any():
+            assert (one.layer_of_death > 0).equals(died)
+        parts = sum(one[f"drop_{i}"] for i in range(3))
+        np.testing.assert_allclose(parts, one["drop"], atol=1e-12)
+        off = one.all_off.astype(bool)
+        assert (one["drop"] >= one.distance).where(off, True).all()
+        assert (one.distance > 0).where(died, True).all()
+        assert (one.range_before > 0).where(died, True).all()
+    # Hardly any comes back: only where layers that are each off at some points together are off at all.
+    assert data["born dead adam"].dead.mean() > 0.9
+
+    # One member by itself: its function varies until the step before, and is a constant from the next.
+    example = data["example"]
+    death = example.attrs["death"]
+    varies = example.output.max("x") - example.output.min("x")
+    assert varies.sel(at=death) == 0 < varies.sel(at=death - 1)
 
 
 def test_your_model(tmp_path):
