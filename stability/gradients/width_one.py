@@ -149,17 +149,19 @@ def _fill(
     seeds, rows, _ = table.shape
     places = np.full(len(COLUMNS), -1)
     places[list(columns)] = range(len(columns))
-    inputs = (table, *factors(table), points, np.ascontiguousarray(cotangents), np.isin(COLUMNS, trained).astype(float), depth)
+    kinds = np.isin(COLUMNS, trained).astype(np.float64)
+    inputs = (table, *factors(table), points, np.ascontiguousarray(cotangents), kinds, depth)
     logs = (np.empty((len(columns), seeds, rows)), np.empty((3, seeds, rows + 1)), np.empty((len(columns), seeds)))
 
-    def signed(kept: int) -> tuple[NDArray[Any], ...]:
-        shapes = ((kept, 6, rows), (kept, 3, rows + 1))
-        return tuple(np.empty(shape, dtype) for shape in shapes for dtype in (np.float64, np.int32))
+    def signed(kept: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+        of_table, squared = (kept, len(COLUMNS), rows), (kept, 3, rows + 1)
+        return np.empty(of_table), np.empty(of_table, np.int32), np.empty(squared), np.empty(squared, np.int32)
 
     shared = signed(seeds if keep else 1)
 
     def run(first: int, last: int) -> None:
-        width_one.gradients(first, last, *inputs, *(shared if keep else signed(1)), places, *logs)
+        out = shared if keep else signed(1)
+        width_one.gradients(first, last, *inputs, *out, places, *logs)
 
     side_by_side(run, seeds, 3 * seeds * rows * len(points))
     return TableGradients(*shared, *logs)

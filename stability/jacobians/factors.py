@@ -29,7 +29,7 @@ def factors(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np
     value, clear = np.empty((seeds, rows, 2)), np.empty((seeds, rows, 2), dtype=bool)
     side_by_side(lambda first, last: fill_factors(first, last, table, value, clear), seeds, 4 * seeds * rows)
     exponents = np.zeros(value.shape, dtype=np.int64)
-    for place in np.argwhere(~clear):
+    for place in [] if clear.all() else np.argwhere(~clear):
         seed, row, branch = place
         s, w, _, o, _, a = map(Fraction, table[seed, row, [0, 1, 2, 3, 4, 5]])
         g = s + w * o * (a if branch == 0 else 1)

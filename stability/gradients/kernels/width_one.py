@@ -32,6 +32,8 @@ _STATE_LOW, _STATE_HIGH, _ROW_LOW, _ROW_HIGH, _BIAS_LOW = 2.0**-STATE, 2.0**STAT
 
 _MILD_LOW, _MILD_HIGH = 2.0**-20, 2.0**20
 
+#: The bits of infinity, those that are not the sign's, and those of the least normal number.
+_INFINITY, _SIZE, _LEAST = 0x7FF0000000000000, 0x7FFFFFFFFFFFFFFF, 0x0010000000000000
 #: Marks a row whose sums have exponents of their own.
 OUTSIDE = 2**62
 
@@ -112,6 +114,26 @@ def _plain_step_unchecked(states, r, skip, weight, bias, outer_weight, outer_bia
         states[r + 1, p] = skip * old + outer_weight * (z if z > 0.0 else slope * z) + outer_bias
 
 
+@njit(inline="never")
+def _all_alike(exponents):
+    """Whether all are the same."""
+    others = 0
+    for exponent in exponents:
+        others += 0 if exponent == exponents[0] else 1
+    return others == 0
+
+
+@njit(inline="never")
+def _ends(numbers):
+    """Return the exponents of the least modulus that is not 0 and of the largest, and whether both can be read off."""
+    bits = numbers.view(np.int64)
+    least, most = np.int64(_INFINITY), np.int64(0)
+    for p in range(len(bits)):  # integers, which are in the order of the numbers, and have no NaN to look out for
+        size = bits[p] & _SIZE
+        least, most = min(least, size if size != 0 else np.int64(_INFINITY)), max(most, size)
+    return (least >> 52) - 1022, (most >> 52) - 1022, least >= _LEAST and most >= _LEAST
+
+
 @njit
 def _gather(mantissas, exponents, bits, near_zero):
     """Give all points one exponent if their mantissas then lie in 2^-bits .. 1; leave all as it is if not.
@@ -124,17 +146,26 @@ def _gather(mantissas, exponents, bits, near_zero):
     Returns:
         The exponent, the exponent of the least mantissa that is not zero, whether it could be done.
     """
-    top, bottom = -(2**62), 2**62
-    for p in range(len(mantissas)):
-        m, e = normalise(mantissas[p], exponents[p])
-        if m != 0.0:
-            top, bottom = max(top, e), min(bottom, e)
+    bottom, top, shared = _ends(mantissas)
+    shared &= _all_alike(exponents)
+    if shared:
+        top, bottom = exponents[0] + top, exponents[0] + bottom
+    else:
+        top, bottom = -(2**62), 2**62
+        for p in range(len(mantissas)):
+            m, e = normalise(mantissas[p], exponents[p])
+            if m != 0.0:
+                top, bottom = max(top, e), min(bottom, e)
     if top < bottom:  # all are zero
         top = bottom = 0
     if near_zero and -bits < bottom and top < bits:
         top = bottom = 0
     if top - bottom >= bits:
         return 0, 0, False
+    if shared and abs(exponents[0] - top) < 1000:
+        mantissas *= math.ldexp(1.0, exponents[0] - top)
+        exponents[:] = 0
+        return top, bottom - top - 1, True
     for p in range(len(mantissas)):
         mantissas[p] = math.ldexp(mantissas[p], max(exponents[p] - top, -2000))
         exponents[p] = 0
@@ -336,18 +367,14 @@ def _square_sum(values):
 @njit(inline="never")
 def _log_norm(values, exponents):
     """Return the log of the norm of numbers with exponents of their own."""
-    total, total_exponent, start = 0.0, 0, 0
-    for r in range(1, len(values) + 1):
-        if r < len(values) and exponents[r] == exponents[start]:
-            continue
-        square, exponent = _square_sum(values[start:r]), 2 * exponents[start]
-        if not _in_middle(square):
-            square, exponent = 0.0, 0
-            for value in values[start:r]:
-                m, e = normalise(value, exponents[start])
-                square, exponent = add(square, exponent, m * m, 2 * e)
-        total, total_exponent = add(total, total_exponent, square, exponent)
-        start = r
+    if _all_alike(exponents):
+        square = _square_sum(values)
+        if _in_middle(square):
+            return 0.5 * log_size(square, 2 * exponents[0])
+    total, total_exponent = 0.0, 0
+    for r in range(len(values)):
+        m, e = normalise(values[r], exponents[r])
+        total, total_exponent = add(total, total_exponent, m * m, 2 * e)
     return 0.5 * log_size(total, total_exponent)
 
 
@@ -420,6 +447,10 @@ def _back(
             high = 0
     if together:
         own[:] = shift
+    square = _square_sum(back)
+    if together and _in_middle(square):
+        squares[0, 0], square_exponents[0, 0] = square, 2 * shift
+        return
     for p in range(points):
         m, own[p] = normalise(back[p], own[p])
         back[p], own[p] = m * m, 2 * own[p]

@@ -6,7 +6,16 @@ from numba import njit
 
 #: Where |skip + product| falls below this part of |skip| + |product|, float64 is not.
 CANCELLATION = 1e-3
-_LOW, _HIGH = 1e-290, 1e290
+
+
+@njit(inline="always")
+def _in_range(size):
+    return (size > 1e-290) & (size < 1e290)
+
+
+@njit(inline="always")
+def _is_clear(skip, product, total):
+    return abs(total) >= CANCELLATION * (abs(skip) + abs(product))
 
 
 @njit(cache=True, nogil=True)
@@ -19,15 +28,16 @@ def fill_factors(first, last, table, values, clear):
         values, clear: out, (seeds, rows, 2), the second bool.
     """
     for s in range(first, last):
-        for r in range(table.shape[1]):
-            skip, outer_weight, weight, slope = table[s, r, 0], table[s, r, 3], table[s, r, 1], table[s, r, 5]
+        rows, value, right = table[s], values[s], clear[s]
+        for r in range(len(rows)):
+            skip, weight, outer_weight, slope = rows[r, 0], rows[r, 1], rows[r, 3], rows[r, 5]
             inner = outer_weight * weight
-            size = abs(inner)
-            none, inner_in_range = (outer_weight == 0.0) | (weight == 0.0), (size > _LOW) & (size < _HIGH)
-            for branch in range(2):
-                vanishes = none | ((branch == 0) & (slope == 0.0))
-                product = 0.0 if vanishes else (inner * slope if branch == 0 else inner)
-                size, total = abs(product), skip + product
-                in_range = vanishes | (inner_in_range & (size > _LOW) & (size < _HIGH))
-                values[s, r, branch] = total
-                clear[s, r, branch] = in_range & (abs(total) >= CANCELLATION * (abs(skip) + size))
+            # A product that is exactly 0 is told from one that underflows.
+            zero = (outer_weight == 0.0) | (weight == 0.0)
+            below_zero = zero | (slope == 0.0)
+            above = 0.0 if zero else inner
+            below = 0.0 if below_zero else inner * slope
+            held = _in_range(abs(inner))
+            value[r, 0], value[r, 1] = skip + below, skip + above
+            right[r, 0] = (below_zero | (held & _in_range(abs(below)))) & _is_clear(skip, below, value[r, 0])
+            right[r, 1] = (zero | held) & _is_clear(skip, above, value[r, 1])
