@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 
 from stability.checks import check_name
 from stability.gradients.formats import Format, check_formats, format_name, in_format
-from stability.gradients.forward_error import forward_error
+from stability.gradients.forward_error import forward_error, log_expected_errors
 from stability.gradients.kernels import formats as kernel
 from stability.gradients.layers import as_module, undisturbed
 from stability.gradients.log_norms import combine, log_norm
@@ -345,14 +345,11 @@ def _logs_of_chain(chain: _Chain, one: Format) -> _Logs:
     points, table = points_of(stored, rounded), table_of(stored)
     shape = (table.shape[1] + 1, len(table), len(points))
     sizes, positive = np.empty(shape), np.empty((table.shape[1], *shape[1:]), dtype=bool)
-    expected = np.empty((net.depth + 1, *shape[1:]))
-    numbers = (one.roundoff, one.least, net.architecture.maps == 2, net.architecture.skip not in (0, 1))
 
     def run(first: int, last: int) -> None:
         kernel.states_in_range(first, last, table, points, one.least, sizes, positive)
-        kernel.log_expected_errors(first, last, chain.table, chain.points, *numbers, expected)
 
-    side_by_side(run, len(table), 100.0 * sizes.size)
+    side_by_side(run, len(table), 50.0 * sizes.size)
     factors = np.take_along_axis(log_factors(table)[0].transpose(1, 0, 2), positive.astype(np.intp), axis=2)
     with np.errstate(invalid="ignore"):
         backward = chain.at_output + np.cumsum(factors[::-1], axis=0)
@@ -364,7 +361,7 @@ def _logs_of_chain(chain: _Chain, one: Format) -> _Logs:
         "gradients": torch.from_numpy(backward[rows:]),
     }
     entries = math.log(len(points)) / 2
-    error = combine(torch.from_numpy(expected), 2)[1:] - chain.log_norms
+    error = log_expected_errors(net, chain.table, chain.points, one)[1:] - chain.log_norms
     return _Logs(
         {name: combine(value, 2) - entries for name, value in logs.items()},
         {name: value.amax(dim=2) for name, value in logs.items()},

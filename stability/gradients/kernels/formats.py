@@ -9,6 +9,10 @@ from numba import njit
 
 from stability.jacobians.kernels.wide import after_activation, log_size, normalise, pre_activation
 
+_LOG_2 = math.log(2.0)
+#: So many binades from 1 a state and its error may be.
+_BITS = 100
+
 
 @njit(cache=True, nogil=True)
 def states_in_range(first, last, table, x, least, log_sizes, positive):
@@ -43,6 +47,16 @@ def states_in_range(first, last, table, x, least, log_sizes, positive):
                 h, e = after_activation(h, e, z, z_exponent, row[0], row)
 
 
+@njit(inline="always")
+def _in_middle(h, variance, exponent):
+    """Bring a state with its variance near 1 if either is far from it."""
+    size = max(abs(h), math.sqrt(variance))
+    if 2.0**-_BITS < size < 2.0**_BITS or not 0.0 < size < np.inf:
+        return h, variance, exponent
+    shift = math.frexp(size)[1]
+    return math.ldexp(h, -shift), math.ldexp(variance, -2 * shift), exponent + shift
+
+
 @njit(cache=True, nogil=True)
 def log_expected_errors(first, last, table, x, roundoff, least, outer, skips, logs):
     """Fill the log of the root mean square error of a run in a format, its roundings taken as random.
@@ -60,16 +74,28 @@ def log_expected_errors(first, last, table, x, roundoff, least, outer, skips, lo
     """
     depth = table.shape[1]
     unit = 0.18 * roundoff * roundoff
-    floor = least * least / 3.0
     for s in range(first, last):
         for p in range(len(x)):
-            h = x[p]
+            # State and error are in units of 2^exponent, so that no square of them leaves the range.
+            h, exponent = x[p], 0
             variance = unit * h * h
             for layer in range(depth + 1):
-                logs[layer, s, p] = 0.5 * math.log(variance) if variance > 0.0 else -np.inf
+                h, variance, exponent = _in_middle(h, variance, exponent)
+                log = 0.5 * math.log(variance) + exponent * _LOG_2 if variance > 0.0 else -np.inf
+                logs[layer, s, p] = log
                 if layer == depth:
                     break
                 skip, weight, bias, outer_weight, outer_bias, slope = table[s, layer]
+                floor = least
+                if exponent != 0:
+                    # In larger units, if the state is nothing beside a bias.
+                    largest = max(abs(bias), abs(outer_bias))
+                    rise = math.frexp(largest)[1] - exponent
+                    if rise > _BITS and largest > 0.0:
+                        h, variance, exponent = math.ldexp(h, -rise), math.ldexp(variance, -2 * rise), exponent + rise
+                    bias, outer_bias = math.ldexp(bias, -exponent), math.ldexp(outer_bias, -exponent)
+                    floor = math.ldexp(least, -exponent)
+                floor *= floor / 3.0
                 product = weight * h
                 z = product + bias
                 # Parameters, products and sums are each rounded once.
