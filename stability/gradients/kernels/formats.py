@@ -57,6 +57,12 @@ def _in_middle(h, variance, exponent):
     return math.ldexp(h, -shift), math.ldexp(variance, -2 * shift), exponent + shift
 
 
+@njit(inline="always")
+def _of_sum(a, b, unit):
+    """Return the mean square of the rounding of a sum, which is never further off than either summand is large."""
+    return min(unit * (a + b) * (a + b), a * a, b * b)
+
+
 @njit(cache=True, nogil=True)
 def log_expected_errors(first, last, table, x, roundoff, least, outer, skips, logs):
     """Fill the log of the root mean square error of a run in a format, its roundings taken as random.
@@ -99,7 +105,7 @@ def log_expected_errors(first, last, table, x, roundoff, least, outer, skips, lo
                 product = weight * h
                 z = product + bias
                 # Parameters, products and sums are each rounded once.
-                rounding = unit * (2.0 * product * product + bias * bias + (z * z if bias != 0.0 else 0.0)) + floor
+                rounding = unit * (2.0 * product * product + bias * bias) + _of_sum(product, bias, unit) + floor
                 side = 1.0 if z > 0.0 else slope
                 value = side * z
                 rounding *= side * side
@@ -111,11 +117,10 @@ def log_expected_errors(first, last, table, x, roundoff, least, outer, skips, lo
                 if skips:
                     rounding += 2.0 * unit * (skip * h) * (skip * h) + floor
                 following = skip * h + value
-                if skip != 0.0:
-                    rounding += unit * following * following
-                following += outer_bias
+                rounding += _of_sum(skip * h, value, unit)
                 if outer:
-                    rounding += unit * (outer_bias * outer_bias + following * following)
+                    rounding += unit * outer_bias * outer_bias + _of_sum(following, outer_bias, unit)
+                following += outer_bias
                 gain = skip + outer_weight * weight * side
                 variance = gain * gain * variance + rounding
                 h = following
