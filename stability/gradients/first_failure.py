@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,8 @@ from stability.jacobians.width_one import is_piecewise_linear_width_one
 QUANTITIES = ("activations", "products", "gradients")
 #: How it can fail.
 KINDS = ("overflow", "underflow", "digits")
+# What the modulus of a standard normal variable exceeds with probability 5 %, and 95 %.
+_REACHES = tuple(NormalDist().inv_cdf((1 + level) / 2) for level in (0.95, 0.05))
 
 
 @dataclass(frozen=True, repr=False)
@@ -56,6 +59,10 @@ class FirstFailures:
             -1 where it was not measured.
         predicted: the same from the logarithms of a run that cannot leave the range. Lost digits are predicted for the
             activations of width-1 chains alone, from roundings taken as random.
+        digits_between: int64 (formats, seeds, 2), after how many layers at the earliest, and at the latest, activations
+            of a width-1 chain are to be expected to lose all digits: where 5 % of the errors exceed the state, and
+            where 95 % do; 0 for never, -1 where it is not predicted. Where a random walk first crosses a threshold has
+            a spread that no prediction without the run's own roundings removes: `predicted` names but one such layer.
         loss_scales: float64 (formats, seeds, 2), the log2 of the least and of the largest factor by which the loss may
             be multiplied so that neither the gradients of states nor those of parameters underflow or overflow; the
             least is above the largest where there is none.
@@ -66,6 +73,7 @@ class FirstFailures:
 
     measured: Tensor
     predicted: Tensor
+    digits_between: Tensor
     loss_scales: Tensor
     depth: int
     formats: tuple[str, ...]
@@ -132,6 +140,7 @@ class FirstFailures:
                     self.predicted.numpy(),
                     {"units": "layers", "long_name": "first failure, predicted"},
                 ),
+                "digits_between": (("dtype", "seed", "end"), self.digits_between.numpy(), {"units": "layers"}),
                 "loss_scales": (("dtype", "seed", "end"), self.loss_scales.numpy(), {"units": "log2"}),
             },
             {
@@ -195,6 +204,7 @@ def first_failure(
     alive = _truth(net, x, gradients, states)
     shape = (len(formats), len(QUANTITIES), len(KINDS), len(gradients.members))
     measured, predicted = torch.full(shape, -1, dtype=torch.int64), torch.full(shape, -1, dtype=torch.int64)
+    between = torch.full((len(formats), len(gradients.members), 2), -1, dtype=torch.int64)
     errors = _errors(net, x, formats, blocks)
     chain = _Chain.of(net, x, chosen, states) if is_piecewise_linear_width_one(net) else None
     for f, one in enumerate(formats):
@@ -211,11 +221,12 @@ def first_failure(
         predicted[f, 2, 0] = torch.where(predicted[f, 0, 0] > 0, 1, predicted[f, 2, 0])
         if logs.expected is not None:
             predicted[f, 0, 2] = _first(logs.expected >= 0)
+            between[f] = torch.stack([_first(logs.expected + math.log(reach) >= 0) for reach in _REACHES], dim=-1)
         if one.name in errors:
             measured[f, 0, 2] = _first(errors[one.name] >= 0)
     names = tuple(one.name for one in formats)
     scales = _loss_scales(gradients, states, formats)
-    return FirstFailures(measured, predicted, scales, depth, names, gradients.members)
+    return FirstFailures(measured, predicted, between, scales, depth, names, gradients.members)
 
 
 def _refuse_repeated_calls(net: nn.Module, x: Tensor, blocks: Any) -> None:
