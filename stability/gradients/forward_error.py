@@ -111,7 +111,8 @@ def forward_error(
         V_l = g^2 V_(l-1) + s^2,        probable bound = q sqrt(V_l),
 
     q the number that the modulus of a standard normal variable exceeds with probability 1 - level, 2.58 at 99 %; over
-    several points V is summed, and the share that exceeds the bound is the largest if they all err alike. This is no
+    several points V is summed, and the share that exceeds the bound is the largest if they all err alike. Where the
+    bound of the roundings that happened is the smaller one, it is taken. This is no
     proof: roundings may conspire, and to first order an error takes no other branch than the exact state.
 
     Args:
@@ -209,7 +210,8 @@ def _of_chain(net: Any, x: Tensor, formats: list[Format], level: float) -> Forwa
         sizes, error, bound = (combine(torch.from_numpy(a), 2) for a in arrays)
         errors[one.name] = _relative(error, sizes)
         bounds[one.name] = _relative(bound, sizes)
-        probable[one.name] = _relative(log_expected_errors(net, table, points, one) + reach, sizes)
+        expected = log_expected_errors(net, table, points, one) + reach
+        probable[one.name] = torch.minimum(_relative(expected, sizes), bounds[one.name])
     return ForwardErrors(errors, bounds, probable, level, sizes, tuple(one.name for one in formats), names, net.members)
 
 
