@@ -202,7 +202,7 @@ def test_digits_are_lost_between_the_layers_that_are_said():
     assert (low > 1).all()
     assert (f.digits_between[1] == 0).all()
     assert f.to_dataset().digits_between.sel(dtype="bfloat16", seed=3, end="least").item() == f.digits_between[0, 3, 0]
-    wide = st.first_failure(st.Chain("plain_prelu", depth=3, seeds=2, width=4), X, ["float32"])
+    wide = st.first_failure(st.Chain("plain_prelu", depth=3, seeds=2, width=8), X, ["float32"])
     assert (wide.digits_between == -1).all()
 
 
