@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from tqdm.auto import tqdm
 
 from stability.checks import check_name
 from stability.gradients.formats import Format, check_formats, format_name, in_format
-from stability.gradients.forward_error import forward_error
+from stability.gradients.forward_error import forward_error, log_expected_errors
 from stability.gradients.kernels import formats as kernel
 from stability.gradients.layers import as_module, refuse_randomness
 from stability.gradients.log_norms import combine
@@ -37,6 +38,8 @@ from stability.jacobians.width_one import is_piecewise_linear_width_one
 QUANTITIES = ("activations", "products", "gradients")
 #: How it can fail.
 KINDS = ("overflow", "underflow", "digits")
+# What the modulus of a standard normal variable exceeds with probability 5 %, and 95 %.
+_REACHES = tuple(NormalDist().inv_cdf((1 + level) / 2) for level in (0.95, 0.05))
 
 
 @dataclass(frozen=True, repr=False)
@@ -57,6 +60,10 @@ class FirstFailures:
             -1 where it was not measured.
         predicted: the same from the logarithms of a run that cannot leave the range. Lost digits are predicted for the
             activations of width-1 chains alone, from roundings taken as random.
+        digits_between: int64 (formats, seeds, 2), after how many layers at the earliest, and at the latest, activations
+            of a width-1 chain are to be expected to lose all digits: where 5 % of the errors exceed the state, and
+            where 95 % do; 0 for never, -1 where it is not predicted. Where a random walk first crosses a threshold has
+            a spread that no prediction without the run's own roundings removes: `predicted` names but one such layer.
         loss_scales: float64 (formats, seeds, 2), the log2 of the least and of the largest factor by which the loss may
             be multiplied so that neither the gradients of states nor those of parameters underflow or overflow; the
             least is above the largest where there is none.
@@ -67,6 +74,7 @@ class FirstFailures:
 
     measured: Tensor
     predicted: Tensor
+    digits_between: Tensor
     loss_scales: Tensor
     depth: int
     formats: tuple[str, ...]
@@ -135,6 +143,7 @@ class FirstFailures:
                     self.predicted.numpy(),
                     {"units": "layers", "long_name": "first failure, predicted"},
                 ),
+                "digits_between": (("dtype", "seed", "end"), self.digits_between.numpy(), {"units": "layers"}),
                 "loss_scales": (("dtype", "seed", "end"), self.loss_scales.numpy(), {"units": "log2"}),
             },
             {
@@ -210,6 +219,7 @@ def first_failure(
     alive = _truth(net, x, gradients, states)
     shape = (len(formats), len(QUANTITIES), len(KINDS), len(gradients.members))
     measured, predicted = torch.full(shape, -1, dtype=torch.int64), torch.full(shape, -1, dtype=torch.int64)
+    between = torch.full((len(formats), len(gradients.members), 2), -1, dtype=torch.int64)
     errors = _errors(net, x, formats, blocks)
     chain = _Chain.of(net, x, chosen, states) if is_piecewise_linear_width_one(net) else None
     bar = tqdm(formats, disable=None if progress else True, desc=f"first failures, {depth} layers")
@@ -227,11 +237,12 @@ def first_failure(
         predicted[f, 2, 0] = torch.where(predicted[f, 0, 0] > 0, 1, predicted[f, 2, 0])
         if logs.expected is not None:
             predicted[f, 0, 2] = _first(logs.expected >= 0)
+            between[f] = torch.stack([_first(logs.expected + math.log(reach) >= 0) for reach in _REACHES], dim=-1)
         if one.name in errors:
             measured[f, 0, 2] = _first(errors[one.name] >= 0)
     names = tuple(one.name for one in formats)
     scales = _loss_scales(gradients, states, formats)
-    return FirstFailures(measured, predicted, scales, depth, names, gradients.members)
+    return FirstFailures(measured, predicted, between, scales, depth, names, gradients.members)
 
 
 def _refuse_repeated_calls(net: nn.Module, x: Tensor, blocks: Any) -> None:
@@ -334,7 +345,7 @@ class _Chain:
         net, x: as given.
         table: (seeds, depth, 6), the steps. points: (points,).
         at_output: (seeds, points), the log of the gradient there.
-        log_norms: (depth, seeds), of the exact states after each step.
+        log_norms: (depth + 1, seeds), of the exact states.
     """
 
     net: Any
@@ -351,7 +362,7 @@ class _Chain:
         with np.errstate(divide="ignore"):
             at_output = np.log(abs(cotangents.cpu().numpy()))
         steps = np.ascontiguousarray(table[:, : net.depth])
-        return cls(net, x, steps, points, at_output, combine(states.log_norms[1:], 2))
+        return cls(net, x, steps, points, at_output, combine(states.log_norms, 2))
 
 
 def _logs_of_chain(chain: _Chain, one: Format) -> _Logs:
@@ -364,14 +375,11 @@ def _logs_of_chain(chain: _Chain, one: Format) -> _Logs:
     points, table = points_of(stored, rounded), table_of(stored)
     shape = (table.shape[1] + 1, len(table), len(points))
     sizes, positive = np.empty(shape), np.empty((table.shape[1], *shape[1:]), dtype=bool)
-    expected = np.empty((net.depth + 1, *shape[1:]))
-    numbers = (one.roundoff, one.log2_least, net.architecture.maps == 2, net.architecture.skip not in (0, 1))
 
     def run(first: int, last: int) -> None:
         kernel.states_in_range(first, last, table, points, one.log2_least, sizes, positive)
-        kernel.log_expected_errors(first, last, chain.table, chain.points, *numbers, expected)
 
-    side_by_side(run, len(table), 100.0 * sizes.size)
+    side_by_side(run, len(table), 50.0 * sizes.size)
     factors = np.take_along_axis(log_factors(table)[0].transpose(1, 0, 2), positive.astype(np.intp), axis=2)
     with np.errstate(invalid="ignore"):
         backward = chain.at_output + np.cumsum(factors[::-1], axis=0)
@@ -383,9 +391,8 @@ def _logs_of_chain(chain: _Chain, one: Format) -> _Logs:
         "gradients": torch.from_numpy(backward[rows:]),
     }
     entries = math.log(len(points)) / 2
-    error = combine(torch.from_numpy(expected), 2)[1:] - chain.log_norms
     return _Logs(
         {name: combine(value, 2) - entries for name, value in logs.items()},
         {name: value.amax(dim=2) for name, value in logs.items()},
-        torch.where(error.isnan(), -math.inf, error),
+        log_expected_errors(net, chain.table, chain.points, chain.log_norms, one)[1:],
     )
