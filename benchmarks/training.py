@@ -123,8 +123,8 @@ def against_adam() -> None:
                 errors.append(median_error(other))
         reached = median_error(chain)
         print(
-            f"depth {depth:>4}: Levenberg-Marquardt from knots {reached:.1e} in {seconds:.2f} s; Adam {min(errors):.1e} "
-            f"in {steps} steps, {min(errors) / reached:.0f} times as much"
+            f"depth {depth:>3}: Levenberg-Marquardt from knots {reached:.1e} in {seconds:.2f} s; Adam "
+            f"{min(errors):.1e} in {steps} steps, {min(errors) / reached:.0f} times as much"
         )
 
 

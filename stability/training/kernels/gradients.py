@@ -73,7 +73,7 @@ def losses_and_gradients(first, last, table, x, y, losses, gradients):
                 states[0] = before[k]
                 _run_forward(table[s], start, stop, states)
             for r in range(stop - 1, start - 1, -1):
-                skip, weight, bias, outer_weight, outer_bias, slope = table[s, r]
+                skip, weight, bias, outer_weight, _, slope = table[s, r]
                 h = states[r - start]
                 d_skip = d_weight = d_bias = d_outer_weight = d_outer_bias = d_slope = zero
                 for p in range(points):
