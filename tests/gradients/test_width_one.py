@@ -176,9 +176,9 @@ def test_what_a_common_exponent_cannot_hold_is_kept():
 @pytest.mark.parametrize("exponent", [-(2**32), 901, 2**32, 2**32 + 1])
 def test_biases_far_from_the_states_are_never_in_the_safe_range(exponent):
     # Exponents grow with the depth, and ldexp takes 32 bits of them only.
-    table = np.array([[[1.0, 1, 1, 1, 0.5, 1]]])
-    assert not _scale_biases(table, 0, 0, exponent)[2]
-    assert _scale_biases(table, 0, 0, 0)[2]
+    row = np.array([1.0, 1, 1, 1, 0.5, 1])
+    assert not _scale_biases(row, exponent)[2]
+    assert _scale_biases(row, 0)[2]
 
 
 # Rows that use the room between the ends of the range to the full: states that shrink to 2^-300, mild rows that go on
