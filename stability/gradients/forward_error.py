@@ -177,6 +177,11 @@ def _relative(error: Tensor, sizes: Tensor) -> Tensor:
     return torch.where(error == -math.inf, -math.inf, error - sizes)
 
 
+def log_reach(level: float) -> float:
+    """Return the log of what the modulus of a standard normal variable exceeds with probability 1 - level."""
+    return math.log(NormalDist().inv_cdf((1 + level) / 2))
+
+
 def log_expected_errors(
     net: Any, table: NDArray[np.float64], points: NDArray[np.float64], sizes: Tensor, one: Format
 ) -> Tensor:
@@ -203,7 +208,6 @@ def _of_chain(net: Any, x: Tensor, formats: list[Format], level: float) -> Forwa
     points, table = points_of(net, x), np.ascontiguousarray(table_of(net)[:, : net.depth])
     shape = (net.depth + 1, len(table), len(points))
     errors, bounds, probable, sizes = {}, {}, {}, torch.empty(0)
-    reach = math.log(NormalDist().inv_cdf((1 + level) / 2))
     for one in formats:
         names, states = states_of(*in_format(net, x, one.dtype))
         computed = torch.stack([state.double() for state in states]).cpu().numpy()
@@ -216,7 +220,7 @@ def _of_chain(net: Any, x: Tensor, formats: list[Format], level: float) -> Forwa
         errors[one.name] = _relative(error, sizes)
         bounds[one.name] = _relative(bound, sizes)
         expected = log_expected_errors(net, table, points, sizes, one)
-        probable[one.name] = torch.minimum(expected + reach, bounds[one.name])
+        probable[one.name] = torch.minimum(expected + log_reach(level), bounds[one.name])
     return ForwardErrors(errors, bounds, probable, level, sizes, tuple(one.name for one in formats), names, net.members)
 
 
