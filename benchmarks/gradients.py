@@ -29,8 +29,8 @@ from torch import nn
 
 import stability as st
 
-SEEDS, LAYERS, POINTS, LOOPED, TURNS = 1000, 300, 64, 3, 12
-DEPTH, WIDTH, BATCH, ROUNDS = 50, 256, 128, 100
+SEEDS, LAYERS, POINTS, LOOPED, TURNS = 1000, 300, 64, 3, 4
+DEPTH, WIDTH, BATCH, ROUNDS = 50, 256, 128, 24
 
 
 class Residual(nn.Module):

@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import torch
 import xarray
 from numpy.typing import NDArray
+from scipy.special import erfinv
 from torch import Tensor
 
 from stability.checks import check_finite, check_float64, check_name, check_points, check_positive
@@ -179,7 +179,7 @@ def _relative(error: Tensor, sizes: Tensor) -> Tensor:
 
 def log_reach(level: float) -> float:
     """Return the log of what the modulus of a standard normal variable exceeds with probability 1 - level."""
-    return math.log(NormalDist().inv_cdf((1 + level) / 2))
+    return math.log(math.sqrt(2) * erfinv(level))
 
 
 def log_expected_errors(

@@ -5,6 +5,7 @@ import math
 from fractions import Fraction
 
 import hypothesis
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 
 import stability as st
 from stability.gradients.formats import Format
+from stability.gradients.forward_error import log_reach
 from stability.gradients.kernels.double_double import forward_errors
 from stability.gradients.kernels.formats import log_expected_errors, states_in_range
 
@@ -135,6 +137,9 @@ def test_the_level_of_the_probable_bound_is_the_share_below_it():
             assert share == pytest.approx(level, abs=0.06), (level, dtype, share)
     with pytest.raises(ValueError, match="level is 1"):
         st.forward_error(chain, x, level=1)
+    for level in (1e-300, 0.3, 1 - 2**-53):
+        size = mpmath.sqrt(2) * mpmath.erfinv(mpmath.mpf(level))
+        assert log_reach(level) == pytest.approx(float(mpmath.log(size)), rel=1e-12)
 
 
 def test_the_probable_bound_does_not_leave_the_range():
@@ -296,6 +301,16 @@ def test_digits_are_lost_between_the_layers_that_are_said():
     assert f.to_dataset().digits_between.sel(dtype="bfloat16", seed=3, end="least").item() == f.digits_between[0, 3, 0]
     wide = st.first_failure(st.Chain("plain_prelu", depth=3, seeds=2, width=8), X, ["float32"])
     assert (wide.digits_between == -1).all()
+
+
+@pytest.mark.parametrize("power", [-900, 0, 900])
+@pytest.mark.parametrize(("skip", "weight", "rounded"), [(1, 2.0**-60, 1), (2.0**-60, 1, 3)])
+def test_the_rounding_of_a_sum_is_no_larger_than_its_smaller_summand(skip, weight, rounded, power):
+    # A state of 2^power, rounded to float64, and beside it 2^-60 of it, which the sum of both loses. What is left are
+    # the roundings of the point, and of a weight and a product of order 1.
+    table = np.array([[[skip, weight, 0, 1, 0, 1]]])
+    found = _expected(table, np.array([2.0**power]), "float64", False)[1, 0, 0] - power * math.log(2)
+    assert found == pytest.approx(math.log(0.18 * rounded * 2.0**-106) / 2, abs=1e-3)
 
 
 def test_failures_are_those_of_a_run_by_hand():
