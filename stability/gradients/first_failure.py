@@ -7,36 +7,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import xarray
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from stability.checks import check_name
-from stability.gradients.formats import Format, check_formats, format_name, in_format
-from stability.gradients.forward_error import forward_error
-from stability.gradients.kernels import formats as kernel
+from stability.gradients.formats import Format, check_formats, format_name
+from stability.gradients.forward_error import forward_error, log_reach
 from stability.gradients.layers import as_module, refuse_randomness
 from stability.gradients.log_norms import combine
-from stability.gradients.losses import Loss, loss_of_members
+from stability.gradients.losses import Loss
 from stability.gradients.norms import gradient_norms
+from stability.gradients.predictions import ExactChain, inputs_of, log_root_entries, predict_chain, predict_network
 from stability.gradients.propagation import Propagation, propagation
 from stability.gradients.result import GradientNorms
 from stability.gradients.runs import run_in
 from stability.gradients.states import calls_of
-from stability.gradients.width_one import float64_output, points_of, table_of
 from stability.jacobians.blocks import is_chain
-from stability.jacobians.factors import log_factors
 from stability.jacobians.of_networks import spectrum
-from stability.jacobians.threads import side_by_side
 from stability.jacobians.width_one import is_piecewise_linear_width_one
 
 #: What can fail, in the order of `FirstFailures.measured`.
 QUANTITIES = ("activations", "products", "gradients")
 #: How it can fail.
 KINDS = ("overflow", "underflow", "digits")
+# How far from 0 errors stay with probability 95 %, and 5 %, in logs of what they are expected to be.
+_REACHES = tuple(log_reach(level) for level in (0.95, 0.05))
 
 
 @dataclass(frozen=True, repr=False)
@@ -57,6 +54,10 @@ class FirstFailures:
             -1 where it was not measured.
         predicted: the same from the logarithms of a run that cannot leave the range. Lost digits are predicted for the
             activations of width-1 chains alone, from roundings taken as random.
+        digits_between: int64 (formats, seeds, 2), after how many layers at the earliest, and at the latest, activations
+            of a width-1 chain are to be expected to lose all digits: where 5 % of the errors exceed the state, and
+            where 95 % do; 0 for never, -1 where it is not predicted. Where a random walk first crosses a threshold has
+            a spread that no prediction without the run's own roundings removes: `predicted` names but one such layer.
         loss_scales: float64 (formats, seeds, 2), the log2 of the least and of the largest factor by which the loss may
             be multiplied so that neither the gradients of states nor those of parameters underflow or overflow; the
             least is above the largest where there is none.
@@ -67,6 +68,7 @@ class FirstFailures:
 
     measured: Tensor
     predicted: Tensor
+    digits_between: Tensor
     loss_scales: Tensor
     depth: int
     formats: tuple[str, ...]
@@ -135,6 +137,7 @@ class FirstFailures:
                     self.predicted.numpy(),
                     {"units": "layers", "long_name": "first failure, predicted"},
                 ),
+                "digits_between": (("dtype", "seed", "end"), self.digits_between.numpy(), {"units": "layers"}),
                 "loss_scales": (("dtype", "seed", "end"), self.loss_scales.numpy(), {"units": "log2"}),
             },
             {
@@ -210,28 +213,30 @@ def first_failure(
     alive = _truth(net, x, gradients, states)
     shape = (len(formats), len(QUANTITIES), len(KINDS), len(gradients.members))
     measured, predicted = torch.full(shape, -1, dtype=torch.int64), torch.full(shape, -1, dtype=torch.int64)
+    between = torch.full((len(formats), len(gradients.members), 2), -1, dtype=torch.int64)
     errors = _errors(net, x, formats, blocks)
-    chain = _Chain.of(net, x, chosen, states) if is_piecewise_linear_width_one(net) else None
+    chain = ExactChain.of(net, x, chosen, states) if is_piecewise_linear_width_one(net) else None
     bar = tqdm(formats, disable=None if progress else True, desc=f"first failures, {depth} layers")
     for f, one in enumerate(bar):
-        logs = _logs_of_network(gradients, states) if chain is None else _logs_of_chain(chain, one)
+        prediction = predict_network(gradients, states) if chain is None else predict_chain(chain, one)
         runs = run_in(net, x, one, chosen, blocks, members)
         for q, quantity in enumerate(QUANTITIES):
-            if quantity not in logs.sizes or quantity not in runs:
+            if quantity not in prediction.sizes or quantity not in runs:
                 continue
-            sizes, run, least = logs.sizes[quantity], runs[quantity], math.log(one.smallest)
-            predicted[f, q, 0] = _first(logs.tops[quantity] > math.log(one.largest))
+            sizes, run, least = prediction.sizes[quantity], runs[quantity], math.log(one.smallest)
+            predicted[f, q, 0] = _first(prediction.tops[quantity] > math.log(one.largest))
             predicted[f, q, 1] = _first((sizes < least) & alive[quantity])
             measured[f, q, 0] = _first(run == math.inf)
             measured[f, q, 1] = _first((run < least) & alive[quantity])
         predicted[f, 2, 0] = torch.where(predicted[f, 0, 0] > 0, 1, predicted[f, 2, 0])
-        if logs.expected is not None:
-            predicted[f, 0, 2] = _first(logs.expected >= 0)
+        if prediction.expected is not None:
+            predicted[f, 0, 2] = _first(prediction.expected >= 0)
+            between[f] = torch.stack([_first(prediction.expected + reach >= 0) for reach in _REACHES], dim=-1)
         if one.name in errors:
             measured[f, 0, 2] = _first(errors[one.name] >= 0)
     names = tuple(one.name for one in formats)
     scales = _loss_scales(gradients, states, formats)
-    return FirstFailures(measured, predicted, scales, depth, names, gradients.members)
+    return FirstFailures(measured, predicted, between, scales, depth, names, gradients.members)
 
 
 def _refuse_repeated_calls(net: nn.Module, x: Tensor, blocks: Any) -> None:
@@ -246,21 +251,11 @@ def _refuse_repeated_calls(net: nn.Module, x: Tensor, blocks: Any) -> None:
 
 def _truth(net: Any, x: Tensor, gradients: GradientNorms, states: Propagation) -> dict[str, Tensor]:
     """Return where each quantity is not exactly zero, so that it can be lost, (layers, seeds), as it is met."""
-    backward = _inputs(gradients).flip(0)
+    backward = inputs_of(gradients).flip(0)
     found = {"activations": combine(states.log_norms, 2)[1:], "gradients": backward}
     if is_piecewise_linear_width_one(net):
         found["products"] = combine(spectrum(net, x, distances=False).log_values[..., 0], 2)
     return {name: logs > -math.inf for name, logs in found.items()}
-
-
-def _inputs(gradients: GradientNorms) -> Tensor:
-    """Return the logs of the gradient with respect to the states, of the layers that take one."""
-    return gradients["input"][gradients.present["input"]]
-
-
-def _log_root_entries(states: Propagation) -> Tensor:
-    """Return what is to be taken off the log of a norm for the root mean square, (layers + 1, 1)."""
-    return (states.widths * states.log_norms.shape[2]).double().log()[:, None] / 2
 
 
 def _loss_scales(gradients: GradientNorms, states: Propagation, formats: list[Format]) -> Tensor:
@@ -269,10 +264,10 @@ def _loss_scales(gradients: GradientNorms, states: Propagation, formats: list[Fo
     Of the states and the output that is the root mean square, as in the runs; of parameters the norm, layer by layer
     and of each that is outside the layers.
     """
-    around = torch.cat([_inputs(gradients), gradients.output[None]])
+    around = torch.cat([inputs_of(gradients), gradients.output[None]])
     layers = [gradients["parameters"]] if "parameters" in gradients.log_norms else []
     outside = [logs[None] for name, logs in gradients.named.items() if name not in gradients.log_norms]
-    every = torch.cat([around - _log_root_entries(states)[: len(around)], *layers, *outside])
+    every = torch.cat([around - log_root_entries(states)[: len(around)], *layers, *outside])
     least = torch.where(every == -math.inf, math.inf, every).amin(dim=0)
     ends = [
         torch.stack([math.log(one.smallest) - least, math.log(one.largest) - every.amax(dim=0)], dim=-1)
@@ -297,95 +292,3 @@ def _errors(net: Any, x: Tensor, formats: list[Format], blocks: Any) -> dict[str
         return {}
     found = forward_error(net, x, known, blocks).log_errors
     return {name: error[1:] for name, error in found.items()}
-
-
-@dataclass(frozen=True)
-class _Logs:
-    """The logarithms of the quantities, (layers, seeds), in the order in which they are met.
-
-    Attributes:
-        sizes: of the root mean square, -inf where it is exactly zero.
-        tops: of the largest, or of what bounds it.
-        expected: of the relative error to be expected of the activations, None where it is not predicted.
-    """
-
-    sizes: dict[str, Tensor]
-    tops: dict[str, Tensor]
-    expected: Tensor | None = None
-
-
-def _logs_of_network(gradients: GradientNorms, states: Propagation) -> _Logs:
-    """Return the logarithms of any network, from norms over all neurons."""
-    entries, backward = _log_root_entries(states), _inputs(gradients).flip(0)
-    return _Logs(
-        {
-            "activations": (combine(states.log_norms, 2) - entries)[1:],
-            "gradients": backward - entries[:-1].flip(0),
-        },
-        {"activations": states.log_largest.amax(dim=2)[1:], "gradients": backward},
-    )
-
-
-@dataclass(frozen=True)
-class _Chain:
-    """A width-1 chain with its points, and what is the same in every format.
-
-    Attributes:
-        net, x: as given.
-        table: (seeds, depth, 6), the steps. points: (points,).
-        at_output: (seeds, points), the log of the gradient there.
-        log_norms: (depth, seeds), of the exact states after each step.
-    """
-
-    net: Any
-    x: Tensor
-    table: NDArray[np.float64]
-    points: NDArray[np.float64]
-    at_output: NDArray[np.float64]
-    log_norms: Tensor
-
-    @classmethod
-    def of(cls, net: Any, x: Tensor, loss: Loss, states: Propagation) -> _Chain:
-        table, points = table_of(net), points_of(net, x)
-        _, cotangents = loss_of_members(loss, float64_output(net, table, points))
-        with np.errstate(divide="ignore"):
-            at_output = np.log(abs(cotangents.cpu().numpy()))
-        steps = np.ascontiguousarray(table[:, : net.depth])
-        return cls(net, x, steps, points, at_output, combine(states.log_norms[1:], 2))
-
-
-def _logs_of_chain(chain: _Chain, one: Format) -> _Logs:
-    """Return the logarithms of a width-1 chain with the parameters and the range of a format, but exact digits.
-
-    The branch that a step takes is the one of a state that the format cannot hold, where it cannot.
-    """
-    net = chain.net
-    stored, rounded = in_format(net, chain.x, one.dtype)
-    points, table = points_of(stored, rounded), table_of(stored)
-    shape = (table.shape[1] + 1, len(table), len(points))
-    sizes, positive = np.empty(shape), np.empty((table.shape[1], *shape[1:]), dtype=bool)
-    expected = np.empty((net.depth + 1, *shape[1:]))
-    numbers = (one.roundoff, one.log2_least, net.architecture.maps == 2, net.architecture.skip not in (0, 1))
-
-    def run(first: int, last: int) -> None:
-        kernel.states_in_range(first, last, table, points, one.log2_least, sizes, positive)
-        kernel.log_expected_errors(first, last, chain.table, chain.points, *numbers, expected)
-
-    side_by_side(run, len(table), 100.0 * sizes.size)
-    factors = np.take_along_axis(log_factors(table)[0].transpose(1, 0, 2), positive.astype(np.intp), axis=2)
-    with np.errstate(invalid="ignore"):
-        backward = chain.at_output + np.cumsum(factors[::-1], axis=0)
-        products = np.cumsum(factors[: net.depth], axis=0)
-    rows = table.shape[1] - net.depth  # the read-out is no layer
-    logs = {
-        "activations": torch.from_numpy(sizes[1 : net.depth + 1]),
-        "products": torch.from_numpy(products),
-        "gradients": torch.from_numpy(backward[rows:]),
-    }
-    entries = math.log(len(points)) / 2
-    error = combine(torch.from_numpy(expected), 2)[1:] - chain.log_norms
-    return _Logs(
-        {name: combine(value, 2) - entries for name, value in logs.items()},
-        {name: value.amax(dim=2) for name, value in logs.items()},
-        torch.where(error.isnan(), -math.inf, error),
-    )

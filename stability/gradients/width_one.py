@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +13,11 @@ from torch import Tensor
 
 from stability.checks import COLUMNS, check_finite, check_points
 from stability.gradients.kernels import width_one
-from stability.gradients.log_norms import combine
 from stability.gradients.losses import Loss, loss_of_members
 from stability.gradients.result import GradientNorms
 from stability.jacobians.factors import factors
 from stability.jacobians.threads import side_by_side
 
-#: How many rows of step tables are worked on at a time.
-PORTION = 2**15
 #: Where a read-out's two parameters stand in its row.
 _READOUT = {"readout_weight": COLUMNS.index("skip"), "readout_bias": COLUMNS.index("outer_bias")}
 
@@ -78,8 +74,11 @@ def width_one_gradients(net: Any, x: Tensor, loss: Loss) -> GradientNorms:
     last = {kind: column for kind, column in _READOUT.items() if kind in trained}
     wanted = {*map(COLUMNS.index, steps), *last.values()}
     at_output = cotangents.to("cpu", torch.float64).numpy()
-    logs, (states, parameters, relative) = _log_norms(table, points, at_output, steps, wanted)
-    named = {kind: combine(logs[COLUMNS.index(kind)][:, :depth], 1) for kind in steps}
+    found = _fill(table, points, at_output, steps, sorted(wanted), depth, keep=False)
+    logs = dict(zip(sorted(wanted), torch.from_numpy(found.logs), strict=True))
+    whole = dict(zip(sorted(wanted), torch.from_numpy(found.whole_logs), strict=True))
+    states, parameters, relative = torch.from_numpy(found.norm_logs)
+    named = {kind: whole[COLUMNS.index(kind)] for kind in steps}
     named |= {kind: logs[column][:, -1] for kind, column in last.items()}
     return GradientNorms.of_chain(
         net,
@@ -96,45 +95,25 @@ def width_one_gradients(net: Any, x: Tensor, loss: Loss) -> GradientNorms:
 
 @dataclass(frozen=True)
 class TableGradients:
-    """The gradient with respect to a step table, as mantissas and exponents of 2.
+    """The gradient with respect to a step table, as mantissas and exponents of 2, and its logs.
 
     Attributes:
-        values, exponents: (6, seeds, rows), with respect to each column.
-        squares, square_exponents: (3, seeds, rows + 1), squared norms: with respect to the state before each row and
+        values, exponents: (seeds, 6, rows), with respect to each column.
+        squares, square_exponents: (seeds, 3, rows + 1), squared norms: with respect to the state before each row and
             after the last, over the points; and with a last one that is void, with respect to the trained numbers of a
             row, and of its weights times their gradients.
+        logs: (columns, seeds, rows), the log sizes of the columns asked for.
+        norm_logs: (3, seeds, rows + 1), the logs of the norms.
+        whole_logs: (columns, seeds), the log of the norm of a column over the rows that count.
     """
 
     values: NDArray[np.float64]
     exponents: NDArray[np.int32]
     squares: NDArray[np.float64]
     square_exponents: NDArray[np.int32]
-
-
-def _log_norms(
-    table: NDArray[np.float64],
-    points: NDArray[np.float64],
-    cotangents: NDArray[np.float64],
-    steps: Sequence[str],
-    wanted: Collection[int],
-) -> tuple[dict[int, Tensor], Tensor]:
-    """Return the log sizes of the gradient of the columns wanted, (seeds, rows) each, and of its norms.
-
-    The norms are (3, seeds, rows + 1), see `TableGradients`; the columns of `steps` count in them.
-    """
-    seeds, rows, _ = table.shape
-    logs = {column: torch.empty((seeds, rows), dtype=torch.float64) for column in wanted}
-    roots = torch.empty((3, seeds, rows + 1), dtype=torch.float64)
-    # Some members at a time: memory that has been used before is a good deal faster than new.
-    portion = max(1, PORTION // rows)
-    for start in range(0, seeds, portion):
-        part = slice(start, start + portion)
-        found = gradients(table[part], points, cotangents[part], steps)
-        for column in wanted:
-            _log_into(logs[column][part], found.values[column], found.exponents[column])
-        for which in range(3):
-            _log_into(roots[which, part], found.squares[which], found.square_exponents[which])
-    return logs, roots.mul_(0.5)
+    logs: NDArray[np.float64]
+    norm_logs: NDArray[np.float64]
+    whole_logs: NDArray[np.float64]
 
 
 def gradients(
@@ -151,24 +130,38 @@ def gradients(
         cotangents: (seeds, points), the gradient with respect to the output.
         trained: which columns count in the norms.
     """
+    return _fill(table, points, cotangents, trained, range(len(COLUMNS)), table.shape[1], keep=True)
+
+
+def _fill(
+    table: NDArray[np.float64],
+    points: NDArray[np.float64],
+    cotangents: NDArray[np.float64],
+    trained: Sequence[str],
+    columns: Sequence[int],
+    depth: int,
+    keep: bool,
+) -> TableGradients:
+    """Return the gradient, the logs of some columns, and of them over the first `depth` rows.
+
+    Without `keep` the mantissas and exponents are those of some seed: memory that is used again is much faster.
+    """
     seeds, rows, _ = table.shape
-    inputs = (table, *factors(table), points, np.ascontiguousarray(cotangents), np.isin(COLUMNS, trained))
-    found = TableGradients(
-        np.empty((6, seeds, rows)),
-        np.empty((6, seeds, rows), dtype=np.int32),
-        np.zeros((3, seeds, rows + 1)),
-        np.zeros((3, seeds, rows + 1), dtype=np.int32),
-    )
-    outputs = (found.values, found.exponents, found.squares, found.square_exponents)
-    side_by_side(
-        lambda first, last: width_one.gradients(first, last, *inputs, *outputs), seeds, 3 * seeds * rows * len(points)
-    )
-    return found
+    places = np.full(len(COLUMNS), -1)
+    places[list(columns)] = range(len(columns))
+    kinds = np.isin(COLUMNS, trained).astype(np.float64)
+    inputs = (table, *factors(table), points, np.ascontiguousarray(cotangents), kinds, depth)
+    logs = (np.empty((len(columns), seeds, rows)), np.empty((3, seeds, rows + 1)), np.empty((len(columns), seeds)))
 
+    def signed(kept: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+        of_table, squared = (kept, len(COLUMNS), rows), (kept, 3, rows + 1)
+        return np.empty(of_table), np.empty(of_table, np.int32), np.empty(squared), np.empty(squared, np.int32)
 
-def _log_into(logs: Tensor, mantissas: NDArray[np.float64], exponents: NDArray[np.int32]) -> None:
-    array = logs.numpy()
-    np.abs(mantissas, out=array)
-    with np.errstate(divide="ignore"):
-        np.log(array, out=array)
-    array += exponents * math.log(2)
+    shared = signed(seeds if keep else 1)
+
+    def run(first: int, last: int) -> None:
+        out = shared if keep else signed(1)
+        width_one.gradients(first, last, *inputs, *out, places, *logs)
+
+    side_by_side(run, seeds, 3 * seeds * rows * len(points))
+    return TableGradients(*shared, *logs)

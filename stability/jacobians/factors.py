@@ -8,8 +8,8 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-# Where |skip + product| falls below this part of |skip| + |product| the sum is taken in rational numbers.
-_CANCELLATION = 1e-3
+from stability.jacobians.kernels.factors import fill_factors
+from stability.jacobians.threads import side_by_side
 
 
 def factors(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -25,20 +25,11 @@ def factors(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np
     Returns:
         Two arrays (seeds, rows, 2), the branch z <= 0 first.
     """
-    # One contiguous array a column: numpy is slow along axes as short as the last.
-    skip, weight, outer_weight, slope = (np.ascontiguousarray(table[..., column]) for column in (0, 1, 3, 5))
-    value, clear = np.empty((*skip.shape, 2)), np.empty((*skip.shape, 2), dtype=bool)
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        inner = outer_weight * weight
-        zero = (outer_weight == 0) | (weight == 0)
-        for branch, product, vanishes in ((0, inner * slope, zero | (slope == 0)), (1, inner, zero)):
-            product = np.where(vanishes, 0.0, product)
-            size, total = abs(product), skip + product
-            in_range = vanishes | ((size > 1e-290) & (size < 1e290) & (abs(inner) > 1e-290) & (abs(inner) < 1e290))
-            value[..., branch] = total
-            clear[..., branch] = in_range & (abs(total) >= _CANCELLATION * (abs(skip) + size))
+    seeds, rows, _ = table.shape
+    value, clear = np.empty((seeds, rows, 2)), np.empty((seeds, rows, 2), dtype=bool)
+    side_by_side(lambda first, last: fill_factors(first, last, table, value, clear), seeds, 4 * seeds * rows)
     exponents = np.zeros(value.shape, dtype=np.int64)
-    for place in np.argwhere(~clear):
+    for place in [] if clear.all() else np.argwhere(~clear):
         seed, row, branch = place
         s, w, _, o, _, a = map(Fraction, table[seed, row, [0, 1, 2, 3, 4, 5]])
         g = s + w * o * (a if branch == 0 else 1)

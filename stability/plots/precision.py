@@ -115,8 +115,8 @@ def forward_error(
 ) -> Figure:
     """Draw log10 of the relative error of a run in a format against the layer: median, and a band from 5 % to 95 %.
 
-    Dashed is the median of the bound, where there is one. What is exact, or overflows, has no place on the scale: a
-    quantile that is either ends there. At 0 all digits are lost.
+    Dashed is the median of the bound, where there is one, dotted that of the probable bound. What is exact, or
+    overflows, has no place on the scale: a quantile that is either ends there. At 0 all digits are lost.
 
     Args:
         e: a `ForwardErrors`, or its dataset, with any choice of layers.
@@ -142,10 +142,11 @@ def forward_error(
     low, middle, high = _finite(np.quantile(errors, [0.05, 0.5, 0.95], axis=1, method="inverted_cdf"))
     ax.fill_between(layers, low, high, color=colour, alpha=0.2 * alpha, linewidth=0)
     ax.plot(layers, middle, color=colour, alpha=alpha, linewidth=1.3, label=label)
-    if "log_bounds" in one:
-        bounds = one["log_bounds"].to_numpy().astype(np.float64) / math.log(10)
-        bound = _finite(np.quantile(bounds, 0.5, axis=1, method="inverted_cdf"))
-        ax.plot(layers, bound, "--", color=colour, alpha=alpha, linewidth=1)
+    for kind, style in (("log_bounds", "--"), ("log_probable_bounds", ":")):
+        if kind in one:
+            bounds = one[kind].to_numpy().astype(np.float64) / math.log(10)
+            bound = _finite(np.quantile(bounds, 0.5, axis=1, method="inverted_cdf"))
+            ax.plot(layers, bound, style, color=colour, alpha=alpha, linewidth=1)
     name_axes(ax, "layer", r"$\log_{10}$ relative error", label)
     return figure
 

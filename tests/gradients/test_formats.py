@@ -5,6 +5,7 @@ import math
 from fractions import Fraction
 
 import hypothesis
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 
 import stability as st
 from stability.gradients.formats import Format
+from stability.gradients.forward_error import log_reach
 from stability.gradients.kernels.double_double import forward_errors
 from stability.gradients.kernels.formats import log_expected_errors, states_in_range
 
@@ -103,6 +105,51 @@ def test_the_bound_of_real_chains_holds_and_is_near(name, init):
         assert (above[compared] <= middle[compared] / 2).double().mean() >= 0.8 or not compared.any(), dtype
         if dtype in ("float32", "float64"):
             assert (above[compared] <= middle[compared] / 2).all()
+
+
+@pytest.mark.parametrize("init", ["pytorch", "uniform", "he"])
+@pytest.mark.parametrize("name", st.ARCHITECTURES)
+def test_the_probable_bound_is_near_and_rarely_exceeded_in_half_precision_too(name, init):
+    for depth in (100, 200):
+        e = st.forward_error(st.Chain(name, depth, seeds=100, init=init), POINTS, ["float16", "bfloat16", "float32"])
+        for dtype in e.formats:
+            error, bound = e.log_errors[dtype][1:], e.log_probable_bounds[dtype][1:]
+            assert not bound.isnan().any()
+            told = error.isfinite() & bound.isfinite()
+            assert not told.any() or (error[told] > bound[told]).double().mean() <= 0.01, (depth, dtype)
+            last = told[-1]
+            if last.sum() < 10 or bound[-1][last].median() >= 0:  # no digit is left, or nobody
+                continue
+            middle, above = error[-1][last].median(), bound[-1][last].median()
+            # Of a normal variable the 99 % point is 1.34 in the log above the median: less of a digit shows no factor.
+            assert above <= middle / 2 or middle > -2 * 1.34, (depth, dtype, middle, above)
+
+
+def test_the_level_of_the_probable_bound_is_the_share_below_it():
+    # Many roundings make a normal variable; of one point, as errors of several do not move alike.
+    chain, x = st.Chain("residual2_prelu", depth=40, seeds=3000), torch.tensor([1.2703125], dtype=torch.float64)
+    for level in (0.5, 0.9, 0.99):
+        e = st.forward_error(chain, x, ["float16", "float32"], level=level)
+        assert e.level == level
+        for dtype in e.formats:
+            share = (e.log_errors[dtype][-1] <= e.log_probable_bounds[dtype][-1]).double().mean().item()
+            # Three standard errors are 0.03; the variance of a rounding depends on where in a binade a number is.
+            assert share == pytest.approx(level, abs=0.06), (level, dtype, share)
+    with pytest.raises(ValueError, match="level is 1"):
+        st.forward_error(chain, x, level=1)
+    for level in (1e-300, 0.3, 1 - 2**-53):
+        size = mpmath.sqrt(2) * mpmath.erfinv(mpmath.mpf(level))
+        assert log_reach(level) == pytest.approx(float(mpmath.log(size)), rel=1e-12)
+
+
+def test_the_probable_bound_does_not_leave_the_range():
+    # A state of 2^-800 beside which a square of an error is nothing, and then a bias of order 1.
+    rows = [*[[0, 2.0**-80, 0, 1, 0, 1.3]] * 10, [0, 1.7, 0, 1, 0.3, 1]]
+    e = st.forward_error(st.Chain.from_table([rows]), torch.tensor([1.1, -0.7], dtype=torch.float64), ["float64"])
+    bound = e.log_probable_bounds["float64"][:, 0]
+    assert (e.log_errors["float64"][:, 0] <= bound).all()
+    assert (bound < math.log(1e-14)).all()
+    assert (bound[1:11] > math.log(1e-18)).all()
 
 
 @pytest.mark.parametrize(
@@ -238,6 +285,32 @@ def test_expected_errors_keep_their_place_at_any_magnitude(power):
         np.testing.assert_allclose(found, plain, rtol=0, atol=1e-9)
     else:  # what float64 cannot hold is lost
         assert (found[-1] > 0).all()
+
+
+def test_digits_are_lost_between_the_layers_that_are_said():
+    chain = st.Chain("residual2_prelu", depth=400, seeds=100)
+    f = st.first_failure(chain, POINTS, ["bfloat16", "float32"])
+    measured, expected = f.measured[0, 0, 2], f.predicted[0, 0, 2]
+    low, high = (torch.where(end > 0, end, 401) for end in f.digits_between[0].unbind(-1))
+    lost, mean = (torch.where(layer > 0, layer, 401) for layer in (measured, expected))
+    assert ((low <= lost) & (lost <= high)).double().mean() >= 0.9
+    assert ((low <= mean) & (mean <= high)).all()
+    assert (measured > 0).double().mean() > 0.4
+    assert (low > 1).all()
+    assert (f.digits_between[1] == 0).all()
+    assert f.to_dataset().digits_between.sel(dtype="bfloat16", seed=3, end="least").item() == f.digits_between[0, 3, 0]
+    wide = st.first_failure(st.Chain("plain_prelu", depth=3, seeds=2, width=8), X, ["float32"])
+    assert (wide.digits_between == -1).all()
+
+
+@pytest.mark.parametrize("power", [-900, 0, 900])
+@pytest.mark.parametrize(("skip", "weight", "rounded"), [(1, 2.0**-60, 1), (2.0**-60, 1, 3)])
+def test_the_rounding_of_a_sum_is_no_larger_than_its_smaller_summand(skip, weight, rounded, power):
+    # A state of 2^power, rounded to float64, and beside it 2^-60 of it, which the sum of both loses. What is left are
+    # the roundings of the point, and of a weight and a product of order 1.
+    table = np.array([[[skip, weight, 0, 1, 0, 1]]])
+    found = _expected(table, np.array([2.0**power]), "float64", False)[1, 0, 0] - power * math.log(2)
+    assert found == pytest.approx(math.log(0.18 * rounded * 2.0**-106) / 2, abs=1e-3)
 
 
 def test_failures_are_those_of_a_run_by_hand():

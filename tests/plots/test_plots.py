@@ -233,18 +233,20 @@ def test_what_was_not_measured_has_no_mark():
 
 
 @pytest.mark.parametrize("stored", [False, True])
-def test_the_forward_error_is_drawn_with_its_bound(stored):
+def test_the_forward_error_is_drawn_with_its_bounds(stored):
     e = st.forward_error(st.Chain("residual2_prelu", 20, seeds=11), X)
     figure, ax = plt.subplots()
     assert st.plots.forward_error(e.to_dataset() if stored else e, torch.float32, ax, label="mine") is figure
     errors, bounds = (v["float32"].numpy() / math.log(10) for v in (e.log_errors, e.log_bounds))
-    solid, dashed = ax.lines
+    solid, dashed, dotted = ax.lines
     np.testing.assert_array_equal(solid.get_xdata(), np.arange(21))
     # The points themselves are exact in float32.
     assert np.isnan(solid.get_ydata()[0])
     np.testing.assert_allclose(solid.get_ydata()[1:], np.sort(errors)[1:, 5], rtol=1e-12)
     np.testing.assert_allclose(dashed.get_ydata()[1:], np.sort(bounds)[1:, 5], rtol=1e-12)
-    assert dashed.get_linestyle() == "--"
+    probable = np.sort(e.log_probable_bounds["float32"].numpy())[:, 5] / math.log(10)
+    np.testing.assert_allclose(dotted.get_ydata()[1:], probable[1:], rtol=1e-12)
+    assert (dashed.get_linestyle(), dotted.get_linestyle()) == ("--", ":")
     corners = ax.collections[0].get_paths()[0].vertices
     ends = corners[corners[:, 0] == 10, 1]
     np.testing.assert_allclose([ends.min(), ends.max()], [errors[10].min(), errors[10].max()], rtol=1e-12)
@@ -252,7 +254,7 @@ def test_the_forward_error_is_drawn_with_its_bound(stored):
         st.plots.forward_error(e, "float8", ax)
     lost = dataclasses.replace(e, log_errors={"float32": torch.full((21, 11), math.inf)}, formats=("float32",))
     _, ax = plt.subplots()
-    st.plots.forward_error(dataclasses.replace(lost, log_bounds={}), "float32", ax)
+    st.plots.forward_error(dataclasses.replace(lost, log_bounds={}, log_probable_bounds={}), "float32", ax)
     (line,) = ax.lines
     assert np.isnan(line.get_ydata()).all()
 

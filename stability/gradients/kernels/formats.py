@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from numba import njit
 
 from stability.jacobians.kernels.wide import add, after_activation, log_size, multiply, normalise, pre_activation
@@ -54,6 +56,25 @@ def _times_square(total, exponent, factor):
     return normalise(total * m * m, exponent + 2 * e)
 
 
+@njit(inline="always")
+def _smaller(a, a_exponent, b, b_exponent):
+    """Return the number of the smaller modulus."""
+    a, a_exponent = normalise(a, a_exponent)
+    b, b_exponent = normalise(b, b_exponent)
+    if a == 0.0 or (b != 0.0 and (a_exponent, abs(a)) < (b_exponent, abs(b))):
+        return a, a_exponent
+    return b, b_exponent
+
+
+@njit(inline="always")
+def _add_rounding_of_sum(total, exponent, unit, a, a_exponent, b, b_exponent):
+    """Return total + the mean square of the rounding of a + b, which is never further off than either is large."""
+    m, e = add(a, a_exponent, b, b_exponent)
+    m, e = _smaller(math.sqrt(unit) * m, e, a, a_exponent)
+    m, e = _smaller(m, e, b, b_exponent)
+    return _add_square(total, exponent, 1.0, m, e)
+
+
 @njit(cache=True, nogil=True)
 def log_expected_errors(first, last, table, x, roundoff, log2_least, outer, skips, logs):
     """Fill the log of the root mean square error of a run in a format, its roundings taken as random.
@@ -87,7 +108,7 @@ def log_expected_errors(first, last, table, x, roundoff, log2_least, outer, skip
                 rounding, re = _add_square(floor, floor_exponent, 2.0 * unit, product, pe)
                 if bias != 0.0:
                     rounding, re = _add_square(rounding, re, unit, bias, 0)
-                    rounding, re = _add_square(rounding, re, unit, z, ze)
+                    rounding, re = _add_rounding_of_sum(rounding, re, unit, product, pe, bias, 0)
                 side = 1.0 if z > 0.0 else slope
                 value, value_exponent = multiply(z, ze, side, 0)
                 rounding, re = _times_square(rounding, re, side)
@@ -103,13 +124,13 @@ def log_expected_errors(first, last, table, x, roundoff, log2_least, outer, skip
                 if skips:
                     rounding, re = _add_square(rounding, re, 2.0 * unit, kept, kept_exponent)
                     rounding, re = add(rounding, re, floor, floor_exponent)
+                if kept != 0.0:
+                    rounding, re = _add_rounding_of_sum(rounding, re, unit, kept, kept_exponent, value, value_exponent)
                 h, e = add(kept, kept_exponent, value, value_exponent)
-                if skip != 0.0:
-                    rounding, re = _add_square(rounding, re, unit, h, e)
-                h, e = add(h, e, outer_bias, 0)
                 if outer_bias != 0.0:
                     rounding, re = _add_square(rounding, re, unit, outer_bias, 0)
-                    rounding, re = _add_square(rounding, re, unit, h, e)
+                    rounding, re = _add_rounding_of_sum(rounding, re, unit, h, e, outer_bias, 0)
+                h, e = add(h, e, outer_bias, 0)
                 gain, gain_exponent = multiply(outer_weight, 0, weight, 0)
                 gain, gain_exponent = multiply(gain, gain_exponent, side, 0)
                 gain, gain_exponent = add(gain, gain_exponent, skip, 0)

@@ -12,6 +12,7 @@ import math
 import numpy as np
 from numba import njit
 
+from stability.gradients.kernels.logs import fill_logs
 from stability.jacobians.kernels.wide import (
     add,
     after_activation,
@@ -31,6 +32,11 @@ _STATE_LOW, _STATE_HIGH, _ROW_LOW, _ROW_HIGH, _BIAS_LOW = 2.0**-STATE, 2.0**STAT
 
 _MILD_LOW, _MILD_HIGH = 2.0**-20, 2.0**20
 
+#: The bits of infinity, those that are not the sign's, and those of the least normal number.
+_INFINITY, _SIZE, _LEAST = 0x7FF0000000000000, 0x7FFFFFFFFFFFFFFF, 0x0010000000000000
+#: Marks a row whose sums have exponents of their own.
+OUTSIDE = 2**62
+
 # Sums over points may be reordered, so that they run in vector lanes; products are not fused, so that a
 # pre-activation has the sign that it has elsewhere.
 _SUMS = {"reassoc", "nsz"}
@@ -43,18 +49,46 @@ def _fits(number, low):
 
 
 @njit(inline="always")
-def _scale_biases(table, s, r, exponent):
-    """Return both biases of a row in units of 2^exponent, and whether the row is in the safe range with them."""
-    bias, outer_bias = table[s, r, 2], table[s, r, 4]
-    if exponent != 0 and not (bias == 0.0 and outer_bias == 0.0):
+def _mild(number):
+    size = abs(number)
+    return (size == 0.0) | ((size > _MILD_LOW) & (size < _MILD_HIGH))
+
+
+@njit(inline="always")
+def _ease(skip, weight, bias, outer_weight, outer_bias, slope):
+    """Return 2 for a row of mild numbers, 1 for another one in the safe range, 0 for the others."""
+    fits = _fits(skip, _ROW_LOW) & _fits(weight, _ROW_LOW) & _fits(bias, _BIAS_LOW)
+    fits &= _fits(outer_weight, _ROW_LOW) & _fits(outer_bias, _BIAS_LOW) & _fits(slope, _ROW_LOW)
+    mild = _mild(skip) & _mild(weight) & _mild(bias) & _mild(outer_weight) & _mild(outer_bias) & _mild(slope)
+    return (1 if fits else 0) + (1 if mild else 0)
+
+
+@njit(inline="never")
+def _fill_columns(table, columns):
+    """Write a seed's rows as six columns, along which loops over rows run in vector lanes."""
+    for r in range(len(table)):
+        for k in range(6):
+            columns[k, r] = table[r, k]
+
+
+@njit(inline="never")
+def _fill_eases(columns, eases):
+    """Fill how easy the rows are, taken with biases in units of 1."""
+    for r in range(len(eases)):
+        eases[r] = _ease(columns[0, r], columns[1, r], columns[2, r], columns[3, r], columns[4, r], columns[5, r])
+
+
+@njit
+def _scale_biases(row, exponent):
+    """Return both biases of a row in units of 2^exponent, and how easy the row is with them."""
+    bias, outer_bias = row[2], row[4]
+    if not (bias == 0.0 and outer_bias == 0.0):
         if abs(exponent) > 900:
-            return bias, outer_bias, False
+            return bias, outer_bias, 0
         bias, outer_bias = math.ldexp(bias, -exponent), math.ldexp(outer_bias, -exponent)
-        if (bias == 0.0) != (table[s, r, 2] == 0.0) or (outer_bias == 0.0) != (table[s, r, 4] == 0.0):
-            return bias, outer_bias, False
-    fits = _fits(table[s, r, 0], _ROW_LOW) & _fits(table[s, r, 1], _ROW_LOW) & _fits(table[s, r, 3], _ROW_LOW)
-    fits &= _fits(table[s, r, 5], _ROW_LOW) & _fits(bias, _BIAS_LOW) & _fits(outer_bias, _BIAS_LOW)
-    return bias, outer_bias, fits
+        if (bias == 0.0) != (row[2] == 0.0) or (outer_bias == 0.0) != (row[4] == 0.0):
+            return bias, outer_bias, 0
+    return bias, outer_bias, _ease(row[0], row[1], bias, row[3], outer_bias, row[5])
 
 
 @njit(inline="never")
@@ -80,10 +114,24 @@ def _plain_step_unchecked(states, r, skip, weight, bias, outer_weight, outer_bia
         states[r + 1, p] = skip * old + outer_weight * (z if z > 0.0 else slope * z) + outer_bias
 
 
-@njit(inline="always")
-def _mild(number):
-    size = abs(number)
-    return (size == 0.0) | ((size > _MILD_LOW) & (size < _MILD_HIGH))
+@njit(inline="never")
+def _all_alike(exponents):
+    """Whether all are the same."""
+    others = 0
+    for exponent in exponents:
+        others += 0 if exponent == exponents[0] else 1
+    return others == 0
+
+
+@njit(inline="never")
+def _ends(numbers):
+    """Return the exponents of the least modulus that is not 0 and of the largest, and whether both can be read off."""
+    bits = numbers.view(np.int64)
+    least, most = np.int64(_INFINITY), np.int64(0)
+    for p in range(len(bits)):  # integers, which are in the order of the numbers, and have no NaN to look out for
+        size = bits[p] & _SIZE
+        least, most = min(least, size if size != 0 else np.int64(_INFINITY)), max(most, size)
+    return (least >> 52) - 1022, (most >> 52) - 1022, least >= _LEAST and most >= _LEAST
 
 
 @njit
@@ -98,17 +146,26 @@ def _gather(mantissas, exponents, bits, near_zero):
     Returns:
         The exponent, the exponent of the least mantissa that is not zero, whether it could be done.
     """
-    top, bottom = -(2**62), 2**62
-    for p in range(len(mantissas)):
-        m, e = normalise(mantissas[p], exponents[p])
-        if m != 0.0:
-            top, bottom = max(top, e), min(bottom, e)
+    bottom, top, shared = _ends(mantissas)
+    shared &= _all_alike(exponents)
+    if shared:
+        top, bottom = exponents[0] + top, exponents[0] + bottom
+    else:
+        top, bottom = -(2**62), 2**62
+        for p in range(len(mantissas)):
+            m, e = normalise(mantissas[p], exponents[p])
+            if m != 0.0:
+                top, bottom = max(top, e), min(bottom, e)
     if top < bottom:  # all are zero
         top = bottom = 0
     if near_zero and -bits < bottom and top < bits:
         top = bottom = 0
     if top - bottom >= bits:
         return 0, 0, False
+    if shared and abs(exponents[0] - top) < 1000:
+        mantissas *= math.ldexp(1.0, exponents[0] - top)
+        exponents[:] = 0
+        return top, bottom - top - 1, True
     for p in range(len(mantissas)):
         mantissas[p] = math.ldexp(mantissas[p], max(exponents[p] - top, -2000))
         exponents[p] = 0
@@ -116,13 +173,14 @@ def _gather(mantissas, exponents, bits, near_zero):
 
 
 @njit
-def _run(s, table, x, states, common, apart, exponents):
+def _run(s, table, x, columns, eases, states, common, apart, exponents):
     """Fill the states of seed s before each row and after the last.
 
     Args:
         s: which seed.
         table: (seeds, rows, 6).
         x: (points,).
+        columns, eases: out, (6, rows), and int8 (rows,), see `_ease`.
         states: out, (rows + 1, points).
         common: out, (rows + 1,), the exponent of a row's points.
         apart: out, (rows + 1,), whether each point has an exponent of its own instead.
@@ -130,6 +188,8 @@ def _run(s, table, x, states, common, apart, exponents):
     """
     points = len(x)
     scratch = np.zeros(points, np.int64)
+    _fill_columns(table[s], columns)
+    _fill_eases(columns, eases)
     states[0] = x
     common[0], _, together = _gather(states[0], scratch, STATE - 100, True)
     apart[0] = not together
@@ -137,17 +197,17 @@ def _run(s, table, x, states, common, apart, exponents):
         exponents[0] = 0
     for r in range(table.shape[1]):
         if not apart[r]:
-            bias, outer_bias, fits = _scale_biases(table, s, r, common[r])
-            if fits:
-                skip, weight, outer_weight, slope = table[s, r, 0], table[s, r, 1], table[s, r, 3], table[s, r, 5]
-                mild = _mild(skip) & _mild(weight) & _mild(bias) & _mild(outer_weight) & _mild(outer_bias)
-                if mild & _mild(slope) & (r % 4 != 3):
-                    _plain_step_unchecked(states, r, skip, weight, bias, outer_weight, outer_bias, slope)
-                    common[r + 1], apart[r + 1] = common[r], False
-                    continue
-                if _plain_step(states, r, skip, weight, bias, outer_weight, outer_bias, slope):
-                    common[r + 1], apart[r + 1] = common[r], False
-                    continue
+            bias, outer_bias, ease = columns[2, r], columns[4, r], eases[r]
+            if common[r] != 0:
+                bias, outer_bias, ease = _scale_biases(table[s, r], common[r])
+            skip, weight, outer_weight, slope = columns[0, r], columns[1, r], columns[3, r], columns[5, r]
+            if ease == 2 and r % 4 != 3:
+                _plain_step_unchecked(states, r, skip, weight, bias, outer_weight, outer_bias, slope)
+                common[r + 1], apart[r + 1] = common[r], False
+                continue
+            if ease > 0 and _plain_step(states, r, skip, weight, bias, outer_weight, outer_bias, slope):
+                common[r + 1], apart[r + 1] = common[r], False
+                continue
         for p in range(points):
             exponent = exponents[r, p] if apart[r] else common[r]
             states[r + 1, p], scratch[p], _ = wide_step(states[r, p], exponent, table[s, r])
@@ -162,9 +222,10 @@ def run(first, last, table, x, outputs, output_exponents):
     """Fill what the seeds first to last make of the points, as mantissa and exponent, (seeds, points) each."""
     rows, points = table.shape[1], len(x)
     states, exponents = np.empty((rows + 1, points)), np.empty((rows + 1, points), np.int64)
+    columns, eases = np.empty((6, rows)), np.empty(rows, np.int8)
     common, apart = np.empty(rows + 1, np.int64), np.empty(rows + 1, np.bool_)
     for s in range(first, last):
-        _run(s, table, x, states, common, apart, exponents)
+        _run(s, table, x, columns, eases, states, common, apart, exponents)
         outputs[s] = states[rows]
         if apart[rows]:
             output_exponents[s] = exponents[rows]
@@ -184,9 +245,10 @@ def log_states(first, last, table, x, log_sizes, signs, log_updates):
     """
     rows, points = table.shape[1], len(x)
     states, exponents = np.empty((rows + 1, points)), np.empty((rows + 1, points), np.int64)
+    columns, eases = np.empty((6, rows)), np.empty(rows, np.int8)
     common, apart = np.empty(rows + 1, np.int64), np.empty(rows + 1, np.bool_)
     for s in range(first, last):
-        _run(s, table, x, states, common, apart, exponents)
+        _run(s, table, x, columns, eases, states, common, apart, exponents)
         for r in range(rows + 1):
             for p in range(points):
                 h, e = states[r, p], exponents[r, p] if apart[r] else common[r]
@@ -201,11 +263,11 @@ def log_states(first, last, table, x, log_sizes, signs, log_updates):
 
 
 @njit(inline="never", fastmath=_SUMS)
-def _plain_row(states, r, back, weight, bias, below, above):
+def _plain_row(states, r, back, weight, bias, below, above, sums):
     """Take what comes back through step r, whose derivative is `below` for z <= 0 and `above` for z > 0.
 
-    Returns:
-        With d what came back, the sums over points of d, d h and d z, each for z <= 0 and for z > 0, and of d^2.
+    With d what came back, sums (7, rows) takes those over points of d, d h and d z, each for z <= 0 and for z > 0, and
+    of d^2.
     """
     one_below = one_above = h_below = h_above = z_below = z_above = squares = 0.0
     for p in range(states.shape[1]):
@@ -222,7 +284,8 @@ def _plain_row(states, r, back, weight, bias, below, above):
         z_above += d_above * z
         squares += d * d
         back[p] = d * (above if positive else below)
-    return one_below, one_above, h_below, h_above, z_below, z_above, squares
+    sums[0, r], sums[1, r], sums[2, r], sums[3, r] = one_below, one_above, h_below, h_above
+    sums[4, r], sums[5, r], sums[6, r] = z_below, z_above, squares
 
 
 @njit
@@ -240,7 +303,7 @@ def _sum(mantissas, exponents):
 
 
 @njit
-def _wide_row(h, h_exponents, back, back_exponents, row, factor, factor_exponents, sums, sum_exponents):
+def _wide_row(h, h_exponents, back, back_exponents, row, factor, factor_exponents, r, sums, sum_exponents):
     """The same where each point has exponents of its own."""
     points = len(h)
     terms, term_exponents = np.zeros((7, points)), np.zeros((7, points), np.int64)
@@ -254,22 +317,23 @@ def _wide_row(h, h_exponents, back, back_exponents, row, factor, factor_exponent
         terms[6, p], term_exponents[6, p] = d * d, 2 * d_exponent
         back[p], back_exponents[p] = multiply(d, d_exponent, factor[side], factor_exponents[side])
     for k in range(7):
-        sums[k], sum_exponents[k] = _sum(terms[k], term_exponents[k])
+        sums[k, r], sum_exponents[k, r] = _sum(terms[k], term_exponents[k])
 
 
 @njit
-def _wide_parameters(row, sums, sum_exponents, values, exponents):
-    """Fill the gradient with respect to the six numbers of a row from the sums of `_wide_row`."""
+def _wide_parameters(row, r, sums, sum_exponents, values, exponents):
+    """Fill the gradient with respect to the six numbers of row r from the sums of `_wide_row`."""
     outer_weight, slope = row[3], row[5]
     for column, of in ((0, 2), (4, 0)):
-        values[column], exponents[column] = add(sums[of], sum_exponents[of], sums[of + 1], sum_exponents[of + 1])
+        m, e = add(sums[of, r], sum_exponents[of, r], sums[of + 1, r], sum_exponents[of + 1, r])
+        values[column, r], exponents[column, r] = m, e
     for column, of in ((1, 2), (2, 0), (3, 4)):
-        m, e = multiply(sums[of], sum_exponents[of], slope, 0)
-        m, e = add(m, e, sums[of + 1], sum_exponents[of + 1])
+        m, e = multiply(sums[of, r], sum_exponents[of, r], slope, 0)
+        m, e = add(m, e, sums[of + 1, r], sum_exponents[of + 1, r])
         if column != 3:
             m, e = multiply(m, e, outer_weight, 0)
-        values[column], exponents[column] = m, e
-    values[5], exponents[5] = multiply(sums[4], sum_exponents[4], outer_weight, 0)
+        values[column, r], exponents[column, r] = m, e
+    values[5, r], exponents[5, r] = multiply(sums[4, r], sum_exponents[4, r], outer_weight, 0)
 
 
 @njit(inline="always")
@@ -278,107 +342,197 @@ def _in_middle(square):
 
 
 @njit(inline="never")
-def _wide_norms(s, r, table, trained, values, exponents, squares, square_exponents):
+def _wide_norms(r, row, trained, values, exponents, squares, square_exponents):
     """Fill the squared norms of the gradient of a row's parameters, and of its weights times their gradients."""
     terms, term_exponents = np.zeros((2, 6)), np.zeros((2, 6), np.int64)
     for k in range(6):
         if trained[k]:
-            m, e = normalise(values[k, s, r], exponents[k, s, r])
+            m, e = normalise(values[k, r], exponents[k, r])
             terms[0, k], term_exponents[0, k] = m * m, 2 * e
             if k == 1 or k == 3:
-                m, e = multiply(m, e, table[s, r, k], 0)
+                m, e = multiply(m, e, row[k], 0)
                 terms[1, k], term_exponents[1, k] = m * m, 2 * e
     for which in range(2):
-        squares[1 + which, s, r], square_exponents[1 + which, s, r] = _sum(terms[which], term_exponents[which])
+        squares[1 + which, r], square_exponents[1 + which, r] = _sum(terms[which], term_exponents[which])
+
+
+@njit(inline="never", fastmath=_SUMS)
+def _square_sum(values):
+    total = 0.0
+    for value in values:
+        total += value * value
+    return total
+
+
+@njit(inline="never")
+def _log_norm(values, exponents):
+    """Return the log of the norm of numbers with exponents of their own."""
+    if _all_alike(exponents):
+        square = _square_sum(values)
+        if _in_middle(square):
+            return 0.5 * log_size(square, 2 * exponents[0])
+    total, total_exponent = 0.0, 0
+    for r in range(len(values)):
+        m, e = normalise(values[r], exponents[r])
+        total, total_exponent = add(total, total_exponent, m * m, 2 * e)
+    return 0.5 * log_size(total, total_exponent)
+
+
+@njit(inline="never")
+def _fill_reach(factors, drops, rises):
+    """Fill by how many binades a row's factors can at most lower and raise an exponent, 1 too many."""
+    bits = factors.view(np.int64)
+    for r in range(len(drops)):
+        # The sign is shifted out; an exponent of 0 is that of 0, as factors of rows in the safe range are not so small.
+        below, above = ((bits[r, 0] << 1) >> 53) & 0x7FF, ((bits[r, 1] << 1) >> 53) & 0x7FF
+        most = max(below, above)
+        least = most if below == 0 or above == 0 else min(below, above)
+        drops[r], rises[r] = least - 1023, most - 1022
+
+
+@njit
+def _back(
+    table, factors, factor_exponents, columns, eases, states, common, apart, state_exponents,
+    back, shifts, sums, sum_exponents, squares, square_exponents,
+):  # fmt: skip
+    """Take what comes back through all rows of a seed.
+
+    Args:
+        table: (rows, 6).
+        factors, factor_exponents: (rows, 2).
+        columns, eases, states, common, apart, state_exponents: from `_run`.
+        back: in and out, (points,), the gradient with respect to the output, and then scratch.
+        shifts: out, (rows,), the exponent of what came back to a row; OUTSIDE if a row's sums have their own.
+        sums: out, (7, rows), see `_plain_row`.
+        sum_exponents: out, (7, rows), of those that have their own.
+        squares, square_exponents: out, (3, rows + 1), the first of which is filled.
+    """
+    rows, points = len(table), len(back)
+    own, h_own = np.zeros(points, np.int64), np.empty(points, np.int64)
+    drops, rises = np.empty(rows, np.int64), np.empty(rows, np.int64)
+    _fill_reach(factors, drops, rises)
+    # What comes back is back * 2^shift; low and high bound the exponents of `back`, from what multiplied it.
+    shift, low, together = _gather(back, own, BACK - 100, False)
+    high = 0
+    for r in range(rows - 1, -1, -1):
+        if together and (low < -BACK or high > BACK):
+            gathered, low, together = _gather(back, own, BACK - 100, False)
+            high = 0
+            if together:
+                shift += gathered
+            else:
+                own[:] = shift
+        ease, bias = 0, columns[2, r]
+        if together and not apart[r]:
+            ease = eases[r]
+            if common[r] != 0:
+                bias, _, ease = _scale_biases(table[r], common[r])
+        if ease > 0:
+            # A factor beyond float64's range belongs to a row that is not safe.
+            _plain_row(states, r, back, columns[1, r], bias, factors[r, 0], factors[r, 1], sums)
+            shifts[r] = shift
+            squares[0, r + 1], square_exponents[0, r + 1] = sums[6, r], 2 * shift
+            low += drops[r]
+            high += rises[r]
+        else:
+            if together:
+                own[:] = shift
+            h_own[:] = common[r]
+            if apart[r]:
+                h_own[:] = state_exponents[r]
+            shifts[r] = OUTSIDE
+            _wide_row(states[r], h_own, back, own, table[r], factors[r], factor_exponents[r], r, sums, sum_exponents)
+            squares[0, r + 1], square_exponents[0, r + 1] = sums[6, r], sum_exponents[6, r]
+            shift, low, together = _gather(back, own, BACK - 100, False)
+            high = 0
+    if together:
+        own[:] = shift
+    square = _square_sum(back)
+    if together and _in_middle(square):
+        squares[0, 0], square_exponents[0, 0] = square, 2 * shift
+        return
+    for p in range(points):
+        m, own[p] = normalise(back[p], own[p])
+        back[p], own[p] = m * m, 2 * own[p]
+    squares[0, 0], square_exponents[0, 0] = _sum(back, own)
+
+
+@njit(inline="never")
+def _plain_parameters(columns, common, shifts, trained, sums, values, exponents, squares, square_exponents):
+    """Fill the gradient of all rows, and its squared norms, as if no sum had an exponent of its own."""
+    t0, t1, t2, t3, t4, t5 = trained
+    for r in range(len(shifts)):
+        weight, outer_weight, slope = columns[1, r], columns[3, r], columns[5, r]
+        skip = sums[2, r] + sums[3, r]
+        weight_gradient = outer_weight * (slope * sums[2, r] + sums[3, r])
+        bias_gradient = outer_weight * (slope * sums[0, r] + sums[1, r])
+        outer_gradient = slope * sums[4, r] + sums[5, r]
+        outer_bias_gradient = sums[0, r] + sums[1, r]
+        slope_gradient = outer_weight * sums[4, r]
+        values[0, r], values[1, r], values[2, r] = skip, weight_gradient, bias_gradient
+        values[3, r], values[4, r], values[5, r] = outer_gradient, outer_bias_gradient, slope_gradient
+        total = t0 * skip**2 + t1 * weight_gradient**2 + t2 * bias_gradient**2 + t3 * outer_gradient**2
+        squares[1, r] = total + t4 * outer_bias_gradient**2 + t5 * slope_gradient**2
+        # Squared after the product: a square may underflow that a large weight brings back.
+        squares[2, r] = t1 * (weight_gradient * weight) ** 2 + t3 * (outer_gradient * outer_weight) ** 2
+    for r in range(len(shifts)):
+        of_states = shifts[r] + common[r]
+        exponents[0, r] = exponents[1, r] = exponents[3, r] = exponents[5, r] = of_states
+        exponents[2, r] = exponents[4, r] = shifts[r]
+        square_exponents[1, r] = square_exponents[2, r] = 2 * shifts[r]
 
 
 @njit(cache=True, nogil=True)
 def gradients(
-    first, last, table, factors, factor_exponents, x, cotangents, trained, values, exponents, squares, square_exponents
-):
-    """Fill the loss gradient of the seeds first to last, as mantissa and exponent.
+    first, last, table, factors, factor_exponents, x, cotangents, trained, depth,
+    values, exponents, squares, square_exponents, places, logs, norm_logs, whole_logs,
+):  # fmt: skip
+    """Fill the loss gradient of the seeds first to last, as mantissa and exponent, and its logs.
 
     Args:
         first, last: which seeds.
         table, x: as for `_run`.
         factors, factor_exponents: (seeds, rows, 2), a step's derivative for z <= 0 and for z > 0.
         cotangents: (seeds, points), the gradient with respect to the output.
-        trained: bool (6,), the columns that are parameters.
-        values, exponents: out, (6, seeds, rows), the gradient with respect to the table.
-        squares, square_exponents: out, (3, seeds, rows + 1), the squared norms of the gradient with respect to the
+        trained: (6,), 1 for the columns that are parameters, else 0.
+        depth: how many rows count in `whole_logs`.
+        values, exponents: out, (seeds, 6, rows), the gradient with respect to the table; or for one seed, and then
+            scratch, as the two that follow.
+        squares, square_exponents: out, (seeds, 3, rows + 1), the squared norms of the gradient with respect to the
             state before each row and after the last; to the parameters of a row; and of weights times gradients.
+        places: (6,), where the logs of each column go, below 0 for nowhere.
+        logs: out, (columns, seeds, rows), the log sizes of the gradient with respect to the table.
+        norm_logs: out, (3, seeds, rows + 1), the logs of the roots of `squares`.
+        whole_logs: out, (columns, seeds), the log of the norm of a column's gradient over all rows that count.
     """
     rows, points = table.shape[1], len(x)
+    columns, eases = np.empty((6, rows)), np.empty(rows, np.int8)
     states, state_exponents = np.empty((rows + 1, points)), np.empty((rows + 1, points), np.int64)
     common, apart = np.empty(rows + 1, np.int64), np.empty(rows + 1, np.bool_)
-    back, own, h_own = np.empty(points), np.empty(points, np.int64), np.empty(points, np.int64)
-    sums, sum_exponents = np.empty(7), np.zeros(7, np.int64)
-    t0, t1, t2, t3, t4, t5 = trained[0], trained[1], trained[2], trained[3], trained[4], trained[5]
+    back, shifts = np.empty(points), np.empty(rows, np.int64)
+    sums, sum_exponents, bits = np.empty((7, rows)), np.empty((7, rows), np.int64), np.empty((2, rows + 1), np.int64)
+    kinds = (trained[0], trained[1], trained[2], trained[3], trained[4], trained[5])
     for s in range(first, last):
-        _run(s, table, x, states, common, apart, state_exponents)
+        at = min(s, len(values) - 1)
+        value, exponent, square, square_exponent = values[at], exponents[at], squares[at], square_exponents[at]
+        square[1, rows] = square[2, rows] = square_exponent[1, rows] = square_exponent[2, rows] = 0
+        _run(s, table, x, columns, eases, states, common, apart, state_exponents)
         back[:] = cotangents[s]
-        own[:] = 0
-        # What comes back is back * 2^shift; low and high bound the exponents of `back`, from what multiplied it.
-        shift, low, together = _gather(back, own, BACK - 100, False)
-        high = 0
-        for r in range(rows - 1, -1, -1):
-            if together and (low < -BACK or high > BACK):
-                gathered, low, together = _gather(back, own, BACK - 100, False)
-                high = 0
-                if together:
-                    shift += gathered
-                else:
-                    own[:] = shift
-            fits = plain = False
-            if together and not apart[r]:
-                bias, _, fits = _scale_biases(table, s, r, common[r])
-            if fits:
-                # A factor beyond float64's range belongs to a row that is not safe.
-                weight, outer_weight, slope = table[s, r, 1], table[s, r, 3], table[s, r, 5]
-                below, above = factors[s, r, 0], factors[s, r, 1]
-                one_below, one_above, h_below, h_above, z_below, z_above, square = _plain_row(
-                    states, r, back, weight, bias, below, above
-                )
-                skip = h_below + h_above
-                weight_gradient = outer_weight * (slope * h_below + h_above)
-                bias_gradient = outer_weight * (slope * one_below + one_above)
-                outer_gradient = slope * z_below + z_above
-                outer_bias_gradient = one_below + one_above
-                slope_gradient = outer_weight * z_below
-                values[0, s, r], values[1, s, r], values[2, s, r] = skip, weight_gradient, bias_gradient
-                values[3, s, r], values[4, s, r], values[5, s, r] = outer_gradient, outer_bias_gradient, slope_gradient
-                for k in range(6):
-                    exponents[k, s, r] = shift if k == 2 or k == 4 else shift + common[r]
-                total = t0 * skip**2 + t1 * weight_gradient**2 + t2 * bias_gradient**2 + t3 * outer_gradient**2
-                total += t4 * outer_bias_gradient**2 + t5 * slope_gradient**2
-                # Squared after the product: a square may underflow that a large weight brings back.
-                relative = t1 * (weight_gradient * weight) ** 2 + t3 * (outer_gradient * outer_weight) ** 2
-                squares[1, s, r], squares[2, s, r] = total, relative
-                square_exponents[1, s, r] = square_exponents[2, s, r] = 2 * shift
-                plain = common[r] == 0 and _in_middle(total) and _in_middle(relative)
-                squares[0, s, r + 1], square_exponents[0, s, r + 1] = square, 2 * shift
-                least, most = min(abs(below), abs(above)), max(abs(below), abs(above))
-                least = most if least == 0.0 else least
-                low, high = low + math.frexp(least)[1] - 1, high + math.frexp(most)[1]
-            else:
-                if together:
-                    own[:] = shift
-                h_own[:] = common[r]
-                if apart[r]:
-                    h_own[:] = state_exponents[r]
-                _wide_row(
-                    states[r], h_own, back, own, table[s, r], factors[s, r], factor_exponents[s, r], sums, sum_exponents
-                )
-                _wide_parameters(table[s, r], sums, sum_exponents, values[:, s, r], exponents[:, s, r])
-                squares[0, s, r + 1], square_exponents[0, s, r + 1] = sums[6], sum_exponents[6]
-                shift, low, together = _gather(back, own, BACK - 100, False)
-                high = 0
+        _back(
+            table[s], factors[s], factor_exponents[s], columns, eases, states, common, apart, state_exponents,
+            back, shifts, sums, sum_exponents, square, square_exponent,
+        )  # fmt: skip
+        _plain_parameters(columns, common, shifts, kinds, sums, value, exponent, square, square_exponent)
+        for r in range(rows):
+            if shifts[r] == OUTSIDE:
+                _wide_parameters(table[s, r], r, sums, sum_exponents, value, exponent)
+            elif common[r] == 0 and _in_middle(square[1, r]) and _in_middle(square[2, r]):
+                continue
             # Squares that leave the range, or of numbers with exponents of their own, are added with care.
-            if not plain:
-                _wide_norms(s, r, table, trained, values, exponents, squares, square_exponents)
-        if together:
-            own[:] = shift
-        for p in range(points):
-            m, own[p] = normalise(back[p], own[p])
-            back[p], own[p] = m * m, 2 * own[p]
-        squares[0, s, 0], square_exponents[0, s, 0] = _sum(back, own)
+            _wide_norms(r, table[s, r], trained, value, exponent, square, square_exponent)
+        for k in range(6):
+            if places[k] >= 0:
+                fill_logs(value[k], exponent[k], 1.0, bits, logs[places[k], s])
+                whole_logs[places[k], s] = _log_norm(value[k, :depth], exponent[k, :depth])
+        for k in range(3):
+            fill_logs(square[k], square_exponent[k], 0.5, bits, norm_logs[k, s])
