@@ -1,11 +1,21 @@
-"""How many threads a batch is spread over."""
+"""Parts of a batch side by side, in threads that sleep while they wait.
+
+Compiled loops release the interpreter and run in one thread each. A pool that spins at a barrier would take the time
+that a thread on the same processor needs, and calls may last microseconds.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numba
+import numpy as np
 import torch
+
+#: So many operations are worth a thread.
+WORTHWHILE = 2**20
 
 
 @cache
@@ -20,3 +30,25 @@ def workers() -> int:
     """Return how many threads numba may use, see numba.set_num_threads. The number of torch's stays as it is."""
     _launch()
     return int(numba.get_num_threads())
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)
+
+
+def side_by_side(run: Callable[[int, int], object], size: int, operations: float) -> None:
+    """Call run(first, last) for ranges that make up range(size), in threads where there is enough to do.
+
+    Args:
+        run: does its range, whatever the others do.
+        size: how many parts there are.
+        operations: about how many operations all of them take.
+    """
+    threads = min(workers(), size, max(1, int(operations / WORTHWHILE)))
+    if threads == 1:
+        run(0, size)
+        return
+    cuts = np.linspace(0, size, threads + 1).astype(int).tolist()
+    for _ in _pool(threads).map(run, cuts[:-1], cuts[1:]):
+        pass

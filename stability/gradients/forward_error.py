@@ -24,8 +24,8 @@ from stability.gradients.log_norms import combine, log_norm
 from stability.gradients.states import states_of
 from stability.gradients.width_one import points_of, table_of
 from stability.jacobians.blocks import check_state, is_chain
-from stability.jacobians.threads import side_by_side
 from stability.jacobians.width_one import is_piecewise_linear_width_one
+from stability.threads import side_by_side
 
 
 @dataclass(frozen=True, repr=False)

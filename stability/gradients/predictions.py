@@ -20,7 +20,7 @@ from stability.gradients.propagation import Propagation
 from stability.gradients.result import GradientNorms
 from stability.gradients.width_one import float64_output, points_of, table_of
 from stability.jacobians.factors import log_factors
-from stability.jacobians.threads import side_by_side
+from stability.threads import side_by_side
 
 
 def inputs_of(gradients: GradientNorms) -> Tensor:

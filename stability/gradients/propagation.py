@@ -21,8 +21,8 @@ from stability.gradients.scaled import Scaled, times_power
 from stability.gradients.states import calls_of
 from stability.gradients.width_one import points_of, table_of
 from stability.jacobians.blocks import check_state, is_chain, step_names
-from stability.jacobians.threads import side_by_side
 from stability.jacobians.width_one import is_piecewise_linear_width_one
+from stability.threads import side_by_side
 
 
 @dataclass(frozen=True, repr=False)

@@ -16,7 +16,7 @@ from stability.gradients.kernels import width_one
 from stability.gradients.losses import Loss, loss_of_members
 from stability.gradients.result import GradientNorms
 from stability.jacobians.factors import factors
-from stability.jacobians.threads import side_by_side
+from stability.threads import side_by_side
 
 #: Where a read-out's two parameters stand in its row.
 _READOUT = {"readout_weight": COLUMNS.index("skip"), "readout_bias": COLUMNS.index("outer_bias")}

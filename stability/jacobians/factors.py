@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stability.jacobians.kernels.factors import fill_factors
-from stability.jacobians.threads import side_by_side
+from stability.threads import side_by_side
 
 
 def factors(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

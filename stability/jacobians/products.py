@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stability.jacobians.kernels import graded, jacobi
-from stability.jacobians.threads import side_by_side
+from stability.threads import side_by_side
 
 Array = NDArray[np.float64]
 

@@ -14,7 +14,7 @@ from stability.checks import check_finite, check_points
 from stability.jacobians.factors import log_factors
 from stability.jacobians.kernels import width_one
 from stability.jacobians.spectrum import Spectrum
-from stability.jacobians.threads import side_by_side
+from stability.threads import side_by_side
 
 
 class WidthOneChain(Protocol):

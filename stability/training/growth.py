@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stability.jacobians.threads import side_by_side
 from stability.networks import Chain
 from stability.networks.seeding import uniforms
+from stability.threads import side_by_side
 from stability.training.kernels import kinks as places
 from stability.training.kernels.least_squares import FIRST_DAMPING
 from stability.training.least_squares import LeastSquares, by_kinks, fixed_slope, numbers

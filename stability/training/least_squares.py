@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stability.checks import COLUMNS
-from stability.jacobians.threads import side_by_side
 from stability.networks.architecture import Architecture
 from stability.networks.seeding import uniforms
+from stability.threads import side_by_side
 from stability.training.kernels import kinks, least_squares
 from stability.training.objective import TableObjective, aim
 from stability.training.status import MOVING, STOPPED

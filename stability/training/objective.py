@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.func import functional_call
 
 from stability.checks import COLUMNS
-from stability.jacobians.threads import side_by_side
 from stability.networks import Chain
 from stability.networks.step_table import entries
+from stability.threads import side_by_side
 from stability.training.kernels import gradients as kernels
 from stability.training.task import Task
 
