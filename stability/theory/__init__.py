@@ -1,6 +1,7 @@
 """What is known in closed form: forms in sympy with their checks, and plain functions with their sources."""
 
 from stability.theory.closed_form import Agreement, ClosedForm
+from stability.theory.death import Estimate, born_dead, born_dead_by_sampling, born_dead_step
 from stability.theory.exponents import log_variance, lyapunov_exponent, moment
 from stability.theory.random_matrices import (
     fuss_catalan_density,
@@ -16,6 +17,10 @@ from stability.theory.random_matrices import (
 __all__ = [
     "Agreement",
     "ClosedForm",
+    "Estimate",
+    "born_dead",
+    "born_dead_by_sampling",
+    "born_dead_step",
     "fuss_catalan_density",
     "fuss_catalan_moment",
     "fuss_catalan_quantiles",
