@@ -1,6 +1,7 @@
 """What is known in closed form: forms in sympy with their checks, and plain functions with their sources."""
 
 from stability.theory.closed_form import Agreement, ClosedForm
+from stability.theory.critical import CriticalScale, ScaledLimit, critical_scale, scaled_limit
 from stability.theory.death import Estimate, born_dead, born_dead_by_sampling, born_dead_step
 from stability.theory.exponents import log_variance, lyapunov_exponent, moment
 from stability.theory.random_matrices import (
@@ -17,10 +18,13 @@ from stability.theory.random_matrices import (
 __all__ = [
     "Agreement",
     "ClosedForm",
+    "CriticalScale",
     "Estimate",
+    "ScaledLimit",
     "born_dead",
     "born_dead_by_sampling",
     "born_dead_step",
+    "critical_scale",
     "fuss_catalan_density",
     "fuss_catalan_moment",
     "fuss_catalan_quantiles",
@@ -31,5 +35,6 @@ __all__ = [
     "marchenko_pastur_density",
     "moment",
     "residual_log_edges",
+    "scaled_limit",
     "squared_singular_value_variance",
 ]

@@ -33,7 +33,7 @@ _COIN = (
 )
 
 
-class _Step:
+class Step:
     """The law of a step's derivative: without a bypass a factor, with one a mixture of `terms`.
 
     Raises:
@@ -188,7 +188,7 @@ def lyapunov_exponent(
     >>> st.theory.lyapunov_exponent("plain_relu").expression
     -oo
     """
-    step = _Step(architecture, init, sign)
+    step = Step(architecture, init, sign)
     if step.terms:
         derivation = "the mean of log|1 + p| and log|1 + slope p|, p = wa wb symmetric"
         if step.place:
@@ -215,7 +215,7 @@ def log_variance(
     >>> st.theory.log_variance("plain_prelu").expression
     log(Abs(slope))**2/4 + 1
     """
-    step = _Step(architecture, init, sign)
+    step = Step(architecture, init, sign)
     laws = step.laws
     if step.terms:
         average = mean([term.mean_log for term in step.terms])
@@ -264,7 +264,7 @@ def moment(
     scale/4 + 1
     """
     order = check_integer("order", order, 1)
-    step = _Step(architecture, init, sign)
+    step = Step(architecture, init, sign)
     laws = step.laws
     if step.terms:
         parts = [
