@@ -33,6 +33,26 @@ class x_log_x(sympy.Function):  # type: ignore[misc]
         return str(printer._print(x * sympy.log(sympy.Abs(x))))
 
 
+class x_log_squared_x(sympy.Function):  # type: ignore[misc]
+    """x log^2|x|, 0 at 0."""
+
+    @classmethod
+    def eval(cls, x: sympy.Expr) -> sympy.Expr | None:
+        """Return the value where x is a number."""
+        if x.is_zero:
+            return sympy.Integer(0)
+        return x * sympy.log(sympy.Abs(x)) ** 2 if x.is_number else None
+
+    def _latex(self, printer: Any) -> str:
+        (x,) = self.args
+        return str(printer._print(x * sympy.log(sympy.Abs(x)) ** 2))
+
+
+def _x_log_squared_x(x: Array) -> Array:
+    size = np.abs(x)
+    return np.asarray(x * np.log(np.where(size > 0, size, 1.0)) ** 2)
+
+
 def _dilogarithm(order: int, z: Array) -> Array:
     """Return the real part of Li_2, for real z of any size."""
     if order != 2:
@@ -108,7 +128,11 @@ class ClosedForm:
         """The value as a function of arrays for all symbols, in their order, with nothing checked."""
         if self.quadrature is not None:
             return self.quadrature
-        special = {"polylog": _dilogarithm, "x_log_x": lambda x: xlogy(x, np.abs(x))}
+        special = {
+            "polylog": _dilogarithm,
+            "x_log_x": lambda x: xlogy(x, np.abs(x)),
+            "x_log_squared_x": _x_log_squared_x,
+        }
         return sympy.lambdify(self.symbols, self.expression, modules=[special, "scipy", "numpy"])  # type: ignore[no-any-return]
 
     def value(self, **numbers: ArrayLike) -> Any:
@@ -135,8 +159,9 @@ class ClosedForm:
         allowed = self.domain.get(symbol, sympy.S.Reals)
         if allowed is sympy.S.Reals:
             return
-        # A sympy set as a function of an array.
-        inside = sympy.lambdify(symbol, allowed.as_relational(symbol), modules="numpy")
+        # A sympy set as a function of an array; of a symbol that is known to be positive it would not ask that.
+        any_number = sympy.Dummy(real=True)
+        inside = sympy.lambdify(any_number, allowed.as_relational(any_number), modules="numpy")
         good = np.broadcast_to(np.asarray(inside(array), dtype=bool), array.shape)
         if not good.all():
             bad = float(array[~good].flat[0]) if array.ndim else float(array)

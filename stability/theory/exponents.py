@@ -3,14 +3,14 @@
 The derivative of a step is g = skip + p side, p = weight or weight outer_weight, and side 1 or the slope of the
 activation, by the sign of z = weight h + bias. Under (weight, bias) -> -(weight, bias) z changes its sign and |weight|
 stays. So where their laws are symmetric both sides are equally likely, whatever the state and whatever |p|, and a
-chain's log|J| is a sum of independent numbers. A bypass with one map is the exception: the sign of its weight is that
-of p.
+chain's log|J| is a sum of independent numbers. With kinks t, z = weight (h - t), the sign of the weight alone is such
+a coin. A bypass with one map is the exception: the sign of its weight is that of p; and so is a weight that is
+constant. There the sign of the state is asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,124 +20,150 @@ from numpy.typing import NDArray
 from stability.checks import check_integer
 from stability.networks import Architecture, Init
 from stability.networks.architecture import find_architecture
-from stability.theory import quadrature
-from stability.theory.closed_form import ClosedForm, x_log_x
-from stability.theory.laws import DEPTH, SCALE, SLOPE, Law, Laws, laws_of
+from stability.theory.closed_form import ClosedForm, x_log_squared_x, x_log_x
+from stability.theory.growth_terms import Term, mean, mean_by_quadrature, product_terms
+from stability.theory.laws import DEPTH, SCALE, SLOPE, laws_of
 
 Array = NDArray[np.float64]
 
 _DOMAIN = {SCALE: sympy.Interval.open(0, sympy.oo), DEPTH: sympy.Interval(1, sympy.oo)}
-_NOT_0 = sympy.Union(sympy.Interval.open(-sympy.oo, 0), sympy.Interval.open(0, sympy.oo))
-_COIN = "weight and bias symmetric about 0, so that both sides of the kink are equally likely whatever the state"
-_Q = sympy.Symbol("q", positive=True)
+_COIN = (
+    "weight and bias symmetric about 0, so that both sides of the kink are equally likely whatever the state, if it "
+    "is not at a kink"
+)
 
 
-def _factor(laws: Laws) -> tuple[str, sympy.Expr]:
-    """Return the kind of the law of p at size 1, and its size."""
-    size = laws.weight.size * laws.outer_weight.size
-    families = {laws.weight.family, laws.outer_weight.family} - {"constant"}
-    if size == 0:
-        return "constant", sympy.Integer(0)
-    if families == {"uniform"}:
-        both = laws.weight.family == laws.outer_weight.family
-        return ("uniform product" if both else "uniform"), size
-    if families == {"normal"}:
-        return ("product" if laws.weight.family == laws.outer_weight.family else "normal"), size
-    if families <= {"sign"}:
-        return ("sign" if families else "constant"), size
-    if families == {"uniform", "sign"}:
-        return "uniform", size
-    if families == {"normal", "sign"}:
-        return "normal", size
-    raise ValueError(f"no form is known for a product of {laws.weight.family} and {laws.outer_weight.family} weights")
+class Step:
+    """The law of a step's derivative: without a bypass a factor, with one a mixture of `terms`.
 
+    Raises:
+        ValueError: where the derivative depends on the state by more than the sign that is given.
+    """
 
-def _mean_log(kind: str, size: sympy.Expr) -> sympy.Expr:
-    """Return E log|1 + size p| for a p of that kind, symmetric unless it is constant."""
-    c = sympy.Abs(size) if size.is_nonnegative is None else size
-    if size == 0:
-        return sympy.Integer(0)
-    if kind == "sign":
-        return sympy.log(sympy.Abs(1 - c**2)) / 2
-    if kind == "constant":
-        return sympy.log(sympy.Abs(1 + size))
-    if kind == "uniform":
-        # The mean of log|t| over (1 - c, 1 + c).
-        return (x_log_x(1 + c) - x_log_x(1 - c)) / (2 * c) - 1
-    if kind == "uniform product":
-        # The density of |p| is -log q on (0, 1), and int log q log(1 - a q) = 2 + (1 - a) log(1 - a) / a - Li2(a) / a.
-        inner = x_log_x(1 - c) - x_log_x(1 + c)
-        return -2 - (inner - sympy.polylog(2, c) + sympy.polylog(2, -c)) / (2 * c)
-    return sympy.Integral(_density(kind) * sympy.log(sympy.Abs(1 - c**2 * _Q**2)) / 2, (_Q, 0, sympy.oo))
+    def __init__(self, architecture: str | Architecture, init: str | Init, sign: int | None) -> None:
+        self.architecture = find_architecture(architecture)
+        self.laws = laws_of(self.architecture, init)
+        self.init = init if isinstance(init, str) else init.name
+        self.domain: dict[sympy.Symbol, sympy.Set] = {s: _DOMAIN[s] for s in self.laws.defaults if s in _DOMAIN}
+        self.terms: list[Term] = []
+        self.sides: tuple[sympy.Expr, ...] = (sympy.Integer(1), self.laws.slope)
+        self.assumptions = _COIN
+        self.place = ""
+        laws, bypass = self.laws, self.architecture.skip == 1
+        still = bypass and laws.weight.size * laws.outer_weight.size == 0
+        fair = laws.weight.symmetric and laws.weight.size != 0 and (laws.kinked or laws.bias.symmetric)
+        one_map = self.architecture.maps == 1
+        if still:
+            self.terms, self.assumptions = (
+                [Term("constant", sympy.Integer(0))],
+                "every step is the identity, or a shift",
+            )
+        elif fair and not (bypass and (one_map or not laws.outer_weight.symmetric)):
+            self.terms = product_terms(laws) if bypass else []
+        elif one_map:
+            self._follow(sign, fair)
+        else:
+            raise ValueError(
+                f"{self._whose} draws weights or biases that are not symmetric about 0: the side of the kink depends "
+                "on the state, and no form is known"
+            )
 
+    @property
+    def _whose(self) -> str:
+        return f"init {self.init!r} for {self.architecture.name!r}"
 
-def _density(kind: str) -> sympy.Expr:
-    """Return the density of |p|."""
-    if kind == "product":
-        return 2 / sympy.pi * sympy.besselk(0, _Q)
-    if kind == "normal":
-        return sympy.sqrt(2 / sympy.pi) * sympy.exp(-(_Q**2) / 2)
-    return -sympy.log(_Q) if kind == "uniform product" else sympy.Integer(1)
+    def _follow(self, sign: int | None, fair: bool) -> None:
+        """Take one map whose side of the kink depends on the sign of the state, which no step changes."""
+        laws, bypass = self.laws, self.architecture.skip == 1
+        if sign not in (-1, 1):
+            raise ValueError(
+                f"{self._whose} grows otherwise above 0 than below: sign is {sign!r}, expected 1 or -1, that of the "
+                "state"
+            )
+        self.place = ", above 0" if sign == 1 else ", below 0"
+        self.assumptions = f"the state is {'above' if sign == 1 else 'below'} 0, where it stays"
+        far = fair and bypass and sign == 1 and laws.slope == 0
+        if not laws.unbiased and not far:
+            raise ValueError(
+                f"{self._whose} has biases, which take the state across 0: no form is known for sign={sign}"
+                + (", and in the end it is above 0: take sign=1" if fair and laws.slope == 0 and bypass else "")
+            )
+        if not laws.unbiased:
+            self.assumptions += ", so far that the biases do not matter: growth takes it there"
+        if not fair:
+            self._follow_constant(sign)
+            return
+        law = laws.weight
+        # z has the sign of weight times that of the state.
+        factors = (1, -laws.slope) if sign == 1 else (laws.slope, -1)
+        kind = {"sign": "constant"}.get(law.family, f"{law.family} above")
+        self.terms = [Term(kind if factor != 0 else "constant", factor * law.size) for factor in factors]
+        if far:
+            return
+        if law.family == "normal":
+            raise ValueError(
+                f"{self._whose}: a normal weight may take the state across 0, and no form is known for sign={sign}"
+                + (": in the end it is above 0, take sign=1" if laws.slope == 0 else "")
+            )
+        # Every factor 1 - |weight| is above 0, and so is 1 - slope |weight|.
+        largest = SCALE / law.size
+        if DEPTH in law.size.free_symbols or not largest.is_number:
+            raise ValueError(f"{self._whose}: whether a weight takes the state across 0 depends on more than the scale")
+        self.domain[SCALE] = sympy.Interval(0, largest, left_open=True, right_open=law.family == "sign")
+        if SLOPE in laws.defaults:
+            self.domain[SLOPE] = sympy.Interval(-1, 1)
+        self.assumptions += f": scale at most {largest}, beyond which a weight may take it across"
 
+    def _follow_constant(self, sign: int) -> None:
+        """Take a constant weight above 0: the side of the kink is that of the state."""
+        laws, bypass = self.laws, self.architecture.skip == 1
+        if laws.weight.size.subs(laws.defaults) < 0:
+            raise ValueError(f"{self._whose} has a constant weight below 0: no form is known")
+        side = sympy.Integer(1) if sign == 1 else laws.slope
+        self.sides = (side,)
+        if bypass:
+            self.terms = [Term("constant", side * laws.weight.size)]
+        if SLOPE in laws.defaults and sign == -1:
+            self.domain[SLOPE] = sympy.Interval.open(0, sympy.oo)
 
-def _mean_square_log(kind: str, size: sympy.Expr) -> sympy.Expr:
-    """Return E log^2|1 + size p|."""
-    if size == 0:
-        return sympy.Integer(0)
-    if kind == "constant":
-        return sympy.log(sympy.Abs(1 + size)) ** 2
-    pair = (sympy.log(sympy.Abs(1 + size)) ** 2 + sympy.log(sympy.Abs(1 - size)) ** 2) / 2
-    if kind == "sign":
-        return pair
-    over = (sympy.log(sympy.Abs(1 + size * _Q)) ** 2 + sympy.log(sympy.Abs(1 - size * _Q)) ** 2) / 2
-    return sympy.Integral(_density(kind) * over, (_Q, 0, 1 if kind.startswith("uniform") else sympy.oo))
+    def odd_moment(self, order: int, sign: int | None) -> ClosedForm:
+        """Return E g^order of a step without a bypass: the side is that of the sign of the weight."""
+        laws = self.laws
+        if sign not in (-1, 1) or not laws.unbiased:
+            raise ValueError(
+                f"E g^{order} of {self.architecture.name!r}: the side of the kink goes with the sign of the weight, so "
+                f"that odd moments depend on the state, and a form is known for its sign, and without biases; got "
+                f"sign={sign!r}, init {self.init!r}"
+            )
+        size = laws.weight.size * laws.outer_weight.size
+        over_weight = Term(f"{laws.weight.family} above", size).moment(order) * size**order
+        held = f"the state before the step is {'above' if sign == 1 else 'below'} 0"
+        derivation = "z has the sign of w times that of the state: there g is +-|w|, on the other side -+slope |w|"
+        expression = sympy.factor_terms(sign * over_weight * (1 - laws.slope**order) / 2)
+        return self.form(f"E g^{order}", expression, derivation, assumptions=held)
 
+    def form(
+        self,
+        quantity: str,
+        expression: Any,
+        derivation: str,
+        numeric: Callable[..., Array] | None = None,
+        assumptions: str | None = None,
+    ) -> ClosedForm:
+        expression = sympy.sympify(expression)
+        domain = dict(self.domain)
+        singular = expression.has(x_log_x, x_log_squared_x, sympy.polylog) and SLOPE in expression.free_symbols
+        if singular:  # 0 / 0 at slope 0; a ReLU has a form of its own
+            domain[SLOPE] = domain.get(SLOPE, sympy.S.Reals) - sympy.FiniteSet(0)
+        name = f"{quantity} of {self.architecture.name}, {self.init}{self.place}"
+        held = self.assumptions if assumptions is None else assumptions
+        return ClosedForm(name, expression, self.laws.defaults, held, derivation, domain, numeric)
 
-def _numeric(
-    kind: str, sizes: list[sympy.Expr], symbols: list[sympy.Symbol], square: bool
-) -> Callable[..., Array] | None:
-    """Return the mean of the quadratures over the sizes as a function of the symbols' arrays, None for closed forms."""
-    known = ("product", "normal", "uniform product", "uniform") if square else ("product", "normal")
-    if kind not in known or all(size == 0 for size in sizes):
-        return None
-    rule = partial(quadrature.mean_square_log if square else quadrature.mean_log, kind=kind)
-    functions = [sympy.lambdify(symbols, size, modules="numpy") for size in sizes]
+    def evaluate(self, expression: sympy.Expr) -> Callable[..., Any]:
+        return ClosedForm("", expression, self.laws.defaults, "", "").evaluate
 
-    def evaluate(*arrays: Array) -> Array:
-        shape = np.broadcast_shapes(*(np.shape(array) for array in arrays))
-        parts = [rule(np.broadcast_to(np.asarray(f(*arrays), float), shape)) for f in functions]
-        return np.asarray(sum(parts) / len(parts))
-
-    return evaluate
-
-
-def _sizes(laws: Laws) -> tuple[str, list[sympy.Expr]]:
-    """Return the kind of p, and its sizes on both sides of the kink."""
-    kind, size = _factor(laws)
-    return kind, [size, size * laws.slope]
-
-
-def _laws(architecture: str | Architecture, init: str | Init) -> tuple[Architecture, Laws]:
-    found = find_architecture(architecture)
-    if not found.phi.piecewise_linear:
-        raise ValueError(
-            f"{found.name!r} has activation {found.activation!r}: the derivative of a step takes two values only where "
-            "the activation is piecewise linear"
-        )
-    if found.skip not in (0, 1):
-        raise ValueError(f"{found.name!r} has a bypass of weight {found.skip}: forms are known for 0 and 1")
-    return found, laws_of(found, init)
-
-
-def _one_sided(found: Architecture, laws: Laws, sign: int) -> list[tuple[sympy.Expr, Law]]:
-    """Return g - 1 as a factor of |weight| for both signs of the weight, for a bypass with one map."""
-    if sign not in (-1, 1):
-        raise ValueError(
-            f"{found.name!r} grows otherwise above 0 than below: sign is {sign!r}, expected 1 or -1, that of the state"
-        )
-    # z has the sign of weight times that of the state: the state is far from the kink, or there is no bias.
-    above, below = (sympy.Integer(1), laws.slope) if sign > 0 else (laws.slope, sympy.Integer(1))
-    return [(above, laws.weight), (-below, laws.weight)]
+    def by_quadrature(self, square: bool) -> Callable[..., Array] | None:
+        return mean_by_quadrature(self.terms, list(self.laws.defaults), self.evaluate, square)
 
 
 def lyapunov_exponent(
@@ -147,11 +173,12 @@ def lyapunov_exponent(
 
     Args:
         architecture, init: names, or an `Architecture` and an `Init`, at width 1.
-        sign: of the state, for a bypass with one map, where it matters.
+        sign: of the state, for a bypass with one map and for constant weights, where it matters.
         alive: for a ReLU chain without a bypass, the exponent given that the step passes the signal; else it is -oo.
 
     Raises:
-        ValueError: for a smooth activation, a bypass other than 0 or 1, weights for which no form is known.
+        ValueError: for a smooth activation, a bypass other than 0 or 1, weights for which no form is known, and where
+            the state does not keep the sign.
 
     >>> import stability as st
     >>> round(st.theory.lyapunov_exponent("residual2_prelu").value(), 5)
@@ -161,123 +188,93 @@ def lyapunov_exponent(
     >>> st.theory.lyapunov_exponent("plain_relu").expression
     -oo
     """
-    found, laws = _laws(architecture, init)
-    symbols = list(laws.defaults)
-    name = f"E log|g| of {found.name}, {init if isinstance(init, str) else init.name}"
-    if found.skip == 0:
-        mean = laws.weight.mean_log + (laws.outer_weight.mean_log if found.maps == 2 else 0)
-        expression = mean + sympy.log(sympy.Abs(laws.slope)) / 2 if laws.slope != 0 else -sympy.oo
-        assumptions, derivation = _COIN, "g is w or slope w with probability 1/2 each: E log|w| + log|slope| / 2"
-        if laws.slope == 0 and alive:
-            expression, assumptions = mean, _COIN + "; given that the step passes the signal, with probability 1/2"
-            derivation = "g is w, whose size does not depend on the side"
-        elif laws.slope == 0:
-            derivation = "g is 0 with probability 1/2"
-        return _form(name, expression, laws, assumptions, derivation)
-    if found.maps == 2:
-        kind, sizes = _sizes(laws)
-        expression = sum((_mean_log(kind, size) for size in sizes), sympy.Integer(0)) / 2
-        derivation = "g is 1 + p or 1 + slope p with probability 1/2 each, p = wa wb symmetric"
-        return _form(name, expression, laws, _COIN, derivation, _numeric(kind, sizes, symbols, square=False))
-    parts = _one_sided(found, laws, 0 if sign is None else sign)
-    expression = sum((_mean_log_one_sided(law, factor) for factor, law in parts), sympy.Integer(0)) / 2
-    side = "above" if sign == 1 else "below"
-    return _form(
-        f"{name}, {side} 0",
-        expression,
-        laws,
-        f"the state stays {side} 0, without biases or far from them",
-        "z has the sign of w times that of the state, so g is 1 + |w| or 1 - |w|, the slope on the side where z < 0",
-    )
+    step = Step(architecture, init, sign)
+    if step.terms:
+        derivation = "the mean of log|1 + p| and log|1 + slope p|, p = wa wb symmetric"
+        if step.place:
+            derivation = "z has the sign of w times that of the state: g is 1 + |w| or 1 - |w|, with the slope at z < 0"
+        expression = mean([term.mean_log for term in step.terms])
+        return step.form("E log|g|", expression, derivation, step.by_quadrature(square=False))
+    laws = step.laws
+    size = laws.weight.mean_log + (laws.outer_weight.mean_log if step.architecture.maps == 2 else 0)
+    if 0 not in step.sides:
+        expression = size + mean([sympy.log(sympy.Abs(side)) for side in step.sides])
+        return step.form("E log|g|", expression, "g is w or slope w: E log|w| and the mean of the logs of both sides")
+    if alive:
+        held = step.assumptions + "; given that the step passes the signal, with probability 1/2"
+        return step.form("E log|g|", size, "g is w, whose size does not depend on the side", assumptions=held)
+    return step.form("E log|g|", -sympy.oo, "g is 0 with probability 1/2")
 
 
-def _mean_log_one_sided(law: Law, factor: sympy.Expr) -> sympy.Expr:
-    """Return E log|1 + factor |w||."""
-    c = factor * law.size
-    if c == 0:
-        return sympy.Integer(0)
-    if law.family in ("sign", "constant"):
-        return sympy.log(sympy.Abs(1 + c))
-    if law.family == "uniform":
-        return x_log_x(1 + c) / c - 1
-    raise ValueError(f"no form is known for {law.family} weights of a bypass with one map: they cross 0")
-
-
-def log_variance(architecture: str | Architecture, init: str | Init = "pytorch") -> ClosedForm:
-    """Return the variance of log|g|: that of log|J| is `depth` times as large.
+def log_variance(
+    architecture: str | Architecture, init: str | Init = "pytorch", sign: int | None = None, alive: bool = False
+) -> ClosedForm:
+    """Return the variance of log|g|: that of log|J| is `depth` times as large. Arguments as of `lyapunov_exponent`.
 
     >>> import stability as st
     >>> st.theory.log_variance("plain_prelu").expression
     log(Abs(slope))**2/4 + 1
     """
-    found, laws = _laws(architecture, init)
-    symbols = list(laws.defaults)
-    name = f"Var log|g| of {found.name}, {init if isinstance(init, str) else init.name}"
-    if found.skip == 0:
-        if laws.slope == 0:
-            raise ValueError(f"log|g| of {found.name!r} is -oo with probability 1/2: it has no variance")
-        expression = laws.weight.log_variance + sympy.log(sympy.Abs(laws.slope)) ** 2 / 4
-        if found.maps == 2:
-            expression += laws.outer_weight.log_variance
-        return _form(
-            name, expression, laws, _COIN, "log|w| and the side are independent: Var log|w| + log^2|slope| / 4"
-        )
-    if found.maps == 1:
-        raise ValueError(f"{found.name!r} has a bypass and one map: its variance is not derived here")
-    kind, sizes = _sizes(laws)
-    mean = sum((_mean_log(kind, size) for size in sizes), sympy.Integer(0)) / 2
-    square = sum((_mean_square_log(kind, size) for size in sizes), sympy.Integer(0)) / 2
-    numeric_square = _numeric(kind, sizes, symbols, square=True)
-    numeric = None
-    if numeric_square is not None:
-        numeric_mean = (
-            _numeric(kind, sizes, symbols, square=False) or ClosedForm("", mean, laws.defaults, "", "").evaluate
-        )
+    step = Step(architecture, init, sign)
+    laws = step.laws
+    if step.terms:
+        average = mean([term.mean_log for term in step.terms])
+        square = mean([term.mean_square_log for term in step.terms])
+        means, squares = step.by_quadrature(square=False), step.by_quadrature(square=True)
+        numeric = None
+        if means or squares:
+            first, second = means or step.evaluate(average), squares or step.evaluate(square)
 
-        def numeric(*arrays: Array) -> Array:
-            return np.asarray(numeric_square(*arrays) - numeric_mean(*arrays) ** 2)
+            def numeric(*arrays: Array) -> Array:
+                return np.asarray(second(*arrays) - first(*arrays) ** 2)
 
-    return _form(name, square - mean**2, laws, _COIN, "E log^2|g| - (E log|g|)^2 over both sides", numeric)
+        return step.form("Var log|g|", square - average**2, "E log^2|g| - (E log|g|)^2 over both sides", numeric)
+    expression = laws.weight.log_variance + (laws.outer_weight.log_variance if step.architecture.maps == 2 else 0)
+    if 0 in step.sides:
+        if not alive:
+            raise ValueError(
+                f"log|g| of {step.architecture.name!r} is -oo with probability 1/2: it has no variance; alive=True "
+                "gives it for a step that passes the signal"
+            )
+        held = step.assumptions + "; given that the step passes the signal"
+        return step.form("Var log|g|", expression, "g is w, whose size does not depend on the side", assumptions=held)
+    if len(step.sides) == 2:
+        expression += sympy.log(sympy.Abs(laws.slope)) ** 2 / 4
+    return step.form("Var log|g|", expression, "log|w| and the side are independent: Var log|w| + log^2|slope| / 4")
 
 
-def moment(architecture: str | Architecture, init: str | Init = "pytorch", order: int = 2) -> ClosedForm:
+def moment(
+    architecture: str | Architecture, init: str | Init = "pytorch", order: int = 2, sign: int | None = None
+) -> ClosedForm:
     """Return E g^order. Where E g^2 > 1 and E log|g| < 0, the mean square grows while almost every member vanishes.
+
+    Args:
+        architecture, init: names, or an `Architecture` and an `Init`, at width 1.
+        order: 1 or more.
+        sign: of the state, as of `lyapunov_exponent`, and for odd orders without a bypass: there it is the sign of the
+            state before the one step.
+
+    Raises:
+        ValueError: as `lyapunov_exponent`, and for odd orders without a bypass and with biases.
 
     >>> import stability as st
     >>> st.theory.moment("residual2_prelu", order=2).expression
     scale**2*(slope**2 + 1)/18 + 1
+    >>> st.theory.moment("residual1_relu", "uniform", order=1, sign=1).expression
+    scale/4 + 1
     """
-    found, laws = _laws(architecture, init)
     order = check_integer("order", order, 1)
-    if found.skip == 1 and found.maps == 1:
-        raise ValueError(f"{found.name!r} has a bypass and one map: the side depends on the weight, see sign")
-
-    def product(k: int) -> sympy.Expr:
-        return laws.weight.moment(k) * laws.outer_weight.moment(k) * (1 + laws.slope**k) / 2
-
-    bypass = int(found.skip or 0)
-    terms = [
-        sympy.binomial(order, k) * (product(k) if k else sympy.Integer(1)) * sympy.Integer(bypass) ** (order - k)
-        for k in range(order + 1)
-    ]
-    expression = sympy.factor_terms(sum(terms, sympy.Integer(0)))
-    name = f"E g^{order} of {found.name}, {init if isinstance(init, str) else init.name}"
-    return _form(
-        name, expression, laws, _COIN, "moments of a product of independent numbers, both sides equally likely"
-    )
-
-
-def _form(
-    name: str,
-    expression: Any,
-    laws: Laws,
-    assumptions: str,
-    derivation: str,
-    numeric: Callable[..., Array] | None = None,
-) -> ClosedForm:
-    expression = sympy.sympify(expression)
-    domain = {symbol: _DOMAIN[symbol] for symbol in laws.defaults if symbol in _DOMAIN}
-    if SLOPE in laws.defaults:
-        # At 0 the form of a bypass is 0 / 0; a ReLU has its own.
-        domain[SLOPE] = _NOT_0 if expression.has(x_log_x, sympy.polylog) else sympy.S.Reals
-    return ClosedForm(name, expression, laws.defaults, assumptions, derivation, domain, numeric)
+    step = Step(architecture, init, sign)
+    laws = step.laws
+    if step.terms:
+        parts = [
+            sympy.factor(mean([sympy.binomial(order, k) * term.size**k * term.moment(k) for term in step.terms]))
+            for k in range(order + 1)
+        ]
+        expression = sum(parts, sympy.Integer(0))
+    elif order % 2 and len(step.sides) == 2 and not (step.architecture.maps == 2 and laws.outer_weight.symmetric):
+        return step.odd_moment(order, sign)
+    else:
+        product = laws.weight.moment(order) * laws.outer_weight.moment(order)
+        expression = sympy.factor_terms(product * mean([side**order for side in step.sides]))
+    return step.form(f"E g^{order}", expression, "moments of a product of independent numbers, over both sides")

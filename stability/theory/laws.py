@@ -60,6 +60,7 @@ class Laws:
         weight, bias, outer_weight, outer_bias: `outer_` ones are 1 and 0 where the architecture has one map.
         slope: of the activation: the symbol where it is trained, else the number.
         defaults: the numbers that the symbols have in the initialisation.
+        kinked: whether the bias is -weight t with a kink t of its own in every step; then `bias` is not asked.
     """
 
     weight: Law
@@ -68,15 +69,33 @@ class Laws:
     outer_bias: Law
     slope: sympy.Expr
     defaults: dict[sympy.Symbol, float | sympy.Expr]
+    kinked: bool = False
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether every step keeps 0 where it is."""
+        return not self.kinked and self.bias.size == 0 and self.outer_bias.size == 0
 
 
 def laws_of(architecture: Architecture, init: str | Init) -> Laws:
     """Return the laws of the numbers of a step of an architecture, with a factor `scale` on its weights.
 
     With two maps the factor is on the outer weight, so that the product of the two has it once.
+
+    Raises:
+        ValueError: for a smooth activation, a bypass other than 0 or 1, slopes that are drawn.
     """
+    if not architecture.phi.piecewise_linear:
+        raise ValueError(
+            f"{architecture.name!r} has activation {architecture.activation!r}: the derivative of a step takes two "
+            "values only where the activation is piecewise linear"
+        )
+    if architecture.skip not in (0, 1):
+        raise ValueError(f"{architecture.name!r} has a bypass of weight {architecture.skip}: forms are known for 0, 1")
     found = find_init(init, architecture, 1)
     trained = architecture.phi.trains_slope
+    if trained and found.slope.family != "constant":
+        raise ValueError(f"init {found.name!r} draws slopes from {found.slope.family!r}: forms are for one slope")
     slope: sympy.Expr = SLOPE if trained else sympy.nsimplify(architecture.phi.slope)
     gain = sympy.sqrt(2 / (1 + slope**2))
 
@@ -97,4 +116,5 @@ def laws_of(architecture: Architecture, init: str | Init) -> Laws:
         defaults[SLOPE] = sympy.nsimplify(found.slope.scale)
     if any(distribution.depth_power for distribution in (found.weight, found.outer_weight)):
         defaults[DEPTH] = 100.0
-    return Laws(weight, bias, outer_weight, law(found.outer_bias) if two else zero, slope, defaults)
+    outer_bias = law(found.outer_bias) if two else zero
+    return Laws(weight, bias, outer_weight, outer_bias, slope, defaults, found.kinks is not None)
