@@ -2,7 +2,7 @@
 
 from stability.theory.closed_form import Agreement, ClosedForm
 from stability.theory.exponents import log_variance, lyapunov_exponent, moment
-from stability.theory.mean_field import activation_kernel, correlation_step, variance_step
+from stability.theory.mean_field import activation_kernel, correlation_step, derivative_kernel, variance_step
 from stability.theory.phases import (
     chi_1,
     chi_q,
@@ -23,15 +23,30 @@ from stability.theory.random_matrices import (
     residual_log_edges,
     squared_singular_value_variance,
 )
+from stability.theory.relu_products import (
+    log_squared_norm,
+    log_squared_norm_limit,
+    squared_norm_moment,
+    survival_probability,
+)
+from stability.theory.residual_mean_field import (
+    ResidualSignals,
+    residual_growth_factor,
+    residual_signals,
+    residual_tanh_laws,
+    shattered_correlation,
+)
 
 __all__ = [
     "Agreement",
     "ClosedForm",
+    "ResidualSignals",
     "activation_kernel",
     "chi_1",
     "chi_q",
     "correlation_depth_scale",
     "correlation_step",
+    "derivative_kernel",
     "edge_of_chaos",
     "fixed_correlation",
     "fixed_variance",
@@ -41,12 +56,20 @@ __all__ = [
     "gaussian_exponents",
     "gradient_depth_scale",
     "largest_squared_singular_value",
+    "log_squared_norm",
+    "log_squared_norm_limit",
     "log_variance",
     "lyapunov_exponent",
     "marchenko_pastur_density",
     "moment",
+    "residual_growth_factor",
     "residual_log_edges",
+    "residual_signals",
+    "residual_tanh_laws",
+    "shattered_correlation",
+    "squared_norm_moment",
     "squared_singular_value_variance",
+    "survival_probability",
     "variance_depth_scale",
     "variance_step",
 ]

@@ -122,13 +122,37 @@ def activation_kernel(
     """
     c, q = within("correlation", correlation, -1, 1), within("variance", variance, 0)
     other = q if other_variance is None else within("other_variance", other_variance, 0)
-    return plain(_kernel(c, q, other, activation, slope_of(activation, slope)))
+    return plain(kernel(c, q, other, activation, slope_of(activation, slope)))
 
 
-def _kernel(c: Array, q: Array, other: Array, activation: str, slope: Array | None) -> Array:
+def kernel(c: Array, q: Array, other: Array, activation: str, slope: Array | None) -> Array:
     if slope is not None:
         return np.asarray(np.sqrt(q * other) * kernels.piecewise_kernel(c, slope))
     return kernels.value_of(kernels.series(kernels.SMOOTH[activation].function, q, other), c)
+
+
+def derivative_kernel(
+    correlation: ArrayLike,
+    variance: ArrayLike,
+    activation: str = "tanh",
+    slope: ArrayLike = 0.25,
+    other_variance: ArrayLike | None = None,
+) -> Any:
+    """Return E phi'(u) phi'(v): by how much a layer multiplies the product of the gradients at two inputs.
+
+    Times weight_scale^2 (Poole et al. 2016; Schoenholz et al. 2017, section 3). Arguments as for `activation_kernel`.
+
+    >>> import stability as st
+    >>> st.theory.derivative_kernel([0.0, 1.0], 1.0, "relu").tolist()  # unlike inputs share a quarter of the units
+    [0.25, 0.5]
+    """
+    c, q = within("correlation", correlation, -1, 1), within("variance", variance, 0)
+    other = q if other_variance is None else within("other_variance", other_variance, 0)
+    a = slope_of(activation, slope)
+    if a is not None:
+        shape = np.broadcast_shapes(c.shape, q.shape, other.shape, a.shape)
+        return plain(np.broadcast_to(kernels.piecewise_derivative_kernel(c, a), shape).copy())
+    return plain(kernels.value_of(kernels.series(kernels.SMOOTH[activation].derivative, q, other), c))
 
 
 def correlation_step(
@@ -155,7 +179,7 @@ def correlation_step(
     c, q = within("correlation", correlation, -1, 1), within("variance", variance, 0)
     other = q if other_variance is None else within("other_variance", other_variance, 0)
     w, b, a = within("weight_scale", weight_scale, 0), within("bias_scale", bias_scale, 0), slope_of(activation, slope)
-    covariance = w**2 * _kernel(c, q, other, activation, a) + b**2
+    covariance = w**2 * kernel(c, q, other, activation, a) + b**2
     first, second = (w**2 * mean_square(v, activation, a) + b**2 for v in (q, other))
     size = np.sqrt(first * second)
     return plain(np.where(size > 0, np.clip(covariance / np.where(size > 0, size, 1), -1, 1), 0.0))
