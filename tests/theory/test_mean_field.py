@@ -1,10 +1,12 @@
 """Mean-field theory against mpmath, closed identities, and networks that are wide and wider."""
 
+import dataclasses
 import math
 
 import mpmath
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
@@ -200,6 +202,135 @@ def test_relu_at_the_edge_loses_decorrelation_as_the_square_of_the_depth():
     for _ in range(depth):
         c = theory.correlation_step(c, 1.0, math.sqrt(2), activation="relu")
     assert math.isclose((1 - c) * depth**2, 9 * math.pi**2 / 2, rel_tol=0.02)
+
+
+def network(activation, depth, width, seeds, weight, bias):
+    """A plain chain with Gaussian entries of those scales."""
+    init = dataclasses.replace(
+        st.INITS["pytorch"],
+        name="mean field",
+        weight=st.Distribution("normal", weight, width_power=-0.5),
+        bias=st.Distribution("normal", bias),
+        slope=st.Distribution("constant", SLOPE),
+    )
+    architecture = st.Architecture(f"plain_{activation}_wide", activation=activation)
+    return st.Chain(architecture, depth, seeds=seeds, width=width, init=init, root=width)
+
+
+def inputs(width, correlation, mean_square=1.0):
+    """Two points of that mean square and correlation."""
+    x = torch.zeros(2, width, dtype=torch.float64)
+    x[:, 0] = 1
+    x[1, 0], x[1, 1] = correlation, math.sqrt(1 - correlation**2)
+    return x * math.sqrt(width * mean_square)
+
+
+def extrapolate(widths, means, errors):
+    """Fit value + slope / width by weighted least squares; return the limit and its standard error."""
+    design = np.stack([np.ones(len(widths)), 1 / np.asarray(widths)], axis=1) / np.asarray(errors)[:, None]
+    covariance = np.linalg.inv(design.T @ design)
+    return (covariance @ design.T @ (np.asarray(means) / errors))[0], math.sqrt(covariance[0, 0])
+
+
+def over_widths(measure, widths=(16, 32, 64)):
+    """Extrapolate in 1 / width the mean over seeds of measure(width) -> (seeds,)."""
+    samples = [np.asarray(measure(n)) for n in widths]
+    return extrapolate(widths, [s.mean() for s in samples], [s.std() / math.sqrt(len(s)) for s in samples])
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu", "prelu", "gelu"])
+@pytest.mark.parametrize(("weight", "bias", "correlation"), [(1.5, 0.3, 0.2), (0.9, 0.5, -0.6)])
+def test_networks_are_where_the_recursions_say_for_infinite_width(activation, weight, bias, correlation):
+    depth, size = 4, 2.0
+    q = weight**2 * size + bias**2
+    c = (weight**2 * size * correlation + bias**2) / q
+    for _ in range(depth - 1):
+        c = theory.correlation_step(c, q, weight, bias, activation, SLOPE)
+        q = theory.variance_step(q, weight, bias, activation, SLOPE)
+    mean_square = (
+        theory.variance_step(q, 1.0, 0.0, activation, SLOPE),
+        theory.activation_kernel(c, q, activation, SLOPE),
+    )
+    found = {}
+    for n in (16, 32, 64):
+        p = st.propagation(network(activation, depth, n, 64_000 // n, weight, bias), inputs(n, correlation, size))
+        squares = (2 * p.log_norms[-1]).exp().numpy() / n
+        found[n] = squares.mean(axis=1), p.correlations[-1, :, 0].numpy() * np.sqrt(squares.prod(axis=1))
+    for kind, expected in enumerate(mean_square):
+        limit, error = over_widths(lambda n, kind=kind: found[n][kind])
+        assert abs(limit - expected) < 4 * error
+        assert error < 0.02 * mean_square[0]
+
+
+def rate(net, width, correlation, first, last):
+    """The mean change a layer of log (1 - correlation), by seed."""
+    d = st.propagation(net, inputs(width, correlation)).log_decorrelations[:, :, 0].numpy()
+    return (d[last] - d[first]) / (last - first)
+
+
+@pytest.mark.parametrize(("activation", "weight", "bias"), [("tanh", 1.0, 0.3), ("gelu", 1.1, 0.4), ("relu", 1.1, 0.4)])
+def test_decorrelations_decay_with_the_depth_scale(activation, weight, bias):
+    # In the ordered phase, by chi_1 a layer, which is exp(-1 / xi_c); started at the fixed variance, close together.
+    def measure(n):
+        return rate(network(activation, 14, n, 12_000 // n, weight, bias), n, 1 - 1e-9, 6, 14)
+
+    limit, error = over_widths(measure, (32, 64, 128))
+    expected = -1 / theory.correlation_depth_scale(weight, bias, activation)
+    assert abs(limit - expected) < 4 * error
+    assert error < 0.03 * abs(expected)
+    assert math.isclose(expected, math.log(theory.chi_1(weight, bias, activation)), rel_tol=1e-10)
+
+
+def test_close_inputs_part_by_chi_1_in_the_chaotic_phase():
+    limit, error = over_widths(
+        lambda n: rate(network("tanh", 14, n, 12_000 // n, 2.0, 0.3), n, 1 - 1e-12, 5, 14), (32, 64, 128)
+    )
+    expected = math.log(theory.chi_1(2.0, 0.3))
+    assert expected > 0.2
+    assert abs(limit - expected) < 4 * error
+    assert error < 0.05 * expected
+
+
+def test_unlike_inputs_end_at_the_fixed_correlation_in_the_chaotic_phase():
+    weight, bias, depth = 2.5, 0.4, 30
+    q, c = theory.fixed_variance(weight, bias), theory.fixed_correlation(weight, bias)
+    assert 0.1 < c < 0.9
+
+    def measure(n):
+        p = st.propagation(network("tanh", depth, n, 24_000 // n, weight, bias), inputs(n, 0.0))
+        return p.correlations[-1, :, 0].numpy() * (p.log_norms[-1].sum(dim=1)).exp().numpy() / n
+
+    limit, error = over_widths(measure)
+    assert abs(limit - theory.activation_kernel(c, q)) < 4 * error
+    assert error < 0.01
+
+
+@pytest.mark.parametrize(("activation", "weight", "bias"), [("tanh", 1.0, 0.3), ("tanh", 2.0, 0.3), ("gelu", 1.2, 0.4)])
+def test_squared_gradients_change_by_chi_1_a_layer(activation, weight, bias):
+    depth = 12
+
+    def measure(n):
+        net = network(activation, depth, n, 12_000 // n, weight, bias)
+        x = inputs(n, 0.0, theory.fixed_variance(weight, bias, activation))[:1]
+        logs = st.gradient_norms(net, x, lambda y: y[:, 0, 0])["input"].numpy()
+        # Away from both ends, by seed.
+        return (logs[2] - logs[10]) / 4
+
+    limit, error = over_widths(measure, (32, 64, 128))
+    expected = math.log(theory.chi_1(weight, bias, activation))
+    assert abs(limit - expected) < 4 * error
+    assert error < 0.05 * abs(expected)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "gelu", "relu", "prelu"])
+def test_the_variance_nears_its_fixed_point_with_its_depth_scale(activation):
+    weight, bias = 0.9, 0.4
+    star, scale = (f(weight, bias, activation, SLOPE) for f in (theory.fixed_variance, theory.variance_depth_scale))
+    here = star * (1 + 1e-6)
+    for _ in range(3):
+        following = theory.variance_step(here, weight, bias, activation, SLOPE)
+        assert math.isclose((following - star) / (here - star), math.exp(-1 / scale), rel_tol=1e-5)
+        here = following
 
 
 def test_arrays_of_a_million_parameters_are_one_call():

@@ -12,8 +12,13 @@ import stability as st
 theory = st.theory
 
 
-def stretches(widths, samples, activation="relu", bias=0.0, seed=0):
+def stretches(widths, samples, activation="relu", bias=0.0):
     """|J v|^2 of networks with those widths, width widths[0] at the input, times inputs / outputs."""
+    # A thousand at a time, to hold little.
+    return np.concatenate([some_stretches(widths, 1000, activation, bias, seed) for seed in range(samples // 1000)])
+
+
+def some_stretches(widths, samples, activation, bias, seed):
     random = np.random.default_rng([seed, *widths])
     inputs = widths[0]
     h, u = random.standard_normal((samples, inputs)), np.zeros((samples, inputs))
@@ -52,11 +57,11 @@ def test_log_squared_norm_is_that_of_networks(widths, activation, bias):
     assert abs(alive.mean() - share) <= 4 * math.sqrt(share * (1 - share) / len(sample))
 
 
-@pytest.mark.parametrize(("order", "widths"), [(1, [10] * 3), (2, [40] * 2), (0.5, [20] * 20), (1.5, [30, 50])])
+@pytest.mark.parametrize(("order", "widths"), [(1, [10] * 3), (2, [40]), (0.5, [20] * 10), (1.5, [40, 50])])
 def test_moments_of_small_relative_variance_are_those_of_networks(order, widths):
     first, second = theory.squared_norm_moment(order, widths), theory.squared_norm_moment(2 * order, widths)
-    assert second / first**2 - 1 < 1 or order == 1
-    assert abs(z_of_mean(stretches(widths, 20_000) ** order, first)) < 4
+    assert second / first**2 - 1 < 1 + 1e-12 or order == 1
+    assert abs(z_of_mean(stretches(widths, 40_000) ** order, first)) < 4
 
 
 def test_chains_obey_it_too():
@@ -92,7 +97,7 @@ def test_the_second_moment_is_a_product_over_the_layers(activation, excess):
     widths = [3, 7, 20, 400]
     expected = math.prod(1 + excess / n for n in widths)
     assert math.isclose(theory.squared_norm_moment(2, widths, activation), expected, rel_tol=1e-12)
-    assert math.isclose(theory.squared_norm_moment(1, widths, activation), 1, rel_tol=1e-13)
+    assert math.isclose(theory.squared_norm_moment(1, widths, activation), 1, rel_tol=1e-12)
 
 
 def test_the_logs_are_the_derivatives_of_the_moments_where_all_survive():
