@@ -6,6 +6,17 @@ from stability.theory.death import Estimate, born_dead, born_dead_by_sampling, b
 from stability.theory.exponents import log_variance, lyapunov_exponent, moment
 from stability.theory.fold_counts import ExpectedCounts, expected_counts
 from stability.theory.gradient_rates import FailureDepth, failure_depth, gradient_rate
+from stability.theory.mean_field import activation_kernel, correlation_step, derivative_kernel, variance_step
+from stability.theory.phases import (
+    chi_1,
+    chi_q,
+    correlation_depth_scale,
+    edge_of_chaos,
+    fixed_correlation,
+    fixed_variance,
+    gradient_depth_scale,
+    variance_depth_scale,
+)
 from stability.theory.random_matrices import (
     fuss_catalan_density,
     fuss_catalan_moment,
@@ -16,6 +27,19 @@ from stability.theory.random_matrices import (
     residual_log_edges,
     squared_singular_value_variance,
 )
+from stability.theory.relu_products import (
+    log_squared_norm,
+    log_squared_norm_limit,
+    squared_norm_moment,
+    survival_probability,
+)
+from stability.theory.residual_mean_field import (
+    ResidualSignals,
+    residual_growth_factor,
+    residual_signals,
+    residual_tanh_laws,
+    shattered_correlation,
+)
 
 __all__ = [
     "Agreement",
@@ -24,24 +48,45 @@ __all__ = [
     "Estimate",
     "ExpectedCounts",
     "FailureDepth",
+    "ResidualSignals",
     "ScaledLimit",
+    "activation_kernel",
     "born_dead",
     "born_dead_by_sampling",
     "born_dead_step",
+    "chi_1",
+    "chi_q",
+    "correlation_depth_scale",
+    "correlation_step",
     "critical_scale",
+    "derivative_kernel",
+    "edge_of_chaos",
     "expected_counts",
     "failure_depth",
+    "fixed_correlation",
+    "fixed_variance",
     "fuss_catalan_density",
     "fuss_catalan_moment",
     "fuss_catalan_quantiles",
     "gaussian_exponents",
+    "gradient_depth_scale",
     "gradient_rate",
     "largest_squared_singular_value",
+    "log_squared_norm",
+    "log_squared_norm_limit",
     "log_variance",
     "lyapunov_exponent",
     "marchenko_pastur_density",
     "moment",
+    "residual_growth_factor",
     "residual_log_edges",
+    "residual_signals",
+    "residual_tanh_laws",
     "scaled_limit",
+    "shattered_correlation",
+    "squared_norm_moment",
     "squared_singular_value_variance",
+    "survival_probability",
+    "variance_depth_scale",
+    "variance_step",
 ]
