@@ -8,11 +8,10 @@ Method. |dLoss/dh_l|, the norm of the gradient with respect to the state before 
 that nothing over- or underflows; the loss is the mean-squared error to sin. A law is fitted to the logs of all seeds,
 along the layers of one depth (counted from the output, as the gradient travels) and along the total depth. Theory: at
 one point x the derivatives g of successive steps are independent and equally distributed where the sign of a
-pre-activation is a fair coin whatever the state, so log|dLoss/dh| is a random walk with E log|g| a layer, here
-integrated from the distributions that the initialisation names. Over the whole of (-3, 3) the norm is led by the
-points with the largest gradient, and without biases, where x and -x part for good, it decays more slowly than at one
-point. The error at the output is a part of the gradient: in a residual1_relu chain it grows with the output, so
-against depth the gradient grows by both.
+pre-activation is a fair coin whatever the state, so log|dLoss/dh| is a random walk with E log|g| a layer,
+`st.theory.lyapunov_exponent`. Over the whole of (-3, 3) the norm is led by the points with the largest gradient, and
+without biases, where x and -x part for good, it decays more slowly than at one point. The error at the output is a
+part of the gradient: in a residual1_relu chain it grows with the output, so against depth the gradient grows by both.
 
 Reading. Top left: by layer, as torch initialises; median and 5-95 % over seeds, dashed the fitted law, dotted the
 predicted rate, thin the plain chain from other initialisations; grey, below what a format rounds to 0. The inset is
@@ -87,35 +86,16 @@ def norms(chain: st.Chain, x: torch.Tensor) -> st.GradientNorms:
 
 
 def predict(architecture: str, init: str, x: float, depth: int) -> float | None:
-    """Return E log|g| a layer at the point x, -inf where g may be 0, None where nothing is derived here."""
+    """Return E log|g| a layer at the point x, -inf where g may be 0, None where nothing is derived."""
     kind, law = st.ARCHITECTURES[architecture], st.INITS[init]
-    law = law.adapt(law, kind, 1) if law.adapt else law
-    slope = law.slope.scale if kind.phi.trains_slope else kind.phi.slope
-    assert slope is not None
-    # The logs are singular at the probability 1/2, where a weight is 0, and may be at 0 and 1, where a uniform one
-    # ends: the nodes crowd at all three.
-    t = (np.arange(500) + 0.5) / 500
-    rise, density = t**3 * (10 - 15 * t + 6 * t**2), t**2 * (1 - t) ** 2
-    nodes, mass = np.concatenate([rise, 1 + rise]) / 2, np.tile(density / density.sum() / 2, 2)
-
-    def values(distribution: st.Distribution) -> np.ndarray:
-        return distribution.quantile(nodes[:, None, None], 1, depth, kind.phi.gain(slope)).reshape(-1)
-
-    weight = values(law.weight)
-    if kind.skip == 0:
-        # g = w or slope w with probability 1/2 each.
-        return float(mass @ np.log(abs(weight))) + math.log(slope) / 2 if slope > 0 else -math.inf
-    if kind.maps == 2:
-        # g = 1 + p or 1 + slope p with probability 1/2 each, p = wa wb.
-        p = np.outer(weight, values(law.outer_weight))
-        return float(mass @ (np.log(abs(1 + p)) + np.log(abs(1 + slope * p))) @ mass) / 2
-    if law.bias.scale != 0 or law.kinks is not None:
+    if kind.skip == 1 and kind.maps == 1 and (law.bias.scale != 0 or law.kinks is not None):
+        return None  # what is derived holds far from the kinks
+    try:
+        exponent = st.theory.lyapunov_exponent(architecture, init, sign=1 if x > 0 else -1)
+        known = {"depth": depth}
+        return float(exponent.value(**{s.name: known[s.name] for s in exponent.symbols if s.name in known}))
+    except ValueError:  # a weight may take the state across 0
         return None
-    # Without biases a state above 0 stays there, so g = 1 + w for w > 0 and else 1; below 0 it is the other way
-    # around, as long as no weight takes the state across 0.
-    if x > 0:
-        return float(mass @ np.log1p(np.maximum(weight, 0)))
-    return float(mass @ np.log1p(np.minimum(weight, 0))) if weight.min() > -1 else None
 
 
 def by_layer(depth: int, seeds: int, x: torch.Tensor, root: int) -> xarray.Dataset:

@@ -21,7 +21,6 @@ naive product makes of them. Bottom: trained, width 1; in the middle the distrib
 
 from __future__ import annotations
 
-import itertools
 import math
 import textwrap
 from dataclasses import dataclass
@@ -34,8 +33,6 @@ import numpy as np
 import torch
 import tyro
 import xarray
-from scipy.integrate import quad
-from scipy.special import k0
 
 import stability as st
 
@@ -64,36 +61,19 @@ class Settings:
 
 def predict(architecture: str, init: str, width: int, depth: int) -> float | None:
     """Return E log|g| a layer (at width 16 the mean over all exponents), None where nothing is derived here."""
-    gain = math.sqrt(2 / (1 + SLOPE**2))
+    if width == 1:
+        # The sign of the state matters for the identity alone.
+        exponent = st.theory.lyapunov_exponent(architecture, init, sign=1)
+        known = {"depth": depth}
+        return float(exponent.value(**{s.name: known[s.name] for s in exponent.symbols if s.name in known}))
     if init == "identity":
         return 0.0
     if architecture == "plain_prelu":
-        # g = w or slope w with probability 1/2 each.
-        fold = math.log(SLOPE) / 2
-        if width > 1:
-            newman = st.theory.gaussian_exponents(width, gain / math.sqrt(width))
-            logs = {"he": newman.mean(), "orthogonal": math.log(gain)}
-            return logs[init] + fold if init in logs else None
-        normal = st.theory.gaussian_exponents(1)[0]
-        logs = {"pytorch": -1.0, "uniform": -1.0, "he": math.log(gain) + normal, "orthogonal": math.log(gain)}
+        gain, fold = math.sqrt(2 / (1 + SLOPE**2)), math.log(SLOPE) / 2
+        newman = st.theory.gaussian_exponents(width, gain / math.sqrt(width))
+        logs = {"he": newman.mean(), "orthogonal": math.log(gain)}
         return logs[init] + fold if init in logs else None
-    if width > 1 or init == "knots":
-        return 0.0 if init == "knots" else None
-
-    # g = 1 + p or 1 + slope p with probability 1/2 each, p = wa wb.
-    def step(p: float) -> float:
-        return (math.log(abs(1 + p)) + math.log(abs(1 + SLOPE * p))) / 2
-
-    if init == "orthogonal":
-        return (step(gain) + step(-gain)) / 2
-    # The density of p: of a product of two normal numbers K0(|p|) / pi, of two uniform ones -log|p| / 2, times scales.
-    scale = {"he": gain, "scaled": depth**-0.5}.get(init, 1.0)
-    ends = (-40.0, -1 / (SLOPE * scale), -1 / scale, 0.0, 40.0) if init == "he" else (-1.0, 0.0, 1.0)
-
-    def density(p: float) -> float:
-        return float(k0(abs(p))) / math.pi if init == "he" else -math.log(abs(p)) / 2
-
-    return sum(quad(lambda p: step(scale * p) * density(p), *pair, limit=200)[0] for pair in itertools.pairwise(ends))
+    return None
 
 
 def growth(width: int, depth: int, seeds: int, root: int) -> xarray.Dataset:

@@ -17,6 +17,12 @@ from stability.theory.laws import DEPTH, SCALE, SLOPE, Laws, laws_of
 
 _WHOLE = (-math.inf, math.inf)
 _CONTINUOUS = ("uniform", "normal")
+_ONCE = "every step maps the line onto itself, so that every kink is met once"
+_AT_0 = "every step keeps 0, so that slopes differ above and below it, and nowhere else"
+_ONE_IN_THE_MEAN = (
+    "a step is monotone, or a V that is up or down with probability 1/2 each: a value has one place before it, or two "
+    "or none, one in the mean; a V turns where its kink is met"
+)
 
 
 @dataclass(frozen=True)
@@ -102,12 +108,11 @@ class _Case:
         if SLOPE in laws.defaults:
             self.domain[SLOPE] = sympy.Interval.open(0, 1)
 
-    def counts(self, folds: Any, turns: Any, regions: Any, held: str) -> ExpectedCounts:
+    def counts(self, folds: Any, turns: Any, regions: Any, held: str, why: str = _ONCE) -> ExpectedCounts:
         def form(what: str, expression: Any) -> ClosedForm:
             name = f"expected {what} of {self.architecture.name}, {self.init}"
             domain = {symbol: allowed for symbol, allowed in self.domain.items() if symbol in self.defaults}
-            derivation = "see expected_counts"
-            return ClosedForm(name, sympy.sympify(expression), self.defaults, held, derivation, domain)
+            return ClosedForm(name, sympy.sympify(expression), self.defaults, held, why, domain)
 
         return ExpectedCounts(
             form("folds", folds), None if turns is None else form("turns", turns), form("regions", regions)
@@ -140,7 +145,7 @@ class _Case:
         if {laws.weight.family, laws.outer_weight.family} == {"uniform"}:
             size = laws.weight.size * laws.outer_weight.size
             turns = DEPTH * (_beyond(size) - (_beyond(size * laws.slope) if laws.slope != 0 else 0))
-        return self.counts(DEPTH, turns, DEPTH + 1, held)
+        return self.counts(DEPTH, turns, DEPTH + 1, held, _ONE_IN_THE_MEAN)
 
     def at_0(self) -> ExpectedCounts:
         """Without biases, on an interval with 0 inside."""
@@ -148,11 +153,15 @@ class _Case:
         held = "weights symmetric about 0, no biases: the only kink is at 0, inside the interval"
         if self.architecture.skip == 0:
             if laws.slope == 0:
-                return self.counts(2 ** (1 - DEPTH), 0, 2, held)
+                why = "the first step bends, and each later one passes its half-line on with probability 1/2"
+                return self.counts(2 ** (1 - DEPTH), 0, 2, held, why)
             # binom(L, L/2) / 2^L, in logs.
             equal = sympy.exp(sympy.loggamma(DEPTH + 1) - 2 * sympy.loggamma(DEPTH / 2 + 1) - DEPTH * sympy.log(2))
             folds = sympy.Piecewise((1 - equal, sympy.Eq(sympy.Mod(DEPTH, 2), 0)), (1, True))
-            return self.counts(folds, 0, 2, held + "; slopes above 0, other than 1")
+            why = (
+                "slopes w slope^k above 0 and w slope^(depth - k) below, k of depth coins: a fold unless they are equal"
+            )
+            return self.counts(folds, 0, 2, held + "; slopes above 0, other than 1", why)
         if self.architecture.maps == 1 and laws.slope == 0:
             size = laws.weight.size
             below = {
@@ -160,11 +169,12 @@ class _Case:
                 "normal": sympy.erfc(1 / (sympy.sqrt(2) * size)) / 2,
                 "sign": sympy.Piecewise((sympy.Rational(1, 2), size > 1), (0, True)),
             }
-            return self.counts(1, 1 - (1 - below[laws.weight.family]) ** DEPTH, 2, held)
+            why = _AT_0 + "; a weight below -1 takes the states below 0 across it, where they stay: a turn"
+            return self.counts(1, 1 - (1 - below[laws.weight.family]) ** DEPTH, 2, held, why)
         if {laws.weight.family, laws.outer_weight.family} != {"uniform"}:
             raise ValueError(f"init {self.init!r} for {name!r}: weights may take the state across 0, not derived")
         self._keep_order(laws.weight.size * laws.outer_weight.size)
-        return self.counts(1, 0, 2, held + "; |p| < 1, so that every step is increasing")
+        return self.counts(1, 0, 2, held + "; |p| < 1, so that every step is increasing", _AT_0)
 
 
 def _beyond(size: sympy.Expr) -> sympy.Expr:

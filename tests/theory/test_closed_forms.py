@@ -201,6 +201,25 @@ def test_exponents_and_spreads_are_those_of_drawn_chains(architecture, init, sig
     assert abs(variance.check((logs[-1] - depth * mean) ** 2 / depth, **given).z) < 4
 
 
+@pytest.mark.parametrize(
+    ("architecture", "init", "scale", "seeds"),
+    [
+        ("residual2_relu", "pytorch", 8.0, 1000),
+        ("residual2_prelu", "pytorch", 2.0, 2000),
+        ("residual2_relu", "he", 8.0, 200),
+        ("residual2_prelu", "he", 8.0, 200),
+        ("residual2_prelu", "orthogonal", 8.0, 200),
+    ],
+)
+def test_one_percent_of_an_exponent_near_0_would_be_seen(architecture, init, scale, seeds):
+    # A bypass makes the exponent small beside the spread: at these scales least so.
+    logs, _, _ = steps_of(architecture, init, None, scale, 0.25, 2000, seeds, root=1)
+    exponent = theory.lyapunov_exponent(architecture, init)
+    agreement = exponent.check(logs[-1] / 2000, scale=scale)
+    assert abs(agreement.z) < 4
+    assert 3 * agreement.standard_error < 0.01 * abs(agreement.predicted)
+
+
 @pytest.mark.parametrize(("architecture", "init", "sign", "scale"), SIMULATED)
 def test_variances_and_moments_of_steps_are_those_of_drawn_chains(architecture, init, sign, scale):
     depth, seeds = (100, 20_000) if init == "scaled" else (500, 2000)
