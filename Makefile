@@ -14,6 +14,7 @@ figures: .venv/ready
 	$(BIN)/python analyses/folding.py
 	$(BIN)/python analyses/gradient_norms.py
 	$(BIN)/python analyses/identity_distance.py
+	$(BIN)/python analyses/phase_diagram.py
 	$(BIN)/python analyses/precision.py
 	$(BIN)/python analyses/your_model.py
 
