@@ -241,8 +241,10 @@ def test_phase_diagram(tmp_path):
     early = {"depth": slice(0, 8)}
     gap = abs(measured.difference - predicted.difference).isel(early)
     assert (gap < 3 / np.sqrt(48 * 4)).all()
-    rates = (measured.log10_gradient - predicted.log10_gradient).isel(layer=20) / 20
-    assert (abs(rates) < 0.05).all()
+    # Gradients lag by 1 / width a layer, most so in chaos; they vanish and explode where they should.
+    rates, expected = ((one.log10_gradient / 20).isel(layer=20) for one in (measured, predicted))
+    assert (abs(rates - expected) < 0.02 + 0.4 * abs(expected)).all()
+    assert np.corrcoef(rates, expected)[0, 1] > 0.95
     # Shallow networks learn in order; deep ones neither far in order nor in chaos.
     error = trained.error.median("seed")
     assert error.isel(weight_scale=1, depth=0) < 0.5
