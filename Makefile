@@ -15,6 +15,7 @@ figures: .venv/ready
 	$(BIN)/python analyses/gradient_norms.py
 	$(BIN)/python analyses/hard_targets.py
 	$(BIN)/python analyses/identity_distance.py
+	$(BIN)/python analyses/phase_diagram.py
 	$(BIN)/python analyses/precision.py
 	$(BIN)/python analyses/training_death.py
 	$(BIN)/python analyses/your_model.py

@@ -31,6 +31,7 @@ def run(name, *arguments):
         "gradient_norms",
         "hard_targets",
         "identity_distance",
+        "phase_diagram",
         "precision",
         "training_death",
         "your_model",
@@ -322,6 +323,35 @@ def test_identity_distance(tmp_path):
         assert plain[-1] > 5 * plain[plain.depth.to_numpy().searchsorted(10)]
         trained = data["trained"].to_dataset()
         assert trained.chain.size == 12
+
+
+def test_phase_diagram(tmp_path):
+    done = run("phase_diagram", "--quick", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Found: with sigma_b = 0.3 signals reach deepest near sigma_w = 1." in " ".join(done.stdout.split())
+    assert {p.suffix for p in tmp_path.iterdir()} == {".png", ".pdf", ".nc"}
+    with xarray.open_datatree(tmp_path / "phase_diagram.nc", engine="h5netcdf") as tree:
+        data = {name: tree[name].to_dataset().load() for name in ("theory", "measured", "predicted", "trained")}
+    plane, measured, predicted, trained = data.values()
+    # Order and chaos lie on their sides of the edge, by the sign of the gradients and by the fixed correlation.
+    ordered = plane.weight_scale < plane.edge
+    assert ((plane.gradient_scale > 0) == ordered).all()
+    assert ((plane.fixed_correlation == 1) == ordered).all()
+    # Scales on both sides of the edge fall off; each is farthest next to it.
+    farthest = abs(plane.gradient_scale).idxmax("weight_scale")
+    assert (abs(farthest - plane.edge) < 1.01 * float(plane.weight_scale.diff("weight_scale")[0])).all()
+    # Networks of width 48 are where the theory of infinite width says, before correlations are noise of their width.
+    early = {"depth": slice(0, 8)}
+    gap = abs(measured.difference - predicted.difference).isel(early)
+    assert (gap < 3 / np.sqrt(48 * 4)).all()
+    # Gradients lag by 1 / width a layer, most so in chaos; they vanish and explode where they should.
+    rates, expected = ((one.log10_gradient / 20).isel(layer=20) for one in (measured, predicted))
+    assert (abs(rates - expected) < 0.02 + 0.4 * abs(expected)).all()
+    assert np.corrcoef(rates, expected)[0, 1] > 0.95
+    # Shallow networks learn in order; deep ones neither far in order nor in chaos.
+    error = trained.error.median("seed")
+    assert error.isel(weight_scale=1, depth=0) < 0.5
+    assert (error.isel(weight_scale=[0, -1], depth=-1) > 0.5).all()
 
 
 def test_precision(tmp_path):
