@@ -113,11 +113,19 @@ def test_steps_that_cannot_be_the_identity_and_bend_are_refused(name):
         st.train(st.Chain(name, 3), SINE, "growth")
 
 
-def test_growth_with_a_frozen_kind_is_refused():
-    chain = st.Chain("residual2_prelu", 3)
-    chain.bias.requires_grad_(False)
-    with pytest.raises(ValueError, match="cannot grow"):
-        st.train(chain, SINE, "growth")
+@pytest.mark.parametrize(
+    ("name", "kind"), [(n, k) for n in ("residual2_prelu", "plain_prelu") for k in st.ARCHITECTURES[n].parameters]
+)
+def test_growth_leaves_a_frozen_kind_or_refuses(name, kind):
+    chain = st.Chain(name, 3, seeds=2)
+    value = chain.get_parameter(kind).requires_grad_(False)
+    before = value.clone()
+    if kind == "readout_weight":
+        st.train(chain, SINE, "growth", steps=30, progress=False)
+    else:
+        with pytest.raises(ValueError, match="cannot grow"):
+            st.train(chain, SINE, "growth", steps=30, progress=False)
+    assert torch.equal(value, before)
 
 
 @pytest.mark.parametrize(
