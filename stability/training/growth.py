@@ -73,6 +73,7 @@ class _Growing:
             table[:, self.used : self.depth] = [1, 1, 0, 0, 0, 0.25 if np.isnan(slope) else slope]
         else:
             table[:, self.used : self.depth] = [0, 1, 0, 1, 0, 1]
+        self.whole.hold_slopes()
 
     def grow(self, more: int, share: float, turn: int) -> None:
         """Insert so many steps into every member."""

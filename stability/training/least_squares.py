@@ -90,6 +90,7 @@ class LeastSquares:
         self._objective = objective
         self._depth = len(objective.trained) - architecture.readout
         self._bent = by_kinks(architecture, objective.trained)
+        objective.hold_slopes()
         if self._bent:
             objective.table[:] = with_unit_weights(objective.table, self._depth)
         self.table, self.damping, self.status = objective.table, damping, status

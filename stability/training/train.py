@@ -83,7 +83,8 @@ def train(
         homotopy: the share of the steps, from 0 to 1, in which the target moves from x to the task's: what is
             fitted is (1 - s) x + s target, s rising to 1. The losses recorded are those of the task.
         start: the steps that growth begins with.
-        least_slope: trained slopes are held at this or above; None leaves them free.
+        least_slope: trained slopes are held at this or above, from the first step on; at most 1, the slope at which a
+            step bends nothing. None leaves them free.
         checkpoint: a file to which the run is written every so many seconds, and at its end.
         every: so many seconds.
         resume: a checkpoint to go on from, with the same chain, task and options, to the same result as an unbroken
@@ -127,7 +128,7 @@ def train(
         adam_steps=check_integer("adam_steps", adam_steps, 0),
         homotopy=check_number("homotopy", homotopy, 0, 1),
         start=check_integer("start", start, 1),
-        least_slope=-math.inf if least_slope is None else check_number("least_slope", least_slope),
+        least_slope=-math.inf if least_slope is None else check_number("least_slope", least_slope, maximum=1),
     )
     every = check_positive("every", every)
     _check_chain(chain, task)

@@ -136,6 +136,7 @@ def test_growth_leaves_a_frozen_kind_or_refuses(name, kind):
         ({"homotopy": 1.5}, ValueError, "homotopy is 1.5: expected a finite number from 0 to 1"),
         ({"homotopy": "half"}, TypeError, "homotopy is 'half'"),
         ({"least_slope": float("nan")}, ValueError, "least_slope is nan: expected a finite number"),
+        ({"least_slope": 1.5}, ValueError, "least_slope is 1.5: expected a finite number of at most 1"),
         ({"adam_steps": -1}, ValueError, "adam_steps is -1: expected an integer >= 0"),
         ({"every": 0}, ValueError, "every is 0: expected a finite number above 0"),
     ],

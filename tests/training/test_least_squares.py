@@ -285,6 +285,17 @@ def test_slopes_are_held_and_members_that_are_monotone_stay_above_isotonic_regre
     assert (free.slope < 0).any()
 
 
+@pytest.mark.parametrize("least", [-1.0, 0.5, 1.0])
+@pytest.mark.parametrize("name", ["plain_prelu", "residual2_prelu"])
+@pytest.mark.parametrize("method", ["adam", "levenberg_marquardt", "growth"])
+def test_slopes_are_held_from_the_first_step_to_the_last(method, name, least):
+    chain, seen = st.Chain(name, 6, seeds=6, init="pytorch"), []
+    options = {"steps": 30, "least_slope": least, "progress": False}
+    st.train(chain, SINE, method, on_step=lambda *_: seen.append(chain.slope.min().item()), **options)
+    assert min(seen) >= least
+    assert (chain.slope >= least).all()
+
+
 def test_a_member_that_has_converged_says_so_and_stays():
     chain = st.Chain("residual2_prelu", 3, seeds=8, init="knots")
     history = st.train(chain, SINE, "levenberg_marquardt", steps=150, progress=False)
