@@ -100,7 +100,7 @@ def train(
         ValueError, TypeError: for an unknown method, options that make no sense, parameters that are not finite, a
             task whose points do not fit the chain, a chain that the method cannot train, and a checkpoint of another
             run.
-        OSError: for a folder of the checkpoint that is not there.
+        OSError: for a folder of the checkpoint that is not there, and a checkpoint that is a folder.
 
     >>> import torch, stability as st
     >>> chain = st.Chain("residual2_prelu", depth=10, seeds=8)
@@ -131,6 +131,8 @@ def train(
         least_slope=-math.inf if least_slope is None else check_number("least_slope", least_slope, maximum=1),
     )
     every = check_positive("every", every)
+    if not (on_step is None or callable(on_step)):
+        raise TypeError(f"on_step is {on_step!r}: expected a function of a step and its losses, or None")
     _check_chain(chain, task)
     if method != "adam":
         _check_least_squares(chain, method)
@@ -154,6 +156,8 @@ def _check_chain(chain: Chain, task: Task) -> None:
             f"the task has points of shape {tuple(task.x.shape)}: a chain of width {chain.width} needs "
             + ("points (points,)" if chain.width == 1 else f"samples (points, {chain.width}), see Task.from_samples")
         )
+    for name, values in (("x", task.x), ("y", task.y)):
+        check_finite(f"the task's {name} as {chain.dtype} (point)", values.to(chain.dtype))
     if not any(value.requires_grad for value in chain.parameters()):
         raise ValueError("no parameter of the chain requires a gradient: there is nothing to train")
     for kind, value in chain.named_parameters():
@@ -206,6 +210,8 @@ def _prepare(
         path = resume if path is None else path
     if path is not None and not Path(path).parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {Path(path).parent} does not exist; make it first")
+    if path is not None and Path(path).is_dir():
+        raise IsADirectoryError(f"cannot write {path}: it is a folder; name a file, such as {Path(path, 'run')}")
     return run, Keeper(path, every, description, start)
 
 

@@ -189,6 +189,9 @@ def test_files_and_folders_that_are_not_there(tmp_path):
         st.train(chain, SINE, steps=5, resume=tmp_path / "nowhere", progress=False)
     with pytest.raises(FileNotFoundError, match=r"folder .*nowhere does not exist; make it first"):
         st.train(chain, SINE, steps=5, checkpoint=tmp_path / "nowhere" / "run", progress=False)
+    for folder in (tmp_path, ""):
+        with pytest.raises(IsADirectoryError, match="it is a folder; name a file"):
+            st.train(chain, SINE, steps=5, checkpoint=folder, progress=False)
 
 
 def test_on_a_full_disk_the_run_goes_on_and_the_last_good_checkpoint_stays(tmp_path, monkeypatch):

@@ -355,6 +355,11 @@ def test_residual2_prelu_at_depth_30_fits_the_sine():
         (lambda: st.Task.from_samples([0.0, math.nan], [1.0, 1.0]), ValueError, "samples' x"),
         (lambda: st.Task(torch.sin, (-1.7e308, 1.7e308)), ValueError, "finite distance"),
         (lambda: st.Task(torch.sin, "13"), TypeError, "expected two numbers"),
+        (lambda: st.Task(lambda x: x * 1j, (0, 1)), TypeError, "returns torch.complex128: expected real numbers"),
+        (lambda: st.Task.from_samples(torch.tensor([1j, 2]), [1.0, 2.0]), TypeError, "expected real numbers"),
+        (lambda: st.Task.from_samples([1.0, 2.0], np.array([1j, 2])), TypeError, "no numbers .*they are complex"),
+        (lambda: st.Task.from_samples(["a", "b"], [1.0, 2.0]), TypeError, "the samples are no numbers"),
+        (lambda: st.Task.from_samples([[1.0, 2.0], [3.0]], [1.0, 2.0]), TypeError, "rows of one length"),
     ],
 )
 def test_bad_tasks_are_refused(make, error, message):
@@ -374,6 +379,12 @@ def test_bad_tasks_are_refused(make, error, message):
         ({"task": torch.sin}, TypeError, "expected a stability.Task"),
         ({"chain": torch.nn.Linear(1, 1)}, TypeError, "expected a stability.Chain"),
         ({"chain": st.Chain("plain_relu", 2, width=3)}, ValueError, "width 3 needs samples"),
+        ({"on_step": 3}, TypeError, "on_step is 3: expected a function"),
+        (
+            {"chain": st.Chain("plain_relu", 2, dtype=torch.float32), "task": st.Task(lambda x: x * 1e40, (0, 1))},
+            ValueError,
+            "the task's y as torch.float32 .point. has 247 values that are not finite",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(arguments, error, message):
