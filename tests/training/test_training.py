@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 import stability as st
-from stability.training.adam import adam, clip_by_member, root
+from stability.training.adam import adam, clip_by_member, root, sum_by_member
 from stability.training.objective import ModuleObjective, TableObjective
 from stability.training.options import Options
 from stability.training.status import MOVING
@@ -94,6 +94,22 @@ def test_clipping_neither_overflows_nor_underflows(size):
     clipped = clip_by_member(gradients, size)
     expected = size * torch.tensor([[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]], dtype=torch.float64)
     torch.testing.assert_close(clipped, expected, rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_long_row_has_the_same_sum_alone_and_among_others(dtype):
+    values = torch.rand(20, 60_000, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    before, sums = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            sums.append(sum_by_member(values))
+            for row, total in zip(values.split(1), sums[0], strict=True):
+                assert sum_by_member(row).item() == total.item()
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*sums)
+    torch.testing.assert_close(sums[0].double(), values.double().sum(1, keepdim=True), rtol=1e-5, atol=0)
 
 
 def test_roots_are_rounded_correctly():
