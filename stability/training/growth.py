@@ -129,7 +129,7 @@ def growth(objective: TableObjective, options: Options, state: dict[str, Tensor]
         grown = plan[stage(now)] == plan[-1]
         if now == options.steps or (grown and has_arrived(now, options, status)):
             return
-        members.advance(now, options.share(now))
+        members.advance(now, options.share(now), options.share(now - 1))
         iteration += 1
         more = plan[stage(now + 1)] - growing.used
         if more > 0:

@@ -106,12 +106,12 @@ def test_what_breaks_in_the_middle_of_a_step_is_not_kept(tmp_path, monkeypatch):
     path, chain = tmp_path / "run.safetensors", st.Chain("residual2_prelu", 6, seeds=3, init="knots")
     advance, calls = LeastSquares.advance, []
 
-    def break_off(self, step, share):
+    def break_off(self, step, *shares):
         calls.append(step)
         if len(calls) == 20:
             self.table += 1  # half a step
             raise KeyboardInterrupt
-        advance(self, step, share)
+        advance(self, step, *shares)
 
     monkeypatch.setattr(LeastSquares, "advance", break_off)
     with pytest.warns(RuntimeWarning, match="interrupted"):
