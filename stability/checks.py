@@ -50,7 +50,8 @@ def check_positive(name: str, value: object) -> float:
 
 def check_number(name: str, value: object, minimum: float = -math.inf, maximum: float = math.inf) -> float:
     """Return `value` as a finite float within [minimum, maximum]."""
-    bounds = "" if (minimum, maximum) == (-math.inf, math.inf) else f" from {minimum:g} to {maximum:g}"
+    bounds = "" if minimum == -math.inf else f" from {minimum:g}"
+    bounds += "" if maximum == math.inf else f" to {maximum:g}" if bounds else f" of at most {maximum:g}"
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         raise TypeError(f"{name} is {value!r}: expected a finite number{bounds}")
     if not math.isfinite(value) or not minimum <= value <= maximum:

@@ -19,8 +19,16 @@ def clip_by_member(gradients: Tensor, limit: float) -> Tensor:
     # Scaled by the largest entry first: the squares of large or small gradients leave the range.
     largest = gradients.abs().amax(dim=1, keepdim=True)
     unit = gradients / largest.where(largest > 0, 1)
-    unit_limit = limit / unit.square().sum(dim=1, keepdim=True).sqrt().where(largest > 0, 1)
+    unit_limit = limit / root(sum_by_member(unit.square())).where(largest > 0, 1)
     return gradients.where(largest <= unit_limit, unit * unit_limit)
+
+
+def sum_by_member(values: Tensor) -> Tensor:
+    """Return the sums (seeds, 1) of values (seeds, count), the same in any batch and with any number of threads."""
+    if values.device.type == "cpu":
+        # torch's own splits a single long row among its threads.
+        return torch.from_numpy(values.numpy().sum(axis=1, keepdims=True))
+    return values.sum(dim=1, keepdim=True)
 
 
 def root(values: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from stability.networks import Chain
 from stability.networks.seeding import uniforms
 from stability.threads import side_by_side
 from stability.training.kernels import kinks as places
-from stability.training.kernels.least_squares import FIRST_DAMPING
+from stability.training.kernels.least_squares import FIRST_DAMPING, OUTER_BIAS
 from stability.training.least_squares import LeastSquares, by_kinks, fixed_slope, numbers
 from stability.training.levenberg_marquardt import begin, has_arrived, warm_up
 from stability.training.objective import TableObjective, aim
@@ -43,7 +43,9 @@ def can_grow(chain: Chain, trained: NDArray[np.bool_]) -> bool:
     architecture = chain.architecture
     bypassed = architecture.maps == 2 and architecture.skip in (1, None) and by_kinks(architecture, trained)
     plain = architecture.maps == 1 and architecture.skip == 0 and architecture.phi.trains_slope and architecture.readout
-    return bypassed or (plain and bool(trained[0, [1, 2, 5]].all()))
+    # A kink at the end of a plain chain shifts the bias of the read-out.
+    shifts = [trained[0, [1, 2, 5]].all(), trained[-1, OUTER_BIAS]]
+    return bypassed or (plain and all(shifts))
 
 
 class _Growing:
@@ -71,6 +73,7 @@ class _Growing:
             table[:, self.used : self.depth] = [1, 1, 0, 0, 0, 0.25 if np.isnan(slope) else slope]
         else:
             table[:, self.used : self.depth] = [0, 1, 0, 1, 0, 1]
+        self.whole.hold_slopes()
 
     def grow(self, more: int, share: float, turn: int) -> None:
         """Insert so many steps into every member."""
@@ -126,7 +129,7 @@ def growth(objective: TableObjective, options: Options, state: dict[str, Tensor]
         grown = plan[stage(now)] == plan[-1]
         if now == options.steps or (grown and has_arrived(now, options, status)):
             return
-        members.advance(now, options.share(now))
+        members.advance(now, options.share(now), options.share(now - 1))
         iteration += 1
         more = plan[stage(now + 1)] - growing.used
         if more > 0:

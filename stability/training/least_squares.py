@@ -15,7 +15,7 @@ from stability.networks.seeding import uniforms
 from stability.threads import side_by_side
 from stability.training.kernels import kinks, least_squares
 from stability.training.objective import TableObjective, aim
-from stability.training.status import MOVING, STOPPED
+from stability.training.status import CONVERGED, MOVING
 
 #: So many iterations lie between two looks at the kinks that bend nothing.
 BETWEEN_LOOKS = 10
@@ -63,10 +63,14 @@ def numbers(
 
 
 def with_unit_weights(table: NDArray[np.floating], depth: int) -> NDArray[np.floating]:
-    """Return the same steps of two maps with weights -1 or 1, rounded; one of weight 0 becomes a shift, kink at 0."""
+    """Return the same steps of two maps with weights -1 or 1, rounded.
+
+    One of weight 0, or with a kink beyond all floats, becomes a shift with its kink at 0.
+    """
     table = table.copy()
     _, weight, bias, outer_weight, outer_bias, slope = np.moveaxis(table[:, :depth], 2, 0)
-    flat = weight == 0
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        flat = ~np.isfinite(bias / weight)
     outer_bias[flat] += (outer_weight * np.where(bias > 0, bias, slope * bias))[flat]
     bias[flat], outer_weight[flat], weight[flat] = 0.0, 0.0, 1.0
     size = np.abs(weight)
@@ -90,6 +94,7 @@ class LeastSquares:
         self._objective = objective
         self._depth = len(objective.trained) - architecture.readout
         self._bent = by_kinks(architecture, objective.trained)
+        objective.hold_slopes()
         if self._bent:
             objective.table[:] = with_unit_weights(objective.table, self._depth)
         self.table, self.damping, self.status = objective.table, damping, status
@@ -135,10 +140,17 @@ class LeastSquares:
             objective.operations * 100,
         )
 
-    def advance(self, step: int, share: float) -> None:
-        """Do what follows the yield of a step: an iteration, and now and then a look at the idle kinks."""
-        if share < 1.0:  # the target moves on, and so do members that had arrived
-            self.status[self.status != STOPPED] = MOVING
+    def advance(self, step: int, share: float, before: float) -> None:
+        """Do what follows the yield of a step: an iteration, and now and then a look at the idle kinks.
+
+        Args:
+            step: which step.
+            share: the target's there; before: the one of the step before.
+        """
+        if share != before:  # the target has moved on, and so do members that had arrived
+            arrived = self.status == CONVERGED
+            self.damping[arrived] = self.damping[arrived].clamp(max=least_squares.FIRST_DAMPING)
+            self.status[arrived] = MOVING
         if step % BETWEEN_LOOKS == BETWEEN_LOOKS - 1:
             self.use_idle_kinks(share, step // BETWEEN_LOOKS)
         self.iterate(share)

@@ -64,5 +64,5 @@ def levenberg_marquardt(
         yield losses, status
         if now == options.steps or has_arrived(now, options, status):
             return
-        members.advance(now, options.share(now))
+        members.advance(now, options.share(now), options.share(now - 1))
         iteration += 1

@@ -46,6 +46,8 @@ class Task:
             raise TypeError(f"the target returns a {type(y).__name__}: expected a tensor, use functions of torch")
         if y.shape != x.shape:
             raise ValueError(f"the target maps shape {tuple(x.shape)} to {tuple(y.shape)}: expected the same shape")
+        if y.is_complex():
+            raise TypeError(f"the target returns {y.dtype}: expected real numbers")
         check_finite("the target on the interval (point)", y)
         self.target: Callable[[Tensor], Tensor] | None = target
         self.interval = (low, high)
@@ -61,7 +63,9 @@ class Task:
         """
         task = cls.__new__(cls)
         # A list would become float32 on its way.
-        tensors = (v if isinstance(v, Tensor) else torch.from_numpy(np.asarray(v, float)) for v in (x, y))
+        tensors = [v if isinstance(v, Tensor) else _as_tensor(v) for v in (x, y)]
+        if any(v.is_complex() for v in tensors):
+            raise TypeError(f"the samples are {tensors[0].dtype} and {tensors[1].dtype}: expected real numbers")
         task.x, task.y = (v.detach().to("cpu", torch.float64).clone() for v in tensors)
         if task.x.shape != task.y.shape or task.x.ndim not in (1, 2):
             raise ValueError(
@@ -78,3 +82,14 @@ class Task:
     def __repr__(self) -> str:
         name = "samples" if self.target is None else getattr(self.target, "__name__", repr(self.target))
         return f"Task({name}, {self.interval}, points={len(self.x)})"
+
+
+def _as_tensor(values: ArrayLike) -> Tensor:
+    try:
+        if np.iscomplexobj(values):
+            raise TypeError("they are complex")
+        return torch.from_numpy(np.asarray(values, float))
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"the samples are no numbers in rows of one length ({error}): expected x and y as such"
+        ) from None

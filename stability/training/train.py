@@ -83,7 +83,8 @@ def train(
         homotopy: the share of the steps, from 0 to 1, in which the target moves from x to the task's: what is
             fitted is (1 - s) x + s target, s rising to 1. The losses recorded are those of the task.
         start: the steps that growth begins with.
-        least_slope: trained slopes are held at this or above; None leaves them free.
+        least_slope: trained slopes are held at this or above, from the first step on; at most 1, the slope at which a
+            step bends nothing. None leaves them free.
         checkpoint: a file to which the run is written every so many seconds, and at its end.
         every: so many seconds.
         resume: a checkpoint to go on from, with the same chain, task and options, to the same result as an unbroken
@@ -99,7 +100,7 @@ def train(
         ValueError, TypeError: for an unknown method, options that make no sense, parameters that are not finite, a
             task whose points do not fit the chain, a chain that the method cannot train, and a checkpoint of another
             run.
-        OSError: for a folder of the checkpoint that is not there.
+        OSError: for a folder of the checkpoint that is not there, and a checkpoint that is a folder.
 
     >>> import torch, stability as st
     >>> chain = st.Chain("residual2_prelu", depth=10, seeds=8)
@@ -127,9 +128,11 @@ def train(
         adam_steps=check_integer("adam_steps", adam_steps, 0),
         homotopy=check_number("homotopy", homotopy, 0, 1),
         start=check_integer("start", start, 1),
-        least_slope=-math.inf if least_slope is None else check_number("least_slope", least_slope),
+        least_slope=-math.inf if least_slope is None else check_number("least_slope", least_slope, maximum=1),
     )
     every = check_positive("every", every)
+    if not (on_step is None or callable(on_step)):
+        raise TypeError(f"on_step is {on_step!r}: expected a function of a step and its losses, or None")
     _check_chain(chain, task)
     if method != "adam":
         _check_least_squares(chain, method)
@@ -153,6 +156,8 @@ def _check_chain(chain: Chain, task: Task) -> None:
             f"the task has points of shape {tuple(task.x.shape)}: a chain of width {chain.width} needs "
             + ("points (points,)" if chain.width == 1 else f"samples (points, {chain.width}), see Task.from_samples")
         )
+    for name, values in (("x", task.x), ("y", task.y)):
+        check_finite(f"the task's {name} as {chain.dtype} (point)", values.to(chain.dtype))
     if not any(value.requires_grad for value in chain.parameters()):
         raise ValueError("no parameter of the chain requires a gradient: there is nothing to train")
     for kind, value in chain.named_parameters():
@@ -205,6 +210,8 @@ def _prepare(
         path = resume if path is None else path
     if path is not None and not Path(path).parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {Path(path).parent} does not exist; make it first")
+    if path is not None and Path(path).is_dir():
+        raise IsADirectoryError(f"cannot write {path}: it is a folder; name a file, such as {Path(path, 'run')}")
     return run, Keeper(path, every, description, start)
 
 

@@ -106,12 +106,12 @@ def test_what_breaks_in_the_middle_of_a_step_is_not_kept(tmp_path, monkeypatch):
     path, chain = tmp_path / "run.safetensors", st.Chain("residual2_prelu", 6, seeds=3, init="knots")
     advance, calls = LeastSquares.advance, []
 
-    def break_off(self, step, share):
+    def break_off(self, step, *shares):
         calls.append(step)
         if len(calls) == 20:
             self.table += 1  # half a step
             raise KeyboardInterrupt
-        advance(self, step, share)
+        advance(self, step, *shares)
 
     monkeypatch.setattr(LeastSquares, "advance", break_off)
     with pytest.warns(RuntimeWarning, match="interrupted"):
@@ -189,6 +189,9 @@ def test_files_and_folders_that_are_not_there(tmp_path):
         st.train(chain, SINE, steps=5, resume=tmp_path / "nowhere", progress=False)
     with pytest.raises(FileNotFoundError, match=r"folder .*nowhere does not exist; make it first"):
         st.train(chain, SINE, steps=5, checkpoint=tmp_path / "nowhere" / "run", progress=False)
+    for folder in (tmp_path, ""):
+        with pytest.raises(IsADirectoryError, match="it is a folder; name a file"):
+            st.train(chain, SINE, steps=5, checkpoint=folder, progress=False)
 
 
 def test_on_a_full_disk_the_run_goes_on_and_the_last_good_checkpoint_stays(tmp_path, monkeypatch):

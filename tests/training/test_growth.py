@@ -113,11 +113,19 @@ def test_steps_that_cannot_be_the_identity_and_bend_are_refused(name):
         st.train(st.Chain(name, 3), SINE, "growth")
 
 
-def test_growth_with_a_frozen_kind_is_refused():
-    chain = st.Chain("residual2_prelu", 3)
-    chain.bias.requires_grad_(False)
-    with pytest.raises(ValueError, match="cannot grow"):
-        st.train(chain, SINE, "growth")
+@pytest.mark.parametrize(
+    ("name", "kind"), [(n, k) for n in ("residual2_prelu", "plain_prelu") for k in st.ARCHITECTURES[n].parameters]
+)
+def test_growth_leaves_a_frozen_kind_or_refuses(name, kind):
+    chain = st.Chain(name, 3, seeds=2)
+    value = chain.get_parameter(kind).requires_grad_(False)
+    before = value.clone()
+    if kind == "readout_weight":
+        st.train(chain, SINE, "growth", steps=30, progress=False)
+    else:
+        with pytest.raises(ValueError, match="cannot grow"):
+            st.train(chain, SINE, "growth", steps=30, progress=False)
+    assert torch.equal(value, before)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +136,7 @@ def test_growth_with_a_frozen_kind_is_refused():
         ({"homotopy": 1.5}, ValueError, "homotopy is 1.5: expected a finite number from 0 to 1"),
         ({"homotopy": "half"}, TypeError, "homotopy is 'half'"),
         ({"least_slope": float("nan")}, ValueError, "least_slope is nan: expected a finite number"),
+        ({"least_slope": 1.5}, ValueError, "least_slope is 1.5: expected a finite number of at most 1"),
         ({"adam_steps": -1}, ValueError, "adam_steps is -1: expected an integer >= 0"),
         ({"every": 0}, ValueError, "every is 0: expected a finite number above 0"),
     ],

@@ -109,6 +109,15 @@ def test_unit_weights_leave_the_function(rows, root):
     np.testing.assert_allclose(residuals(unit, x, 0), residuals(table, x, 0), rtol=0, atol=1e-11 * scale)
 
 
+@pytest.mark.parametrize("weight", [1e-320, -5e-324])
+def test_a_kink_beyond_all_floats_becomes_a_shift(weight):
+    table, x, _ = random_table(3, 3)
+    table[1, 1], table[1, 2] = weight, 0.7
+    unit = with_unit_weights(table[None], 3)[0]
+    assert np.isfinite(unit).all()
+    np.testing.assert_allclose(residuals(unit, x, 0), residuals(table, x, 0), rtol=0, atol=1e-14)
+
+
 @pytest.mark.parametrize("points", [12, 40, 64])
 def test_an_iteration_solves_the_damped_equations(points):
     """Both ways, in the numbers and in the points, against least squares by an orthogonal factorisation."""
@@ -285,6 +294,17 @@ def test_slopes_are_held_and_members_that_are_monotone_stay_above_isotonic_regre
     assert (free.slope < 0).any()
 
 
+@pytest.mark.parametrize("least", [-1.0, 0.5, 1.0])
+@pytest.mark.parametrize("name", ["plain_prelu", "residual2_prelu"])
+@pytest.mark.parametrize("method", ["adam", "levenberg_marquardt", "growth"])
+def test_slopes_are_held_from_the_first_step_to_the_last(method, name, least):
+    chain, seen = st.Chain(name, 6, seeds=6, init="pytorch"), []
+    options = {"steps": 30, "least_slope": least, "progress": False}
+    st.train(chain, SINE, method, on_step=lambda *_: seen.append(chain.slope.min().item()), **options)
+    assert min(seen) >= least
+    assert (chain.slope >= least).all()
+
+
 def test_a_member_that_has_converged_says_so_and_stays():
     chain = st.Chain("residual2_prelu", 3, seeds=8, init="knots")
     history = st.train(chain, SINE, "levenberg_marquardt", steps=150, progress=False)
@@ -309,6 +329,19 @@ def test_the_homotopy_ends_at_the_task_and_its_losses_are_those_of_the_task():
         for losses, expected in seen:
             torch.testing.assert_close(losses, expected, rtol=1e-12, atol=1e-15)
         assert (seen[-1][0] < seen[0][0]).all()
+
+
+@pytest.mark.parametrize("steps", [2, 3, 6])
+def test_a_member_that_has_arrived_on_the_way_of_the_homotopy_goes_on(steps):
+    """It begins at the best fit of the first stage, so that no damping lowers its error there."""
+    task = st.Task.from_samples(SINE.x, SINE.x + 1)
+    chain = st.Chain("residual2_prelu", 1, init="knots")
+    with torch.no_grad():
+        chain.outer_bias.fill_(1 / steps)
+    for kind, value in chain.named_parameters():
+        value.requires_grad_(kind == "outer_bias")
+    history = st.train(chain, task, "levenberg_marquardt", steps=10 * steps, homotopy=0.1, progress=False)
+    assert history.best_loss.item() < 1e-20
 
 
 def test_a_member_that_is_not_finite_stops_alone():

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 import stability as st
-from stability.training.adam import adam, clip_by_member, root
+from stability.training.adam import adam, clip_by_member, root, sum_by_member
 from stability.training.objective import ModuleObjective, TableObjective
 from stability.training.options import Options
 from stability.training.status import MOVING
@@ -94,6 +94,22 @@ def test_clipping_neither_overflows_nor_underflows(size):
     clipped = clip_by_member(gradients, size)
     expected = size * torch.tensor([[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]], dtype=torch.float64)
     torch.testing.assert_close(clipped, expected, rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_long_row_has_the_same_sum_alone_and_among_others(dtype):
+    values = torch.rand(20, 60_000, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    before, sums = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            sums.append(sum_by_member(values))
+            for row, total in zip(values.split(1), sums[0], strict=True):
+                assert sum_by_member(row).item() == total.item()
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*sums)
+    torch.testing.assert_close(sums[0].double(), values.double().sum(1, keepdim=True), rtol=1e-5, atol=0)
 
 
 def test_roots_are_rounded_correctly():
@@ -355,6 +371,11 @@ def test_residual2_prelu_at_depth_30_fits_the_sine():
         (lambda: st.Task.from_samples([0.0, math.nan], [1.0, 1.0]), ValueError, "samples' x"),
         (lambda: st.Task(torch.sin, (-1.7e308, 1.7e308)), ValueError, "finite distance"),
         (lambda: st.Task(torch.sin, "13"), TypeError, "expected two numbers"),
+        (lambda: st.Task(lambda x: x * 1j, (0, 1)), TypeError, "returns torch.complex128: expected real numbers"),
+        (lambda: st.Task.from_samples(torch.tensor([1j, 2]), [1.0, 2.0]), TypeError, "expected real numbers"),
+        (lambda: st.Task.from_samples([1.0, 2.0], np.array([1j, 2])), TypeError, "no numbers .*they are complex"),
+        (lambda: st.Task.from_samples(["a", "b"], [1.0, 2.0]), TypeError, "the samples are no numbers"),
+        (lambda: st.Task.from_samples([[1.0, 2.0], [3.0]], [1.0, 2.0]), TypeError, "rows of one length"),
     ],
 )
 def test_bad_tasks_are_refused(make, error, message):
@@ -374,6 +395,12 @@ def test_bad_tasks_are_refused(make, error, message):
         ({"task": torch.sin}, TypeError, "expected a stability.Task"),
         ({"chain": torch.nn.Linear(1, 1)}, TypeError, "expected a stability.Chain"),
         ({"chain": st.Chain("plain_relu", 2, width=3)}, ValueError, "width 3 needs samples"),
+        ({"on_step": 3}, TypeError, "on_step is 3: expected a function"),
+        (
+            {"chain": st.Chain("plain_relu", 2, dtype=torch.float32), "task": st.Task(lambda x: x * 1e40, (0, 1))},
+            ValueError,
+            "the task's y as torch.float32 .point. has 247 values that are not finite",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(arguments, error, message):
