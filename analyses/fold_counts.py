@@ -1,17 +1,19 @@
 """How often does a one-neuron chain fold the line, and does depth buy folds?
 
 Question. A fold is a point where the slope of the output changes, a turn one where it changes sign, a region an
-activation pattern that is met. A chain of L steps has at most 2^L - 1 folds. How many have Peng's five chains on
-(-3, 3), freshly initialised and trained on sin(x)? What does PReLU buy, why can a plain chain not fold back, and
-does trained depth use its folds?
+activation pattern that is met. A chain of L steps has at most 2^L - 1 folds. How many have Peng's five chains on (-3,
+3), freshly initialised and trained on sin(x)? What does PReLU buy, why can a plain chain not fold back, and does
+trained depth use its folds?
 
 Method. All counts are exact integers for the stored parameters, over many seeds. Fresh: torch's initialisation, depths
-1 to 300. Trained: Adam on the mean-squared error, counted at steps spread evenly on a logarithmic scale, and at the
-end (each seed at its best parameters) at depths 3 to 100.
+1 to 300, on (-3, 3) and on the whole line, where theory gives their mean for four of the chains. Trained: Adam on the
+mean-squared error, counted at steps spread evenly on a logarithmic scale, and at the end (each seed at its best
+parameters) at depths 3 to 100.
 
 Reading. Medians with bands from 25 to 75 % and from 5 to 95 % over seeds; the scale is linear below 1, so that 0 has a
-place, and so has step 0, drawn at one half. Top: fresh, against depth; black dotted is the theoretical maximum
-2^L - 1, grey dashed L folds. Bottom: along training at depth 30, and folds at the end against depth.
+place, and so has step 0, drawn at one half. Top: fresh, against depth; black dotted is the theoretical maximum 2^L -
+1, grey dashed L folds, which theory expects on the whole line; crosses are the means measured there. Bottom: along
+training at depth 30, and folds at the end against depth.
 """
 
 from __future__ import annotations
@@ -61,6 +63,29 @@ def fresh(depths: list[int], seeds: int, root: int) -> xarray.DataArray:
     ]
     coords = {"architecture": list(st.ARCHITECTURES), "depth": depths, "kind": list(KINDS)}
     return xarray.DataArray(np.array(counted), coords, ("architecture", "depth", "kind", "seed"))
+
+
+def whole_line(depths: list[int], seeds: int, root: int) -> xarray.Dataset:
+    """Count folds and turns of fresh chains on the whole line, beside the mean that theory expects."""
+    kinds, known = KINDS[:2], [name for name in st.ARCHITECTURES if name != "plain_relu"]
+    found, expected = np.empty((2, len(known), len(depths), 2)), np.empty((len(known), len(depths), 2))
+    for a, name in enumerate(known):
+        theory, deepest = st.theory.expected_counts(name), st.Chain(name, max(depths), seeds=seeds, root=root)
+        for d, depth in enumerate(depths):
+            count = st.count(deepest.prefix(depth), (-np.inf, np.inf))
+            for k, kind in enumerate(kinds):
+                values = np.array(getattr(count, kind), dtype=np.float64)
+                found[:, a, d, k] = values.mean(), values.std(ddof=1) / np.sqrt(seeds)
+                expected[a, d, k] = getattr(theory, kind).value(depth=depth)
+    dims = ("architecture_whole", "depth", "kind_whole")
+    return xarray.Dataset(
+        {
+            "whole_line": (dims, found[0], {"long_name": "mean count on the whole line"}),
+            "whole_line_error": (dims, found[1], {"long_name": "its standard error"}),
+            "whole_line_expected": (dims, expected),
+        },
+        {"architecture_whole": known, "depth": depths, "kind_whole": list(kinds)},
+    )
 
 
 def trained(depths: list[int], seeds: int, steps: int, root: int) -> xarray.Dataset:
@@ -117,12 +142,19 @@ def findings(data: xarray.Dataset) -> list[str]:
         f"{int(f)} of up to {2.0 ** int(d) - 1:.2g} at depth {int(d)} (error {float(e):.1e})"
         for d, f, e in zip(data.depth_trained, used, best, strict=True)
     )
+    off = np.abs(data.whole_line - data.whole_line_expected)
+    exact = off == 0
+    largest_z = float((off / data.whole_line_error.where(~exact)).max()) if bool((~exact).any()) else 0.0
+    agrees = largest_z < 4
     gone = 100 * float((data.trained.sel(architecture="plain_relu", kind="folds", depth_trained=longest) == 0).mean())
     return [
         f"Fresh, folds are few. Medians at depth {deepest}, of up to 2^{deepest} - 1: "
         + ", ".join(f"{name} {median(name, 'folds', deepest, 'fresh'):.0f}" for name in st.ARCHITECTURES)
         + ". Most kinks of a fresh chain lie outside the values that the line still has. The most turns of any fresh "
         f"chain: {int(data.fresh.sel(kind='turns').max())}.",
+        f"On the whole line theory expects as many folds as steps, and no turn, and the means over seeds "
+        f"{'agree' if agrees else 'DO NOT AGREE'}: {100 * float(exact.mean()):.0f} % of them exactly, the others "
+        f"within {largest_z:.1f} standard errors. So the folds that a fresh chain lacks on {INTERVAL} lie outside.",
         "A plain chain cannot fold back, for with slopes >= 0 each of its steps is monotone. The most turns of a fresh "
         f"plain chain: {int(plain.sel(kind='turns').max())}; of a trained plain PReLU chain with no slope below 0: "
         f"{int(turns.where(kept).max()) if bool(kept.any()) else 0}. Where training takes a slope below 0 it folds "
@@ -161,6 +193,10 @@ def draw(data: xarray.Dataset) -> plt.Figure:
             ax.plot(depths, 2.0 ** np.minimum(depths, 60) - (kind != "regions"), ":", color="black", linewidth=1)
             ax.plot(depths, depths, "--", color="#777777", linewidth=1)
             ax.set(xscale="log", ylim=(0, 2e3), title=f"{kind}, fresh", ylabel=kind)
+            if kind == "folds":
+                for name in data.architecture_whole.values:
+                    mean = data.whole_line.sel(architecture_whole=name, kind_whole=kind)
+                    ax.plot(data.depth, mean, "x", color=st.plots.colour(name), markersize=5)
             if float(data.fresh.sel(kind=kind).max()) == 0:
                 ax.text(0.97, 0.03, "all 0, every chain and depth", transform=ax.transAxes, ha="right", va="bottom")
         axes[1, 2].plot(depths, depths, "--", color="#777777", linewidth=1)
@@ -171,10 +207,11 @@ def draw(data: xarray.Dataset) -> plt.Figure:
         extra = [
             plt.Line2D([], [], color="black", linestyle=":", label="maximum, $2^L - 1$"),
             plt.Line2D([], [], color="#777777", linestyle="--", label="one a step, $L$"),
+            plt.Line2D([], [], color="#777777", linestyle="", marker="x", label="mean on the whole line"),
         ]
         handles, _ = axes[0, 0].get_legend_handles_labels()
         axes[0, 0].get_legend().remove()
-        figure.legend(handles=[*handles, *extra], loc="outside lower center", ncols=7)
+        figure.legend(handles=[*handles, *extra], loc="outside lower center", ncols=8)
     return figure
 
 
@@ -186,6 +223,7 @@ def main(settings: Settings) -> None:
         depths, seeds, steps, depths_trained = [1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300], 200, 1000, [3, 10, 30, 100]
     data = trained(depths_trained, min(seeds, 64), steps, settings.seed)
     data["fresh"] = fresh(depths, seeds, settings.seed).rename(seed="seed_fresh")
+    data = data.merge(whole_line(depths, seeds, settings.seed))
 
     print(f"Medians over {seeds} fresh and {min(seeds, 64)} trained seeds on {INTERVAL}: folds / turns / regions\n")
     columns = [("fresh", d) for d in depths if d in (10, 100, 300)] + [("trained", d) for d in depths_trained]

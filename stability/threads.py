@@ -6,8 +6,9 @@ that a thread on the same processor needs, and calls may last microseconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 
 import numba
@@ -30,6 +31,17 @@ def workers() -> int:
     """Return how many threads numba may use, see numba.set_num_threads. The number of torch's stays as it is."""
     _launch()
     return int(numba.get_num_threads())
+
+
+@contextmanager
+def torch_on_one_thread() -> Iterator[None]:
+    """Let torch do what follows in one thread: for many short operations, at each of which it would wake the others."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @cache

@@ -8,7 +8,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from stability.threads import torch_on_one_thread
 from stability.training import checkpoint
 from stability.training.history import History
 from stability.training.objective import Objective
@@ -138,6 +139,20 @@ def _interrupts_after_a_step() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
+def _steps(run: Run, method: Method) -> Iterator[Tensor]:
+    """Take a method from step to step and note each; yield which members have not stopped."""
+    # Compiled loops have threads of their own, and what torch does beside them is short.
+    alone = torch_on_one_thread if run.objective.path == "kernel" else nullcontext
+    steps = method(run.state)
+    while True:
+        with alone():
+            progress = next(steps, None)
+            alive = None if progress is None else run.note(*progress)
+        if alive is None:
+            return
+        yield alive
+
+
 def carry_out(
     run: Run,
     method: Method,
@@ -152,8 +167,8 @@ def carry_out(
     bar = tqdm(total=run.total, initial=max(0, len(run.record) - 1), disable=None if progress else True, desc=label)
     with bar, _interrupts_after_a_step() as asked:
         try:
-            for losses, status in method(run.state):
-                alive, settled = run.note(losses, status), True
+            for alive in _steps(run, method):
+                settled = True
                 keeper.keep(run)
                 step = len(run.record) - 1
                 if on_step is not None:
