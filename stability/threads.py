@@ -6,6 +6,7 @@ that a thread on the same processor needs, and calls may last microseconds.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -47,6 +48,11 @@ def torch_on_one_thread() -> Iterator[None]:
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads)
+
+
+# A child that is forked has the pools and none of their threads: it would wait for them for ever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def side_by_side(run: Callable[[int, int], object], size: int, operations: float) -> None:

@@ -69,14 +69,15 @@ def with_unit_weights(table: NDArray[np.floating], depth: int) -> NDArray[np.flo
     """
     table = table.copy()
     _, weight, bias, outer_weight, outer_bias, slope = np.moveaxis(table[:, :depth], 2, 0)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+    # What overflows here is not finite in the chain either, and the member is stopped for it.
+    with np.errstate(all="ignore"):
         flat = ~np.isfinite(bias / weight)
-    outer_bias[flat] += (outer_weight * np.where(bias > 0, bias, slope * bias))[flat]
-    bias[flat], outer_weight[flat], weight[flat] = 0.0, 0.0, 1.0
-    size = np.abs(weight)
-    bias /= size
-    outer_weight *= size
-    weight /= size
+        outer_bias[flat] += (outer_weight * np.where(bias > 0, bias, slope * bias))[flat]
+        bias[flat], outer_weight[flat], weight[flat] = 0.0, 0.0, 1.0
+        size = np.abs(weight)
+        bias /= size
+        outer_weight *= size
+        weight /= size
     return table
 
 

@@ -69,6 +69,9 @@ def train(
             the parameters given only those of the first steps and the read-out are used. For chains of two maps with
             skip 1, and plain chains with trained slopes and a read-out. Two thirds of the steps serve growing.
 
+    Starts, rates and dampings are made for points and values of a size near 1. The loss does not say when others are
+    the reason for a poor fit: divide x and y by their sizes before.
+
     Interrupted from the keyboard, the run ends after its step with the best until then, a warning and
     `History.interrupted`. With `checkpoint` it can be resumed, then and after a crash.
 

@@ -347,7 +347,8 @@ def test_a_member_that_has_arrived_on_the_way_of_the_homotopy_goes_on(steps):
 def test_a_member_that_is_not_finite_stops_alone():
     chain = st.Chain("residual2_prelu", 4, seeds=3, init="knots")
     table = chain.table()
-    table[1, :, 3] = 1e200
+    table[1, :, 3] = 1e308
+    table[1, :, 2] = 3.0
     chain.set_table(table)
     with pytest.warns(RuntimeWarning, match="1 of 3 members stopped .* member 1 at step 0"):
         history = st.train(chain, SINE, "levenberg_marquardt", steps=20, progress=False)
