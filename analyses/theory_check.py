@@ -73,7 +73,8 @@ class Case:
         predicted: the number.
         draw: maps members and a root to a sample whose mean is predicted.
         members: how many are drawn.
-        form: the closed form, None for a plain function.
+        form: the closed form that is held against the sample, None for a plain function.
+        stated: the closed form that it stands for, if that is another one.
         numbers: what the form is asked for.
         function: the plain function.
         broken: the assumption that does not hold, if one does not.
@@ -86,6 +87,7 @@ class Case:
     draw: Callable[[range, int], Array]
     members: int = MEMBERS
     form: theory.ClosedForm | None = None
+    stated: theory.ClosedForm | None = None
     numbers: dict[str, float] = field(default_factory=dict)
     function: Any = None
     broken: str = ""
@@ -128,8 +130,8 @@ def call(function: Callable[..., Any], *arguments: object, **named: object) -> s
 
 
 def of_form(kind: str, architecture: str, form: theory.ClosedForm, name: str, draw: Any, **more: Any) -> Case:
-    """Return the case of a closed form; `more` are its numbers, the members and what is broken."""
-    options = {k: more.pop(k) for k in ("members", "broken") if k in more}
+    """Return the case of a closed form; `more` are its numbers, the members, what is broken and what is stated."""
+    options = {k: more.pop(k) for k in ("members", "broken", "stated") if k in more}
     shown = ", ".join(f"{k} {v:.4g}" for k, v in more.items() if v != 1 or k != "scale")
     predicted = float(form.value(**more))
     return Case(
@@ -245,10 +247,11 @@ def exponents() -> Iterator[Case]:
         ("residual2_relu", "pytorch"),
         ("residual2_prelu", "he"),
     ):
-        scale = theory.critical_scale(architecture, init).scale
+        found = theory.critical_scale(architecture, init)
+        scale = found.scale
         sample = partial(mean_logs, architecture, init, 1.0, scale)
         form, name = theory.lyapunov_exponent(architecture, init), call(theory.critical_scale, architecture, init)
-        yield of_form("critical scale", architecture, form, name, sample, scale=scale)
+        yield of_form("critical scale", architecture, form, name, sample, scale=scale, stated=found.form)
 
 
 def spreads() -> Iterator[Case]:
@@ -295,9 +298,9 @@ def moments() -> Iterator[Case]:
             sample = partial(powers, architecture, init, start(sign), order)
             yield of_form("moment", architecture, form, name, sample)
         else:
-            form = theory.lyapunov_exponent(architecture, init, sign=sign)
+            exponent = theory.lyapunov_exponent(architecture, init, sign=sign)
             sample = partial(mean_logs, architecture, init, start(sign), 1.0)
-            yield of_form("moment by logs", architecture, form, f"{name}, by E log|g|", sample)
+            yield of_form("moment by logs", architecture, exponent, f"{name}, by E log|g|", sample, stated=form)
 
 
 def deaths() -> Iterator[Case]:

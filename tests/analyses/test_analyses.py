@@ -412,6 +412,24 @@ def test_theory_check(tmp_path):
     assert (abs(bad.z).mean("root") > 3).all()
 
 
+def test_the_page_of_theory_is_what_its_script_writes(tmp_path):
+    made = tmp_path / "THEORY.md"
+    done = run("theory_page", "--out", made, "--data", ROOT / "figures" / "theory_check.nc")
+    assert done.returncode == 0, done.stderr
+    assert made.read_text() == (ROOT / "THEORY.md").read_text(), "run analyses/theory_page.py and commit THEORY.md"
+    # Statement, assumptions, derivation and check of everything that is held against simulation.
+    with xarray.open_datatree(ROOT / "figures" / "theory_check.nc", engine="h5netcdf") as tree:
+        data = tree["cases"].to_dataset().load()
+    text = made.read_text()
+    for name in data.case.values[data.broken.values == ""]:
+        _, _, after = text.partition(f"**`{name}`**")
+        entry = after.partition("**`")[0]
+        assert "- Check" in entry, name
+        if data.kind.values[data.case.values == name] != "width n":
+            assert "- Assumptions: " in entry, name
+            assert "- Derivation: " in entry, name
+
+
 def test_training_death(tmp_path):
     done = run("training_death", "--quick", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
