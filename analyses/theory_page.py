@@ -16,6 +16,7 @@ import inspect
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
@@ -69,7 +70,7 @@ def check(data: xarray.Dataset, case: Case) -> str:
     digits = max(1, 2 - math.floor(math.log10(error)))
     if digits > 8 or abs(predicted) > 1e6:
         return f"predicted {predicted:.3g}, measured {measured:.3g}, z = {(measured - predicted) / error:.3g}"
-    z = (measured - predicted) / error
+    z = round((measured - predicted) / error, 1) + 0.0  # no -0.0
     shown = 0.0 if abs(predicted) < 1e-12 else predicted
     return f"predicted {shown:.{digits}f}, measured {measured:.{digits}f} ± {error:.{digits}f}, z = {z:+.1f}"
 
@@ -87,12 +88,28 @@ def entry(case: Case, data: xarray.Dataset) -> list[str]:
         names = [symbol.name for symbol in case.form.symbols if symbol.name in case.numbers]
         known = ", ".join(f"{name} {case.numbers[name]:.5g}" for name in names)
         return [*lines, f"- Check{' at ' + known if known else ''}: {check(data, case)}.", ""]
-    words = inspect.getdoc(case.function) or ""
-    statement, _, rest = words.partition("\n\n")
-    why = rest.partition("\n\n")[0] if rest and not rest.startswith((">>>", "Args:")) else ""
-    lines += [" ".join(statement.split()), ""]
-    lines += [f"- {' '.join(why.split())}"] if why else []
+    statement, why = documented(case.function)
+    lines += [statement, "", *([f"- Derivation, assumptions, source: {why}"] if why else [])]
     return [*lines, f"- Check: {check(data, case)}.", ""]
+
+
+def documented(function: Any) -> tuple[str, str]:
+    """Return what a function returns, in the words of its documentation, and the paragraph behind, which says why."""
+    statement, _, rest = (inspect.getdoc(function) or "").partition("\n\n")
+    why = "" if rest.startswith((">>>", "Args:")) else rest.partition("\n\n")[0]
+    said = " ".join(statement.split()).removeprefix("Return ")
+    capital = said if "_" in said.split()[0] else said[:1].upper() + said[1:]
+    return capital, " ".join(why.split())
+
+
+def others(text: str) -> list[str]:
+    """Return a line for each function of the library's theory that the page does not show yet."""
+    functions = {name: getattr(st.theory, name) for name in st.theory.__all__}
+    return [
+        f"- `{name}`: {documented(function)[0]}"
+        for name, function in functions.items()
+        if inspect.isfunction(function) and f"`{name}(" not in text
+    ]
 
 
 def page(data: xarray.Dataset, fits: xarray.Dataset) -> str:
@@ -124,7 +141,15 @@ def page(data: xarray.Dataset, fits: xarray.Dataset) -> str:
             kind = case.kind
             lines += [f"## {TITLES[kind]}", ""]
         lines += entry(case, data)
-    return "\n".join(lines).rstrip() + "\n"
+    rest = others("\n".join(lines))
+    lines += [
+        "",
+        "## What else there is",
+        "",
+        "With sources in the documentation of each, checked in `tests/theory`.",
+        "",
+    ]
+    return "\n".join([*lines, *rest]) + "\n"
 
 
 def main(settings: Settings) -> None:
