@@ -65,6 +65,8 @@ def check(data: xarray.Dataset, case: Case) -> str:
         data.sel(case=case.name) if not case.broken else data.isel(case=data.broken.values.tolist().index(case.broken))
     )
     count, predicted = one.root.size, float(one.predicted)
+    if not math.isclose(predicted, case.predicted, rel_tol=1e-9, abs_tol=1e-12):
+        raise SystemExit(f"{case.name}: theory says {case.predicted}, the data {predicted}: run theory_check.py first")
     error = math.sqrt(float((one.standard_error**2).sum())) / count
     measured = float(one.measured.mean())
     digits = max(1, 2 - math.floor(math.log10(error)))
