@@ -18,11 +18,11 @@ from stability.networks.architecture import Architecture
 Array = NDArray[np.float64]
 
 #: Where the two parameters of a read-out stand in its row, and what the others are there.
-_READOUT = {"readout_weight": "skip", "readout_bias": "outer_bias"}
-_READOUT_FIXED = {"weight": 0.0, "bias": 0.0, "outer_weight": 0.0, "slope": 1.0}
+READOUT = {"readout_weight": "skip", "readout_bias": "outer_bias"}
+READOUT_FIXED = {"weight": 0.0, "bias": 0.0, "outer_weight": 0.0, "slope": 1.0}
 
 
-def _fixed(architecture: Architecture) -> dict[str, float]:
+def fixed_entries(architecture: Architecture) -> dict[str, float]:
     """The entries of a step's row that the architecture fixes."""
     entries = {"skip": architecture.skip, "outer_weight": 1.0, "outer_bias": 0.0, "slope": architecture.phi.slope}
     return {k: float(v) for k, v in entries.items() if k not in architecture.parameters and v is not None}
@@ -33,9 +33,9 @@ def pack(architecture: Architecture, values: Mapping[str, Array]) -> Array:
     seeds, depth = values["weight"].shape
     table = np.empty((seeds, depth + architecture.readout, len(COLUMNS)))
     for column, kind in enumerate(COLUMNS):
-        table[:, :depth, column] = values[kind] if kind in values else _fixed(architecture)[kind]
+        table[:, :depth, column] = values[kind] if kind in values else fixed_entries(architecture)[kind]
     if architecture.readout:
-        last = _READOUT_FIXED | {column: values[kind] for kind, column in _READOUT.items()}
+        last = READOUT_FIXED | {column: values[kind] for kind, column in READOUT.items()}
         for column, kind in enumerate(COLUMNS):
             table[:, depth, column] = last[kind]
     return table
@@ -46,19 +46,19 @@ def unpack(architecture: Architecture, table: Array) -> dict[str, Array]:
     depth = table.shape[1] - architecture.readout
     if depth == 0:
         raise ValueError("the table has a read-out and no step before it: expected at least two rows")
-    steps, last = (0, table[:, :depth], _fixed(architecture)), (depth, table[:, depth:], _READOUT_FIXED)
+    steps, last = (0, table[:, :depth], fixed_entries(architecture)), (depth, table[:, depth:], READOUT_FIXED)
     for first, rows, fixed in (steps, last):
         for kind, value in fixed.items():
             column = rows[..., COLUMNS.index(kind)]
             for seed, row in np.argwhere(column != value)[:1]:
-                part = "the read-out" if fixed is _READOUT_FIXED else "a step"
+                part = "the read-out" if fixed is READOUT_FIXED else "a step"
                 raise ValueError(
                     f"in {architecture.name!r} {part} has {kind} = {value}, and the table has {column[seed, row]} at "
                     f"seed {seed}, row {first + row}: give the architecture that made the table, or none"
                 )
-    values = {kind: table[:, :depth, COLUMNS.index(kind)] for kind in architecture.parameters if kind not in _READOUT}
+    values = {kind: table[:, :depth, COLUMNS.index(kind)] for kind in architecture.parameters if kind not in READOUT}
     if architecture.readout:
-        values |= {kind: table[:, depth, COLUMNS.index(column)] for kind, column in _READOUT.items()}
+        values |= {kind: table[:, depth, COLUMNS.index(column)] for kind, column in READOUT.items()}
     return values
 
 
@@ -67,6 +67,6 @@ def entries(architecture: Architecture, depth: int, parameters: Collection[str])
     held = np.zeros((depth + architecture.readout, len(COLUMNS)), dtype=bool)
     held[:depth] = [kind in architecture.parameters and kind in parameters for kind in COLUMNS]
     if architecture.readout:
-        for kind, column in _READOUT.items():
+        for kind, column in READOUT.items():
             held[depth, COLUMNS.index(column)] = kind in parameters
     return held

@@ -40,6 +40,7 @@ from stability.theory.residual_mean_field import (
     residual_tanh_laws,
     shattered_correlation,
 )
+from stability.theory.step import StepFormula, step_formula
 
 __all__ = [
     "Agreement",
@@ -50,6 +51,7 @@ __all__ = [
     "FailureDepth",
     "ResidualSignals",
     "ScaledLimit",
+    "StepFormula",
     "activation_kernel",
     "born_dead",
     "born_dead_by_sampling",
@@ -86,6 +88,7 @@ __all__ = [
     "shattered_correlation",
     "squared_norm_moment",
     "squared_singular_value_variance",
+    "step_formula",
     "survival_probability",
     "variance_depth_scale",
     "variance_step",

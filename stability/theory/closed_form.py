@@ -181,8 +181,9 @@ class ClosedForm:
         return Agreement(float(self.value(**numbers)), float(values.mean()), error)
 
     def latex(self) -> str:
-        """Return the expression in LaTeX."""
-        return str(sympy.latex(self.expression))
+        """Return the expression in LaTeX, its symbols upright, for they are words."""
+        names = {symbol: rf"\mathrm{{{symbol.name}}}" for symbol in self.symbols}
+        return str(sympy.latex(self.expression, symbol_names=names))
 
     def _repr_latex_(self) -> str:
         return f"$\\displaystyle {self.latex()}$"

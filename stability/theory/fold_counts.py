@@ -16,13 +16,8 @@ from stability.theory.closed_form import ClosedForm
 from stability.theory.laws import DEPTH, SCALE, SLOPE, Laws, laws_of
 
 _WHOLE = (-math.inf, math.inf)
+_ONTO = "every step maps the line onto itself, so that the kink of each is met once"
 _CONTINUOUS = ("uniform", "normal")
-_ONCE = "every step maps the line onto itself, so that every kink is met once"
-_AT_0 = "every step keeps 0, so that slopes differ above and below it, and nowhere else"
-_ONE_IN_THE_MEAN = (
-    "a step is monotone, or a V that is up or down with probability 1/2 each: a value has one place before it, or two "
-    "or none, one in the mean; a V turns where its kink is met"
-)
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,7 @@ def expected_counts(
     case = _Case(found, name, laws)
     low, high = _ends(interval)
     if laws.unbiased:
-        return case.at_0() if low < 0 < high else case.counts(0, 0, 1, "no biases: the only kink is at 0")
+        return case.at_0() if low < 0 < high else case.counts(0, 0, 1, "no biases, 0 outside", "the only kink is at 0")
     if (low, high) != _WHOLE:
         raise ValueError(f"{whose} has biases: counts are derived on the whole line (-inf, inf), got {interval!r}")
     return case.on_the_line()
@@ -108,7 +103,7 @@ class _Case:
         if SLOPE in laws.defaults:
             self.domain[SLOPE] = sympy.Interval.open(0, 1)
 
-    def counts(self, folds: Any, turns: Any, regions: Any, held: str, why: str = _ONCE) -> ExpectedCounts:
+    def counts(self, folds: Any, turns: Any, regions: Any, held: str, why: str) -> ExpectedCounts:
         def form(what: str, expression: Any) -> ClosedForm:
             name = f"expected {what} of {self.architecture.name}, {self.init}"
             domain = {symbol: allowed for symbol, allowed in self.domain.items() if symbol in self.defaults}
@@ -134,18 +129,23 @@ class _Case:
                     f"{name!r} with biases: how many kinks the image of the steps before meets is not derived"
                 )
             return self.counts(
-                DEPTH, 0, DEPTH + 1, held + "; slopes above 0, so that every step is increasing or falling"
+                DEPTH, 0, DEPTH + 1, held + "; slopes above 0, so that every step is increasing or falling", _ONTO
             )
         if self.architecture.maps == 1:
             if laws.weight.family != "uniform":
                 raise ValueError(f"init {self.init!r} for {name!r}: counts are derived for steps that cannot turn")
             self._keep_order(laws.weight.size)
-            return self.counts(DEPTH, 0, DEPTH + 1, held + "; |w| < 1, so that every step is increasing")
+            return self.counts(DEPTH, 0, DEPTH + 1, held + "; |w| < 1, so that every step is increasing", _ONTO)
         turns = None
         if {laws.weight.family, laws.outer_weight.family} == {"uniform"}:
             size = laws.weight.size * laws.outer_weight.size
             turns = DEPTH * (_beyond(size) - (_beyond(size * laws.slope) if laws.slope != 0 else 0))
-        return self.counts(DEPTH, turns, DEPTH + 1, held, _ONE_IN_THE_MEAN)
+        why = (
+            "a step maps the line onto itself or is a V, up or down with probability 1/2 each: a value has one place "
+            "before it in the mean, and so has a kink; a step is a V, and each place of its kink a turn, with the "
+            "probability P(p < -1) - P(slope p < -1)"
+        )
+        return self.counts(DEPTH, turns, DEPTH + 1, held, why)
 
     def at_0(self) -> ExpectedCounts:
         """Without biases, on an interval with 0 inside."""
@@ -153,13 +153,14 @@ class _Case:
         held = "weights symmetric about 0, no biases: the only kink is at 0, inside the interval"
         if self.architecture.skip == 0:
             if laws.slope == 0:
-                why = "the first step bends, and each later one passes its half-line on with probability 1/2"
+                why = "the first step passes one side of 0 on, each later one passes it with probability 1/2"
                 return self.counts(2 ** (1 - DEPTH), 0, 2, held, why)
             # binom(L, L/2) / 2^L, in logs.
             equal = sympy.exp(sympy.loggamma(DEPTH + 1) - 2 * sympy.loggamma(DEPTH / 2 + 1) - DEPTH * sympy.log(2))
             folds = sympy.Piecewise((1 - equal, sympy.Eq(sympy.Mod(DEPTH, 2), 0)), (1, True))
             why = (
-                "slopes w slope^k above 0 and w slope^(depth - k) below, k of depth coins: a fold unless they are equal"
+                "the slopes above and below 0 are w slope^k and w slope^(depth - k), k the heads among depth coins: "
+                "they agree if k = depth / 2"
             )
             return self.counts(folds, 0, 2, held + "; slopes above 0, other than 1", why)
         if self.architecture.maps == 1 and laws.slope == 0:
@@ -169,12 +170,13 @@ class _Case:
                 "normal": sympy.erfc(1 / (sympy.sqrt(2) * size)) / 2,
                 "sign": sympy.Piecewise((sympy.Rational(1, 2), size > 1), (0, True)),
             }
-            why = _AT_0 + "; a weight below -1 takes the states below 0 across it, where they stay: a turn"
+            why = "states above 0 stay there; a turn if one of the weights is below -1 and takes those below 0 across"
             return self.counts(1, 1 - (1 - below[laws.weight.family]) ** DEPTH, 2, held, why)
         if {laws.weight.family, laws.outer_weight.family} != {"uniform"}:
             raise ValueError(f"init {self.init!r} for {name!r}: weights may take the state across 0, not derived")
         self._keep_order(laws.weight.size * laws.outer_weight.size)
-        return self.counts(1, 0, 2, held + "; |p| < 1, so that every step is increasing", _AT_0)
+        why = "an increasing step keeps both sides of 0, and their slopes differ"
+        return self.counts(1, 0, 2, held + "; |p| < 1, so that every step is increasing", why)
 
 
 def _beyond(size: sympy.Expr) -> sympy.Expr:

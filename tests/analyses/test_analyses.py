@@ -33,6 +33,7 @@ def run(name, *arguments):
         "identity_distance",
         "phase_diagram",
         "precision",
+        "theory_check",
         "training_death",
         "your_model",
     ],
@@ -414,6 +415,49 @@ def test_precision(tmp_path):
     # A scale that exists saves the run, which without it fails.
     assert float(tried.failed.sel(architecture="plain_prelu", depth=10, run="no scale")) > 0.9
     assert (tried.failed.sel(run="own scale").fillna(0) <= 0.05).all()
+
+
+def test_theory_check(tmp_path):
+    done = run("theory_check", "--quick", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    text = " ".join(done.stdout.split())
+    assert "closed forms at 5 roots agree with simulation: chi-square root 0:" in text
+    with xarray.open_datatree(tmp_path / "theory_check.nc", engine="h5netcdf") as tree:
+        data, over = tree["cases"].to_dataset().load(), tree["fits"].to_dataset().load()
+    good, bad = data.sel(case=data.case[data.broken == ""]), data.isel(case=np.flatnonzero(data.broken != ""))
+    assert good.z.size >= 40 * 5
+    assert len(set(good.case.values.tolist())) == good.case.size
+    z = (good.measured - good.predicted) / good.standard_error
+    np.testing.assert_allclose(z, good.z, rtol=1e-6, atol=1e-6)
+    assert (abs(z) < 4).all()
+    # The sum of squares is within four standard deviations of a chi-square, of every root and of all.
+    assert (abs(over.chi_square - over.freedom) < 4 * np.sqrt(2 * over.freedom)).all()
+    assert over.chi_square[-1] == pytest.approx(float((z**2).sum()))
+    # Both signs and zero among the exponents, and assumptions that fail where they are broken.
+    exponents = good.predicted[(good.kind == "exponent").values]
+    assert exponents.min() < -1
+    assert exponents.max() > 0.3
+    assert (abs(exponents) < 1e-12).any()
+    assert bad.case.size >= 5
+    assert (abs(bad.z).mean("root") > 3).all()
+
+
+def test_the_page_of_theory_is_what_its_script_writes(tmp_path):
+    made = tmp_path / "THEORY.md"
+    done = run("theory_page", "--out", made, "--data", ROOT / "figures" / "theory_check.nc")
+    assert done.returncode == 0, done.stderr
+    assert made.read_text() == (ROOT / "THEORY.md").read_text(), "run analyses/theory_page.py and commit THEORY.md"
+    # Statement, assumptions, derivation and check of everything that is held against simulation.
+    with xarray.open_datatree(ROOT / "figures" / "theory_check.nc", engine="h5netcdf") as tree:
+        data = tree["cases"].to_dataset().load()
+    text = made.read_text()
+    for name in data.case.values[data.broken.values == ""]:
+        _, _, after = text.partition(f"**`{name}`**")
+        entry = after.partition("**`")[0]
+        assert "- Check" in entry, name
+        if data.kind.values[data.case.values == name] != "width n":
+            assert "- Assumptions: " in entry, name
+            assert "- Derivation: " in entry, name
 
 
 def test_training_death(tmp_path):

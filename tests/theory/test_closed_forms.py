@@ -407,7 +407,7 @@ def test_agreement():
 def test_latex_and_what_it_says_of_itself():
     form = theory.lyapunov_exponent("residual1_relu", "uniform", sign=-1)
     assert form._repr_latex_() == f"$\\displaystyle {form.latex()}$"
-    assert r"\log{\left(\left|{scale - 1}\right| \right)}" in form.latex()
+    assert r"\log{\left(\left|{\mathrm{scale} - 1}\right| \right)}" in form.latex()
     assert form.how == "closed form"
     assert "closed form" in repr(form)
     assert theory.lyapunov_exponent("residual2_prelu", "he").how == "quadrature"
