@@ -1,5 +1,7 @@
 """Levenberg-Marquardt: its Jacobian, its equations and its kinks against algebra that shares no code with them."""
 
+from dataclasses import replace
+
 import numba
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from stability.training.kernels import kinks, least_squares
 from stability.training.kernels.steps import run_forward
 from stability.training.least_squares import numbers, with_unit_weights
 from stability.training.objective import TableObjective
+from stability.training.options import Options
 from stability.training.status import CONVERGED, MOVING
 
 FIVE = list(st.ARCHITECTURES)
@@ -329,6 +332,20 @@ def test_the_homotopy_ends_at_the_task_and_its_losses_are_those_of_the_task():
         for losses, expected in seen:
             torch.testing.assert_close(losses, expected, rtol=1e-12, atol=1e-15)
         assert (seen[-1][0] < seen[0][0]).all()
+
+
+def test_the_target_moves_from_the_first_step_to_the_end_of_its_share_of_the_steps():
+    options = Options(8, 0.1, 1.0, adam_steps=0, homotopy=0.5, start=1, least_slope=-np.inf)
+    assert [options.share(step) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert replace(options, homotopy=0.0).share(0) == 1.0
+
+
+def test_the_steps_of_adam_before_another_method_are_those_of_adam_on_the_task():
+    chains = [st.Chain("residual2_prelu", 6, seeds=3) for _ in range(2)]
+    adam = st.train(chains[0], SINE, steps=7, progress=False)
+    both = st.train(chains[1], SINE, "levenberg_marquardt", steps=20, adam_steps=7, homotopy=0.5, progress=False)
+    assert torch.equal(both.loss[:7], adam.loss[:7])
+    torch.testing.assert_close(both.loss[7], adam.loss[7], rtol=1e-12, atol=0)  # its weights are -1 or 1 now
 
 
 @pytest.mark.parametrize("steps", [2, 3, 6])
