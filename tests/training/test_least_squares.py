@@ -13,6 +13,7 @@ import stability as st
 from stability.training.kernels import kinks, least_squares
 from stability.training.kernels.steps import run_forward
 from stability.training.least_squares import numbers, with_unit_weights
+from stability.training.levenberg_marquardt import has_arrived
 from stability.training.objective import TableObjective
 from stability.training.options import Options
 from stability.training.status import CONVERGED, MOVING
@@ -338,6 +339,14 @@ def test_the_target_moves_from_the_first_step_to_the_end_of_its_share_of_the_ste
     options = Options(8, 0.1, 1.0, adam_steps=0, homotopy=0.5, start=1, least_slope=-np.inf)
     assert [options.share(step) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
     assert replace(options, homotopy=0.0).share(0) == 1.0
+
+
+def test_a_run_is_over_only_after_a_look_at_the_kinks_and_at_the_task_s_own_target():
+    options = Options(100, 0.1, 1.0, adam_steps=0, homotopy=0.25, start=1, least_slope=-np.inf)
+    arrived, moving = torch.tensor([CONVERGED, CONVERGED]), torch.tensor([CONVERGED, MOVING])
+    assert [has_arrived(step, options, arrived) for step in (10, 20, 24, 25, 30)] == [False] * 4 + [True]
+    assert not has_arrived(30, options, moving)
+    assert not has_arrived(0, replace(options, homotopy=0.0), arrived)
 
 
 def test_the_steps_of_adam_before_another_method_are_those_of_adam_on_the_task():
