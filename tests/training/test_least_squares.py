@@ -370,14 +370,15 @@ def test_a_member_that_has_arrived_on_the_way_of_the_homotopy_goes_on(steps):
     assert history.best_loss.item() < 1e-20
 
 
-def test_a_member_that_is_not_finite_stops_alone():
+@pytest.mark.parametrize("method", ["levenberg_marquardt", "growth"])
+def test_a_member_that_is_not_finite_stops_alone(method):
     chain = st.Chain("residual2_prelu", 4, seeds=3, init="knots")
     table = chain.table()
     table[1, :, 3] = 1e308
     table[1, :, 2] = 3.0
     chain.set_table(table)
     with pytest.warns(RuntimeWarning, match="1 of 3 members stopped .* member 1 at step 0"):
-        history = st.train(chain, SINE, "levenberg_marquardt", steps=20, progress=False)
+        history = st.train(chain, SINE, method, steps=20, progress=False)
     assert history.stopped_step.tolist() == [-1, 0, -1]
     assert torch.isinf(history.loss[:, 1]).all()
     assert (history.best_loss[[0, 2]] < 0.1).all()
