@@ -384,6 +384,23 @@ def test_a_member_that_is_not_finite_stops_alone(method):
     assert (history.best_loss[[0, 2]] < 0.1).all()
 
 
+@pytest.mark.parametrize("method", ["levenberg_marquardt", "growth"])
+def test_a_member_whose_derivatives_leave_the_range_stops_for_good(method):
+    """Its first step is constant up to rounding and its second one steep: its loss is finite."""
+    chain = st.Chain("residual2_prelu", 4, seeds=2, init="knots")
+    table = chain.table()
+    table[1, 0, 1:] = [1, 10, -1, 10, 0.25]
+    table[1, 1, 1:] = [1, 10, 1e160, -1e161, 0.25]
+    chain.set_table(table)
+    with pytest.warns(RuntimeWarning, match="member 1 at step 1"):
+        history = st.train(chain, SINE, method, steps=40, start=2, progress=False)
+    assert history.loss[0].isfinite().all()
+    assert history.loss[1:, 1].isinf().all()
+    assert history.best_step[1] == 0
+    assert history.stopped_step.tolist() == [-1, 1]
+    assert history.converged_step[1] == -1
+
+
 def test_levenberg_marquardt_is_far_below_adam_and_no_member_passes_a_limit():
     chain = st.Chain("residual2_prelu", 30, seeds=8, init="knots")
     task = st.Task(torch.sin, (-3, 3))
