@@ -403,3 +403,13 @@ def test_no_step_is_inserted_where_none_is_the_identity(name):
         st.Chain(name, 3).insert(1)
     with pytest.raises(ValueError, match="position is 4: expected an integer >= 0 and <= 3"):
         st.Chain("residual2_prelu", 3).insert(4)
+
+
+def test_the_parameters_of_a_chain_with_an_inserted_step_are_copies():
+    chain = st.Chain("plain_prelu", 3, seeds=2)
+    before = {kind: value.clone() for kind, value in chain.named_parameters()}
+    with torch.no_grad():
+        for value in chain.insert(1).parameters():
+            value += 1
+    for kind, value in chain.named_parameters():
+        assert torch.equal(value, before[kind])

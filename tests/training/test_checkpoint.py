@@ -136,6 +136,12 @@ def path(tmp_path_factory):
     return path
 
 
+def with_frozen_slopes():
+    chain = st.Chain("residual2_prelu", 4, seeds=2)
+    chain.slope.requires_grad_(False)
+    return chain
+
+
 @pytest.mark.parametrize(
     ("chain", "task", "options", "message"),
     [
@@ -145,6 +151,8 @@ def path(tmp_path_factory):
         (st.Chain("plain_prelu", 4, seeds=2), SINE, {}, "its architecture is"),
         (st.Chain("residual2_prelu", 4, seeds=2, dtype=torch.float32), SINE, {}, "its dtype is 'torch.float64'"),
         (st.Chain("residual2_prelu", 4, seeds=2), st.Task(torch.cos, (-3, 3), 64), {}, "its task is"),
+        (st.Chain("residual2_prelu", 4, seeds=2), st.Task.from_samples(SINE.x + 1, SINE.y), {}, "its task is"),
+        (with_frozen_slopes(), SINE, {}, r"its trained parameters is \['weight'"),
         (st.Chain("residual2_prelu", 4, seeds=2), SINE, {"steps": 6}, "its steps is '5', here it is '6'"),
         (st.Chain("residual2_prelu", 4, seeds=2), SINE, {"rate": 0.1}, "its rate is '0.01', here it is '0.1'"),
         (st.Chain("residual2_prelu", 4, seeds=2), SINE, {"method": "growth"}, "its method is 'adam'"),

@@ -87,6 +87,14 @@ def test_before_all_steps_are_in_the_others_are_the_identity():
     assert (np.diff(unused) <= 0).all()
 
 
+def test_members_that_had_arrived_go_on_at_once_after_an_insertion():
+    chain = st.Chain("residual2_prelu", 3, seeds=4, init="knots")
+    loss = st.train(chain, SINE, "growth", steps=300, progress=False).loss
+    for row in (100, 200):
+        torch.testing.assert_close(loss[row], loss[row - 1], rtol=1e-6, atol=0)  # it had arrived
+        assert (loss[row + 1] < 0.999 * loss[row]).all()
+
+
 def test_plain_prelu_can_do_what_the_residual_chain_can():
     """The article's failing architecture, grown: some members pass the best spline of 30 folds."""
     chain = st.Chain("plain_prelu", 30, seeds=16)

@@ -1,5 +1,7 @@
 """Levenberg-Marquardt: its Jacobian, its equations and its kinks against algebra that shares no code with them."""
 
+from dataclasses import replace
+
 import numba
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ import stability as st
 from stability.training.kernels import kinks, least_squares
 from stability.training.kernels.steps import run_forward
 from stability.training.least_squares import numbers, with_unit_weights
+from stability.training.levenberg_marquardt import has_arrived
 from stability.training.objective import TableObjective
+from stability.training.options import Options
 from stability.training.status import CONVERGED, MOVING
 
 FIVE = list(st.ARCHITECTURES)
@@ -331,6 +335,28 @@ def test_the_homotopy_ends_at_the_task_and_its_losses_are_those_of_the_task():
         assert (seen[-1][0] < seen[0][0]).all()
 
 
+def test_the_target_moves_from_the_first_step_to_the_end_of_its_share_of_the_steps():
+    options = Options(8, 0.1, 1.0, adam_steps=0, homotopy=0.5, start=1, least_slope=-np.inf)
+    assert [options.share(step) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert replace(options, homotopy=0.0).share(0) == 1.0
+
+
+def test_a_run_is_over_only_after_a_look_at_the_kinks_and_at_the_task_s_own_target():
+    options = Options(100, 0.1, 1.0, adam_steps=0, homotopy=0.25, start=1, least_slope=-np.inf)
+    arrived, moving = torch.tensor([CONVERGED, CONVERGED]), torch.tensor([CONVERGED, MOVING])
+    assert [has_arrived(step, options, arrived) for step in (10, 20, 24, 25, 30)] == [False] * 4 + [True]
+    assert not has_arrived(30, options, moving)
+    assert not has_arrived(0, replace(options, homotopy=0.0), arrived)
+
+
+def test_the_steps_of_adam_before_another_method_are_those_of_adam_on_the_task():
+    chains = [st.Chain("residual2_prelu", 6, seeds=3) for _ in range(2)]
+    adam = st.train(chains[0], SINE, steps=7, progress=False)
+    both = st.train(chains[1], SINE, "levenberg_marquardt", steps=20, adam_steps=7, homotopy=0.5, progress=False)
+    assert torch.equal(both.loss[:7], adam.loss[:7])
+    torch.testing.assert_close(both.loss[7], adam.loss[7], rtol=1e-12, atol=0)  # its weights are -1 or 1 now
+
+
 @pytest.mark.parametrize("steps", [2, 3, 6])
 def test_a_member_that_has_arrived_on_the_way_of_the_homotopy_goes_on(steps):
     """It begins at the best fit of the first stage, so that no damping lowers its error there."""
@@ -344,17 +370,35 @@ def test_a_member_that_has_arrived_on_the_way_of_the_homotopy_goes_on(steps):
     assert history.best_loss.item() < 1e-20
 
 
-def test_a_member_that_is_not_finite_stops_alone():
+@pytest.mark.parametrize("method", ["levenberg_marquardt", "growth"])
+def test_a_member_that_is_not_finite_stops_alone(method):
     chain = st.Chain("residual2_prelu", 4, seeds=3, init="knots")
     table = chain.table()
     table[1, :, 3] = 1e308
     table[1, :, 2] = 3.0
     chain.set_table(table)
     with pytest.warns(RuntimeWarning, match="1 of 3 members stopped .* member 1 at step 0"):
-        history = st.train(chain, SINE, "levenberg_marquardt", steps=20, progress=False)
+        history = st.train(chain, SINE, method, steps=20, progress=False)
     assert history.stopped_step.tolist() == [-1, 0, -1]
     assert torch.isinf(history.loss[:, 1]).all()
     assert (history.best_loss[[0, 2]] < 0.1).all()
+
+
+@pytest.mark.parametrize("method", ["levenberg_marquardt", "growth"])
+def test_a_member_whose_derivatives_leave_the_range_stops_for_good(method):
+    """Its first step is constant up to rounding and its second one steep: its loss is finite."""
+    chain = st.Chain("residual2_prelu", 4, seeds=2, init="knots")
+    table = chain.table()
+    table[1, 0, 1:] = [1, 10, -1, 10, 0.25]
+    table[1, 1, 1:] = [1, 10, 1e160, -1e161, 0.25]
+    chain.set_table(table)
+    with pytest.warns(RuntimeWarning, match="member 1 at step 1"):
+        history = st.train(chain, SINE, method, steps=40, start=2, progress=False)
+    assert history.loss[0].isfinite().all()
+    assert history.loss[1:, 1].isinf().all()
+    assert history.best_step[1] == 0
+    assert history.stopped_step.tolist() == [-1, 1]
+    assert history.converged_step[1] == -1
 
 
 def test_levenberg_marquardt_is_far_below_adam_and_no_member_passes_a_limit():

@@ -216,7 +216,7 @@ def _try_dampings(table, x, y, rows, kinds, least_slope, damping, loss):
             product += jacobian[i, p] * residuals[p]
         scale[i], gradient[i] = square, product
         mean += square / count
-    if not np.isfinite(mean):
+    if not mean < np.inf:  # not np.isfinite, which takes mean - mean for 0 where sums may be reordered
         return damping, loss, STOPPED
     for i in range(count):
         scale[i] = max(scale[i], _FLOOR * mean)
