@@ -127,7 +127,7 @@ class LeastSquares:
         if not self._bent:
             return
         objective, chain = self._objective, self._objective.chain
-        # The first random numbers of a turn serve insertions.
+        # Even turns serve insertions.
         uniform = uniforms(
             chain.root, chain.architecture.name, chain.members, "kinks", self._depth, kinks.CANDIDATES, 2 * turn + 1
         )
