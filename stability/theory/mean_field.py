@@ -102,6 +102,13 @@ def variance_step(
     return plain(w**2 * mean_square(q, activation, slope_of(activation, slope)) + b**2)
 
 
+def _pair(correlation: ArrayLike, variance: ArrayLike, other_variance: ArrayLike | None) -> tuple[Array, Array, Array]:
+    """Return the checked correlation and variances of two inputs, the second as the first where it is not given."""
+    q = within("variance", variance, 0)
+    other = q if other_variance is None else within("other_variance", other_variance, 0)
+    return within("correlation", correlation, -1, 1), q, other
+
+
 def activation_kernel(
     correlation: ArrayLike,
     variance: ArrayLike,
@@ -120,8 +127,7 @@ def activation_kernel(
     >>> math.isclose(st.theory.activation_kernel(0.0, 1.0, "relu"), 1 / (2 * math.pi))
     True
     """
-    c, q = within("correlation", correlation, -1, 1), within("variance", variance, 0)
-    other = q if other_variance is None else within("other_variance", other_variance, 0)
+    c, q, other = _pair(correlation, variance, other_variance)
     return plain(kernel(c, q, other, activation, slope_of(activation, slope)))
 
 
@@ -146,8 +152,7 @@ def derivative_kernel(
     >>> st.theory.derivative_kernel([0.0, 1.0], 1.0, "relu").tolist()  # unlike inputs share a quarter of the units
     [0.25, 0.5]
     """
-    c, q = within("correlation", correlation, -1, 1), within("variance", variance, 0)
-    other = q if other_variance is None else within("other_variance", other_variance, 0)
+    c, q, other = _pair(correlation, variance, other_variance)
     a = slope_of(activation, slope)
     if a is not None:
         shape = np.broadcast_shapes(c.shape, q.shape, other.shape, a.shape)
@@ -176,8 +181,7 @@ def correlation_step(
     >>> round(st.theory.correlation_step(0.0, 1.0, 2**0.5, activation="relu"), 12)  # 1 / pi
     0.318309886184
     """
-    c, q = within("correlation", correlation, -1, 1), within("variance", variance, 0)
-    other = q if other_variance is None else within("other_variance", other_variance, 0)
+    c, q, other = _pair(correlation, variance, other_variance)
     w, b, a = within("weight_scale", weight_scale, 0), within("bias_scale", bias_scale, 0), slope_of(activation, slope)
     covariance = w**2 * kernel(c, q, other, activation, a) + b**2
     first, second = (w**2 * mean_square(v, activation, a) + b**2 for v in (q, other))
