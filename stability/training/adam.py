@@ -34,7 +34,7 @@ def sum_by_member(values: Tensor) -> Tensor:
 def root(values: Tensor) -> Tensor:
     """Return the square roots, correctly rounded on the CPU, in place."""
     if values.device.type == "cpu":
-        # torch's own wakes all its threads, at each of many short steps, and rounds one in 500 to the other side.
+        # torch's own rounds one in 500 to the other side.
         np.sqrt(values.numpy(), out=values.numpy())
         return values
     return values.sqrt_()
