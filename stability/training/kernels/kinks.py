@@ -16,15 +16,15 @@ from stability.training.kernels.least_squares import (
     WEIGHT,
     factorise,
     gram,
+    linearise,
     mean_square,
     pull_back,
-    residuals_and_jacobian,
     set_sides,
     sides,
     solve_lower,
     solve_upper,
 )
-from stability.training.kernels.steps import FAST, run_forward
+from stability.training.kernels.steps import FAST
 from stability.training.status import CONVERGED, MOVING
 
 #: Kinks looked at for every position.
@@ -42,11 +42,7 @@ def _tangent(table, x, y, rows, kinds):
     Where there are as many numbers as points they can make everything: nothing is taken away, and there is no factor.
     """
     count, points = rows.shape[0], x.shape[0]
-    states = np.empty((table.shape[0] + 1, points))
-    residuals, jacobian = np.empty(points), np.empty((count, points))
-    states[0] = x
-    run_forward(table, states)
-    residuals_and_jacobian(table, states, y, rows, kinds, residuals, jacobian)
+    states, residuals, jacobian = linearise(table, x, y, rows, kinds)
     if count >= points:
         return states, residuals, jacobian[:0], np.empty((0, 0))
     factor = np.empty((count, count))

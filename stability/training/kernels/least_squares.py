@@ -99,6 +99,17 @@ def residuals_and_jacobian(table, states, y, rows, kinds, residuals, jacobian):
         pull_back(table[r], h, back)
 
 
+@njit(inline="always")
+def linearise(table, x, y, rows, kinds):
+    """Return the states of one member, its residuals and its Jacobian, as `residuals_and_jacobian` fills them."""
+    states = np.empty((table.shape[0] + 1, x.shape[0]))
+    residuals, jacobian = np.empty(x.shape[0]), np.empty((rows.shape[0], x.shape[0]))
+    states[0] = x
+    run_forward(table, states)
+    residuals_and_jacobian(table, states, y, rows, kinds, residuals, jacobian)
+    return states, residuals, jacobian
+
+
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
 def gram(rows, out):
     """Fill the lower half of rows rows^T, two by two, for rows (count, points)."""
@@ -202,11 +213,7 @@ def move(table, rows, kinds, step, least_slope, moved):
 def _try_dampings(table, x, y, rows, kinds, least_slope, damping, loss):
     """Move one member by one step that lowers its loss; return its damping, its loss and what has become of it."""
     count, points = rows.shape[0], x.shape[0]
-    states = np.empty((table.shape[0] + 1, points))
-    residuals, jacobian = np.empty(points), np.empty((count, points))
-    states[0] = x
-    run_forward(table, states)
-    residuals_and_jacobian(table, states, y, rows, kinds, residuals, jacobian)
+    _, residuals, jacobian = linearise(table, x, y, rows, kinds)
     scale, gradient, step = np.empty(count), np.empty(count), np.empty(count)
     mean = 0.0
     for i in range(count):
