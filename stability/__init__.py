@@ -33,6 +33,7 @@ from stability.jacobians import (
     spectrum,
 )
 from stability.networks import ARCHITECTURES, INITS, Architecture, Chain, Distribution, Init
+from stability.reading import Layer, Layers, layers
 from stability.training import History, Task, references, train
 
 __all__ = [
@@ -49,6 +50,8 @@ __all__ = [
     "History",
     "Init",
     "Law",
+    "Layer",
+    "Layers",
     "LyapunovExponents",
     "PiecewiseLinear",
     "Propagation",
@@ -64,6 +67,7 @@ __all__ = [
     "forward_error",
     "gradient_norms",
     "interval",
+    "layers",
     "lyapunov",
     "plots",
     "product_spectrum",

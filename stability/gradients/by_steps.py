@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,29 +13,31 @@ from stability.gradients.log_norms import combine
 from stability.gradients.losses import Loss, loss_of_members
 from stability.gradients.result import GradientNorms
 from stability.gradients.scaled import Scaled
-from stability.jacobians.blocks import find_blocks
+from stability.reading.chains import Steps
 
 
-def step_gradients(net: Any, x: Tensor, loss: Loss, memory: float) -> GradientNorms:
+def step_gradients(reading: Steps, loss: Loss, memory: float = 4.0) -> GradientNorms:
     """Return the gradient norms of a chain by automatic differentiation of one step after the other.
 
     What goes back from step to step is brought to order 1 for each seed, by a power of 2, so that it cannot leave the
     range; the state is that of the chain's own dtype. Points are taken in portions that fit into `memory` GiB.
     """
-    one = find_blocks(net, x[:1], None)
+    reading.check()
+    net, x = reading.chain, reading.x
+    one = reading.part(0, 1).states(graph=False)
     with torch.no_grad():
         output = net(x)
     values, cotangents = loss_of_members(loss, output)
     seeds, kinds = len(net.members), tuple(k for k, v in net.named_parameters() if v.requires_grad)
     inner = tuple(kind for kind in kinds if not kind.startswith("readout"))
-    numbers = sum(math.prod(state.shape) for state in one.states) * one.states[0].element_size()
+    numbers = sum(math.prod(state.shape) for state in one) * x.element_size()
     portion = max(1, int(memory * 2**30 / numbers))
     gradients: list[dict[str, Scaled]] = [{} for _ in range(net.depth)]
     outside: dict[str, Scaled] = {}
     squares = torch.full((net.depth + 1, seeds), -math.inf, dtype=torch.float64, device=x.device)
     for start in range(0, len(x), portion):
         part = slice(start, start + portion)
-        states = find_blocks(net, x[part], None).states
+        states = [state.tensor for state in reading.part(start, start + portion).states(graph=False)]
         back = Scaled.of(cotangents[:, part], torch.zeros(seeds, dtype=torch.int64, device=x.device))
         squares[-1] = torch.logaddexp(squares[-1], 2 * back.log_norm())
         last = {kind: net.get_parameter(kind) for kind in kinds if kind.startswith("readout")}
@@ -69,7 +72,9 @@ def step_gradients(net: Any, x: Tensor, loss: Loss, memory: float) -> GradientNo
     )
 
 
-def _through(function: Any, state: Tensor, values: dict[str, Tensor], back: Scaled, total: dict[str, Scaled]) -> Scaled:
+def _through(
+    function: Any, state: Tensor, values: Mapping[str, Tensor], back: Scaled, total: dict[str, Scaled]
+) -> Scaled:
     """Take a gradient back through a function of the state, and add that of its parameters to `total`."""
     with torch.enable_grad():
         leaf = state.detach().clone().requires_grad_()

@@ -9,24 +9,27 @@ from typing import Any
 
 import torch
 import xarray
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from stability.checks import check_name
-from stability.gradients.formats import Format, check_formats, format_name
-from stability.gradients.forward_error import forward_error, log_reach
-from stability.gradients.layers import as_module, refuse_randomness
+from stability.gradients.by_module import norms_in
+from stability.gradients.by_steps import step_gradients
+from stability.gradients.forward_error import log_reach, of_runs, of_step_table, reference
 from stability.gradients.log_norms import combine
 from stability.gradients.losses import Loss
-from stability.gradients.norms import gradient_norms
-from stability.gradients.predictions import ExactChain, inputs_of, log_root_entries, predict_chain, predict_network
-from stability.gradients.propagation import Propagation, propagation
+from stability.gradients.predictions import ExactChain, Sizes, inputs_of, predict_chain, predict_network
+from stability.gradients.propagation import propagation_of_steps
 from stability.gradients.result import GradientNorms
-from stability.gradients.runs import run_in
-from stability.gradients.states import calls_of
-from stability.jacobians.blocks import is_chain
-from stability.jacobians.of_networks import spectrum
-from stability.jacobians.width_one import is_piecewise_linear_width_one
+from stability.gradients.runs import FormatRun, products_in, run_in
+from stability.gradients.width_one import width_one_gradients
+from stability.jacobians.width_one import width_one_spectrum
+from stability.reading import Layers
+from stability.reading.chains import Steps, StepTable
+from stability.reading.formats import Format, check_formats, format_name, in_format
+from stability.reading.network import Network
+from stability.reading.read import AnyNetwork, read
+from stability.reading.refusals import refuse_chance
 
 #: What can fail, in the order of `FirstFailures.measured`.
 QUANTITIES = ("activations", "products", "gradients")
@@ -165,11 +168,14 @@ def _mean_of_members(output: Tensor) -> Tensor:
 
 
 def first_failure(
-    net: Any,
-    x: Tensor,
-    dtypes: Sequence[str | torch.dtype] = ("float16", "bfloat16", "float32", "float64"),
+    net: AnyNetwork,
+    x: Any,
+    formats: Sequence[str | torch.dtype] = ("float16", "bfloat16", "float32", "float64"),
     loss: Loss | None = None,
-    blocks: str | Sequence[str] | None = None,
+    layers: str | Sequence[str] | Layers | None = None,
+    *,
+    source: str | int | None = None,
+    batch_dim: int | None = 0,
     progress: bool = True,
 ) -> FirstFailures:
     """Return after how many layers activations, products and gradients fail in each format, measured and predicted.
@@ -181,11 +187,11 @@ def first_failure(
     such states may fail earlier than predicted.
 
     Args:
-        net: a chain, a module, or a list of modules that follow one another.
-        x: the points.
-        dtypes: names or torch dtypes.
+        net: a chain, any module, or callables that follow one another.
+        x: the points, or what the network takes: a tensor, a tuple of positional inputs, a dictionary of keyword ones.
+        formats: names or torch dtypes.
         loss: as for `gradient_norms`; without, the mean of the output.
-        blocks: which layers of a module, see `gradient_norms`.
+        layers, source, batch_dim: how a module is read, see `st.layers`.
         progress: whether to show a progress bar over the formats, on a terminal.
 
     Raises:
@@ -193,81 +199,81 @@ def first_failure(
 
     >>> import torch, stability as st
     >>> x = torch.linspace(-3, 3, 9, dtype=torch.float64)
-    >>> f = st.first_failure(st.Chain("plain_prelu", depth=100, seeds=20), x, dtypes=["float16", "float32"])
+    >>> f = st.first_failure(st.Chain("plain_prelu", depth=100, seeds=20), x, formats=["float16", "float32"])
     >>> f.first()[1, 2].double().median() > f.first()[0, 2].double().median()  # float32 gradients live longer
     tensor(True)
     """
-    formats = check_formats(dtypes)
-    members = is_chain(net)
-    if not members:
-        net = as_module(net, x)
-    chosen: Loss = loss if loss is not None else _mean_of_members if members else _mean
-    if not callable(chosen):
-        raise TypeError(f"loss is a {type(chosen).__name__}: expected one function of the network's output")
-    if not members:
-        refuse_randomness(net, x)
-        _refuse_repeated_calls(net, x, blocks)
-    gradients = gradient_norms(net, x, chosen, blocks)
-    depth = net.depth if members else int(gradients.present["input"].sum())
-    states = propagation(net, x, blocks)
-    alive = _truth(net, x, gradients, states)
-    shape = (len(formats), len(QUANTITIES), len(KINDS), len(gradients.members))
+    chosen = check_formats(formats)
+    if loss is not None and not callable(loss):
+        raise TypeError(f"loss is a {type(loss).__name__}: expected one function of the network's output")
+    reading = read(net, x, layers, source, batch_dim)
+    if isinstance(reading, Steps):
+        loss = _mean_of_members if loss is None else loss
+        gradients, states = _gradients_of_chain(reading, loss), Sizes.of_propagation(propagation_of_steps(reading))
+    else:
+        loss = _mean if loss is None else loss
+        with reading.forward() as found:
+            refuse_chance(found, "runs in two formats would be of two networks")
+            found.check_states()
+            states, gradients = Sizes.of_pass(found), norms_in(found, loss)
+    alive = _truth(reading, gradients, states)
+    shape = (len(chosen), len(QUANTITIES), len(KINDS), len(gradients.members))
     measured, predicted = torch.full(shape, -1, dtype=torch.int64), torch.full(shape, -1, dtype=torch.int64)
-    between = torch.full((len(formats), len(gradients.members), 2), -1, dtype=torch.int64)
-    errors = _errors(net, x, formats, blocks)
-    chain = ExactChain.of(net, x, chosen, states) if is_piecewise_linear_width_one(net) else None
-    bar = tqdm(formats, disable=None if progress else True, desc=f"first failures, {depth} layers")
+    between = torch.full((len(chosen), len(gradients.members), 2), -1, dtype=torch.int64)
+    chain = ExactChain.of(reading, loss, states) if isinstance(reading, StepTable) else None
+    exact = None if chain is not None or all(one.name == "float64" for one in chosen) else reference(reading)
+    bar = tqdm(chosen, disable=None if progress else True, desc=f"first failures, {gradients.depth} layers")
     for f, one in enumerate(bar):
         prediction = predict_network(gradients, states) if chain is None else predict_chain(chain, one)
-        runs = run_in(net, x, one, chosen, blocks, members)
+        stored = in_format(reading, one.dtype)
+        run = run_in(stored, loss)
+        sizes_of = {"activations": run.activations, "gradients": run.gradients}
+        if isinstance(stored, Steps):
+            sizes_of["products"] = products_in(stored)
         for q, quantity in enumerate(QUANTITIES):
-            if quantity not in prediction.sizes or quantity not in runs:
+            found_sizes = sizes_of.get(quantity)
+            if quantity not in prediction.sizes or found_sizes is None:
                 continue
-            sizes, run, least = prediction.sizes[quantity], runs[quantity], math.log(one.smallest)
+            sizes, least = prediction.sizes[quantity], math.log(one.smallest)
             predicted[f, q, 0] = _first(prediction.tops[quantity] > math.log(one.largest))
             predicted[f, q, 1] = _first((sizes < least) & alive[quantity])
-            measured[f, q, 0] = _first(run == math.inf)
-            measured[f, q, 1] = _first((run < least) & alive[quantity])
+            measured[f, q, 0] = _first(found_sizes == math.inf)
+            measured[f, q, 1] = _first((found_sizes < least) & alive[quantity])
         predicted[f, 2, 0] = torch.where(predicted[f, 0, 0] > 0, 1, predicted[f, 2, 0])
         if prediction.expected is not None:
             predicted[f, 0, 2] = _first(prediction.expected >= 0)
             between[f] = torch.stack([_first(prediction.expected + reach >= 0) for reach in _REACHES], dim=-1)
-        if one.name in errors:
-            measured[f, 0, 2] = _first(errors[one.name] >= 0)
-    names = tuple(one.name for one in formats)
-    scales = _loss_scales(gradients, states, formats)
-    return FirstFailures(measured, predicted, between, scales, depth, names, gradients.members)
+        errors = _errors(reading, one, exact, run)
+        if errors is not None:
+            measured[f, 0, 2] = _first(errors >= 0)
+    names = tuple(one.name for one in chosen)
+    scales = _loss_scales(gradients, states, chosen)
+    return FirstFailures(measured, predicted, between, scales, gradients.depth, names, gradients.members)
 
 
-def _refuse_repeated_calls(net: nn.Module, x: Tensor, blocks: Any) -> None:
-    names = [call.name for call in calls_of(net, x, blocks)]
-    for name in dict.fromkeys(names):
-        if names.count(name) > 1:
-            raise ValueError(
-                f"layer {name} is called {names.count(name)} times: a first failure needs layers that are called once; "
-                "name others with blocks="
-            )
+def _gradients_of_chain(reading: Steps, loss: Loss) -> GradientNorms:
+    return width_one_gradients(reading, loss) if isinstance(reading, StepTable) else step_gradients(reading, loss)
 
 
-def _truth(net: Any, x: Tensor, gradients: GradientNorms, states: Propagation) -> dict[str, Tensor]:
+def _truth(reading: Steps | Network, gradients: GradientNorms, states: Sizes) -> dict[str, Tensor]:
     """Return where each quantity is not exactly zero, so that it can be lost, (layers, seeds), as it is met."""
-    backward = inputs_of(gradients).flip(0)
-    found = {"activations": combine(states.log_norms, 2)[1:], "gradients": backward}
-    if is_piecewise_linear_width_one(net):
-        found["products"] = combine(spectrum(net, x, distances=False).log_values[..., 0], 2)
+    found = {"activations": states.log_norms[1:], "gradients": inputs_of(gradients).flip(0)}
+    if isinstance(reading, StepTable):
+        found["products"] = combine(width_one_spectrum(reading, distances=False).log_values[..., 0], 2)
     return {name: logs > -math.inf for name, logs in found.items()}
 
 
-def _loss_scales(gradients: GradientNorms, states: Propagation, formats: list[Format]) -> Tensor:
+def _loss_scales(gradients: GradientNorms, states: Sizes, formats: list[Format]) -> Tensor:
     """Return log2 of the ends of the factors that keep all gradients in the range, (formats, seeds, 2).
 
     Of the states and the output that is the root mean square, as in the runs; of parameters the norm, layer by layer
     and of each that is outside the layers.
     """
-    around = torch.cat([inputs_of(gradients), gradients.output[None]])
-    layers = [gradients["parameters"]] if "parameters" in gradients.log_norms else []
+    around = inputs_of(gradients) - states.log_root_entries[:-1][states.before]
+    output = gradients.output[None] - states.log_root_entries[-1:]
+    kept = [gradients["parameters"]] if "parameters" in gradients.log_norms else []
     outside = [logs[None] for name, logs in gradients.named.items() if name not in gradients.log_norms]
-    every = torch.cat([around - log_root_entries(states)[: len(around)], *layers, *outside])
+    every = torch.cat([around, output, *kept, *outside])
     least = torch.where(every == -math.inf, math.inf, every).amin(dim=0)
     ends = [
         torch.stack([math.log(one.smallest) - least, math.log(one.largest) - every.amax(dim=0)], dim=-1)
@@ -284,11 +290,10 @@ def _first(failed: Tensor) -> Tensor:
     return torch.where(first == never, 0, first)
 
 
-def _errors(net: Any, x: Tensor, formats: list[Format], blocks: Any) -> dict[str, Tensor]:
-    """Return log relative errors (layers, seeds) after each layer, of the formats that have a reference."""
-    exact = is_piecewise_linear_width_one(net)
-    known = [one.name for one in formats if exact or one.name != "float64"]
-    if not known:
-        return {}
-    found = forward_error(net, x, known, blocks).log_errors
-    return {name: error[1:] for name, error in found.items()}
+def _errors(reading: Steps | Network, one: Format, exact: FormatRun | None, run: FormatRun) -> Tensor | None:
+    """Return log relative errors (layers, seeds) after each layer, None where there is no reference."""
+    if isinstance(reading, StepTable):
+        return of_step_table(reading, [one], 0.99).log_errors[one.name][1:]
+    if exact is None or one.name == "float64":
+        return None
+    return of_runs(exact, {one.name: run}, 0.99).log_errors[one.name][1:]

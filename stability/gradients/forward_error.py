@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from scipy.special import erfinv
 from torch import Tensor
 
-from stability.checks import check_finite, check_float64, check_name, check_points, check_positive
-from stability.gradients.formats import Format, check_formats, format_name, in_format
+from stability.checks import check_name, check_positive
 from stability.gradients.kernels import double_double
 from stability.gradients.kernels import formats as kernel
-from stability.gradients.layers import as_module, refuse_blocks, refuse_randomness
 from stability.gradients.log_norms import combine, log_norm
-from stability.gradients.states import states_of
-from stability.gradients.width_one import points_of, table_of
-from stability.jacobians.blocks import check_state, is_chain
-from stability.jacobians.width_one import is_piecewise_linear_width_one
+from stability.gradients.runs import FormatRun, run_in
+from stability.reading import Layers
+from stability.reading.chains import Steps, StepTable
+from stability.reading.formats import FORMATS, Format, check_formats, format_name, in_format
+from stability.reading.network import Network
+from stability.reading.read import AnyNetwork, read
 from stability.threads import side_by_side
 
 
@@ -84,11 +84,13 @@ class ForwardErrors:
 
 
 def forward_error(
-    net: Any,
-    x: Tensor,
-    dtypes: Sequence[str | torch.dtype] | None = None,
-    blocks: str | Sequence[str] | None = None,
+    net: AnyNetwork,
+    x: Any,
+    formats: Sequence[str | torch.dtype] | None = None,
+    layers: str | Sequence[str] | Layers | None = None,
     *,
+    source: str | int | None = None,
+    batch_dim: int | None = 0,
     level: float = 0.99,
 ) -> ForwardErrors:
     """Return how far the states of a run in each format are from those of the network, layer by layer.
@@ -116,10 +118,10 @@ def forward_error(
     proof: roundings may conspire, and to first order an error takes no other branch than the exact state.
 
     Args:
-        net: a chain, a module, or a list of modules that follow one another.
-        x: the points.
-        dtypes: names or torch dtypes out of float16, bfloat16, float32, float64; without, all that can be asked.
-        blocks: which layers of a module, see `gradient_norms`.
+        net: a chain, any module, or callables that follow one another.
+        x: the points, or what the network takes: a tensor, a tuple of positional inputs, a dictionary of keyword ones.
+        formats: names or torch dtypes out of float16, bfloat16, float32, float64; without, all that can be asked.
+        layers, source, batch_dim: how a module is read, see `st.layers`.
         level: of the probable bound, between 0 and 1.
 
     Raises:
@@ -134,42 +136,39 @@ def forward_error(
     >>> (errors.log_errors["float32"] <= errors.log_probable_bounds["float32"]).double().mean().item() >= 0.99
     True
     """
-    check_float64(net, x)
     if not 0 < check_positive("level", level) < 1:
         raise ValueError(f"level is {level}: expected a probability between 0 and 1, such as 0.99")
-    exact = is_piecewise_linear_width_one(net)
-    if dtypes is None:
-        dtypes = ("float16", "bfloat16", "float32", "float64") if exact else ("float16", "bfloat16", "float32")
-    formats = check_formats(dtypes)
-    if exact:
-        refuse_blocks(blocks)
-        return _of_chain(net, x, formats, level)
-    if any(one.name == "float64" for one in formats):
+    chosen = None if formats is None else check_formats(formats)
+    reading = read(net, x, layers, source, batch_dim)
+    if isinstance(reading, StepTable):
+        return of_step_table(reading, check_formats(list(FORMATS)) if chosen is None else chosen, level)
+    chosen = check_formats([name for name in FORMATS if name != "float64"]) if chosen is None else chosen
+    if any(one.name == "float64" for one in chosen):
         raise ValueError(
             "float64 has no reference of higher precision here: only piecewise-linear chains of width 1 have one; "
-            "leave float64 out of dtypes"
+            "leave float64 out of formats"
         )
-    if is_chain(net):
-        check_finite("x", check_points(x, net.width, net.dtype, net.device))
-    else:
-        if not isinstance(x, Tensor):
-            raise TypeError(
-                f"x is a {type(x).__name__}: expected a tensor whose first dimension is the batch of points"
-            )
-        net = as_module(net, x)
-        refuse_randomness(net, x)
-    wide, points = in_format(net, x, torch.float64)
-    names, reference = states_of(wide, points, blocks)
-    for name, state in zip(names, reference[1:], strict=True):
-        check_state(name, state, batch_dims=2)
-    sizes = torch.stack([log_norm(state, 1) for state in reference])
+    exact = reference(reading)
+    return of_runs(exact, {one.name: run_in(in_format(reading, one.dtype)) for one in chosen}, level)
+
+
+def reference(reading: Steps | Network) -> FormatRun:
+    """Return the run in float64 that the others are held against.
+
+    Raises:
+        ValueError: where it leaves the range, or draws random numbers.
+    """
+    return run_in(in_format(reading, torch.float64), exact=True)
+
+
+def of_runs(exact: FormatRun, runs: Mapping[str, FormatRun], level: float) -> ForwardErrors:
+    """Return how far runs in some formats, by name, are from the exact one."""
+    sizes = torch.stack([log_norm(state, 1).cpu() for state in exact.states])
     errors = {}
-    for one in formats:
-        _, states = states_of(*in_format(net, x, one.dtype), blocks)
-        apart = [log_norm(state.double() - exact, 1) for state, exact in zip(states, reference, strict=True)]
-        errors[one.name] = _relative(torch.stack(apart), sizes)
-    members = net.members if hasattr(net, "members") else (0,)
-    return ForwardErrors(errors, {}, {}, level, sizes, tuple(one.name for one in formats), names, members)
+    for name, run in runs.items():
+        apart = [log_norm(a.double() - b, 1).cpu() for a, b in zip(run.states, exact.states, strict=True)]
+        errors[name] = _relative(torch.stack(apart), sizes)
+    return ForwardErrors(errors, {}, {}, level, sizes, tuple(runs), exact.layers, exact.members)
 
 
 def _relative(error: Tensor, sizes: Tensor) -> Tensor:
@@ -204,13 +203,14 @@ def log_expected_errors(
     return _relative(combine(torch.from_numpy(logs), 2), sizes)
 
 
-def _of_chain(net: Any, x: Tensor, formats: list[Format], level: float) -> ForwardErrors:
-    points, table = points_of(net, x), np.ascontiguousarray(table_of(net)[:, : net.depth])
+def of_step_table(reading: StepTable, formats: list[Format], level: float) -> ForwardErrors:
+    """Return the errors and bounds of a chain of width 1."""
+    points, table, net = reading.points, reading.steps, reading.chain
     shape = (net.depth + 1, len(table), len(points))
     errors, bounds, probable, sizes = {}, {}, {}, torch.empty(0)
     for one in formats:
-        names, states = states_of(*in_format(net, x, one.dtype))
-        computed = torch.stack([state.double() for state in states]).cpu().numpy()
+        states = in_format(reading, one.dtype).states(graph=False, check=False)
+        computed = torch.stack([state.tensor.double() for state in states]).cpu().numpy()
         log_sizes, log_errors, log_bounds = np.empty(shape), np.empty(shape), np.empty(shape)
         arrays: tuple[NDArray[Any], ...] = (log_sizes, log_errors, log_bounds)
         inputs = (table, points, computed)
@@ -221,7 +221,8 @@ def _of_chain(net: Any, x: Tensor, formats: list[Format], level: float) -> Forwa
         bounds[one.name] = _relative(bound, sizes)
         expected = log_expected_errors(net, table, points, sizes, one)
         probable[one.name] = torch.minimum(expected + log_reach(level), bounds[one.name])
-    return ForwardErrors(errors, bounds, probable, level, sizes, tuple(one.name for one in formats), names, net.members)
+    names = tuple(one.name for one in formats)
+    return ForwardErrors(errors, bounds, probable, level, sizes, names, reading.layers, reading.members)
 
 
 def _run_kernel(inputs: tuple[NDArray[Any], ...], arrays: tuple[NDArray[Any], ...], first: int, last: int) -> None:

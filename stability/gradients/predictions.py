@@ -4,33 +4,58 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stability.gradients.formats import Format, in_format
 from stability.gradients.forward_error import log_expected_errors
 from stability.gradients.kernels import formats as kernel
-from stability.gradients.log_norms import combine
+from stability.gradients.log_norms import combine, log_norm
 from stability.gradients.losses import Loss, loss_of_members
 from stability.gradients.propagation import Propagation
 from stability.gradients.result import GradientNorms
-from stability.gradients.width_one import float64_output, points_of, table_of
+from stability.gradients.width_one import float64_output
 from stability.jacobians.factors import log_factors
+from stability.reading.chains import StepTable
+from stability.reading.formats import Format, in_format
+from stability.reading.network import Pass
 from stability.threads import side_by_side
 
 
-def inputs_of(gradients: GradientNorms) -> Tensor:
-    """Return the logs of the gradient with respect to the states, of the layers that take one."""
-    return gradients["input"][gradients.present["input"]]
+@dataclass(frozen=True)
+class Sizes:
+    """How large the states of a network are, before the first layer and after each, over all points and neurons.
 
+    Attributes:
+        log_norms: (layers + 1, seeds), of their norms.
+        log_largest: the same shape, of their largest entries.
+        log_root_entries: (layers + 1, 1), what is to be taken off the log of a norm for the root mean square.
+        before: bool (layers,), which layers take a state.
+    """
 
-def log_root_entries(states: Propagation) -> Tensor:
-    """Return what is to be taken off the log of a norm for the root mean square, (layers + 1, 1)."""
-    return (states.widths * states.log_norms.shape[2]).double().log()[:, None] / 2
+    log_norms: Tensor
+    log_largest: Tensor
+    log_root_entries: Tensor
+    before: Tensor
+
+    @classmethod
+    def of_propagation(cls, states: Propagation) -> Sizes:
+        """Return the sizes of the states of a chain."""
+        entries = (states.widths * states.log_norms.shape[2]).double().log()[:, None] / 2
+        every = torch.ones(states.depth, dtype=torch.bool)
+        return cls(combine(states.log_norms, 2), states.log_largest.amax(dim=2), entries, every)
+
+    @classmethod
+    def of_pass(cls, found: Pass) -> Sizes:
+        """Return the sizes of the states of a pass."""
+        names = (found.layers[0], *found.layers)
+        states = [state.whole(name) for state, name in zip(found.all_states, names, strict=True)]
+        norms = torch.stack([log_norm(state[None], 1).cpu() for state in states])
+        largest = torch.stack([state.abs().max().double().cpu().reshape(1) for state in states]).log()
+        entries = torch.tensor([[len(state)] for state in states]).double().log() / 2
+        return cls(norms, largest, entries, torch.tensor(found.takes_state))
 
 
 @dataclass(frozen=True)
@@ -48,16 +73,23 @@ class Prediction:
     expected: Tensor | None = None
 
 
-def predict_network(gradients: GradientNorms, states: Propagation) -> Prediction:
+def predict_network(gradients: GradientNorms, states: Sizes) -> Prediction:
     """Return the logarithms of any network, from norms over all neurons."""
-    entries, backward = log_root_entries(states), inputs_of(gradients).flip(0)
+    backward = inputs_of(gradients).flip(0)
     return Prediction(
         {
-            "activations": (combine(states.log_norms, 2) - entries)[1:],
-            "gradients": backward - entries[:-1].flip(0),
+            "activations": (states.log_norms - states.log_root_entries)[1:],
+            "gradients": backward - states.log_root_entries[:-1][states.before].flip(0),
         },
-        {"activations": states.log_largest.amax(dim=2)[1:], "gradients": backward},
+        {"activations": states.log_largest[1:], "gradients": backward},
     )
+
+
+def inputs_of(gradients: GradientNorms) -> Tensor:
+    """Return the logs of the gradient with respect to the states, of the layers that take one."""
+    if "input" not in gradients.log_norms:
+        return torch.empty(0, len(gradients.members), dtype=torch.float64)
+    return gradients["input"][gradients.present["input"]]
 
 
 @dataclass(frozen=True)
@@ -65,27 +97,26 @@ class ExactChain:
     """A width-1 chain with its points, and what is the same in every format.
 
     Attributes:
-        net, x: as given.
+        reading: the chain and its points.
         table: (seeds, depth, 6), the steps. points: (points,).
         at_output: (seeds, points), the log of the gradient there.
         log_norms: (depth + 1, seeds), of the exact states.
     """
 
-    net: Any
-    x: Tensor
+    reading: StepTable
     table: NDArray[np.float64]
     points: NDArray[np.float64]
     at_output: NDArray[np.float64]
     log_norms: Tensor
 
     @classmethod
-    def of(cls, net: Any, x: Tensor, loss: Loss, states: Propagation) -> ExactChain:
-        table, points = table_of(net), points_of(net, x)
+    def of(cls, reading: StepTable, loss: Loss, states: Sizes) -> ExactChain:
+        net, table, points = reading.chain, reading.table, reading.points
         _, cotangents = loss_of_members(loss, float64_output(net, table, points))
         with np.errstate(divide="ignore"):
             at_output = np.log(abs(cotangents.cpu().numpy()))
         steps = np.ascontiguousarray(table[:, : net.depth])
-        return cls(net, x, steps, points, at_output, combine(states.log_norms, 2))
+        return cls(reading, steps, points, at_output, states.log_norms)
 
 
 def predict_chain(chain: ExactChain, one: Format) -> Prediction:
@@ -93,9 +124,8 @@ def predict_chain(chain: ExactChain, one: Format) -> Prediction:
 
     The branch that a step takes is the one of a state that the format cannot hold, where it cannot.
     """
-    net = chain.net
-    stored, rounded = in_format(net, chain.x, one.dtype)
-    points, table = points_of(stored, rounded), table_of(stored)
+    net, stored = chain.reading.chain, in_format(chain.reading, one.dtype)
+    points, table = stored.points, stored.table
     shape = (table.shape[1] + 1, len(table), len(points))
     sizes, positive = np.empty(shape), np.empty((table.shape[1], *shape[1:]), dtype=bool)
 

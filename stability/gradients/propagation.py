@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 import xarray
-from torch import Tensor, nn
+from torch import Tensor
 
-from stability.checks import check_finite, check_float64, check_points
 from stability.gradients.kernels import width_one
-from stability.gradients.layers import as_module, refuse_blocks
 from stability.gradients.log_norms import log_norm
 from stability.gradients.scaled import Scaled, times_power
-from stability.gradients.states import calls_of
-from stability.gradients.width_one import points_of, table_of
-from stability.jacobians.blocks import check_state, is_chain, step_names
-from stability.jacobians.width_one import is_piecewise_linear_width_one
+from stability.reading import Layers
+from stability.reading.chains import Steps, StepTable
+from stability.reading.read import AnyNetwork, read
+from stability.reading.states import State
 from stability.threads import side_by_side
+
+Pairs = Sequence[tuple[int, int]] | Tensor | None
 
 
 @dataclass(frozen=True, repr=False)
@@ -134,10 +134,13 @@ class Propagation:
 
 
 def propagation(
-    net: Any,
-    x: Tensor,
-    blocks: str | Sequence[str] | None = None,
-    pairs: Sequence[tuple[int, int]] | Tensor | None = None,
+    net: AnyNetwork,
+    x: Any,
+    layers: str | Sequence[str] | Layers | None = None,
+    pairs: Pairs = None,
+    *,
+    source: str | int | None = None,
+    batch_dim: int | None = 0,
 ) -> Propagation:
     """Return, layer by layer, the size of the state, of each layer's update, and the correlation of pairs of inputs.
 
@@ -147,9 +150,10 @@ def propagation(
     module runs in its own dtype, and a state that leaves the range is refused.
 
     Args:
-        net: a chain, a module, or a list of modules that follow one another.
-        x: the points; the first dimension of the states of a module is the batch.
-        blocks: which layers of a module, see `gradient_norms`.
+        net: a chain, any module, or callables that follow one another.
+        x: the points, or what the network takes: a tensor, a tuple of positional inputs, a dictionary of keyword ones.
+        layers, source, batch_dim: how a module is read, see `st.layers`. The first state is the source: of a network on
+            whole numbers what its embeddings make of them.
         pairs: (pairs, 2) numbers of points; without, each point with the next one.
 
     Raises:
@@ -165,23 +169,24 @@ def propagation(
     >>> st.propagation(net, torch.randn(5, 64)).correlations.shape
     torch.Size([10, 1, 4])
     """
-    check_float64(net, x)
-    if is_piecewise_linear_width_one(net):
-        refuse_blocks(blocks)
-        return _width_one(net, x, pairs)
-    if is_chain(net):
-        refuse_blocks(blocks)
-        check_finite("x", check_points(x, net.width, net.dtype, net.device))
-        for kind, value in net.named_parameters():
-            check_finite(f"the chain's {kind}", value)
-        return _measured(_states_of_chain(net, x), x, pairs, net.members)
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x is a {type(x).__name__}: expected a tensor whose first dimension is the batch of points")
-    module = as_module(net, x)
-    return _measured(_states_of_module(module, x, blocks), x, pairs, (0,))
+    reading = read(net, x, layers, source, batch_dim)
+    if isinstance(reading, Steps):
+        return propagation_of_steps(reading, pairs)
+    with reading.forward() as found:
+        found.check_states()
+        states = found.states("a state")
+        return _measured(_layers_of(found.layers, states), reading.x, states[0].size, pairs, (0,))
 
 
-def _check_pairs(pairs: Sequence[tuple[int, int]] | Tensor | None, points: int) -> Tensor:
+def propagation_of_steps(reading: Steps, pairs: Pairs = None) -> Propagation:
+    """Return the propagation through a chain: see `propagation`."""
+    if isinstance(reading, StepTable):
+        return _width_one(reading, pairs)
+    reading.check()
+    return _measured(_states_of_chain(reading), reading.x, len(reading.x), pairs, reading.members)
+
+
+def _check_pairs(pairs: Pairs, points: int) -> Tensor:
     if pairs is None:
         first = torch.arange(points - 1)
         return torch.stack([first, first + 1], dim=1)
@@ -196,11 +201,11 @@ def _check_pairs(pairs: Sequence[tuple[int, int]] | Tensor | None, points: int) 
     return chosen.to(torch.int64)
 
 
-def _width_one(net: Any, x: Tensor, pairs: Sequence[tuple[int, int]] | Tensor | None) -> Propagation:
-    points, table = points_of(net, x), np.ascontiguousarray(table_of(net)[:, : net.depth])
+def _width_one(reading: StepTable, pairs: Pairs) -> Propagation:
+    points, table, depth = reading.points, reading.steps, reading.chain.depth
     chosen = _check_pairs(pairs, len(points))
-    shape = (net.depth + 1, len(table), len(points))
-    log_sizes, signs, updates = np.empty(shape), np.empty(shape, np.int8), np.empty((net.depth, *shape[1:]))
+    shape = (depth + 1, len(table), len(points))
+    log_sizes, signs, updates = np.empty(shape), np.empty(shape, np.int8), np.empty((depth, *shape[1:]))
     side_by_side(
         lambda first, last: width_one.log_states(first, last, table, points, log_sizes, signs, updates),
         len(table),
@@ -214,14 +219,14 @@ def _width_one(net: Any, x: Tensor, pairs: Sequence[tuple[int, int]] | Tensor | 
         log_norms=torch.from_numpy(log_sizes),
         log_largest=torch.from_numpy(log_sizes),
         log_updates=torch.from_numpy(relative),
-        same_shape=torch.ones(net.depth, dtype=torch.bool),
+        same_shape=torch.ones(depth, dtype=torch.bool),
         correlations=correlations,
         log_decorrelations=(1 - correlations).log(),
         pairs=chosen,
-        widths=torch.ones(net.depth + 1, dtype=torch.int64),
-        layers=step_names(net.depth),
-        members=net.members,
-        x=x.detach().cpu(),
+        widths=torch.ones(depth + 1, dtype=torch.int64),
+        layers=reading.layers,
+        members=reading.members,
+        x=reading.x.detach().cpu(),
     )
 
 
@@ -236,13 +241,17 @@ class _Layer:
 
 
 def _measured(
-    layers: Iterator[_Layer], x: Tensor, pairs: Sequence[tuple[int, int]] | Tensor | None, members: tuple[int, ...]
+    layers: Iterator[_Layer],
+    x: Tensor,
+    points: int,
+    pairs: Pairs,
+    members: tuple[int, ...],
 ) -> Propagation:
     """Measure states (seeds, points, ...) as they come."""
     names, log_norms, updates, same, correlations, decorrelations = [], [], [], [], [], []
     widths: list[int] = []
     largest: list[Tensor] = []
-    chosen, last = _check_pairs(pairs, len(x)), None
+    chosen, last = _check_pairs(pairs, points), None
 
     def measure(state: Scaled) -> None:
         log_norms.append(state.log_norm())
@@ -290,12 +299,13 @@ def _correlate(state: Scaled, pairs: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(zero, 0.0, (1 - apart.exp()).clamp(-1, 1)), torch.where(zero, 0.0, apart)
 
 
-def _states_of_chain(net: Any, x: Tensor) -> Iterator[_Layer]:
+def _states_of_chain(reading: Steps) -> Iterator[_Layer]:
     """Yield what each step of a chain makes of the state, float64 with an exponent for each seed and point."""
+    net, x = reading.chain, reading.x
     with torch.no_grad():
         points = x.detach().double().expand(len(net.members), *x.shape)
         state = Scaled.of(points, torch.zeros(points.shape[:2], dtype=torch.int64, device=x.device))
-        for name, step in zip(step_names(net.depth), net.steps, strict=True):
+        for name, step in zip(reading.layers, net.steps, strict=True):
             after, update = _scaled_step(step, state)
             yield _Layer(name, state, after, update)
             state = after
@@ -340,22 +350,13 @@ def _scaled_step(step: Any, state: Scaled) -> tuple[Scaled, Scaled]:
     return kept + moves, lost + moves
 
 
-def _states_of_module(net: nn.Module, x: Tensor, blocks: str | Sequence[str] | None) -> Iterator[_Layer]:
-    """Yield what each layer of a module makes of the state, once the module has run."""
-    for call in calls_of(net, x, blocks):
-        for state in (call.before, call.after):
-            if len(state) != len(x):
-                raise ValueError(
-                    f"at layer {call.name} the state has shape {tuple(state.shape)}: its first dimension must be the "
-                    f"batch of {len(x)} points"
-                )
-        check_state(call.name, call.after)
-        yield _Layer(call.name, _one_seed(call.before), _one_seed(call.after), _difference(call.before, call.after))
+def _layers_of(names: Sequence[str], states: Sequence[State]) -> Iterator[_Layer]:
+    """Yield what each layer of a module makes of the state."""
+    for name, before, after in zip(names, states[:-1], states[1:], strict=True):
+        one, other = before.numbers(name), after.numbers(name)
+        update = _one_seed(other.double() - one.double()) if before.shape == after.shape else None
+        yield _Layer(name, _one_seed(one), _one_seed(other), update)
 
 
 def _one_seed(state: Tensor) -> Scaled:
     return Scaled.of(state[None], torch.zeros((1, len(state)), dtype=torch.int64, device=state.device))
-
-
-def _difference(before: Tensor, after: Tensor) -> Scaled | None:
-    return _one_seed(after.double() - before.double()) if before.shape == after.shape else None

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from stability.checks import check_name
 from stability.gradients.log_norms import combine
-from stability.jacobians.blocks import step_names
 from stability.jacobians.spectrum import log_half_smallest
+from stability.reading.chains import step_names
 
 
 @dataclass(frozen=True, repr=False)

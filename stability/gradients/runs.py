@@ -3,45 +3,89 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from stability.gradients.formats import Format, in_format
-from stability.gradients.layers import undisturbed
 from stability.gradients.log_norms import log_norm
 from stability.gradients.losses import Loss, evaluate
-from stability.gradients.states import record_calls
+from stability.reading.chains import Steps
+from stability.reading.derivatives import closed
+from stability.reading.network import Network
+from stability.reading.refusals import refuse_chance
+from stability.reading.states import State
 
 
-def run_in(net: Any, x: Tensor, one: Format, loss: Loss, blocks: Any, members: bool) -> dict[str, Tensor]:
-    """Run a network in a format; return the log root mean squares of what is met, (layers, seeds)."""
-    copy, points = in_format(net, x, one.dtype)
-    if not members:
-        activations, backward = _run_module(copy, points, loss, blocks)
-        return {"activations": activations, "gradients": backward}
-    copy.requires_grad_(False)  # the gradients of states are enough
-    activations, products = _forward_of_chain(copy, points)
-    return {"activations": activations, "products": products, "gradients": _backward_of_chain(copy, points, loss)}
+@dataclass(frozen=True)
+class FormatRun:
+    """A run of a network, forward and, with a loss, backward.
+
+    Attributes:
+        layers, members: the names of the layers and the numbers of the seeds.
+        states: before the first layer and after each, (seeds, ...); of a module there is one seed.
+        gradients: (layers, seeds), from the output on: the log root mean square of the gradient with respect to the
+            state before each layer, inf where one of its numbers is not finite; None without a loss.
+    """
+
+    layers: tuple[str, ...]
+    members: tuple[int, ...]
+    states: list[Tensor]
+    gradients: Tensor | None = None
+
+    @property
+    def activations(self) -> Tensor:
+        """(layers, seeds), the log root mean square of the states after the layers, inf where one is not finite."""
+        return torch.stack([size_of(state) for state in self.states[1:]])
 
 
-def _size(numbers: Tensor, kept: int = 1) -> Tensor:
+def run_in(reading: Steps | Network, loss: Loss | None = None, exact: bool = False) -> FormatRun:
+    """Run a network once.
+
+    Args:
+        reading: the network, in its format.
+        loss: whose gradients are wanted too.
+        exact: whether states must stay in the range of the format.
+    """
+    if isinstance(reading, Steps):
+        if exact:
+            reading.check()
+        states = [state.tensor for state in reading.states(graph=False, check=exact)]
+        gradients = None if loss is None else _backward_of_chain(reading, loss)
+        return FormatRun(reading.layers, reading.members, states, gradients)
+    with reading.forward() as found:
+        refuse_chance(found, "runs in two formats would be of two networks")
+        if exact:
+            found.check_states()
+        names = (found.layers[0], *found.layers)
+        states = [one.whole(name)[None] for one, name in zip(found.all_states, names, strict=True)]
+        gradients = (
+            None
+            if loss is None
+            else _backward_of_module(
+                [state for state, there in zip(found.before, found.takes_state, strict=True) if there],
+                evaluate(loss, found.output),
+            )
+        )
+        return FormatRun(found.layers, (0,), states, gradients)
+
+
+def size_of(numbers: Tensor, kept: int = 1) -> Tensor:
     """Return the log root mean square of each seed, inf where a number is not finite."""
     return log_norm(numbers, kept).cpu() - math.log(numbers[0].numel()) / 2
 
 
-def _forward_of_chain(net: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sizes of the states and of what a tangent becomes, the unit at width 1, a random direction else."""
-    states, tangents = [], []
-    shape = (len(net.members), *x.shape)
+def products_in(reading: Steps) -> Tensor:
+    """Return the sizes of what a tangent becomes step by step, the unit at width 1, a random direction else."""
+    x, tangents = reading.x, []
+    shape = (len(reading.members), *x.shape)
     direction = torch.ones_like(x)
     if x.ndim > 1:
         drawn = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         direction = (drawn / drawn.norm(dim=-1, keepdim=True)).to(x)
     state, tangent = x.expand(shape).contiguous(), direction.expand(shape).contiguous()
     with torch.enable_grad():
-        for step in net.steps:
+        for step in reading.chain.steps:
             # What comes back is linear in what is sent back, and so gives what is sent forward: the same products as
             # forward differentiation, of which torch takes most in Python.
             before = state.detach().requires_grad_()
@@ -49,36 +93,37 @@ def _forward_of_chain(net: Any, x: Tensor) -> tuple[Tensor, Tensor]:
             sent = torch.zeros_like(state, requires_grad=True)
             (back,) = torch.autograd.grad(state, before, sent, create_graph=True)
             (tangent,) = torch.autograd.grad(back, sent, tangent)
-            states.append(_size(state))
-            tangents.append(_size(tangent))
-    return torch.stack(states), torch.stack(tangents)
+            tangents.append(size_of(tangent))
+    return torch.stack(tangents)
 
 
-def _backward_of_chain(net: Any, x: Tensor, loss: Loss) -> Tensor:
+def _backward_of_chain(reading: Steps, loss: Loss) -> Tensor:
+    net = reading.chain
     with torch.enable_grad():
-        states = [x.expand(len(net.members), *x.shape).detach().clone().requires_grad_()]
+        states = [reading.x.expand(len(reading.members), *reading.x.shape).detach().clone().requires_grad_()]
         for step in net.steps:
             states.append(step(states[-1]))
         values = evaluate(loss, net.readout(states[-1]))
         # Not the sum of the losses, which may overflow where none of them does.
         found = torch.autograd.grad(values, states[:-1], torch.ones_like(values), allow_unused=True)
     zero = torch.zeros_like(states[0])
-    sizes = torch.stack([_size(zero if gradient is None else gradient) for gradient in reversed(found)])
+    sizes = torch.stack([size_of(zero if gradient is None else gradient) for gradient in reversed(found)])
     return torch.where(values.isfinite().cpu(), sizes, math.inf)
 
 
-def _run_module(net: nn.Module, x: Tensor, loss: Loss, blocks: Any) -> tuple[Tensor, Tensor]:
-    with undisturbed(net), torch.enable_grad():
-        calls, output = record_calls(net, x, blocks, keep_graph=True)
-        value = evaluate(loss, output)
-        states = [call.before for call in calls]
-        wanted = [state for state in states if state.requires_grad]
-        found = dict(zip(wanted, torch.autograd.grad(value, wanted, allow_unused=True), strict=True))
-    activations = torch.stack([_size(call.after[None]) for call in calls])
-    finite = value.isfinite().cpu()
-    backward = [found.get(state) for state in reversed(states)]
-    sizes = [
-        _size((torch.zeros_like(state) if gradient is None else gradient)[None])
-        for gradient, state in zip(backward, reversed(states), strict=True)
-    ]
-    return activations, torch.where(finite, torch.stack(sizes), math.inf)
+def _backward_of_module(states: list[State], value: Tensor) -> Tensor:
+    """Return the sizes of the gradients of states, the last state's first, as the format itself has them."""
+    edges = [edge for state in states for edge in state.gradient_edges]
+    together = [state for state in states if len({node for node, _ in state.edges}) > 1]
+    found = torch.autograd.grad(value, edges, retain_graph=bool(together), allow_unused=True) if edges else ()
+    left, sizes = iter(found), []
+    for state in states:
+        own: tuple[Tensor | None, ...] = tuple(next(left) for _ in state.edges)
+        if state in together:  # each of several tensors counts as given
+            with closed(state.edges):
+                own = torch.autograd.grad(value, state.gradient_edges, retain_graph=True, allow_unused=True)
+        known = [gradient.flatten() for gradient in own if gradient is not None]
+        numbers = torch.cat(known) if known else value.new_zeros(1)
+        count = sum(math.prod(shape) for shape in state.shapes)
+        sizes.append(log_norm(numbers[None], 1).cpu() - math.log(count) / 2)
+    return torch.where(value.isfinite().cpu(), torch.stack(sizes[::-1]), math.inf)

@@ -12,14 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stability.checks import check_float64, check_integer
+from stability.checks import check_integer
 from stability.gradients.log_norms import combine, log_norm, quick_log_norm
 from stability.gradients.watch_record import Row, Values, WatchRecord
-from stability.gradients.watched_layers import Layers, watched_layers
+from stability.gradients.watched_layers import Watched, WatchedLayers, watched
+from stability.reading import Layers
+from stability.reading.trees import tensors_in
+from stability.reading.undisturbed import is_read
 
 
 def watch(
-    model: nn.Module, blocks: str | Sequence[str] | None = None, every: int = 1, parameters: bool = False
+    model: nn.Module,
+    layers: str | Sequence[str] | Layers | None = None,
+    every: int = 1,
+    parameters: bool = False,
+    *,
+    source: str | int | None = None,
 ) -> AbstractContextManager[WatchRecord]:
     """Record the norms of every layer of a model while it trains, until the context is left.
 
@@ -36,12 +44,10 @@ def watch(
 
     Args:
         model: a `Chain`, whose layers are its steps, with the read-out last, seed by seed; or any nn.Module.
-        blocks: which modules are the layers: the name of an nn.Sequential or nn.ModuleList inside the model, for its
-            children that have parameters, or a list of modules' names. Left out, these are the children of a
-            Sequential or ModuleList, of the longest one inside any other model, and if none has two with parameters,
-            every module that holds parameters itself. What trains and is in none of them is one more layer, "outside
-            the blocks". A parameter that several layers share counts in the first; one that is frozen when the watch
-            begins does not count.
+        layers, source: how a module is read, see `st.layers`. Without what `st.layers` returns, the layers are read from
+            the first forward pass, whose inputs the model is given once more before it, without a trace; until then
+            `WatchRecord.layers` is empty. A parameter that several layers share counts in the first; one that is frozen
+            when the watch begins does not count.
         every: record the passes 0, every, 2 every, ... only; those between cost next to nothing.
         parameters: record the norms of the parameters as well, for a few percent of a training step.
 
@@ -60,17 +66,16 @@ def watch(
     ...         model(torch.ones(8, 4)).square().mean().backward()
     ...         optimizer.step()
     >>> record.layers, record.log_gradients.shape
-    (('0 (Linear)', '1 (Linear)', '2 (Linear)'), torch.Size([5, 3]))
+    (('0', '1', '2'), torch.Size([5, 3]))
     """
     every = check_integer("every", every, 1)
-    check_float64(model)
-    return _watching(watched_layers(model, blocks), every, bool(parameters))
+    return _watching(watched(model, layers, source), every, bool(parameters))
 
 
 @contextmanager
-def _watching(layers: Layers, every: int, parameters: bool) -> Iterator[WatchRecord]:
-    record = WatchRecord(layers.names, every, layers.members, parameters, layers.spans)
-    watcher = _Watcher(layers, record)
+def _watching(of: Watched, every: int, parameters: bool) -> Iterator[WatchRecord]:
+    record = WatchRecord((), every, of.members, parameters, ())
+    watcher = _Watcher(of, record)
     try:
         watcher.attach()
         yield record
@@ -81,11 +86,14 @@ def _watching(layers: Layers, every: int, parameters: bool) -> Iterator[WatchRec
 class _Hook:
     """Calls a method with an index before its arguments. A copy of the model, also a pickled one, is not watched."""
 
-    def __init__(self, method: Callable[..., None], index: int) -> None:
+    only_looks = True
+
+    def __init__(self, method: Callable[..., None], index: Any) -> None:
         self.method, self.index = method, index
 
     def __call__(self, *arguments: Any) -> None:
-        self.method(self.index, *arguments)
+        if not is_read():
+            self.method(self.index, *arguments)
 
     def __reduce__(self) -> tuple[Callable[[], Callable[..., None]], tuple[()]]:
         return _hook_of_a_copy, ()
@@ -108,35 +116,61 @@ class _Watcher:
     which that function uses as well and no public name gives, tells to which row it belongs.
     """
 
-    def __init__(self, layers: Layers, record: WatchRecord) -> None:
-        self.layers, self.record = layers, record
+    def __init__(self, of: Watched, record: WatchRecord) -> None:
+        self.of, self.record = of, record
+        self.parameters = list(of.parameters.values())
         self.handles: list[Any] = []
-        self.on_cpu = layers.members is None and all(p.device.type == "cpu" for p in layers.parameters)
+        self.on_cpu = of.members is None and all(p.device.type == "cpu" for p in self.parameters)
         self.passes = 0
         self.running = -1  # the number that autograd gave to the pass of the row
         self.row: Row | None = None
-        self.calls: list[list[tuple[Any, int]]] = [[] for _ in layers.names]
+        self.ends: dict[str, list[int | None]] = {}
+        self.counts: dict[str, int] = {}
+        self.calls: list[list[tuple[Any, int]]] = []
         self.called = self.skipped = False  # whether a layer gave an output since the row before, or one not recorded
-        self.activations: Values = self._empty(len(layers.names))
+        self.activations: Values = self._empty(0)
         self.lock = threading.Lock()  # autograd has a thread for each device
 
     def attach(self) -> None:
-        for index, parameter in enumerate(self.layers.parameters):
+        for index, parameter in enumerate(self.parameters):
             self.handles.append(parameter.register_hook(_Hook(self._gradient, index)))  # type: ignore[no-untyped-call]
-        for index, module in enumerate(self.layers.modules):
-            if module is not None:
-                self.handles.append(module.register_forward_hook(_Hook(self._output, index)))
+        if self.of.layers is not None:
+            self._know(self.of.layers)
+        self.handles.append(self.of.model.register_forward_pre_hook(_Hook(self._begins, 0), with_kwargs=True))
 
     def detach(self) -> None:
         for handle in self.handles:
             handle.remove()
 
+    def _know(self, layers: WatchedLayers) -> None:
+        """Set up what needs the layers."""
+        self.record.layers, self.record.spans = layers.names, layers.spans
+        self.ends, self.calls = layers.ends, [[] for _ in layers.names]
+        self.activations = self._empty(len(layers.names))
+        modules = dict(self.of.model.named_modules())
+        for name in layers.ends:
+            self.handles.append(modules[name].register_forward_hook(_Hook(self._output, name)))
+
     def _empty(self, size: int) -> Values:
         # Eight bytes a number where all are floats, so that long trainings fit.
         return array("d", [-math.inf]) * size if self.on_cpu else [-math.inf] * size
 
-    def _output(self, index: int, _module: nn.Module, _arguments: Any, output: Any) -> None:
-        if not torch.is_grad_enabled() or torch._C._current_graph_task_id() != -1:
+    def _begins(self, _index: int, _module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        """Read the layers when the model is first called, and count calls from then on anew."""
+        if not _is_forward():
+            return
+        self.counts.clear()
+        tensors = list(tensors_in((args, options)))
+        if not self.record.layers and not any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors)):
+            self._know(self.of.read(args, options))
+
+    def _output(self, name: str, _module: nn.Module, _arguments: Any, output: Any) -> None:
+        if not _is_forward():
+            return
+        ends, number = self.ends[name], self.counts.get(name, 0)
+        self.counts[name] = number + 1
+        index = ends[number % len(ends)]
+        if index is None:
             return
         if self.passes % self.record.every:
             self.skipped = True
@@ -157,7 +191,7 @@ class _Watcher:
             self.row.gradients[index] = self._log_norm(index, gradient)
 
     def _log_norm(self, index: int, tensor: Tensor) -> Any:
-        dims_kept = self.layers.dims_kept[index]
+        dims_kept = self.of.dims_kept[index]
         if dims_kept == 0:
             return quick_log_norm(tensor)
         logs = log_norm(tensor, dims_kept)
@@ -174,14 +208,19 @@ class _Watcher:
                 self.activations[layer] = _root_mean_square(calls)
                 calls.clear()
             self.called = self.skipped = False
-        gradients = self._empty(len(self.layers.parameters))
+        gradients = self._empty(len(self.parameters))
         parameters = None
         if self.record.with_parameters:
-            parameters = self._empty(len(self.layers.parameters))
-            for index, parameter in enumerate(self.layers.parameters):
+            parameters = self._empty(len(self.parameters))
+            for index, parameter in enumerate(self.parameters):
                 parameters[index] = self._log_norm(index, parameter)
         self.row = Row(number, gradients, parameters, self.activations)
         self.record.rows.append(self.row)
+
+
+def _is_forward() -> bool:
+    """Whether this is a forward pass to be recorded: none under no_grad, and none that a checkpoint repeats."""
+    return torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1
 
 
 def _first_tensor(output: Any) -> Tensor | None:

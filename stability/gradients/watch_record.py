@@ -95,9 +95,16 @@ class WatchRecord:
         return values
 
     def _by_layer(self, rows: list[Values]) -> Tensor:
+        if rows and not self.layers:
+            raise ValueError(
+                "the layers are not known, as the model itself was not called, only parts of it: give watch "
+                "layers=st.layers(model, x)"
+            )
         seeds = () if self.members is None else (len(self.members),)
         result = torch.full((len(rows), len(self.layers), *seeds), -math.inf, dtype=torch.float64)
         for index, span in enumerate(self.spans):
+            if not span:  # no layer holds this parameter
+                continue
             shape = (len(span), *seeds) if seeds else ()
             own = _stack([row[index] for row in rows], shape).reshape(len(rows), len(span), *seeds)
             layers = slice(span.start, span.stop)

@@ -1,82 +1,112 @@
-"""What the layers of a model are when it is watched: modules, and the parameters that each holds."""
+"""What the layers of a model are when it is watched: which calls end them, and the parameters that each holds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
-from stability.gradients.layers import modules_of, refuse_blocks, title
-from stability.jacobians.blocks import is_chain, step_names
-
-OUTSIDE = "outside the blocks"
+from stability.checks import check_float64
+from stability.networks import Chain
+from stability.reading import Layers
+from stability.reading.chains import step_names
+from stability.reading.inputs import Inputs
+from stability.reading.list_layers import layers_of
+from stability.reading.naming import Choice, check_choice, check_names
+from stability.reading.network import Network
+from stability.reading.read import is_chain
 
 
 @dataclass(frozen=True)
-class Layers:
-    """The layers of a model and its parameters that train, each parameter in one layer or, in a chain, in many.
+class WatchedLayers:
+    """The layers of a model.
 
     Attributes:
         names: how each layer is called.
-        modules: the module of each layer; None for what stands outside the blocks, and in a chain.
-        parameters: those that require a gradient, once each.
-        spans: for each parameter, which layers it lies in.
-        dims_kept: for each parameter, how many of its first dimensions tell seeds and layers apart: 0 in a module, in
-            a chain 2 for (seeds, depth, ...) and 1 for a read-out's (seeds, ...).
-        members: the member numbers of a chain, else None.
+        ends: for each module whose calls end layers its name, and for its first call and the later ones which layer;
+            None for a call that ends none.
+        spans: for each parameter that trains, which layers it lies in; none for one that no layer holds.
     """
 
     names: tuple[str, ...]
-    modules: tuple[nn.Module | None, ...]
-    parameters: tuple[nn.Parameter, ...]
+    ends: dict[str, list[int | None]]
     spans: tuple[range, ...]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A model to be watched.
+
+    Attributes:
+        model: it.
+        parameters: those that require a gradient, by name, once each.
+        dims_kept: for each parameter, how many of its first dimensions tell seeds and layers apart: 0 in a module, in
+            a chain 2 for (seeds, depth, ...) and 1 for a read-out's (seeds, ...).
+        members: the member numbers of a chain, else None.
+        layers: of a chain, and where they were given; else they are read from the first forward pass.
+        choice, source: how they are to be read.
+    """
+
+    model: nn.Module
+    parameters: dict[str, nn.Parameter]
     dims_kept: tuple[int, ...]
-    members: tuple[int, ...] | None = None
+    members: tuple[int, ...] | None
+    layers: WatchedLayers | None
+    choice: Choice = None
+    source: str | int | None = None
+
+    def read(self, args: tuple[Any, ...], options: dict[str, Any]) -> WatchedLayers:
+        """Return the layers that the model has when it is called so; it is run once more, and left as it was."""
+        reading = Network(self.model, Inputs(args, options, None), self.choice, self.source)
+        return _of_layers(layers_of(reading), self.parameters)
 
 
-def watched_layers(model: nn.Module, blocks: str | Sequence[str] | None) -> Layers:
-    """Return the layers of a chain or any nn.Module; see `watch`."""
+def watched(model: nn.Module, layers: str | Sequence[str] | Layers | None, source: str | int | None) -> Watched:
+    """Return what is to be watched of a chain or any nn.Module; see `watch`."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}: expected a stability.Chain or another nn.Module")
+    check_float64(model)
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise ValueError(f"the parameter {name!r} has no shape yet: run the model on one batch first")
-    if not any(parameter.requires_grad for parameter in model.parameters()):
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if not trained:
         raise ValueError(
             f"{type(model).__name__} has no parameter that requires a gradient: expected one that trains; call "
             "model.requires_grad_() first"
         )
-    if is_chain(model):
-        refuse_blocks(blocks)
-        return _of_chain(model)
-    modules, whole = modules_of(model, blocks)
-    owner: dict[nn.Parameter, int] = {}
-    for index, module in enumerate(modules.values()):
-        for parameter in module.parameters(recurse=whole):
-            owner.setdefault(parameter, index)
-    names = [title(name, module) for name, module in modules.items()]
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    outside = any(parameter not in owner for parameter in parameters)
-    spans = [owner.get(parameter, len(names)) for parameter in parameters]
-    return Layers(
-        (*names, OUTSIDE) if outside else tuple(names),
-        (*modules.values(), None) if outside else tuple(modules.values()),
-        tuple(parameters),
-        tuple(range(index, index + 1) for index in spans),
-        (0,) * len(parameters),
-    )
+    if isinstance(model, Chain) and is_chain(model):
+        if layers is not None or source is not None:
+            raise ValueError("a chain's layers are its steps: leave out layers= and source=")
+        return _of_chain(model, trained)
+    flat = (0,) * len(trained)
+    if isinstance(layers, Layers):
+        return Watched(model, trained, flat, None, _of_layers(layers, trained))
+    choice = check_choice(layers)
+    check_names(dict(model.named_modules()), choice)
+    return Watched(model, trained, flat, None, None, choice, source)
 
 
-def _of_chain(chain: nn.Module) -> Layers:
-    depth, members = chain.depth, chain.members
-    assert isinstance(depth, int)
-    assert isinstance(members, tuple)
-    names = [*step_names(depth)]
-    trained = [(name, parameter) for name, parameter in chain.named_parameters() if parameter.requires_grad]
-    readout = [name.startswith("readout") for name, _ in trained]
-    if any(readout):
-        names.append("read-out")
+def _of_layers(layers: Layers, parameters: dict[str, nn.Parameter]) -> WatchedLayers:
+    owner: dict[str, int] = {}
+    ends: dict[str, dict[int, int]] = {}
+    for index, layer in enumerate(layers):
+        for name in layer.parameters:
+            owner.setdefault(name, index)
+        if layer.modules:
+            base, _, number = layer.modules[-1].partition("#")
+            ends.setdefault(base, {})[int(number or 1)] = index
+    spans = tuple(range(owner[name], owner[name] + 1) if name in owner else range(0) for name in parameters)
+    calls = {base: [found.get(k) for k in range(1, max(found) + 1)] for base, found in ends.items()}
+    return WatchedLayers(layers.names, calls, spans)
+
+
+def _of_chain(chain: Chain, trained: dict[str, nn.Parameter]) -> Watched:
+    readout = [name.startswith("readout") for name in trained]
+    depth = chain.depth
+    names = (*step_names(depth), "read-out") if any(readout) else step_names(depth)
     spans = tuple(range(depth, depth + 1) if last else range(depth) for last in readout)
     dims_kept = tuple(1 if last else 2 for last in readout)
-    return Layers(tuple(names), (None,) * len(names), tuple(p for _, p in trained), spans, dims_kept, members)
+    return Watched(chain, trained, dims_kept, chain.members, WatchedLayers(names, {}, spans))

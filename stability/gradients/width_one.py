@@ -11,29 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stability.checks import COLUMNS, check_finite, check_points
+from stability.checks import COLUMNS
 from stability.gradients.kernels import width_one
 from stability.gradients.losses import Loss, loss_of_members
 from stability.gradients.result import GradientNorms
 from stability.jacobians.factors import factors
+from stability.reading.chains import StepTable
 from stability.threads import side_by_side
 
 #: Where a read-out's two parameters stand in its row.
 _READOUT = {"readout_weight": COLUMNS.index("skip"), "readout_bias": COLUMNS.index("outer_bias")}
-
-
-def points_of(net: Any, x: Tensor) -> NDArray[np.float64]:
-    """Return the points of a width-1 chain as float64 on the CPU, once they are checked."""
-    check_finite("x", check_points(x, 1, net.dtype, net.device))
-    points: NDArray[np.float64] = x.detach().to("cpu", torch.float64, copy=True).numpy()
-    return points
-
-
-def table_of(net: Any) -> NDArray[np.float64]:
-    """Return the step table, once it is checked."""
-    table = np.ascontiguousarray(net.table())
-    check_finite("the chain's step table (seed, row, column)", table)
-    return table
 
 
 def float64_output(net: Any, table: NDArray[np.float64], points: NDArray[np.float64]) -> Tensor:
@@ -56,7 +43,7 @@ def float64_output(net: Any, table: NDArray[np.float64], points: NDArray[np.floa
     return output.to(net.device)
 
 
-def width_one_gradients(net: Any, x: Tensor, loss: Loss) -> GradientNorms:
+def width_one_gradients(reading: StepTable, loss: Loss) -> GradientNorms:
     """Return the gradient norms of a chain from its step table: see `gradient_norms`.
 
     With g_l the derivative of step l and d_l = dLoss/dh_l, d_(l-1) = d_l g_l, and with z = weight h + bias
@@ -67,7 +54,7 @@ def width_one_gradients(net: Any, x: Tensor, loss: Loss) -> GradientNorms:
 
     over the points. Everything is float64 with an exponent of its own.
     """
-    points, table, depth = points_of(net, x), table_of(net), net.depth
+    net, points, table, depth = reading.chain, reading.points, reading.table, reading.chain.depth
     values, cotangents = loss_of_members(loss, float64_output(net, table, points))
     trained = [kind for kind, value in net.named_parameters() if value.requires_grad]
     steps = [kind for kind in net.architecture.parameters if kind in trained and kind not in _READOUT]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from stability.jacobians.block_jacobians import derivatives
-from stability.jacobians.blocks import Blocks
 from stability.jacobians.products import Array, PrefixProducts
 from stability.jacobians.spectrum import Spectrum
+from stability.reading.derivatives import Derivative
+from stability.reading.states import State
 
 #: Directions kept beyond the k that are asked for: they take what is nearly as large as the k-th value.
 SPARE = 4
@@ -22,8 +23,12 @@ SPARE = 4
 TOLERANCE = 1e-6
 ROUNDS = 40
 
+Layers = Sequence[Derivative]
 
-def leading_spectrum(found: Blocks, k: int, progress: bool) -> Spectrum:
+
+def leading_spectrum(
+    names: Sequence[str], states: Sequence[State], k: int, progress: bool, apart: bool = False
+) -> Spectrum:
     """Return the k leading singular values of every prefix from products with J and J^T alone.
 
     For every prefix the right singular vectors are sought in the space of the last guess, of what P^T P makes of it,
@@ -31,16 +36,24 @@ def leading_spectrum(found: Blocks, k: int, progress: bool) -> Spectrum:
     guess is that of the prefix before. Values are approached from below. Deep prefixes cost in proportion to their
     depth, so that all of them cost in proportion to its square.
 
+    Args:
+        names, states: of the layers, and before the first of them and after each.
+        k: how many values.
+        progress: whether to show a progress bar.
+        apart: whether points are known not to depend on one another.
+
     Raises:
-        ValueError: where a prefix has fewer than k singular values.
+        ValueError: where a prefix has fewer than k singular values, and where points depend on one another.
     """
-    dims = found.batch_dims
-    batch = tuple(found.states[0].shape[:dims])
-    size = math.prod(batch)
-    widths = [math.prod(state.shape[dims:]) for state in found.states]
+    batch, size = states[0].batch, states[0].size
+    widths = [state.width for state in states]
+    found = [Derivative(*one) for one in zip(names, states[:-1], states[1:], strict=True)]
     if k > min(widths):
         raise ValueError(f"k is {k}: the states have as few as {min(widths)} numbers, so there are no more values")
-    depth, n = len(found.functions), widths[0]
+    if not apart:
+        for layer in found:
+            layer.refuse_mixed_points()
+    depth, n = len(found), widths[0]
     kept = min(n, k + SPARE)
     generator = torch.Generator().manual_seed(0)
     # One start for all points, so that a point is treated alike alone and among others.
@@ -71,30 +84,23 @@ def _orthonormal(rows: Array) -> Array:
     return np.ascontiguousarray(np.linalg.qr(rows.transpose(0, 2, 1))[0].transpose(0, 2, 1))
 
 
-def _push(found: Blocks, prefix: int, rows: Array) -> PrefixProducts:
+def _push(found: Layers, prefix: int, rows: Array) -> PrefixProducts:
     """Return the product of the first layers with the directions `rows`, (size, q, n)."""
     return _through(found, range(prefix), rows, forward=True)
 
 
-def _through(found: Blocks, layers: range, rows: Array, forward: bool) -> PrefixProducts:
+def _through(found: Layers, layers: range, rows: Array, forward: bool) -> PrefixProducts:
     product = PrefixProducts(len(rows), rows.shape[1])
     for number, layer in enumerate(layers):
         directions = rows if number == 0 else product.basis
-        state = found.states[layer]
-        shaped = torch.from_numpy(directions).reshape(*state.shape[: found.batch_dims], *directions.shape[1:])
-        try:
-            got = derivatives(found.names[layer], found.functions[layer], state, shaped, forward, found.batch_dims)
-        except NotImplementedError as error:
-            raise ValueError(
-                f"block {found.names[layer]} has no forward mode of differentiation, which k= needs: leave it out, or "
-                f"write the block otherwise ({error})"
-            ) from error
-        applied = got.reshape(*directions.shape[:2], -1).mT.contiguous()
-        product.multiply_applied(applied.numpy())
+        given = torch.from_numpy(np.ascontiguousarray(directions.transpose(1, 0, 2)))
+        got = found[layer].push(given) if forward else found[layer].pull(given)
+        # (directions, points, m) as columns, (points, m, directions)
+        product.multiply_applied(got.detach().to("cpu", torch.float64).permute(1, 2, 0).contiguous().numpy())
     return product
 
 
-def _residuals(found: Blocks, prefix: int, left: PrefixProducts, guess: Array, k: int) -> tuple[Array, Array, Array]:
+def _residuals(found: Layers, prefix: int, left: PrefixProducts, guess: Array, k: int) -> tuple[Array, Array, Array]:
     """Return log values, relative residuals and the directions P^T u of the guess.
 
     The residual of a value s with vectors u, v is what P^T u has outside the space of the guess, over s. Inside that

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from stability.jacobians.block_jacobians import block_jacobian
-from stability.jacobians.blocks import find_blocks
 from stability.jacobians.of_matrices import Matrices, layers_of
+from stability.jacobians.of_networks import jacobians, states_of
 from stability.jacobians.products import Array, PrefixProducts
-from stability.jacobians.width_one import WidthOneChain, is_piecewise_linear_width_one, width_one_spectrum
+from stability.jacobians.width_one import width_one_spectrum
+from stability.reading import Layers
+from stability.reading.chains import StepTable
+from stability.reading.read import AnyNetwork, read
 
 #: Below this depth there is nothing to take a standard error from.
 LEAST_DEPTH = 32
@@ -68,9 +70,12 @@ class LyapunovExponents:
 
 
 def lyapunov(
-    net: WidthOneChain | nn.Module | Sequence[Callable[[Tensor], Tensor]] | Matrices,
-    x: Tensor | None = None,
-    blocks: str | Sequence[str] | None = None,
+    net: AnyNetwork | Matrices,
+    x: Any = None,
+    layers: str | Sequence[str] | Layers | None = None,
+    *,
+    source: str | int | None = None,
+    batch_dim: int | None = 0,
     progress: bool = True,
 ) -> LyapunovExponents:
     """Return the asymptotic growth rates a layer of the Jacobian product, by QR, with a standard error.
@@ -81,7 +86,7 @@ def lyapunov(
     Args:
         net: a network as `spectrum` takes it, or, without x, matrices as `product_spectrum` takes them.
         x: points.
-        blocks: which layers of a module, see `spectrum`.
+        layers, source, batch_dim: how a module is read, see `st.layers`.
         progress: whether to show a progress bar, on a terminal.
 
     Raises:
@@ -94,24 +99,17 @@ def lyapunov(
     >>> bool((z.abs() < 4).all())
     True
     """
-    chain: Any = net
-    if x is not None and is_piecewise_linear_width_one(net):
-        logs = width_one_spectrum(chain, x, distances=False).log_values
-        return _from_sums(logs.flatten(1, 2).numpy(), tuple(logs.shape[1:3]))
     if x is None:
         if isinstance(net, nn.Module):
             raise TypeError(f"x is missing: a {type(net).__name__} has Jacobians only at points")
-        layers, batch, _ = layers_of(chain)
-        return _from_sums(_log_scales(iter(layers), len(layers), progress), batch)
-    found = find_blocks(net, x, blocks)
-    batch = tuple(found.states[0].shape[: found.batch_dims])
-
-    def jacobians() -> Iterator[Array]:
-        for name, block, state in zip(found.names, found.functions, found.states[:-1], strict=True):
-            jacobian = block_jacobian(name, block, state, found.batch_dims)
-            yield jacobian.reshape(-1, *jacobian.shape[-2:])
-
-    return _from_sums(_log_scales(jacobians(), len(found.functions), progress), batch)
+        matrices, batch, _ = layers_of(cast(Matrices, net))
+        return _from_sums(_log_scales(iter(matrices), len(matrices), progress), batch)
+    reading = read(net, x, layers, source, batch_dim)
+    if isinstance(reading, StepTable):
+        logs = width_one_spectrum(reading, distances=False).log_values
+        return _from_sums(logs.flatten(1, 2).numpy(), tuple(logs.shape[1:3]))
+    with states_of(reading) as (names, states):
+        return _from_sums(_log_scales(jacobians(names, states), len(names), progress), states[0].batch)
 
 
 def _log_scales(layers: Iterator[Array], depth: int, progress: bool) -> Array:

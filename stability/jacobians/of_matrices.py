@@ -116,6 +116,7 @@ def spectrum_of_layers(
         distance_from_identity=layer_distances,
         log_product_distance=None if layer_distances is None else shaped(product_distances),
         self_check=self_check(layers, log_values, conditions, dtype, batch) if check else None,
+        layers=tuple(f"matrix {number}" for number in range(1, depth + 1)),
     )
 
 

@@ -1,34 +1,40 @@
-"""The spectrum of a network's Jacobian products: for a chain, a Sequential, a list of blocks, or any module."""
+"""The spectrum of a network's Jacobian products."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from stability.checks import check_integer, check_positive
-from stability.jacobians.block_jacobians import block_jacobian
-from stability.jacobians.blocks import Blocks, find_blocks
 from stability.jacobians.leading import leading_spectrum
 from stability.jacobians.of_matrices import spectrum_of_layers
 from stability.jacobians.products import Array
 from stability.jacobians.spectrum import Spectrum
-from stability.jacobians.width_one import WidthOneChain, is_piecewise_linear_width_one, width_one_spectrum
-
-Network = WidthOneChain | nn.Module | Sequence[Callable[[Tensor], Tensor]]
+from stability.jacobians.width_one import width_one_spectrum
+from stability.reading import Layers
+from stability.reading.chains import Steps, StepTable
+from stability.reading.derivatives import Derivative
+from stability.reading.network import Network
+from stability.reading.read import AnyNetwork, read
+from stability.reading.refusals import refuse_chance, refuse_train_mode
+from stability.reading.states import State
 
 
 def spectrum(
-    net: Network,
-    x: Tensor,
-    blocks: str | Sequence[str] | None = None,
+    net: AnyNetwork,
+    x: Any,
+    layers: str | Sequence[str] | Layers | None = None,
     k: int | None = None,
     *,
+    source: str | int | None = None,
+    batch_dim: int | None = 0,
     check: bool = True,
     distances: bool = True,
     memory: float = 4.0,
@@ -40,24 +46,17 @@ def spectrum(
     Jacobians from here. At width 1 a piecewise-linear chain's are sums of logarithms, with a sign, and its state
     cannot leave the range; wider states are those of the network's own dtype.
 
-    What a layer is:
-
-    - a `Chain`: a step. The read-out is none.
-    - an `nn.Sequential`: a child. A list or tuple of callables: an entry, which takes and returns a state.
-    - any other `nn.Module`: the children of the Sequential or ModuleList named `blocks`, or the modules that a list
-      of names gives, in the order in which the model calls them; x is what the model takes. Without `blocks`, the
-      longest Sequential or ModuleList whose children all keep the state's shape and follow each other.
-      `Spectrum.blocks` says which were taken.
-
-    The first dimension of x and of every state is the batch of points, and what follows is flattened: h_0 is the
-    state before the first layer. Layers may change the width; there are then as many singular values as the smallest
-    dimension so far. Jacobians come by reverse mode, or by forward mode where a layer's input is smaller than its
-    output, and are held against random probes in both.
+    What the layers of a module are `st.layers` shows. h_0 is the state before the first of them: what enters, or, of a
+    network on whole numbers, what its embeddings make of them, whose own layer is then the identity. States are
+    flattened point by point. Layers may change the width; there are then as many singular values as the smallest
+    dimension so far. Jacobians are backward passes from cut to cut of the network's own graph, and are held against
+    random probes in both modes.
 
     Args:
         net: the network, in eval mode.
-        x: points, (points,) or (points, n) for a chain, and what the network takes otherwise.
-        blocks: which layers of a module.
+        x: points, (points,) or (points, n) for a chain, and what the network takes otherwise: a tensor, a tuple of
+            positional inputs, or a dictionary of keyword inputs.
+        layers, source, batch_dim: how a module is read, see `st.layers`. With batch_dim=None all of x is one point.
         k: only the k leading values, without forming any Jacobian, for states too large for that; see
             `Spectrum.residuals` for how far they have converged.
         check: whether to test the values, see `SelfCheck`.
@@ -69,9 +68,9 @@ def spectrum(
         A `Spectrum` on the CPU, with log_values (depth, points, k), and (depth, seeds, points, k) for a chain.
 
     Raises:
-        ValueError, TypeError: for points or parameters that are not finite, blocks that do not chain, that return
-            anything but one tensor or change the batch, batch normalisation in train mode, dropout, integer states,
-            Jacobians that are not finite, and a memory budget that one point exceeds.
+        ValueError, TypeError: for points or parameters that are not finite, layers that do not follow one another or
+            that no cut separates, points that depend on one another, batch normalisation in train mode, random
+            networks, Jacobians that are not finite, and a memory budget that one point exceeds.
 
     >>> import torch, stability as st
     >>> chain = st.Chain("plain_prelu", depth=10_000, init="uniform")
@@ -83,29 +82,56 @@ def spectrum(
     >>> s.log_values.shape, bool(s.self_check.passed.all())
     (torch.Size([50, 3, 8]), True)
     """
-    chain: Any = net
     if k is not None:
         check_integer("k", k, 1)
     check_positive("memory", memory)
-    if is_piecewise_linear_width_one(net):
-        if blocks is not None:
-            raise ValueError("a chain's blocks are its steps: leave out blocks=")
+    reading = read(net, x, layers, source, batch_dim)
+    if isinstance(reading, StepTable):
         if k is not None:
             check_integer("k", k, 1, 1)  # all that there is
-        return width_one_spectrum(chain, x, distances)
-    found = find_blocks(net, x, blocks)
-    members = chain.members if found.batch_dims == 2 else None
-    if k is not None:
-        part = leading_spectrum(found, k, progress)
-    else:
-        part = _in_portions(found, check, distances, memory, progress)
-    return dataclasses.replace(part, x=x.detach().to("cpu", copy=True), members=members, blocks=found.names)
+        return width_one_spectrum(reading, distances)
+    members = reading.members if isinstance(reading, Steps) else None
+    with states_of(reading) as (names, states):
+        if k is not None:
+            part = leading_spectrum(names, states, k, progress, apart=isinstance(reading, Steps))
+        else:
+            part = _in_portions(reading, names, states, check, distances, memory, progress)
+    return dataclasses.replace(part, x=reading.x.detach().to("cpu", copy=True), members=members, layers=names)
 
 
-def _in_portions(found: Blocks, check: bool, distances: bool, memory: float, progress: bool) -> Spectrum:
+@contextmanager
+def states_of(reading: Steps | Network) -> Iterator[tuple[tuple[str, ...], list[State]]]:
+    """Run a network in which every point has a Jacobian of its own; inside, its states and their graph may be used."""
+    if isinstance(reading, Steps):
+        reading.check()
+        yield reading.layers, reading.states()
+        return
+    if reading.inputs.batch_dim is not None:
+        refuse_train_mode(reading.module)
+    with reading.forward(math_attention=True) as found:
+        refuse_chance(found, "it has no one Jacobian")
+        found.check_states()
+        yield found.layers, found.states("a Jacobian")
+
+
+def jacobians(names: Sequence[str], states: Sequence[State]) -> Iterator[Array]:
+    """Yield the Jacobian of each layer, (points, m, n), or (seeds * points, m, n)."""
+    for name, before, after in zip(names, states[:-1], states[1:], strict=True):
+        yield Derivative(name, before, after).jacobian()
+
+
+def _in_portions(
+    reading: Steps | Network,
+    names: tuple[str, ...],
+    states: list[State],
+    check: bool,
+    distances: bool,
+    memory: float,
+    progress: bool,
+) -> Spectrum:
     """Take as many points at a time as the memory allows, and join what comes back."""
-    dims, (*lead, points) = found.batch_dims, found.states[0].shape[: found.batch_dims]
-    widths = [math.prod(state.shape[dims:]) for state in found.states]
+    *lead, points = states[0].batch
+    widths = [state.width for state in states]
     # Jacobians, and beside the largest of them what is in work.
     products = [a * b for a, b in zip(widths[1:], widths[:-1], strict=True)]
     one = 8 * math.prod(lead) * (sum(products) + 6 * max(*products, widths[0] ** 2)) / 2**30
@@ -117,22 +143,38 @@ def _in_portions(found: Blocks, check: bool, distances: bool, memory: float, pro
             "alone with k="
         )
     portion = max(1, int(memory / one))
+    dtype = next(value.dtype for value in states[0].values if value is not None)
     parts = []
-    bar = tqdm(total=points * len(products), desc="Jacobians", disable=None if progress else True)
-    with bar:
+    with tqdm(total=points * len(products), desc="Jacobians", disable=None if progress else True) as bar:
         for start in range(0, points, portion):
             stop = min(points, start + portion)
-            batch = (*lead, stop - start)
-            layers: list[Array] = []
-            for name, block, state in zip(found.names, found.functions, found.states[:-1], strict=True):
-                try:
-                    jacobian = block_jacobian(name, block, state.narrow(dims - 1, start, stop - start), dims)
-                except ValueError as error:
-                    raise ValueError(f"{error} (points {start} to {stop - 1})" if portion < points else error) from None
-                layers.append(jacobian.reshape(math.prod(batch), *jacobian.shape[dims:]))
-                bar.update(stop - start)
-            parts.append(spectrum_of_layers(layers, batch, found.states[0].dtype, check, distances, progress))
-    return parts[0] if len(parts) == 1 else _join(parts, dims)
+            found: list[Array] = []
+            with _some_points(reading, states, start, stop) as own:
+                for jacobian in jacobians(names, own):
+                    found.append(jacobian)
+                    bar.update(stop - start)
+            parts.append(spectrum_of_layers(found, (*lead, stop - start), dtype, check, distances, progress))
+    return parts[0] if len(parts) == 1 else _join(parts, len(lead) + 1)
+
+
+@contextmanager
+def _some_points(reading: Steps | Network, states: list[State], start: int, stop: int) -> Iterator[list[State]]:
+    """Run the network on some of the points, and hold their states against those of the run on all."""
+    if stop - start == states[0].batch[-1]:
+        yield states
+        return
+    with states_of(reading.part(start, stop)) as (_, own):
+        for whole, part in zip(states, own, strict=True):
+            expected = whole.numbers("")[..., start:stop, :]
+            got = part.numbers("")
+            scale = 1e3 * torch.finfo(expected.dtype).eps * math.sqrt(whole.width) * float(expected.abs().max())
+            if got.shape != expected.shape or not ((got - expected).abs() <= scale).all():
+                raise ValueError(
+                    f"the network has other states for the points {start} to {stop - 1} alone than among all "
+                    f"{states[0].batch[-1]}: points depend on one another, or an input that is not a batch has the "
+                    "batch's length; raise memory=, or give fewer points"
+                )
+        yield own
 
 
 def _join(parts: list[Spectrum], dims: int) -> Spectrum:

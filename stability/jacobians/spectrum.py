@@ -43,7 +43,7 @@ class Spectrum:
             else None.
         x: the points; None for matrices.
         members: the member numbers of a chain, else None.
-        blocks: the names of the layers.
+        layers: the names of the layers.
     """
 
     log_values: Tensor
@@ -56,7 +56,7 @@ class Spectrum:
     residuals: Tensor | None = None
     x: Tensor | None = None
     members: tuple[int, ...] | None = None
-    blocks: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
 
     @property
     def depth(self) -> int:
@@ -65,8 +65,8 @@ class Spectrum:
 
     def __repr__(self) -> str:
         parts = [f"log_values={tuple(self.log_values.shape)}"]
-        if self.blocks:
-            parts.append(f"blocks={self.blocks[0]!r} to {self.blocks[-1]!r}")
+        if self.layers:
+            parts.append(f"layers={self.layers[0]!r} to {self.layers[-1]!r}")
         if self.self_check is not None:
             parts.append(f"self_check={self.self_check!r}")
         return f"Spectrum({', '.join(parts)})"

@@ -3,44 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from stability.checks import check_finite, check_points
 from stability.jacobians.factors import log_factors
 from stability.jacobians.kernels import width_one
 from stability.jacobians.spectrum import Spectrum
+from stability.reading.chains import StepTable
 from stability.threads import side_by_side
 
 
-class WidthOneChain(Protocol):
-    """What a width-1 network offers: its steps as rows of six numbers."""
-
-    @property
-    def dtype(self) -> torch.dtype: ...
-    @property
-    def device(self) -> torch.device: ...
-    @property
-    def depth(self) -> int: ...
-    @property
-    def members(self) -> tuple[int, ...]: ...
-    def table(self) -> NDArray[np.float64]: ...
-
-
-def is_piecewise_linear_width_one(net: Any) -> bool:
-    """Whether `net` is a chain whose steps are six numbers each."""
-    return (
-        all(hasattr(net, name) for name in ("table", "width", "depth", "members", "architecture"))
-        and net.width == 1
-        and bool(net.architecture.phi.piecewise_linear)
-    )
-
-
-def width_one_spectrum(net: WidthOneChain, x: Tensor, distances: bool) -> Spectrum:
+def width_one_spectrum(reading: StepTable, distances: bool) -> Spectrum:
     """Return log |dh_l/dx| and its sign for every prefix l: log_values (depth, seeds, points, 1).
 
     With h_0 = x and h_l the state after step l, dh_l/dx = g_1 ... g_l, where
@@ -52,16 +27,13 @@ def width_one_spectrum(net: WidthOneChain, x: Tensor, distances: bool) -> Spectr
     arithmetic, at some microseconds each). The state is carried with an exponent of its own and cannot underflow or
     overflow, so the branches taken stay right at any depth; otherwise it is float64 and rounds as float64 does.
     """
-    table = np.ascontiguousarray(net.table()[:, : net.depth])
-    check_finite("the chain's step table (seed, row, column)", table)
-    check_finite("x", check_points(x, 1, net.dtype, net.device))
-    points = x.detach().to("cpu", torch.float64, copy=True)
+    table, points, depth = reading.steps, torch.from_numpy(reading.points), reading.chain.depth
     logs, factor_signs = log_factors(table)
     size = abs(table)
     safe = ((size == 0) | ((size > width_one.ROW_SMALL) & (size < width_one.ROW_LARGE))).all(axis=2)
-    shape = (net.depth, len(table), len(points))
+    shape = (depth, len(table), len(points))
     log_values, signs = np.empty(shape), np.empty(shape, dtype=np.int8)
-    branches = np.empty((net.depth if distances else 1, *shape[1:]), dtype=np.int8)
+    branches = np.empty((depth if distances else 1, *shape[1:]), dtype=np.int8)
     arrays = (table, safe, logs, factor_signs, points.numpy(), log_values, signs, branches)
     side_by_side(
         lambda first, last: width_one.log_derivatives(first, last, *arrays),
@@ -76,13 +48,14 @@ def width_one_spectrum(net: WidthOneChain, x: Tensor, distances: bool) -> Spectr
         log_product_distance = torch.from_numpy(_log_distance_from_one(log_values, signs))
     return Spectrum(
         log_values=torch.from_numpy(log_values)[..., None],
-        sizes=(1,) * net.depth,
+        sizes=(1,) * depth,
         undecided=torch.zeros((), dtype=torch.int64).expand(shape),
         signs=torch.from_numpy(signs),
         distance_from_identity=layer_distances,
         log_product_distance=log_product_distance,
         x=points,
-        members=net.members,
+        members=reading.members,
+        layers=reading.layers,
     )
 
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from stability.checks import check_name
 from stability.gradients import FirstFailures, ForwardErrors
-from stability.gradients.formats import format_name
 from stability.plots.style import axes_of, name_axes
+from stability.reading.formats import format_name
 
 _DEFAULT = "#0072B2"
 _MARKS = {"activations": "o", "products": "s", "gradients": "^"}
@@ -47,7 +47,7 @@ def failures(
 
     >>> import torch, stability as st
     >>> x = torch.linspace(-3, 3, 9, dtype=torch.float64)
-    >>> f = st.first_failure(st.Chain("plain_prelu", depth=30, seeds=9), x, dtypes=["float16", "bfloat16"])
+    >>> f = st.first_failure(st.Chain("plain_prelu", depth=30, seeds=9), x, formats=["float16", "bfloat16"])
     >>> figure = st.plots.failures(f)
     """
     fresh = ax is None

@@ -657,7 +657,7 @@ def test_names_of_formats_and_repeated_layers():
     for wrong in (lambda: f.loss_scale("float32"), lambda: e.digits("float32"), lambda: e.digits(3)):
         with pytest.raises(ValueError, match=r"unknown format .*known are 'float16'"):
             wrong()
-    with pytest.raises(TypeError, match="dtypes is None: expected a list"):
+    with pytest.raises(TypeError, match="formats is None: expected a list"):
         st.first_failure(chain, POINTS, None)
     with pytest.raises(TypeError, match="loss is a dict: expected one function"):
         st.first_failure(chain, POINTS, ["float16"], loss={})
@@ -673,9 +673,9 @@ def test_bad_formats_are_refused(call):
         call(chain, POINTS, ["float8"])
     with pytest.raises(ValueError, match="unknown floating-point format 'int32'"):
         call(chain, POINTS, [torch.int32])
-    with pytest.raises(ValueError, match="dtypes is empty"):
+    with pytest.raises(ValueError, match="formats is empty"):
         call(chain, POINTS, [])
     with pytest.raises(ValueError, match="repeats a format"):
         call(chain, POINTS, ["float16", torch.float16])
-    with pytest.raises(ValueError, match="leave out blocks"):
-        call(chain, POINTS, ["float16"], blocks="steps")
+    with pytest.raises(ValueError, match="leave out layers"):
+        call(chain, POINTS, ["float16"], layers="steps")

@@ -77,7 +77,7 @@ def test_resnet_in_train_mode():
     net = ResNet().double()
     target = torch.tensor([0, 3, 1])
     g = assert_as_autograd(net, randn(3, 3, 8, 8), lambda y: nn.functional.cross_entropy(y, target))
-    assert g.layers == tuple(f"blocks.{i} (Block)" for i in range(4))
+    assert g.layers == tuple(f"blocks.{i}" for i in range(4))
     assert g.path == "autograd"
     # The state before a block, from a pass of its own.
     states = {}
@@ -121,7 +121,7 @@ def test_transformer_with_tied_and_frozen_parameters_and_dropout():
 
     net.eval()
     g = assert_as_autograd(net, tokens, loss)
-    assert g.layers[0] == "layers.0 (TransformerEncoderLayer)"
+    assert g.layers[0] == "layers.0"
     # A tied weight counts with the whole of its gradient in both layers.
     tied = g.named["layers.1.linear1.weight"]
     assert (g["weight"][1] >= tied).all()
@@ -146,9 +146,9 @@ def test_perceptron_and_lists_of_modules():
     assert torch.equal(same["input"], g["input"])
     flat = nn.Sequential(nn.Linear(8, 8), nn.ReLU(inplace=True), nn.Linear(8, 3)).double()
     g = assert_as_autograd(flat, randn(5, 8), lambda y: y.square().sum())
-    assert g.layers == ("0 (Linear)", "2 (Linear)")
-    named = assert_as_autograd(net, randn(5, 8), lambda y: y.square().sum(), blocks=["1", "4.0"])
-    assert named.layers == ("1 (Sequential)", "4.0 (Linear)")
+    assert g.layers == ("0", "2")
+    named = assert_as_autograd(net, randn(5, 8), lambda y: y.square().sum(), layers=["1", "4.0"])
+    assert named.layers == ("1", "4.0")
 
 
 def test_what_passes_a_layer_by_is_taken_into_account():
@@ -244,7 +244,7 @@ def test_layers_without_a_state_keep_their_place_and_are_left_out_of_the_words()
     words = repr(st.gradient_norms(nn.Sequential(embedding), points, lambda y: y.sum()))
     assert words == "GradientNorms(weight, parameters, relative: 1 layers, 1 seeds, path='autograd')"
     g = st.gradient_norms(nn.Sequential(embedding, nn.Linear(3, 3)), points, lambda y: y.sum())
-    assert g.layers == ("0 (Embedding)", "1 (Linear)")
+    assert g.layers == ("0", "1")
     assert g.present["input"].tolist() == [False, True]
     size = f"{float(g['input'][1]):+.4g}"
     assert f"{size} at the last layer to {size} at the first, path" in repr(g)
@@ -458,7 +458,7 @@ def test_a_layer_that_takes_no_floats_and_an_output_of_several_tensors():
     torch.manual_seed(0)
     net = Two().double()
     g = assert_as_autograd(net, torch.tensor([0, 3, 1]), lambda y: y[0].square().sum() + y[1])
-    assert g.layers == ("blocks.0 (Embedding)", "blocks.1 (Linear)", "blocks.2 (Linear)")
+    assert g.layers == ("blocks.0", "blocks.1", "blocks.2")
     assert g.present["input"].tolist() == [False, True, True]
     assert "-inf" not in repr(g)
     assert g.output.item() == 0
@@ -535,9 +535,9 @@ def test_bad_losses_and_networks_are_refused(net, loss, message):
     if message is None:
         st.gradient_norms(net, x, loss)
         with pytest.raises(ValueError, match="expected the name of a Sequential"):
-            st.gradient_norms(net, x, loss, blocks="layers")
+            st.gradient_norms(net, x, loss, layers="layers")
         with pytest.raises(ValueError, match="the modules are"):
-            st.gradient_norms(net, x, loss, blocks=["7"])
+            st.gradient_norms(net, x, loss, layers=["7"])
         with pytest.raises(ValueError, match="x has 1 values"):
             st.gradient_norms(net, torch.tensor([[1.0, 2.0, math.inf]]), loss)
         return
@@ -573,8 +573,8 @@ def test_all_calls_refuse_the_same_things(call):
     if call is not st.forward_error:  # which runs in other dtypes anyway
         with pytest.raises(ValueError, match=r"and torch.float64: .*; its parameters are torch.float32"):
             call(net, x.double())
-    with pytest.raises(TypeError, match="blocks is 3: expected the name"):
-        call(net, x, blocks=3)
+    with pytest.raises(TypeError, match="layers is 3: expected the name"):
+        call(net, x, layers=3)
     with pytest.raises(ValueError, match=r"x has shape \(5, 3\): a chain of width 4 takes \(points, 4\)"):
         call(st.Chain("plain_prelu", 3, width=4), torch.ones(5, 3, dtype=torch.float64))
 

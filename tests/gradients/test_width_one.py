@@ -288,8 +288,8 @@ def test_other_bad_input_is_refused():
     chain, loss = st.Chain("residual1_relu", 4000, seeds=2), mean_squared_error(POINTS)
     with pytest.raises(ValueError, match="output overflows float64 for 2 members"):
         st.gradient_norms(chain, POINTS, loss)
-    with pytest.raises(ValueError, match="leave out blocks"):
-        st.gradient_norms(chain, POINTS, loss, blocks="steps")
+    with pytest.raises(ValueError, match="leave out layers"):
+        st.gradient_norms(chain, POINTS, loss, layers="steps")
     with pytest.raises(TypeError, match=r"x\.to"):
         st.gradient_norms(chain, POINTS.float(), loss)
     with pytest.raises(ValueError, match="x has 1 values"):

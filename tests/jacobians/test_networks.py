@@ -92,8 +92,8 @@ def test_a_transformer_of_12_blocks_equals_its_explicit_jacobians():
             nn.init.normal_(module.weight, std=0.3)  # the copies that torch makes are all alike
     s = st.spectrum(net, x)
     assert s.log_values.shape == (12, 3, 40)
-    assert s.blocks[0] == "layers.0 (TransformerEncoderLayer)"
-    assert len(s.blocks) == 12
+    assert s.layers[0] == "layers.0"
+    assert len(s.layers) == 12
     assert_spectrum(s, net.layers, x)
     assert s.self_check.passed.all()
 
@@ -101,11 +101,11 @@ def test_a_transformer_of_12_blocks_equals_its_explicit_jacobians():
 def test_a_resnet_equals_its_explicit_jacobians():
     net, x = resnet(), rand(2, 3, 6, 6)
     s = st.spectrum(net, x)
-    assert s.blocks == tuple(f"layers.{i} (Residual)" for i in range(6))
+    assert s.layers == tuple(f"layers.{i}" for i in range(6))
     assert_spectrum(s, net.layers, net.stem(x).detach())
-    named = st.spectrum(net, x, blocks="layers")
+    named = st.spectrum(net, x, layers="layers")
     assert torch.equal(named.log_values, s.log_values)
-    some = st.spectrum(net, x, blocks=["layers.0", "layers.1"])
+    some = st.spectrum(net, x, layers=["layers.0", "layers.1"])
     assert torch.equal(some.log_values, s.log_values[:2])
 
 
@@ -321,7 +321,7 @@ def test_networks_that_have_no_such_spectrum_are_refused():
         ([linear], [1.0], {}, TypeError, "x is a list: expected a tensor"),
         ([linear], x[:0], {}, ValueError, r"x has shape \(0, 4\): expected the batch of points first"),
         ([linear], x * math.nan, {}, ValueError, "x has 12 values that are not finite"),
-        ([linear], x, {"blocks": "0"}, ValueError, "a list of blocks has its blocks already"),
+        ([linear], x, {"layers": "0"}, ValueError, "a list of blocks has its blocks already"),
         ([linear], x, {"k": 0}, ValueError, "k is 0"),
         ([linear], x, {"k": 5}, ValueError, "k is 5: the states have as few as 4 numbers"),
         ([linear], x, {"memory": -1}, ValueError, "memory is -1"),
@@ -330,16 +330,16 @@ def test_networks_that_have_no_such_spectrum_are_refused():
         (
             Branches().double(),
             x,
-            {"blocks": ["first", "second"]},
+            {"layers": ["first", "second"]},
             ValueError,
             "between first and second the model does something",
         ),
         (
             Branches().double(),
             x,
-            {"blocks": "layers"},
+            {"layers": "layers"},
             ValueError,
-            "blocks is 'layers': .* none there are",
+            "layers is 'layers': .* none there are",
         ),
         (
             Branches().double(),
@@ -348,12 +348,12 @@ def test_networks_that_have_no_such_spectrum_are_refused():
             ValueError,
             r"does not take x of shape \(3, 4\) and torch.float32",
         ),
-        (resnet(), rand(2, 3, 6, 6), {"blocks": "layer"}, ValueError, "one of 'stem', 'layers', 'head'"),
+        (resnet(), rand(2, 3, 6, 6), {"layers": "layer"}, ValueError, "one of 'stem', 'layers', 'head'"),
         (resnet(), rand(3, 6, 6)[:1], {}, ValueError, "ResNet does not take x of shape"),
-        (Branches().double(), x, {"blocks": ["third"]}, ValueError, r"blocks names \['third'\]: the modules are"),
+        (Branches().double(), x, {"layers": ["third"]}, ValueError, r"layers names \['third'\]: the modules are"),
         (st.Chain("plain_relu", 3, width=2), rand(3, 3), {}, ValueError, r"a chain of width 2 takes \(points, 2\)"),
         (st.Chain("plain_relu", 3, width=2), rand(3, 2).float(), {}, TypeError, "x is torch.float32 and the chain is"),
-        (st.Chain("plain_relu", 3, width=2), rand(3, 2), {"blocks": "steps"}, ValueError, "leave out blocks="),
+        (st.Chain("plain_relu", 3, width=2), rand(3, 2), {"layers": "steps"}, ValueError, "leave out layers="),
     ):
         with pytest.raises(error, match=message):
             st.spectrum(net, points, progress=False, **options)

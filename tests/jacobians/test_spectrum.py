@@ -315,8 +315,8 @@ def test_bad_input_is_refused():
     x = points(0.0)
     with pytest.raises(ValueError, match="k is 2: expected an integer >= 1 and <= 1"):
         st.spectrum(st.Chain("plain_relu", 3), x, k=2)
-    with pytest.raises(ValueError, match="leave out blocks="):
-        st.spectrum(st.Chain("plain_relu", 3), x, blocks="steps")
+    with pytest.raises(ValueError, match="leave out layers="):
+        st.spectrum(st.Chain("plain_relu", 3), x, layers="steps")
     with pytest.raises(ValueError, match="x has 1 values that are not finite, the first nan"):
         st.spectrum(st.Chain("plain_relu", 3), points(math.nan))
     chain = st.Chain("plain_relu", 3)

@@ -1,17 +1,22 @@
-"""The floating-point formats by name, and what a network does when it runs in one."""
+"""The floating-point formats by name, and a network in one of them."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from stability.checks import check_name
+from stability.networks import Chain
+from stability.reading.chains import Steps
+from stability.reading.network import Network
+
+AnyReading = TypeVar("AnyReading", bound=Steps | Network)
 
 #: The formats, from the coarsest.
 FORMATS = {
@@ -62,29 +67,36 @@ def format_name(dtype: str | torch.dtype) -> str:
     return str(dtype).removeprefix("torch.") if isinstance(dtype, str | torch.dtype) else repr(dtype)
 
 
-def check_formats(dtypes: Sequence[str | torch.dtype]) -> list[Format]:
+def check_formats(formats: Sequence[str | torch.dtype]) -> list[Format]:
     """Return the formats of these names, or torch dtypes."""
-    if isinstance(dtypes, str | torch.dtype):
-        dtypes = (dtypes,)
-    if not isinstance(dtypes, Sequence):
-        raise TypeError(f"dtypes is {dtypes!r}: expected a list of some of {', '.join(FORMATS)}, or of torch dtypes")
-    names = [format_name(dtype) for dtype in dtypes]
+    if isinstance(formats, str | torch.dtype):
+        formats = (formats,)
+    if not isinstance(formats, Sequence):
+        raise TypeError(f"formats is {formats!r}: expected a list of some of {', '.join(FORMATS)}, or of torch dtypes")
+    names = [format_name(dtype) for dtype in formats]
     if not names:
-        raise ValueError(f"dtypes is empty: expected some of {', '.join(FORMATS)}")
+        raise ValueError(f"formats is empty: expected some of {', '.join(FORMATS)}")
     found = [check_name("floating-point format", name, FORMATS) for name in names]
     if len(set(found)) < len(found):
-        raise ValueError(f"dtypes repeats a format: {', '.join(found)}")
+        raise ValueError(f"formats repeats a format: {', '.join(found)}")
     return [Format(name, FORMATS[name]) for name in found]
 
 
-def in_format(net: nn.Module, x: Any, dtype: torch.dtype) -> tuple[nn.Module, Any]:
-    """Return a copy of a network and its points in a format; integer points stay as they are.
+def in_format(reading: AnyReading, dtype: torch.dtype) -> AnyReading:
+    """Return a copy of a network with its parameters and floating inputs rounded to a format.
 
     Raises:
         TypeError: for complex parameters, of which torch would drop the imaginary part.
     """
+
+    def rounded(tensor: Tensor) -> Tensor:
+        return tensor.detach().to(dtype) if tensor.is_floating_point() else tensor
+
+    net = reading.chain if isinstance(reading, Steps) else reading.module
     for name, parameter in net.named_parameters():
         if parameter.is_complex():
             raise TypeError(f"the parameter {name} is {parameter.dtype}: expected real ones")
-    points = x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x
-    return copy.deepcopy(net).to(dtype), points
+    twin = copy.deepcopy(net).to(dtype)
+    if isinstance(reading, Steps):
+        return replace(reading, chain=cast(Chain, twin), x=rounded(reading.x))
+    return replace(reading, module=twin, inputs=reading.inputs.mapped(rounded))

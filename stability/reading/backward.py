@@ -1,0 +1,307 @@
+"""Gradients that cannot leave the range, from one backward pass through the graph as it is.
+
+At every cut what goes back is brought to order 1 and its exponent kept. What a stretch hands to a parameter is caught
+there, with the exponent of the stretch. What it hands to something that other stretches use as well (the cast of a tied
+weight, a derived weight, a conditioning) is caught too and goes no further; the sum goes on from there at the end. Of a
+cut of several tensors the last one computed sets the exponent, which what reaches the others waits for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+from stability.reading.cuts import Path, below
+from stability.reading.network import Pass, stretch_masks
+from stability.reading.recording import Edge, Node, edge_of
+from stability.reading.scaled_sums import Part, log2_size, log_norm_of, scaled_sum, times_power_of_2
+from stability.reading.states import State
+
+Gradients = tuple[Tensor | None, ...]
+
+
+@dataclass
+class LossGradients:
+    """The gradients of a loss.
+
+    Attributes:
+        states: for each state asked for the log of the norm of the gradient with respect to it; None where it is not
+            separated from what else the loss takes.
+        parameters: by name, the gradient as a tensor and an exponent of 2.
+        missing: the names of the parameters that the loss does not depend on.
+    """
+
+    states: list[float | None]
+    parameters: dict[str, Part]
+    missing: list[str]
+
+
+def loss_gradients(found: Pass, value: Tensor, states: Sequence[State | None]) -> LossGradients:
+    """Return the gradients of a scalar with respect to states of a pass and all parameters that require one.
+
+    Raises:
+        ValueError: where a gradient is not finite, and where ordinary automatic differentiation, as far as it stays in
+            the range, says something else.
+    """
+    named = {p: n for n, p in found.reading.module.named_parameters() if p.requires_grad}
+    plain = dict(
+        zip(
+            named.values(),
+            torch.autograd.grad(value, list(named), retain_graph=True, allow_unused=True) if named else (),
+            strict=True,
+        )
+    )
+    missing = [name for name, gradient in plain.items() if gradient is None]
+    walk = _Walk(found, value, states)
+    parameters = walk.run(named)
+    _compare(walk, plain, parameters)
+    return LossGradients(walk.measured, parameters, missing)
+
+
+@dataclass
+class _Held:
+    """A tensor of a cut that waits for its exponent: what later stretches handed to it, and from which."""
+
+    parts: list[tuple[Part, int]] = field(default_factory=list)
+    released: bool = False
+
+
+class _Walk:
+    """One backward pass with its hooks."""
+
+    def __init__(self, found: Pass, value: Tensor, states: Sequence[State | None]) -> None:
+        self.found, self.value = found, value
+        root = edge_of(value)
+        assert root is not None
+        self.root = root[0]
+        groups = [call.gave for call in found.recording.calls if len(call.gave) > 1]
+        self.path = Path([root], found.path.sources, groups)
+        self.stretches = len(self.path.cuts) + 1
+        #: Of 2, in units of which gradients travel in each stretch; that of the loss is the last.
+        self.exponents: list[int | None] = [None] * (self.stretches - 1) + [0]
+        self.masks = stretch_masks(self.path, [self.root])
+        self.measured: list[float | None] = [None] * len(states)
+        self.trouble: tuple[int, str] | None = None
+        self.late = False
+        self._plan_states(states)
+
+    def _plan_states(self, states: Sequence[State | None]) -> None:
+        self.at_node: dict[Node, list[tuple[int, list[int]]]] = defaultdict(list)
+        self.at_cut: dict[int, list[int]] = defaultdict(list)
+        cuts = {frozenset(cut.edges): number for number, cut in enumerate(self.path.cuts)}
+        for place, state in enumerate(states):
+            if state is None:
+                continue
+            nodes = {node for node, _ in state.edges}
+            if len(nodes) == 1:
+                self.at_node[nodes.pop()].append((place, [number for _, number in state.edges]))
+            elif frozenset(state.edges) in cuts:
+                self.at_cut[cuts[frozenset(state.edges)]].append(place)
+        self.leads = {cut.edges[-1][0]: number for number, cut in enumerate(self.path.cuts)}
+        self.held = {edge: _Held() for cut in self.path.cuts for edge in cut.edges if edge[0] is not cut.edges[-1][0]}
+        self.held_of: dict[Node, list[Edge]] = defaultdict(list)
+        for edge in self.held:
+            self.held_of[edge[0]].append(edge)
+
+    def run(self, named: Mapping[Any, str]) -> dict[str, Part]:
+        """Do the pass, and return the gradients of the parameters by name."""
+        nodes = below([self.root])
+        leaves = {torch.autograd.graph.get_gradient_edge(p).node: n for p, n in named.items()}
+        self.caught: dict[Edge, list[Part]] = defaultdict(list)
+        self.parts: dict[str, list[Part]] = defaultdict(list)
+        wanted = [p for p, n in named.items() if torch.autograd.graph.get_gradient_edge(p).node in self.masks]
+        wanted += [
+            child.variable
+            for node in self.path._begin
+            for child, _ in node.next_functions
+            if child is not None and hasattr(child, "variable") and child not in leaves
+        ]
+        handles = []
+        for node in nodes:
+            if node in self.leads or node in self.held_of or node in self.at_node:
+                handles.append(node.register_prehook(self._arrives(node)))
+            if node not in leaves and not self._is_shared(node) and (hook := self._hands(node, leaves)):
+                handles.append(node.register_hook(hook))
+        try:
+            if wanted:
+                torch.autograd.grad(self.value, wanted, retain_graph=True, allow_unused=True)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if self.trouble is not None:
+            raise ValueError(self.trouble[1])
+        if self.late:
+            raise ValueError(
+                "the graph of the network is not run back in the order in which it was made: it has no norms"
+            )
+        self._share(leaves)
+        return {name: scaled_sum(parts) for name, parts in self.parts.items()}
+
+    def _is_shared(self, node: Node) -> bool:
+        return node not in self.path.position and self.masks[node].bit_count() > 1
+
+    def _stretch(self, node: Node) -> int:
+        return self.masks[node].bit_length() - 1
+
+    def _unit(self, stretch: int) -> int:
+        exponent = self.exponents[stretch]
+        if exponent is None:
+            # No gradient came through the cut after it.
+            return next(e for e in self.exponents[stretch:] if e is not None)
+        return exponent
+
+    def _arrives(self, node: Node) -> Callable[[Gradients], Gradients]:
+        stretch = self._stretch(node)
+        cut = self.leads.get(node)
+
+        def hook(gradients: Gradients) -> Gradients:
+            unit = self._unit(stretch if cut is None else cut + 1)
+            parts: list[list[Part]] = [[] if g is None else [(g, unit)] for g in gradients]
+            for edge in self.held_of.get(node, ()):
+                held = self.held[edge]
+                held.released = True
+                parts[edge[1]] += [part for part, _ in held.parts]
+            self._look(stretch if cut is None else cut + 1, [g for g in gradients if g is not None])
+            for place, outputs in self.at_node.get(node, ()):
+                self.measured[place] = log_norm_of([scaled_sum(parts[k]) for k in outputs if parts[k]])
+            if cut is not None:
+                others = [e for e in self.path.cuts[cut].edges if e[0] is not node]
+                outside = [[p for p, s in self.held[e].parts if s > cut] for e in others]
+                sizes = [log2_size(part) for some in (*parts, *outside) for part in some]
+                top = max((size for size in sizes if size is not None), default=unit)
+                self.exponents[cut] = top
+                for place in self.at_cut.get(cut, ()):
+                    own = [parts[k] for _, k in (e for e in self.path.cuts[cut].edges if e[0] is node)]
+                    self.measured[place] = log_norm_of([scaled_sum(some) for some in (*own, *outside) if some])
+            goes = self._unit(stretch)
+            result: list[Tensor | None] = []
+            for gradient, some in zip(gradients, parts, strict=True):
+                if not some:
+                    result.append(gradient)
+                    continue
+                total = times_power_of_2(*some[0], goes)
+                for part in some[1:]:
+                    total = total + times_power_of_2(*part, goes)
+                result.append(total)
+            return tuple(result)
+
+        return hook
+
+    def _hands(self, node: Node, leaves: dict[Node, str]) -> Callable[[Gradients, Any], Gradients | None] | None:
+        """Return what is to be done with the gradients that a node hands on; None if nothing."""
+        own = self._stretch(node)
+        at: list[tuple[int, Edge, str]] = []
+        for place, edge in enumerate(node.next_functions):
+            child = edge[0]
+            if child is None:
+                continue
+            if child in leaves:
+                at.append((place, edge, "parameter"))
+            elif self._is_shared(child):
+                at.append((place, edge, "shared"))
+            elif edge in self.held and own > self._stretch(child) and not self._flows(edge, own):
+                at.append((place, edge, "held"))
+        if not at:
+            return None
+
+        def hook(gave: Gradients, _: Any) -> Gradients | None:
+            unit, changed = self._unit(own), None
+            self._look(own, [gave[place] for place, _, _ in at])
+            for place, edge, what in at:
+                gradient = gave[place]
+                if gradient is None:
+                    continue
+                if what == "parameter":
+                    self.parts[leaves[edge[0]]].append((gradient.to_dense(), unit))
+                    continue
+                if what == "shared":
+                    self.caught[edge].append((gradient, unit))
+                else:
+                    held = self.held[edge]
+                    self.late |= held.released
+                    held.parts.append(((gradient, unit), own))
+                changed = list(gave) if changed is None else changed
+                changed[place] = torch.zeros_like(gradient)
+            return None if changed is None else tuple(changed)
+
+        return hook
+
+    def _flows(self, edge: Edge, stretch: int) -> bool:
+        """Whether what a stretch hands to a tensor arrives in the unit that its node expects."""
+        cut = self.leads.get(edge[0])
+        return cut is not None and stretch == cut + 1
+
+    def _share(self, leaves: dict[Node, str]) -> None:
+        """Take the sums of what was handed to shared nodes on to the parameters behind them."""
+        for (node, number), parts in self.caught.items():
+            inside = [leaf for leaf in below([node]) if leaf in leaves]
+            if not inside:
+                continue
+            total, exponent = scaled_sum(parts)
+            found = torch.autograd.grad(
+                [GradientEdge(node, number)],
+                [GradientEdge(leaf, 0) for leaf in inside],
+                [total.to(parts[0][0].dtype)],
+                retain_graph=True,
+                allow_unused=True,
+            )
+            for leaf, gradient in zip(inside, found, strict=True):
+                if gradient is not None:
+                    self.parts[leaves[leaf]].append((gradient.to_dense(), exponent))
+
+    def _look(self, stretch: int, gradients: Sequence[Tensor | None]) -> None:
+        """Note the first stretch, on the way back, in which a gradient is not finite."""
+        if self.trouble is not None:
+            return
+        for gradient in gradients:
+            if gradient is not None and not bool(gradient.isfinite().all() if not gradient.is_sparse else True):
+                self.trouble = (
+                    stretch,
+                    f"a gradient of shape {tuple(gradient.shape)} is not finite in {self._where(stretch)}: the network, "
+                    "or the loss, is not differentiable at this point, or overflows within one layer",
+                )
+                return
+
+    def _where(self, stretch: int) -> str:
+        """Return words for the layer that holds a stretch of the way back."""
+        if stretch >= len(self.path.cuts):
+            return "the loss, or what it takes"
+        node = self.path.cuts[stretch].edges[-1][0]
+        if node not in self.found.path.position:
+            return "the loss, or what it takes"
+        own = self.found.path.stretch(node)
+        for run in self.found.runs:
+            if run.first <= own <= run.last:
+                return f"layer {run.name}"
+        return "the network"
+
+
+def _compare(walk: _Walk, plain: Mapping[str, Tensor | None], parameters: dict[str, Part]) -> None:
+    """Raise where an ordinary backward pass that stayed in the range has other gradients."""
+    dtypes = {walk.value.dtype, *(gradient.dtype for gradient in plain.values() if gradient is not None)}
+    limits = max(map(torch.finfo, dtypes), key=lambda one: one.tiny)
+    least, largest = math.log2(limits.tiny) - math.log2(limits.eps), math.log2(limits.max) / 2
+    known = [e for e in walk.exponents if e is not None]
+    if min(known) < least or max(known) > largest:
+        return
+    for name, gradient in plain.items():
+        if gradient is None or not gradient.isfinite().all():
+            continue
+        limits = torch.finfo(gradient.dtype)
+        size = float(gradient.to_dense().abs().max().double()) if gradient.numel() else 0.0
+        if not limits.tiny / limits.eps < size < limits.max * limits.eps:
+            continue
+        want = log_norm_of([(gradient.to_dense(), 0)])
+        got = log_norm_of([parameters[name]]) if name in parameters else -math.inf
+        if abs(got - want) > 1e4 * limits.eps + 1e-9:
+            raise ValueError(
+                f"the gradient of the parameter {name} is e^{got:.6g} where an ordinary backward pass has "
+                f"e^{want:.6g}: the network behaves otherwise when its backward pass is followed"
+            )

@@ -1,0 +1,252 @@
+"""What a layer does to small changes of its state: J v and J^T u between two states of one pass, and J itself.
+
+Nothing of the network is run again: the derivatives are backward passes from one state to the one before, and J v is the
+derivative of J^T u with respect to u, which it is linear in. One cotangent serves all points of a batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stability.reading.recording import Edge
+from stability.reading.states import State
+
+Array = NDArray[np.float64]
+
+#: How many numbers go through a layer at once: what a backward pass holds is a multiple of it.
+CHUNK = 2**22
+
+
+class Derivative:
+    """The derivative of a layer, from the state before it to the one after it, at all points.
+
+    Args:
+        name: of the layer.
+        before, after: its states.
+    """
+
+    def __init__(self, name: str, before: State, after: State) -> None:
+        self.name, self.before, self.after = name, before, after
+        self.is_identity = before.edges == after.edges
+        self._transposed: tuple[list[Tensor], list[Tensor]] | None = None
+        self.like = next(value for value in (*after.values, *before.values) if value is not None)
+
+    def pull(self, directions: Tensor) -> Tensor:
+        """Return J^T u for every direction: (q, size, m) to (q, size, n), in the dtype of the state."""
+        return self._in_chunks(directions, self._pull_some)
+
+    def push(self, directions: Tensor) -> Tensor:
+        """Return J v for every direction: (q, size, n) to (q, size, m).
+
+        Raises:
+            ValueError: where an operation of the layer cannot be differentiated twice.
+        """
+        return self._in_chunks(directions, self._push_some)
+
+    def _in_chunks(self, directions: Tensor, some: object) -> Tensor:
+        if self.is_identity:
+            return directions
+        each = self.before.size * max(self.before.width, self.after.width)
+        step = max(1, CHUNK // each)
+        parts = [some(directions[k : k + step]) for k in range(0, len(directions), step)]  # type: ignore[operator]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _pull_some(self, directions: Tensor) -> Tensor:
+        given = self.after.shaped(directions.to(self.like))
+        if len(directions) > 1 and not self._one_by_one:
+            try:
+                return self._pull(given, batched=True)
+            except (RuntimeError, NotImplementedError, TypeError, ValueError):
+                self._one_by_one = True  # some operation cannot take many cotangents at once
+        return torch.stack([self._pull([g[k] for g in given], batched=False) for k in range(len(directions))])
+
+    _one_by_one = False
+
+    def _pull(self, cotangents: list[Tensor], batched: bool) -> Tensor:
+        with closed(self.before.edges):
+            found = torch.autograd.grad(
+                self.after.gradient_edges,
+                self.before.gradient_edges,
+                cotangents,
+                is_grads_batched=batched,
+                retain_graph=True,
+                allow_unused=True,
+            )
+        if all(part is None for part in found):
+            lead = cotangents[0].shape[:1] if batched else ()
+            return self.like.new_zeros(*lead, self.before.size, self.before.width)
+        return self.before.flat(found, lead=int(batched))
+
+    def _push_some(self, directions: Tensor) -> Tensor:
+        units, pulled = self._transpose()
+        given = self.before.shaped(directions.to(self.like))
+        rows = []
+        for k in range(len(directions)):
+            wanted = [
+                (one, g[k]) for one, g in zip(pulled, given, strict=True) if one is not None and one.requires_grad
+            ]
+            try:
+                found = torch.autograd.grad(
+                    [one for one, _ in wanted], units, [g for _, g in wanted], retain_graph=True, allow_unused=True
+                )
+            except RuntimeError as error:
+                raise ValueError(self._not_twice(error)) from error
+            rows.append(
+                self.like.new_zeros(self.after.size, self.after.width)
+                if all(part is None for part in found)
+                else self.after.flat(found)
+            )
+        return torch.stack(rows)
+
+    def _transpose(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return cotangents u of 0 and J^T u as a function of them."""
+        if self._transposed is None:
+            units = [self.like.new_zeros(shape).requires_grad_() for shape in self.after.shapes]
+            try:
+                with torch.enable_grad(), closed(self.before.edges):
+                    pulled = torch.autograd.grad(
+                        self.after.gradient_edges,
+                        self.before.gradient_edges,
+                        units,
+                        retain_graph=True,
+                        create_graph=True,
+                        allow_unused=True,
+                    )
+            except RuntimeError as error:
+                raise ValueError(self._not_twice(error)) from error
+            if not any(one is not None and one.requires_grad for one in pulled):
+                if any(one is not None and bool((one != 0).any()) for one in pulled):
+                    raise ValueError(f"layer {self.name} has a backward pass that is not linear in what it is given")
+                raise ValueError(self._not_twice("it is no function of what is sent back"))
+            self._transposed = units, list(pulled)
+        return self._transposed
+
+    def refuse_mixed_points(self) -> None:
+        """Raise where one point depends on another: cotangents of some points alone must come back to these alone.
+
+        Two points differ in some digit of their numbers, so that halves by each digit tell all of them apart.
+        """
+        size = self.after.size
+        generator = torch.Generator().manual_seed(0)
+        given = torch.randn(size, self.after.width, generator=generator, dtype=torch.float64).to(self.like)
+        numbers = torch.arange(size, device=self.like.device)
+        for digit in range((size - 1).bit_length()):
+            for value in (0, 1):
+                chosen = (numbers >> digit & 1) == value
+                back = self._pull_plainly((given * chosen[:, None])[None])[0]
+                if (back[~chosen] != 0).any():
+                    raise ValueError(self._mixed("points depend on one another in it"))
+
+    def _mixed(self, what: str) -> str:
+        return (
+            f"layer {self.name} gives no point a Jacobian of its own: {what}. batch_dim= names the dimension that tells "
+            "points apart, and None takes all of x for one point"
+        )
+
+    def _not_twice(self, reason: object) -> str:
+        return (
+            f"layer {self.name} has no forward mode of differentiation, which takes the derivative of its backward pass: "
+            f"leave out k=, or write the layer otherwise ({reason})"
+        )
+
+    def jacobian(self) -> Array:
+        """Return J, float64 (size, m, n), held against random probes.
+
+        Raises:
+            ValueError: where points depend on one another, where a derivative is wrong in one mode, or not finite.
+        """
+        m, n = self.after.width, self.before.width
+        if self.is_identity:
+            return np.tile(np.eye(n), (self.before.size, 1, 1))
+        matrix = None
+        if 2 * n < m:
+            try:
+                matrix = self._of_columns()
+            except ValueError:
+                matrix = None
+        if matrix is None:
+            matrix = self._of_rows()
+        if not matrix.isfinite().all():
+            size, row, column = (~matrix.isfinite()).nonzero()[0].tolist()
+            raise ValueError(
+                f"the Jacobian of layer {self.name} is not finite at point {size}, entry {(row, column)}: look at what "
+                "the layer does there (a root of 0, a division by 0, an overflow)"
+            )
+        fault = self._fault(matrix)
+        if fault and not self._one_by_one:
+            self._one_by_one = True
+            matrix = self._of_rows()
+            fault = self._fault(matrix)
+        if fault:
+            raise ValueError(fault)
+        return np.ascontiguousarray(matrix.numpy())
+
+    def _of_rows(self) -> Tensor:
+        m = self.after.width
+        unit = torch.eye(m, dtype=self.like.dtype, device=self.like.device)
+        rows = self.pull(unit[:, None].expand(m, self.after.size, m))
+        return rows.detach().to("cpu", torch.float64).movedim(0, 1)
+
+    def _of_columns(self) -> Tensor:
+        n = self.before.width
+        unit = torch.eye(n, dtype=self.like.dtype, device=self.like.device)
+        columns = self.push(unit[:, None].expand(n, self.before.size, n))
+        return columns.detach().to("cpu", torch.float64).permute(1, 2, 0)
+
+    def _fault(self, matrix: Tensor) -> str | None:
+        """Say what is wrong with a Jacobian, by a random direction in each mode; None if nothing is."""
+        generator = torch.Generator().manual_seed(0)
+        probes = [
+            (matrix.mT, self.after, self._pull_plainly, "backward"),
+            (matrix, self.before, self._push_some, "forward"),
+        ]
+        for own, state, mode, words in probes:
+            direction = torch.randn(state.size, state.width, generator=generator, dtype=torch.float64).to(
+                self.like.dtype
+            )
+            try:
+                expected = mode(direction[None].to(self.like.device))[0].detach().to("cpu", torch.float64)
+            except ValueError:
+                continue  # not every operation can be differentiated twice: the other probe remains
+            v = direction.double()[..., None]
+            error = ((own @ v)[..., 0] - expected).abs()
+            scale = (own.abs() @ v.abs())[..., 0].amax(dim=-1, keepdim=True)
+            allowed = 1e3 * torch.finfo(self.like.dtype).eps * math.sqrt(own.shape[-1]) * scale
+            if not (error <= allowed).all():
+                point = int((~(error <= allowed)).nonzero()[0][0])
+                try:
+                    self.refuse_mixed_points()
+                except ValueError as mixed:
+                    return str(mixed)
+                return (
+                    f"the Jacobian of layer {self.name} at point {point} disagrees with a random probe by {words} mode "
+                    f"({float(error.max()):.1e}): the layer has a wrong derivative in one mode, or one that depends on "
+                    "what is sent back"
+                )
+        return None
+
+    def _pull_plainly(self, directions: Tensor) -> Tensor:
+        return torch.stack([self._pull(self.after.shaped(one), batched=False) for one in directions])
+
+
+@contextmanager
+def closed(edges: tuple[Edge, ...]) -> Iterator[None]:
+    """Let nothing go back beyond the tensors of a state, so that each of several counts as given."""
+
+    def nothing(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+        return tuple(None if gradient is None else torch.zeros_like(gradient) for gradient in gradients)
+
+    nodes = {node for node, _ in edges} if len(edges) > 1 else set()
+    handles = [node.register_prehook(nothing) for node in nodes]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

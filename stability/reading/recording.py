@@ -1,0 +1,196 @@
+"""One forward pass of a network, recorded: the calls of its modules, and the tensors that its graph was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from stability.reading.trees import tensors_in
+
+Node = Any  # of the autograd graph
+Edge = tuple[Node, int]  # a tensor of the graph: the node that made it, and which of its outputs it is
+
+
+@dataclass
+class Call:
+    """A call of a module.
+
+    Attributes:
+        name: of the module, with "#2" and so on for the second call of it and the later ones.
+        module: itself.
+        took, gave: the tensors of the graph that it took and returned, as they were then.
+    """
+
+    name: str
+    module: nn.Module
+    took: list[Edge]
+    gave: list[Edge] = field(default_factory=list)
+
+    @property
+    def base(self) -> str:
+        """The module's name."""
+        return self.name.partition("#")[0]
+
+
+@dataclass
+class Seen:
+    """A tensor of the graph: a view that shares its numbers, until something is about to change them in place."""
+
+    values: Tensor
+    version: int
+    shape: tuple[int, ...]
+    copied: bool = False
+
+    @property
+    def intact(self) -> bool:
+        """Whether the numbers are still those that the tensor had when it was seen."""
+        return self.copied or self.values._version == self.version
+
+
+@dataclass
+class Recording:
+    """What a forward pass left.
+
+    Attributes:
+        output: what the network returned.
+        calls: of its modules, in the order in which they ended.
+        seen: the tensors of the graph, by edge.
+        sources: the edges from which states may be followed, by the name of what made them: an input, or the call of an
+            embedding.
+    """
+
+    output: Any = None
+    calls: list[Call] = field(default_factory=list)
+    seen: dict[Edge, Seen] = field(default_factory=dict)
+    sources: dict[str, list[Edge]] = field(default_factory=dict)
+
+
+def edge_of(tensor: Tensor) -> Edge | None:
+    """Return what a tensor is in the graph, None for leaves and what is in none."""
+    node = tensor.grad_fn
+    return None if node is None else (node, tensor.output_nr)
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Whether a tensor has numbers to look at; inside torch.func it may stand for many."""
+    return bool(
+        (tensor.is_floating_point() or tensor.is_complex())
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        and tensor.layout == torch.strided
+    )
+
+
+#: Methods that change the tensor that they are called on, beside those whose names end in an underscore.
+_CHANGING = {
+    f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")
+} | {"__setitem__"}
+
+
+class _Follower(TorchFunctionMode):
+    """Sees every tensor that torch's functions take and return, and copies numbers before they are changed in place."""
+
+    def __init__(self, recording: Recording) -> None:
+        super().__init__()
+        self.seen = recording.seen
+        self.by_storage: dict[int, list[Seen]] = {}
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(function, "__name__", "")
+        if name == "__get__":  # an attribute
+            return function(*args, **kwargs)
+        for tensor in tensors_in((args, kwargs)):
+            self.see(tensor)
+        changes = (name.endswith("_") and not name.endswith("__")) or name in _CHANGING
+        if changes or kwargs.get("inplace") or kwargs.get("out") is not None:
+            first = args[:1] if kwargs.get("out") is None else kwargs["out"]
+            for tensor in tensors_in(first or kwargs):
+                self._keep(tensor)
+        result = function(*args, **kwargs)
+        for tensor in tensors_in(result):
+            self.see(tensor)
+        return result
+
+    def see(self, tensor: Tensor) -> None:
+        """Keep a tensor of the graph, with the numbers that it has now."""
+        if not tensor.requires_grad or not _plain(tensor):
+            return
+        edge = edge_of(tensor)
+        if edge is None or edge in self.seen:
+            return
+        seen = self.seen[edge] = Seen(tensor.detach(), tensor._version, tuple(tensor.shape))
+        self.by_storage.setdefault(tensor.untyped_storage().data_ptr(), []).append(seen)
+
+    def _keep(self, tensor: Tensor) -> None:
+        """Copy what shares the storage of a tensor that is about to be changed."""
+        if not _plain(tensor):
+            return
+        for seen in self.by_storage.pop(tensor.untyped_storage().data_ptr(), []):
+            if seen.intact and not seen.copied:
+                seen.values, seen.copied = seen.values.clone(), True
+
+
+@contextmanager
+def recorded(net: nn.Module, embeddings: bool) -> Iterator[Recording]:
+    """Record the forward pass that is run inside.
+
+    Args:
+        net: whose modules are hooked, for as long as the context lasts.
+        embeddings: whether the outputs of embeddings are sources, which then have a graph, be they frozen or not.
+    """
+    recording = Recording()
+    follower = _Follower(recording)
+    running: list[list[Edge]] = []
+    counts: dict[str, int] = {}
+
+    def before(_: nn.Module, args: Any, options: Any) -> None:
+        with torch._C.DisableTorchFunction():
+            # The nodes now: an in-place operation gives a tensor another one later.
+            running.append(list(_edges((args, options), follower)))
+
+    def after(name: str) -> Callable[[nn.Module, Any, Any], Any]:
+        def keep(module: nn.Module, _: Any, output: Any) -> Any:
+            with torch._C.DisableTorchFunction():
+                counts[name] = counts.get(name, 0) + 1
+                full = name if counts[name] == 1 else f"{name}#{counts[name]}"
+                changed = None
+                if embeddings and isinstance(module, nn.Embedding | nn.EmbeddingBag):
+                    if not output.requires_grad:  # a frozen one
+                        output = changed = output.requires_grad_().clone()
+                    edge = edge_of(output)
+                    assert edge is not None
+                    recording.sources[full] = [edge]
+                call = Call(full, module, running.pop(), list(_edges(output, follower)))
+                recording.calls.append(call)
+                return changed
+
+        return keep
+
+    with ExitStack() as stack:
+        for name, module in net.named_modules():
+            if name and not isinstance(module, torch.jit.ScriptModule):
+                for handle in (
+                    module.register_forward_pre_hook(before, with_kwargs=True),
+                    module.register_forward_hook(after(name)),
+                ):
+                    stack.callback(handle.remove)
+        with follower:
+            yield recording
+        with torch._C.DisableTorchFunction():
+            for tensor in tensors_in(recording.output):
+                follower.see(tensor)
+
+
+def _edges(tree: Any, follower: _Follower) -> Iterator[Edge]:
+    for tensor in tensors_in(tree):
+        follower.see(tensor)
+        if tensor.requires_grad and (edge := edge_of(tensor)) is not None:
+            yield edge

@@ -1,0 +1,70 @@
+"""Tensors with one exponent of 2 each, and their sums and norms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+#: The tensor times 2 to the exponent.
+Part = tuple[Tensor, int]
+
+# Powers by which a product of two numbers of order 1 is exact in each dtype.
+_STEPS = {torch.float16: 12, torch.bfloat16: 100, torch.float32: 100, torch.complex64: 100}
+
+
+def log2_size(part: Part) -> int | None:
+    """Return the exponent of 2 just above the largest entry, None where all are zero or there are none."""
+    tensor, exponent = part
+    if tensor.numel() == 0:
+        return None
+    size = float(tensor.detach().abs().max())
+    return math.frexp(size)[1] + exponent if 0 < size < math.inf else None
+
+
+def times_power_of_2(tensor: Tensor, exponent: int, unit: int) -> Tensor:
+    """Return tensor * 2^exponent in units of 2^unit, by exact products as long as the result is in the range."""
+    power, step = exponent - unit, _STEPS.get(tensor.dtype, 1000)
+    if power == 0:
+        return tensor
+    power = max(-4000, min(4000, power))
+    while power:
+        part = max(-step, min(step, power))
+        tensor = tensor * 2.0**part
+        power -= part
+    return tensor
+
+
+def scaled_sum(parts: Sequence[Part]) -> Part:
+    """Return the sum as one part: in the dtype of the parts if there is one of them, else in float64."""
+    if len(parts) == 1:
+        return parts[0]
+    sizes = [size for size in map(log2_size, parts) if size is not None]
+    top = max(sizes, default=0)
+    wide = torch.complex128 if any(tensor.is_complex() for tensor, _ in parts) else torch.float64
+    total = None
+    for tensor, exponent in parts:
+        shifted = times_power_of_2(tensor.to(wide), exponent, top)
+        total = shifted if total is None else total + shifted
+    assert total is not None
+    return total, top
+
+
+def log_norm_of(parts: Sequence[Part]) -> float:
+    """Return the log of the L2 norm of all the parts together, -inf for zeros, inf where a number is not finite."""
+    logs = []
+    for tensor, exponent in parts:
+        size = log2_size((tensor, 0))
+        if not tensor.isfinite().all():
+            return math.inf
+        if size is None:
+            continue
+        wide = torch.complex128 if tensor.is_complex() else torch.float64
+        norm = float(torch.linalg.vector_norm(times_power_of_2(tensor.to(wide), 0, size)))
+        logs.append(math.log(norm) + (size + exponent) * math.log(2))
+    if not logs:
+        return -math.inf
+    top = max(logs)
+    return top + math.log(sum(math.exp(2 * (one - top)) for one in logs)) / 2

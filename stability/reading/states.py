@@ -1,0 +1,138 @@
+"""A state of a network: the numbers that everything after a layer is computed from, point by point."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+from stability.reading.recording import Edge
+
+
+@dataclass(frozen=True)
+class State:
+    """One tensor, or several that separate a network together.
+
+    Attributes:
+        edges: the tensors in the graph.
+        values: their numbers; None where something changed them before they could be copied.
+        shapes: of each.
+        batch_dim: which dimension tells the points apart; None where all is one point.
+        batch: the shape of the batch, (points,), or (seeds, points) where the first two dimensions tell seeds and
+            points apart.
+    """
+
+    edges: tuple[Edge, ...]
+    values: tuple[Tensor | None, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    batch_dim: int | None
+    batch: tuple[int, ...]
+
+    @property
+    def shape(self) -> Any:
+        """The shape, of several tensors a tuple of their shapes."""
+        return self.shapes[0] if len(self.shapes) == 1 else self.shapes
+
+    @property
+    def has_points(self) -> bool:
+        """Whether every tensor has the points in its batch dimension."""
+        dim = self.batch_dim
+        return dim is None or len(self.batch) > 1 or all(len(s) > dim and s[dim] == self.batch[0] for s in self.shapes)
+
+    @property
+    def size(self) -> int:
+        """How many points there are, times the seeds."""
+        return math.prod(self.batch)
+
+    @property
+    def width(self) -> int:
+        """How many numbers the state of a point has."""
+        return sum(math.prod(shape) for shape in self.shapes) // self.size
+
+    def flat(self, tensors: Sequence[Tensor | None], lead: int = 0) -> Tensor:
+        """Return tensors of these shapes, behind `lead` more dimensions, as (*lead, size, width); None counts as 0."""
+        parts = []
+        for tensor, shape in zip(tensors, self.shapes, strict=True):
+            if tensor is None:
+                like = next(t for t in tensors if t is not None)
+                tensor = like.new_zeros((*like.shape[:lead], *shape))
+            if self.batch_dim is not None and len(self.batch) == 1:
+                tensor = tensor.movedim(lead + self.batch_dim, lead)
+            parts.append(tensor.reshape(*tensor.shape[:lead], self.size, -1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    def shaped(self, flat: Tensor) -> list[Tensor]:
+        """Return (*lead, size, width) as tensors of these shapes, the inverse of `flat`."""
+        lead, tensors, start = flat.shape[:-2], [], 0
+        for shape in self.shapes:
+            width = math.prod(shape) // self.size
+            part = flat[..., start : start + width]
+            start += width
+            if self.batch_dim is not None and len(self.batch) == 1:
+                rest = [length for dim, length in enumerate(shape) if dim != self.batch_dim]
+                part = part.reshape(*lead, self.size, *rest).movedim(len(lead), len(lead) + self.batch_dim)
+            tensors.append(part.reshape(*lead, *shape))
+        return tensors
+
+    def numbers(self, after: str) -> Tensor:
+        """Return the numbers, (*batch, width).
+
+        Raises:
+            ValueError: where they were changed before they could be copied.
+        """
+        return self.flat(self._known(after)).reshape(*self.batch, self.width)
+
+    def whole(self, after: str) -> Tensor:
+        """Return all the numbers, in one dimension; raises as `numbers` does."""
+        return torch.cat([value.flatten() for value in self._known(after)])
+
+    def _known(self, after: str) -> list[Tensor]:
+        known = [value for value in self.values if value is not None]
+        if len(known) < len(self.values):
+            raise ValueError(
+                f"the state after layer {after} is changed in place where it cannot be followed: take the change out, "
+                "or name other layers="
+            )
+        return known
+
+    @property
+    def tensor(self) -> Tensor:
+        """The numbers of a state of one tensor."""
+        (value,) = self.values
+        assert value is not None
+        return value
+
+    @property
+    def gradient_edges(self) -> list[GradientEdge]:
+        return [GradientEdge(node, number) for node, number in self.edges]
+
+
+def check_state(name: str, state: State) -> None:
+    """Raise where a state has left the range, and the branches taken there are no longer those of the network."""
+    for value, shape in zip(state.values, state.shapes, strict=True):
+        if value is None:
+            continue
+        finite = value.isfinite()
+        if not finite.all():
+            place = tuple((~finite).nonzero()[0].tolist())
+            raise ValueError(
+                f"the state after layer {name} has {int((~finite).sum())} values that are not finite, the first "
+                f"{value[place].item()} at {place}: the network overflows {value.dtype} there, or divides by zero; "
+                "scale its weights, or take a wider dtype"
+            )
+        if not (value.is_floating_point() or value.is_complex()) or value.numel() == 0:
+            continue
+        one = State(state.edges[:1], (value,), (shape,), state.batch_dim, state.batch)
+        size = one.flat([value]).abs().amax(dim=-1) if one.has_points else value.abs().amax().reshape(1)
+        lost = (size > 0) & (size < torch.finfo(value.dtype).tiny)
+        if lost.any():
+            raise ValueError(
+                f"the state after layer {name} is below the smallest normal number of {value.dtype} at point "
+                f"{int(lost.nonzero()[0])}: it underflows, and a ReLU or PReLU after it would take the wrong branch; "
+                "scale the weights or the points, or take a wider dtype"
+            )
