@@ -50,8 +50,9 @@ def leading_spectrum(
     found = [Derivative(*one) for one in zip(names, states[:-1], states[1:], strict=True)]
     if k > min(widths):
         raise ValueError(f"k is {k}: the states have as few as {min(widths)} numbers, so there are no more values")
-    if not apart:
-        for layer in found:
+    for layer in found:
+        layer.check_adjoint()
+        if not apart:
             layer.refuse_mixed_points()
     depth, n = len(found), widths[0]
     kept = min(n, k + SPARE)

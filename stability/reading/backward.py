@@ -51,13 +51,8 @@ def loss_gradients(found: Pass, value: Tensor, states: Sequence[State | None]) -
             the range, says something else.
     """
     named = {p: n for n, p in found.reading.module.named_parameters() if p.requires_grad}
-    plain = dict(
-        zip(
-            named.values(),
-            torch.autograd.grad(value, list(named), retain_graph=True, allow_unused=True) if named else (),
-            strict=True,
-        )
-    )
+    found_plainly = torch.autograd.grad(value, list(named), retain_graph=True, allow_unused=True) if named else ()
+    plain = {n: None if g is None else g.to_dense() for n, g in zip(named.values(), found_plainly, strict=True)}
     missing = [name for name, gradient in plain.items() if gradient is None]
     walk = _Walk(found, value, states)
     parameters = walk.run(named)
@@ -261,7 +256,7 @@ class _Walk:
         if self.trouble is not None:
             return
         for gradient in gradients:
-            if gradient is not None and not bool(gradient.isfinite().all() if not gradient.is_sparse else True):
+            if gradient is not None and not bool(gradient.to_dense().isfinite().all()):
                 self.trouble = (
                     stretch,
                     f"a gradient of shape {tuple(gradient.shape)} is not finite in {self._where(stretch)}: the network, "
@@ -295,10 +290,10 @@ def _compare(walk: _Walk, plain: Mapping[str, Tensor | None], parameters: dict[s
         if gradient is None or not gradient.isfinite().all():
             continue
         limits = torch.finfo(gradient.dtype)
-        size = float(gradient.to_dense().abs().max().double()) if gradient.numel() else 0.0
+        size = float(gradient.abs().max().double()) if gradient.numel() else 0.0
         if not limits.tiny / limits.eps < size < limits.max * limits.eps:
             continue
-        want = log_norm_of([(gradient.to_dense(), 0)])
+        want = log_norm_of([(gradient, 0)])
         got = log_norm_of([parameters[name]]) if name in parameters else -math.inf
         if abs(got - want) > 1e4 * limits.eps + 1e-9:
             raise ValueError(

@@ -98,12 +98,36 @@ class Derivative:
                 )
             except RuntimeError as error:
                 raise ValueError(self._not_twice(error)) from error
-            rows.append(
-                self.like.new_zeros(self.after.size, self.after.width)
-                if all(part is None for part in found)
-                else self.after.flat(found)
-            )
+            if all(part is None for part in found):
+                self._check_zero()
+                rows.append(self.like.new_zeros(self.after.size, self.after.width))
+            else:
+                rows.append(self.after.flat(found))
         return torch.stack(rows)
+
+    def _check_zero(self) -> None:
+        """Raise where a layer without a forward derivative has one backward."""
+        if bool((self._pull_plainly(self._random(self.after)[None]) != 0).any()):
+            raise ValueError(self._not_twice("what comes back is no function of what is sent back"))
+
+    def check_adjoint(self) -> None:
+        """Raise where <u, J v> and <J^T u, v> differ for random u and v."""
+        if self.is_identity:
+            return
+        u, v = self._random(self.after), self._random(self.before)
+        back, there = self._pull_plainly(u[None])[0].double(), self._push_some(v[None])[0].double()
+        apart = ((back * v).sum(dim=-1) - (there * u).sum(dim=-1)).abs()
+        size = torch.minimum((back * v).abs().sum(dim=-1), (there * u).abs().sum(dim=-1))
+        size = size + (back.norm(dim=-1) * v.double().norm(dim=-1)) / math.sqrt(v.shape[-1])
+        if not (apart <= 1e4 * torch.finfo(self.like.dtype).eps * size).all():
+            raise ValueError(
+                f"the derivatives of layer {self.name} in forward and in backward mode disagree (by "
+                f"{float((apart / size).max()):.1e}): the layer has a wrong derivative in one mode"
+            )
+
+    def _random(self, state: State) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(state.size, state.width, generator=generator, dtype=torch.float64).to(self.like)
 
     def _transpose(self) -> tuple[list[Tensor], list[Tensor]]:
         """Return cotangents u of 0 and J^T u as a function of them."""
@@ -133,9 +157,7 @@ class Derivative:
 
         Two points differ in some digit of their numbers, so that halves by each digit tell all of them apart.
         """
-        size = self.after.size
-        generator = torch.Generator().manual_seed(0)
-        given = torch.randn(size, self.after.width, generator=generator, dtype=torch.float64).to(self.like)
+        size, given = self.after.size, self._random(self.after)
         numbers = torch.arange(size, device=self.like.device)
         for digit in range((size - 1).bit_length()):
             for value in (0, 1):
@@ -202,20 +224,17 @@ class Derivative:
 
     def _fault(self, matrix: Tensor) -> str | None:
         """Say what is wrong with a Jacobian, by a random direction in each mode; None if nothing is."""
-        generator = torch.Generator().manual_seed(0)
         probes = [
             (matrix.mT, self.after, self._pull_plainly, "backward"),
             (matrix, self.before, self._push_some, "forward"),
         ]
         for own, state, mode, words in probes:
-            direction = torch.randn(state.size, state.width, generator=generator, dtype=torch.float64).to(
-                self.like.dtype
-            )
+            direction = self._random(state)
             try:
-                expected = mode(direction[None].to(self.like.device))[0].detach().to("cpu", torch.float64)
+                expected = mode(direction[None])[0].detach().to("cpu", torch.float64)
             except ValueError:
                 continue  # not every operation can be differentiated twice: the other probe remains
-            v = direction.double()[..., None]
+            v = direction.to("cpu", torch.float64)[..., None]
             error = ((own @ v)[..., 0] - expected).abs()
             scale = (own.abs() @ v.abs())[..., 0].amax(dim=-1, keepdim=True)
             allowed = 1e3 * torch.finfo(self.like.dtype).eps * math.sqrt(own.shape[-1]) * scale

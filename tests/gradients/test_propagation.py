@@ -161,19 +161,20 @@ def test_a_module_is_its_layers():
     p = st.propagation(net, x, pairs=[(0, 4), (1, 1)])
     for name, value in net.state_dict().items():
         assert torch.equal(value, before[name])
-    assert p.layers == ("0", "2", "3")
-    states = [x, torch.tanh(net[0](x))]
-    states += [net[2](states[1]), net[3](net[2](states[1]))]
+    assert p.layers == ("0", "1", "2", "3", "4")
+    states = [x, net[0](x), torch.tanh(net[0](x))]
+    states += [net[2](states[2]), net[3](net[2](states[2]))]
+    states.append(torch.relu(states[-1]))
     for layer, state in enumerate(states):
         largest = state.detach().abs().amax(dim=1).log()
         torch.testing.assert_close(p.log_largest[layer, 0], largest, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(p.log_norms[layer, 0], state.detach().norm(dim=1).log(), rtol=1e-12, atol=1e-12)
-    assert p.same_shape.tolist() == [False, True, True]
+    assert p.same_shape.tolist() == [False, True, True, True, True]
     assert (p.log_updates[0] == -math.inf).all()
-    expected = ((states[2] - states[1]).norm(dim=1) / states[1].norm(dim=1)).log().detach()
-    torch.testing.assert_close(p.log_updates[1, 0], expected, rtol=1e-12, atol=1e-12)
-    cosine = torch.nn.functional.cosine_similarity(states[1][:1], states[1][4:], dim=1).item()
-    assert p.correlations[1, 0].tolist() == pytest.approx([cosine, 1.0], abs=1e-12)
+    expected = ((states[3] - states[2]).norm(dim=1) / states[2].norm(dim=1)).log().detach()
+    torch.testing.assert_close(p.log_updates[2, 0], expected, rtol=1e-12, atol=1e-12)
+    cosine = torch.nn.functional.cosine_similarity(states[2][:1], states[2][4:], dim=1).item()
+    assert p.correlations[2, 0].tolist() == pytest.approx([cosine, 1.0], abs=1e-12)
     data = p.to_dataset()
     assert data.log_norms.dims == ("depth", "seed", "x")
     assert data.log_norms.sel(depth=2, seed=0, x=3).item() == p.log_norms[2, 0, 3].item()
@@ -264,7 +265,7 @@ def test_bad_input_is_refused():
             layer.weight.fill_(1e-20)
     with pytest.raises(ValueError, match=r"below the smallest normal number of torch.float32"):
         st.propagation(shrinking, torch.ones(2, 2))
-    with pytest.raises(ValueError, match="first dimension must be the batch of 2"):
+    with pytest.raises(ValueError, match="after layer 0 the state has shape .* must be the batch of 2"):
         st.propagation(nn.Sequential(nn.Flatten(0), nn.Linear(4, 4)), torch.ones(2, 2))
     wide = st.Chain("plain_prelu", depth=3, width=2)
     with torch.no_grad():

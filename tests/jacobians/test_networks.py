@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 import stability as st
-from stability.jacobians.block_jacobians import block_jacobian
+from stability.jacobians.of_networks import states_of
+from stability.reading.derivatives import Derivative
+from stability.reading.read import read
 
 from .oracle import log_singular_values
 
@@ -100,11 +103,13 @@ def test_a_transformer_of_12_blocks_equals_its_explicit_jacobians():
 
 def test_a_resnet_equals_its_explicit_jacobians():
     net, x = resnet(), rand(2, 3, 6, 6)
-    s = st.spectrum(net, x)
-    assert s.layers == tuple(f"layers.{i}" for i in range(6))
+    whole = st.spectrum(net, x)
+    blocks = tuple(f"layers.{i}" for i in range(6))
+    assert whole.layers == ("stem.0", "stem.1", *blocks, "head.0", "head.1")
+    assert_spectrum(whole, [*net.stem, *net.layers, *net.head], x)
+    s = st.spectrum(net, x, layers="layers")
+    assert s.layers == blocks
     assert_spectrum(s, net.layers, net.stem(x).detach())
-    named = st.spectrum(net, x, layers="layers")
-    assert torch.equal(named.log_values, s.log_values)
     some = st.spectrum(net, x, layers=["layers.0", "layers.1"])
     assert torch.equal(some.log_values, s.log_values[:2])
 
@@ -204,25 +209,29 @@ def test_callables_of_ones_own_and_points_in_portions():
         st.spectrum(blocks, x, memory=1e-7)
 
 
-def test_jacobians_take_the_cheaper_mode():
-    calls = {"points": 0}
+def test_jacobians_take_the_cheaper_mode(monkeypatch):
+    rows = []
+    pull, push = Derivative.pull, Derivative.push
+    monkeypatch.setattr(Derivative, "pull", lambda d, v: rows.append(("pull", len(v))) or pull(d, v))
+    monkeypatch.setattr(Derivative, "push", lambda d, v: rows.append(("push", len(v))) or push(d, v))
 
     def widen(h):
-        calls["points"] += len(h)
         return torch.cat([h, h * h, torch.sin(h)], dim=1)
 
-    jacobian = block_jacobian("widen", widen, rand(4, 2))
-    assert jacobian.shape == (4, 6, 2)
-    assert calls["points"] <= 4 * (2 + 3)  # by columns, of which there are 2, and the probes
-    calls["points"] = 0
-    assert block_jacobian("narrow", lambda h: widen(h).sum(dim=1, keepdim=True), rand(4, 6)).shape == (4, 1, 6)
-    assert calls["points"] <= 4 * (1 + 3)
+    for net, x, expected, shape in (
+        (widen, rand(4, 2), ("push", 2), (4, 6, 2)),
+        (lambda h: widen(h).sum(dim=1, keepdim=True), rand(4, 6), ("pull", 1), (4, 1, 6)),
+    ):
+        rows.clear()
+        with states_of(read([net], x)) as (names, states):
+            assert Derivative(names[0], *states).jacobian().shape == shape
+        assert rows == [expected]
 
 
 def test_float32_models_are_held_to_their_own_precision():
     net, x = resnet().float(), rand(2, 3, 6, 6).float()
-    s = st.spectrum(net, x)
-    exact = st.spectrum(net.double(), x.double())
+    s = st.spectrum(net, x, layers="layers")
+    exact = st.spectrum(net.double(), x.double(), layers="layers")
     assert (s.log_values - exact.log_values).abs()[..., :50].max() < 1e-3
     assert (s.self_check.input_bound > 1e8 * s.self_check.value_bound).all()
 
@@ -233,7 +242,7 @@ def test_float32_models_are_held_to_their_own_precision():
 def test_leading_values_without_jacobians():
     net, x = resnet(), rand(2, 3, 6, 6)
     full, leading = st.spectrum(net, x), st.spectrum(net, x, k=3)
-    assert leading.log_values.shape == (6, 2, 3)
+    assert leading.log_values.shape == (10, 2, 3)
     assert leading.residuals.max() < 1e-5
     assert (leading.log_values - full.log_values[..., :3]).abs().max() < 1e-9
     assert leading.self_check is None
@@ -260,8 +269,8 @@ def test_residuals_tell_what_has_not_converged(monkeypatch):
     assert (errors <= s.residuals[0, 0]).all()
 
 
-def test_leading_values_of_a_block_without_forward_mode_are_refused():
-    class Backward(torch.autograd.Function):
+def test_leading_values_of_a_layer_that_cannot_be_differentiated_twice_are_refused():
+    class Twice(torch.autograd.Function):
         @staticmethod
         def forward(_, h):
             return 2 * h
@@ -270,10 +279,19 @@ def test_leading_values_of_a_block_without_forward_mode_are_refused():
         def backward(_, gradient):
             return 2 * gradient
 
-    full = st.spectrum([Backward.apply], rand(2, 3))
-    assert torch.equal(full.log_values, torch.full((1, 2, 3), math.log(2), dtype=torch.float64))
-    with pytest.raises(ValueError, match=r"forward mode|fails on its points"):
-        st.spectrum([Backward.apply], rand(2, 3), k=1)
+    class Once(Twice):
+        @staticmethod
+        @once_differentiable
+        def backward(_, gradient):
+            return 2 * gradient
+
+    for function in (Twice.apply, Once.apply):
+        full = st.spectrum([function], rand(2, 3))
+        assert torch.equal(full.log_values, torch.full((1, 2, 3), math.log(2), dtype=torch.float64))
+    leading = st.spectrum([Twice.apply], rand(2, 3), k=1)
+    assert leading.log_values.flatten().tolist() == pytest.approx([math.log(2)] * 2, abs=1e-14)
+    with pytest.raises(ValueError, match=r"layer 0 has no forward mode of differentiation"):
+        st.spectrum([Once.apply], rand(2, 3), k=1)
 
 
 # --- refusals ---
@@ -300,57 +318,77 @@ def test_networks_that_have_no_such_spectrum_are_refused():
             r"BatchNorm1d '1' is in train.*eval",
         ),
         (nn.Sequential(linear, nn.Dropout(0.5)), x, {}, ValueError, r"Dropout '1' drops out at random.*eval"),
-        ([linear, lambda h: functional.dropout(h, 0.5)], x, {}, ValueError, "it is random, or lets one point depend"),
-        ([linear, lambda h: h - h.mean(dim=0)], x, {}, ValueError, r"block 1 \(function\) .* lets one point|depend"),
-        ([linear, lambda h: (h, h)], x, {}, TypeError, r"block 1 \(function\) returns a tuple: expected one tensor"),
-        ([linear, lambda h: h[:2]], x, {}, ValueError, r"into \(2, 4\): it must keep the batch"),
-        ([linear, nn.Linear(5, 5).double()], x, {}, ValueError, r"block 1 \(Linear\) does not take the state of shape"),
-        ([linear, lambda h: h.detach()], x, {}, ValueError, "cuts the gradient"),
-        ([linear, lambda h: h / 0], x, {}, ValueError, r"the state after block 1 .* not finite, the first at \(0, 0\)"),
-        ([lambda h: (h * 0).abs().sqrt()], x, {}, ValueError, r"the Jacobian of block 0 .* not finite at point \(0,\)"),
+        (
+            [linear, lambda h: functional.dropout(h, 0.5)],
+            x,
+            {},
+            ValueError,
+            r"draws random numbers when it runs, in Function '1': it has no one Jacobian",
+        ),
+        ([linear, lambda h: h - h.mean(dim=0)], x, {}, ValueError, r"layer 1 gives no point a Jacobian of its own"),
+        ([linear, lambda h: h - h.mean(dim=0)], x, {"k": 1}, ValueError, "points depend on one another in it"),
+        (
+            [linear, lambda h: h[:2]],
+            x,
+            {},
+            ValueError,
+            r"after layer 1 the state has shape \(2, 4\).* batch of 3 points",
+        ),
+        ([linear, nn.Linear(5, 5).double()], x, {}, ValueError, r"does not take x of shape \(3, 4\).*cannot be multip"),
+        ([linear, lambda h: h.detach()], x, {}, ValueError, "output does not depend on its input by a graph"),
+        (
+            [linear, lambda h: h / 0],
+            x,
+            {},
+            ValueError,
+            r"the state after layer 1 .* not finite, the first .* at \(0, 0\)",
+        ),
+        ([lambda h: (h * 0).abs().sqrt()], x, {}, ValueError, r"the Jacobian of layer 0 .* not finite at point 0"),
         (
             [lambda h: h * 1e-160] * 3,
             x,
             {},
             ValueError,
-            "after block 1 .* below the smallest normal number",
+            "after layer 1 .* below the smallest normal number",
         ),
-        ([linear, "relu"], x, {}, TypeError, "block 1 is a str: expected a callable"),
-        ([], x, {}, ValueError, "has no blocks"),
-        ([linear], x.long(), {}, TypeError, "x is torch.int64: a Jacobian needs floating-point points"),
+        ([linear, "relu"], x, {}, TypeError, "layer 1 is a str: expected a callable"),
+        ([], x, {}, ValueError, "has no layers"),
+        ([linear], x.long(), {}, ValueError, "does not take x of shape .* and torch.int64"),
+        ([lambda h: h.double()], x.long(), {}, ValueError, "whole numbers that no embedding turns into states"),
         ([linear], [1.0], {}, TypeError, "x is a list: expected a tensor"),
         ([linear], x[:0], {}, ValueError, r"x has shape \(0, 4\): expected the batch of points first"),
         ([linear], x * math.nan, {}, ValueError, "x has 12 values that are not finite"),
-        ([linear], x, {"layers": "0"}, ValueError, "a list of blocks has its blocks already"),
         ([linear], x, {"k": 0}, ValueError, "k is 0"),
         ([linear], x, {"k": 5}, ValueError, "k is 5: the states have as few as 4 numbers"),
         ([linear], x, {"memory": -1}, ValueError, "memory is -1"),
         (3, x, {}, TypeError, "net is a int: expected a stability.Chain"),
-        (Branches().double(), x, {}, ValueError, "no Sequential or ModuleList of Branches"),
-        (
-            Branches().double(),
-            x,
-            {"layers": ["first", "second"]},
-            ValueError,
-            "between first and second the model does something",
-        ),
-        (
-            Branches().double(),
-            x,
-            {"layers": "layers"},
-            ValueError,
-            "layers is 'layers': .* none there are",
-        ),
-        (
-            Branches().double(),
-            x.float(),
-            {},
-            ValueError,
-            r"does not take x of shape \(3, 4\) and torch.float32",
-        ),
+        (Branches().double(), x, {"layers": "layers"}, ValueError, "layers is 'layers': .* none there are"),
+        (Branches().double(), x.float(), {}, ValueError, r"does not take x of shape \(3, 4\) and torch.float32"),
         (resnet(), rand(2, 3, 6, 6), {"layers": "layer"}, ValueError, "one of 'stem', 'layers', 'head'"),
+        (
+            resnet(),
+            rand(2, 3, 6, 6),
+            {"layers": ["layers.0", "layers.2"]},
+            ValueError,
+            "between layers.0 and layers.2 the network calls .*layers.1",
+        ),
         (resnet(), rand(3, 6, 6)[:1], {}, ValueError, "ResNet does not take x of shape"),
-        (Branches().double(), x, {"layers": ["third"]}, ValueError, r"layers names \['third'\]: the modules are"),
+        (Branches().double(), x, {"layers": ["third"]}, ValueError, r"unknown module in layers= 'third': known"),
+        (
+            Branches().double(),
+            x,
+            {"source": "third"},
+            ValueError,
+            r"source is 'third': expected the number or the name",
+        ),
+        (Branches().double(), x, {"source": 1}, ValueError, "source is 1: there are 1 positional inputs"),
+        (
+            Branches().double(),
+            x,
+            {"batch_dim": 2},
+            ValueError,
+            r"x has shape \(3, 4\): expected the batch .* dimension 2",
+        ),
         (st.Chain("plain_relu", 3, width=2), rand(3, 3), {}, ValueError, r"a chain of width 2 takes \(points, 2\)"),
         (st.Chain("plain_relu", 3, width=2), rand(3, 2).float(), {}, TypeError, "x is torch.float32 and the chain is"),
         (st.Chain("plain_relu", 3, width=2), rand(3, 2), {"layers": "steps"}, ValueError, "leave out layers="),
@@ -359,38 +397,45 @@ def test_networks_that_have_no_such_spectrum_are_refused():
             st.spectrum(net, points, progress=False, **options)
 
 
+def test_what_has_no_module_belongs_to_the_layer_before_it():
+    net, x = Branches().double(), rand(3, 4)
+    s = st.spectrum(net, x)
+    assert s.layers == ("first", "second")
+    assert_spectrum(s, [lambda h: 2 * net.first(h), net.second], x)
+
+
 def test_a_wrong_derivative_is_caught_by_a_probe():
     class Wrong(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, h):
-            ctx.points = len(h)
+        def forward(_, h):
             return h.clone()
 
         @staticmethod
-        def backward(ctx, gradient):
-            return gradient * (1 + 0.01 * ctx.points)  # depends on how many points go together
+        def backward(_, gradient):
+            return gradient * (1 + 0.01 * gradient.abs())  # not linear
 
-    with pytest.raises(ValueError, match=r"disagrees with a random probe by the points as they came, in reverse mode"):
+    with pytest.raises(ValueError, match=r"layer 0 at point . disagrees with a random probe by backward mode"):
         st.spectrum([Wrong.apply], rand(2, 3))
 
 
 def test_a_derivative_that_differs_between_the_modes_is_caught():
-    class Wrong(torch.autograd.Function):
+    class Twofold(torch.autograd.Function):
         @staticmethod
-        def forward(h):
-            return h.clone()
-
-        @staticmethod
-        def setup_context(ctx, inputs, output):
-            pass
-
-        @staticmethod
-        def backward(_, gradient):
+        def forward(_, gradient):
             return 2 * gradient
 
         @staticmethod
-        def jvp(_, tangent):
-            return tangent
+        def backward(_, gradient):
+            return gradient
+
+    class Wrong(torch.autograd.Function):
+        @staticmethod
+        def forward(_, h):
+            return 2 * h
+
+        @staticmethod
+        def backward(_, gradient):
+            return Twofold.apply(gradient)
 
     with pytest.raises(ValueError, match="disagrees with a random probe by forward mode"):
         st.spectrum([Wrong.apply], rand(2, 3))
@@ -412,9 +457,12 @@ def test_tokens_go_through_the_model_and_states_are_differentiated():
     torch.manual_seed(0)
     net, tokens = Language().double().eval(), torch.tensor([[1, 2, 3], [4, 5, 6]])
     s = st.spectrum(net, tokens)
-    assert s.log_values.shape == (3, 2, 24)
+    # What takes the points together at the end is no layer, and the source is what the embedding makes.
+    assert s.layers == ("embed", "blocks.0", "blocks.1", "blocks.2")
+    assert s.log_values.shape == (4, 2, 24)
+    assert s.log_values[0].abs().max() < 1e-14
     # Layer normalisation after the block takes away the mean and the length of every token: two ranks each.
-    assert_spectrum(s, net.blocks, net.embed(tokens).detach())
+    assert_spectrum(st.spectrum(net, tokens, layers="blocks"), net.blocks, net.embed(tokens).detach())
 
 
 # --- exponents ---

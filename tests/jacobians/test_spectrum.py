@@ -289,7 +289,7 @@ def test_a_spectrum_keeps_its_own_points():
     s = st.spectrum(st.Chain("plain_prelu", 2), x)
     x.zero_()
     assert s.x.item() == 0.3
-    assert repr(s) == "Spectrum(log_values=(2, 1, 1, 1))"
+    assert repr(s) == "Spectrum(log_values=(2, 1, 1, 1), layers='step 1' to 'step 2')"
 
 
 def test_a_chain_of_prefixes_is_a_prefix_of_the_spectrum():
