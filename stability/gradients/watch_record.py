@@ -40,9 +40,9 @@ class WatchRecord:
         members: the member numbers of a chain, else None.
         steps: int64 (steps,), the numbers of the passes, counted from 0.
         log_gradients: (steps, layers): the L2 norm of the loss gradient with respect to a layer's parameters; -inf
-            as well for a layer that has none that train.
+            as well for a layer that has none that train, see `trains`.
         log_activations: (steps, layers): the root mean square of a layer's outputs; -inf as well for a layer that
-            gave none, such as "outside the blocks". None for a chain, for which see `propagation`.
+            gave none, such as one without a module. None for a chain, for which see `propagation`.
         log_parameters: (steps, layers): the L2 norm of a layer's parameters at which the gradient was taken, so that
             log_gradients - log_parameters is the size of the gradient relative to what it changes. None unless
             parameters=True asked for it.
@@ -68,6 +68,12 @@ class WatchRecord:
         return torch.tensor([row.step for row in self.rows], dtype=torch.int64)
 
     @property
+    def trains(self) -> Tensor:
+        """Bool (layers,), which layers hold a parameter that trains and counts in no layer before."""
+        held = {layer for span in self.spans for layer in span}
+        return torch.tensor([layer in held for layer in range(len(self.layers))], dtype=torch.bool)
+
+    @property
     def log_gradients(self) -> Tensor:
         return self._once("gradients", lambda: self._by_layer([row.gradients for row in self.rows]))
 
@@ -83,7 +89,8 @@ class WatchRecord:
         if self.members is not None:
             return None
         shape = (len(self), len(self.layers))
-        flat = [value for row in self.rows for value in row.activations]
+        unseen = [-math.inf] * len(self.layers)  # in a pass before the layers were known
+        flat = [value for row in self.rows for value in (row.activations or unseen)]
         return self._once("activations", lambda: _stack(flat, ()).reshape(shape))
 
     def _once(self, quantity: str, read: Callable[[], Tensor]) -> Tensor:
@@ -114,7 +121,11 @@ class WatchRecord:
     def to_dataset(self) -> xarray.Dataset:
         """Return what is there with dims (step, layer), and seed for a chain."""
         dims = ("step", "layer") if self.members is None else ("step", "layer", "seed")
-        coords: dict[str, Any] = {"step": self.steps.numpy(), "layer": np.array(self.layers)}
+        coords: dict[str, Any] = {
+            "step": self.steps.numpy(),
+            "layer": np.array(self.layers, dtype=str),
+            "trains": ("layer", self.trains.numpy()),
+        }
         if self.members is not None:
             coords["seed"] = np.array(self.members)
         names = {

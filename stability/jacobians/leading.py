@@ -51,9 +51,9 @@ def leading_spectrum(
     if k > min(widths):
         raise ValueError(f"k is {k}: the states have as few as {min(widths)} numbers, so there are no more values")
     for layer in found:
-        layer.check_adjoint()
         if not apart:
             layer.refuse_mixed_points()
+        layer.check_adjoint()
     depth, n = len(found), widths[0]
     kept = min(n, k + SPARE)
     generator = torch.Generator().manual_seed(0)

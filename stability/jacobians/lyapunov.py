@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from stability.jacobians.of_matrices import Matrices, layers_of
-from stability.jacobians.of_networks import jacobians, states_of
+from stability.jacobians.of_networks import derivatives, states_of
 from stability.jacobians.products import Array, PrefixProducts
 from stability.jacobians.width_one import width_one_spectrum
 from stability.reading import Layers
@@ -109,7 +109,8 @@ def lyapunov(
         logs = width_one_spectrum(reading, distances=False).log_values
         return _from_sums(logs.flatten(1, 2).numpy(), tuple(logs.shape[1:3]))
     with states_of(reading) as (names, states):
-        return _from_sums(_log_scales(jacobians(names, states), len(names), progress), states[0].batch)
+        jacobians = (layer.jacobian() for layer in derivatives(names, states))
+        return _from_sums(_log_scales(jacobians, len(names), progress), states[0].batch)
 
 
 def _log_scales(layers: Iterator[Array], depth: int, progress: bool) -> Array:

@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 from stability.checks import check_integer, check_positive
 from stability.jacobians.leading import leading_spectrum
 from stability.jacobians.of_matrices import spectrum_of_layers
-from stability.jacobians.products import Array
 from stability.jacobians.spectrum import Spectrum
 from stability.jacobians.width_one import width_one_spectrum
 from stability.reading import Layers
@@ -114,10 +113,9 @@ def states_of(reading: Steps | Network) -> Iterator[tuple[tuple[str, ...], list[
         yield found.layers, found.states("a Jacobian")
 
 
-def jacobians(names: Sequence[str], states: Sequence[State]) -> Iterator[Array]:
-    """Yield the Jacobian of each layer, (points, m, n), or (seeds * points, m, n)."""
-    for name, before, after in zip(names, states[:-1], states[1:], strict=True):
-        yield Derivative(name, before, after).jacobian()
+def derivatives(names: Sequence[str], states: Sequence[State]) -> Iterator[Derivative]:
+    """Yield the derivative of each layer, at all seeds and points."""
+    yield from map(Derivative, names, states[:-1], states[1:])
 
 
 def _in_portions(
@@ -143,16 +141,17 @@ def _in_portions(
             "alone with k="
         )
     portion = max(1, int(memory / one))
-    dtype = next(value.dtype for value in states[0].values if value is not None)
     parts = []
     with tqdm(total=points * len(products), desc="Jacobians", disable=None if progress else True) as bar:
         for start in range(0, points, portion):
             stop = min(points, start + portion)
-            found: list[Array] = []
+            found, dtypes = [], []
             with _some_points(reading, states, start, stop) as own:
-                for jacobian in jacobians(names, own):
-                    found.append(jacobian)
+                for layer in derivatives(names, own):
+                    found.append(layer.jacobian())
+                    dtypes.append(layer.dtype)
                     bar.update(stop - start)
+            dtype = max(dtypes, key=lambda one: torch.finfo(one).eps)
             parts.append(spectrum_of_layers(found, (*lead, stop - start), dtype, check, distances, progress))
     return parts[0] if len(parts) == 1 else _join(parts, len(lead) + 1)
 

@@ -133,8 +133,8 @@ def _draw_quantiles(ax: Axes, layers: NDArray[Any], logs: xarray.DataArray, labe
 def watch(record: WatchRecord | xarray.Dataset, ax: Axes | None = None, quantity: str = "gradients") -> Figure:
     """Draw log10 of the norm of every layer, upwards, at every step, to the right, as a colour.
 
-    Grey is an exact zero, red a norm with a NaN or an infinity in it. Of a chain's seeds the median is drawn. In a
-    picture of activations, layers that never gave an output are left out.
+    Grey is an exact zero, red a norm with a NaN or an infinity in it. Of a chain's seeds the median is drawn. Layers
+    without parameters that train are left out, and in a picture of activations those that never gave an output.
 
     Args:
         record: a `WatchRecord`, or its dataset, with any choice of steps and layers.
@@ -195,10 +195,9 @@ def _log10(
     if values.ndim == 3:
         values = np.quantile(values, 0.5, axis=2, method="inverted_cdf")
     layers = data["layer"].to_numpy()
-    if quantity == "activations":
-        kept = (values > -math.inf).any(axis=1)
-        kept = kept if kept.any() else ~kept
-        layers, values = layers[kept], values[kept]
+    kept = (values > -math.inf).any(axis=1) if quantity == "activations" else data["trains"].to_numpy()
+    kept = kept if kept.any() else ~kept
+    layers, values = layers[kept], values[kept]
     return data["step"].to_numpy(), layers, values
 
 

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stability.reading.recording import Edge
+from stability.reading.cuts import below
+from stability.reading.recording import Edge, coarsest_dtype
 from stability.reading.states import State
 
 Array = NDArray[np.float64]
@@ -30,6 +31,9 @@ class Derivative:
     Args:
         name: of the layer.
         before, after: its states.
+
+    Attributes:
+        dtype: the coarsest format that it works in.
     """
 
     def __init__(self, name: str, before: State, after: State) -> None:
@@ -37,6 +41,7 @@ class Derivative:
         self.is_identity = before.edges == after.edges
         self._transposed: tuple[list[Tensor], list[Tensor]] | None = None
         self.like = next(value for value in (*after.values, *before.values) if value is not None)
+        self.dtype = _coarsest(before, after)
 
     def pull(self, directions: Tensor) -> Tensor:
         """Return J^T u for every direction: (q, size, m) to (q, size, n), in the dtype of the state."""
@@ -119,7 +124,7 @@ class Derivative:
         apart = ((back * v).sum(dim=-1) - (there * u).sum(dim=-1)).abs()
         size = torch.minimum((back * v).abs().sum(dim=-1), (there * u).abs().sum(dim=-1))
         size = size + (back.norm(dim=-1) * v.double().norm(dim=-1)) / math.sqrt(v.shape[-1])
-        if not (apart <= 1e4 * torch.finfo(self.like.dtype).eps * size).all():
+        if not (apart <= 1e4 * torch.finfo(self.dtype).eps * size).all():
             raise ValueError(
                 f"the derivatives of layer {self.name} in forward and in backward mode disagree (by "
                 f"{float((apart / size).max()):.1e}): the layer has a wrong derivative in one mode"
@@ -237,7 +242,7 @@ class Derivative:
             v = direction.to("cpu", torch.float64)[..., None]
             error = ((own @ v)[..., 0] - expected).abs()
             scale = (own.abs() @ v.abs())[..., 0].amax(dim=-1, keepdim=True)
-            allowed = 1e3 * torch.finfo(self.like.dtype).eps * math.sqrt(own.shape[-1]) * scale
+            allowed = 1e3 * torch.finfo(self.dtype).eps * math.sqrt(own.shape[-1]) * scale
             if not (error <= allowed).all():
                 point = int((~(error <= allowed)).nonzero()[0][0])
                 try:
@@ -253,6 +258,12 @@ class Derivative:
 
     def _pull_plainly(self, directions: Tensor) -> Tensor:
         return torch.stack([self._pull(self.after.shaped(one), batched=False) for one in directions])
+
+
+def _coarsest(before: State, after: State) -> torch.dtype:
+    """Return the format in which a layer works at its coarsest, such as float32 inside a network in float64."""
+    nodes = below([node for node, _ in after.edges], {node for node, _ in before.edges})
+    return coarsest_dtype(nodes)
 
 
 @contextmanager

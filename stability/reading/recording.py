@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,6 +75,13 @@ def edge_of(tensor: Tensor) -> Edge | None:
     """Return what a tensor is in the graph, None for leaves and what is in none."""
     node = tensor.grad_fn
     return None if node is None else (node, tensor.output_nr)
+
+
+def coarsest_dtype(nodes: Iterable[Node]) -> torch.dtype:
+    """Return the floating dtype of the fewest digits among those of the tensors that nodes made."""
+    found = {made.dtype for node in nodes for made in getattr(node, "_input_metadata", ())}
+    floating = [dtype for dtype in found if dtype.is_floating_point or dtype.is_complex]
+    return max(floating, key=lambda dtype: torch.finfo(dtype).eps)
 
 
 def _plain(tensor: Tensor) -> bool:

@@ -14,10 +14,10 @@ from hypothesis import strategies
 from torch import nn
 
 import stability as st
-from stability.reading.formats import Format
 from stability.gradients.forward_error import log_reach
 from stability.gradients.kernels.double_double import forward_errors
 from stability.gradients.kernels.formats import log_expected_errors, states_in_range
+from stability.reading.formats import Format
 
 POINTS = torch.linspace(-3, 3, 9, dtype=torch.float64)
 X = torch.randn(5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

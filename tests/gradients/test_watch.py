@@ -109,51 +109,56 @@ def test_every_row_holds_the_norms_of_its_pass():
             with torch.no_grad():
                 for part in model:
                     h = part(h)
-                    outputs += [h] if isinstance(part, nn.Linear) else []
+                    outputs.append(h)
             activations.append([rms_by_hand(output) for output in outputs])
             optimizer.step()
             assert len(record) == len(record.log_gradients) == step + 1  # it can be read while it grows
-    assert record.layers == ("0", "2", "4", "6")
+    assert record.layers == tuple(str(number) for number in range(8))
+    assert record.trains.tolist() == [True, False] * 4
     for values in (record.log_gradients, record.log_parameters, record.log_activations):
         assert values.dtype == torch.float64
-        assert values.shape == (6, 4)
-    np.testing.assert_allclose(record.log_gradients, gradients, **TIGHT)
-    np.testing.assert_allclose(record.log_parameters, parameters, **TIGHT)
+        assert values.shape == (6, 8)
+    np.testing.assert_allclose(record.log_gradients[:, ::2], gradients, **TIGHT)
+    np.testing.assert_allclose(record.log_parameters[:, ::2], parameters, **TIGHT)
+    for values in (record.log_gradients, record.log_parameters):
+        assert (values[:, 1::2] == -math.inf).all()
     np.testing.assert_allclose(record.log_activations, activations, **TIGHT)
     assert record.steps.tolist() == list(range(6))
 
 
-def test_shared_weights_count_once_frozen_ones_do_not_and_the_rest_is_outside():
+def test_shared_weights_count_once_frozen_ones_do_not_and_the_rest_is_beside_what_comes_before():
     model = Net()
     with watch(model, parameters=True) as record:
         model(batch()).square().mean().backward()
     b = model.blocks
     layers = [
+        [model.encode.weight, model.encode.bias],
         [b[0].weight, b[0].bias],
         [b[1].weight, b[1].bias],
         [],
         [b[3].bias],
-        [b[4].weight],
-        [p for part in (model.encode, model.short, model.head, model.other) for p in part.parameters()],
+        [b[4].weight, *model.short.parameters()],  # what is not called is where it was registered
+        [p for part in (model.head, model.other) for p in part.parameters()],
     ]
-    names = [f"blocks.{i}" for i in range(5)] + ["outside the blocks"]
+    names = ["encode", *(f"blocks.{i}" for i in range(5)), "head"]
     assert record.layers == tuple(names)
+    assert record.trains.tolist() == [bool(layer) for layer in layers]
     expected = [gradients_by_hand([layer])[0] if layer else -math.inf for layer in layers]
     np.testing.assert_allclose(record.log_gradients[0], expected, **TIGHT)
     expected = [by_hand(*layer) if layer else -math.inf for layer in layers]
     np.testing.assert_allclose(record.log_parameters[0], expected, **TIGHT)
-    assert (record.log_activations[0, :5] > -math.inf).all()
-    assert record.log_activations[0, 5] == -math.inf
+    assert (record.log_activations[0] > -math.inf).all()
 
 
 def test_a_gradient_that_is_none_counts_as_zero():
     model = Net()
-    with watch(model, layers=["other", "head"], parameters=True) as record:
+    with watch(model, layers=["encode", "head"], parameters=True) as record:
+        model.encode(batch()).sum().backward()  # the head gets none
         model(batch()).sum().backward()
-    assert record.layers == ("other", "head", "outside the blocks")
-    assert record.log_gradients[0, 0] == -math.inf
-    assert record.log_activations[0, 0] == -math.inf
-    assert record.log_gradients[0, 1:].isfinite().all()
+    assert record.layers == ("encode", "head")
+    assert record.log_gradients[0, 1] == -math.inf
+    assert record.log_activations[0, 1] == -math.inf
+    assert record.log_gradients[1].isfinite().all()
     assert record.log_parameters.isfinite().all()
 
 
@@ -173,7 +178,7 @@ def test_each_loss_s_pass_is_a_row_with_its_own_gradients():
         point = x.clone().requires_grad_()
         torch.autograd.grad(model(point).sum(), point)  # reaches no parameter
         torch.autograd.grad(model(x)[:, 0].sum(), list(model.parameters()))
-    np.testing.assert_allclose(record.log_gradients, [*expected, expected[1]], **TIGHT)
+    np.testing.assert_allclose(record.log_gradients[:, ::2], [*expected, expected[1]], **TIGHT)
     assert torch.equal(record.log_activations[0], record.log_activations[1])  # one forward, two passes
 
 
@@ -191,7 +196,7 @@ def test_accumulated_gradients_are_recorded_pass_by_pass():
     with watch(model, parameters=True) as record:
         for seed in range(3):
             model(batch(seed=seed)).sum().backward()
-    np.testing.assert_allclose(record.log_gradients, expected, **TIGHT)
+    np.testing.assert_allclose(record.log_gradients[:, ::2], expected, **TIGHT)
     np.testing.assert_allclose(record.log_activations[:, 0], outputs, **TIGHT)
 
 
@@ -332,7 +337,7 @@ def test_log_norms_of_other_kinds_of_tensors():
 def test_the_hooks_are_gone_afterwards_and_the_record_stays():
     model = Net()
     with watch(model) as outer:
-        with watch(model, layers="short") as inner:
+        with watch(model, layers="blocks") as inner:
             model(batch()).sum().backward()
         assert count_hooks(model) > 0
         model(batch()).sum().backward()
@@ -470,24 +475,30 @@ def test_what_the_layers_are():
         def forward(self, x):
             return self.head(self.second(self.first(x))) * self.scale
 
-    def names(model, blocks=None):
-        with watch(model, blocks) as record:
+    def names(model, layers=None, width=5):
+        with watch(model, layers) as record:
+            assert record.layers == ()  # no forward pass yet
+            with torch.no_grad():
+                model(batch(width=width, dtype=torch.float32))
+            assert record.layers == ()
+            model(batch(width=width, dtype=torch.float32))
             return record.layers
 
-    flat = ("Flat", "first", "second", "head.1")
-    assert names(Flat()) == flat
-    assert names(nn.Linear(2, 2)) == ("Linear",)
-    assert names(nn.Sequential(Flat(), nn.ReLU(), nn.Linear(2, 2))) == ("0", "2")
-    assert names(Flat(), "head") == ("head.1", "outside the blocks")
-    assert names(Flat(), ["", "head"]) == ("Flat", "head")
-    assert names(nn.ModuleList([nn.Linear(2, 2)])) == ("0",)
+    assert names(Flat()) == ("first", "second", "head.0", "head.1")
+    assert names(Flat().eval()) == ("first", "second", "head.1")  # dropout does nothing
+    assert names(nn.Linear(2, 2), width=2) == ("addmm",)
+    assert names(nn.Sequential(Flat(), nn.ReLU(), nn.Linear(5, 2))) == ("0", "1", "2")
+    assert names(Flat(), "head") == ("head.0", "head.1")
+    assert names(Flat(), ["first", "head"]) == ("first", "head")
     model = Flat()
     with watch(model, parameters=True) as record:
         y = model(batch(dtype=torch.float32))
         y.sum().backward()
-    parameters = [[model.scale], *([*part.parameters()] for part in (model.first, model.second, model.head))]
-    np.testing.assert_allclose(record.log_gradients[0], gradients_by_hand(parameters), atol=1e-5)
-    np.testing.assert_allclose(record.log_activations[0, 0], rms_by_hand(y), atol=1e-6)
+    head = [*model.head.parameters(), model.scale]  # what has no module belongs to the layer before it
+    parameters = [[*model.first.parameters()], [*model.second.parameters()], [], head]
+    expected = [by_hand(*(p.grad for p in layer)) if layer else -math.inf for layer in parameters]
+    np.testing.assert_allclose(record.log_gradients[0], expected, atol=1e-5)
+    np.testing.assert_allclose(record.log_activations[0, 3], rms_by_hand(y), atol=1e-6)
 
 
 def test_what_cannot_be_watched_is_named():
@@ -501,7 +512,9 @@ def test_what_cannot_be_watched_is_named():
         watch(nn.Sequential(nn.LazyLinear(3)))
     with pytest.raises(ValueError, match=r"layers is 'block': expected.*one of 'blocks', 'short'"):
         watch(Net(), layers="block")
-    with pytest.raises(ValueError, match=r"layers names \['heads'\]: the modules are \['blocks', 'blocks.0'"):
+    with pytest.raises(
+        ValueError, match=r"unknown module in layers= 'heads': known are 'encode', 'blocks', 'blocks.0'"
+    ):
         watch(Net(), layers=["head", "heads"])
     with pytest.raises(ValueError, match="layers names nothing"):
         watch(Net(), layers=[])
@@ -514,8 +527,13 @@ def test_a_record_without_steps_is_empty_and_cannot_be_drawn():
         pass
     assert record.steps.shape == (0,)
     for values in (record.log_gradients, record.log_parameters, record.log_activations):
-        assert values.shape == (0, 4)
-    assert dict(record.to_dataset().sizes) == {"step": 0, "layer": 4}
+        assert values.shape == (0, 0)
+    assert dict(record.to_dataset().sizes) == {"step": 0, "layer": 0}
+    model = mlp()
+    with watch(model, st.layers(model, batch())) as record:
+        pass
+    assert record.layers == tuple(str(number) for number in range(8))
+    assert record.log_gradients.shape == (0, 8)
     with pytest.raises(ValueError, match="the record has no steps"):
         draw(record)
     with watch(st.Chain("plain_relu", 3, seeds=2)) as record:
@@ -550,7 +568,7 @@ def test_the_picture_holds_the_numbers_and_marks_what_is_no_number():
     figure, ax = plt.subplots()
     assert draw(record, ax) is figure
     image, zero, bad = ax.collections
-    values = record.log_gradients.T.numpy() / math.log(10)
+    values = record.log_gradients[:, ::2].T.numpy() / math.log(10)
     np.testing.assert_array_equal(image.get_array().compressed(), values[np.isfinite(values)])
     np.testing.assert_array_equal(zero.get_array().mask, values != -np.inf)
     np.testing.assert_array_equal(bad.get_array().mask, values != np.inf)
@@ -572,10 +590,10 @@ def test_pictures_of_parts_of_chains_and_of_other_quantities():
     ax = draw(record, quantity="activations").axes[0]
     assert ax.get_legend() is None
     np.testing.assert_array_equal(
-        ax.collections[0].get_array().ravel(), record.log_activations[0, :5].numpy() / math.log(10)
+        ax.collections[0].get_array().ravel(), record.log_activations[0].numpy() / math.log(10)
     )
-    ax = draw(record.to_dataset().isel(layer=[1, 0]), quantity="parameters").axes[0]
-    np.testing.assert_array_equal(
+    ax = draw(record.to_dataset().isel(layer=[1, 3, 0]), quantity="parameters").axes[0]
+    np.testing.assert_array_equal(  # blocks.2 is frozen, and left out
         ax.collections[0].get_array().ravel(), record.log_parameters[0, [1, 0]].numpy() / math.log(10)
     )
     chain = st.Chain("plain_relu", 30, seeds=3)
