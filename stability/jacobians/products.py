@@ -110,27 +110,38 @@ class PrefixProducts:
     def _by_lapack(self, log_values: Array) -> NDArray[np.bool_]:
         """Fill what LAPACK gets right, and return where that is.
 
-        It reduces a matrix with rows of falling size without mixing them, as a rule and not by a theorem. But
-        |det T| is 1 while no rank is lost, so the logs of the values have a known sum, which noise in place of a
-        small value would miss.
+        It reduces a matrix with rows of falling size without mixing them, as a rule and not by a theorem. But the logs
+        of the values have a known sum, which noise in place of a small value would miss: |det T| is 1 while no rank is
+        lost, and of fewer rows T = L Q has the values of L, whose determinant is the product of its diagonal.
         """
-        columns = self._mantissas.shape[1]
         logs = np.log(self._mantissas) + self._exponents * math.log(2)
-        tried = (self.ranks == columns) & (np.ptp(logs, axis=1) < LAPACK_SPREAD)
-        done = np.zeros(len(tried), dtype=bool)
-        if not tried.any():
-            return done
-        logs = logs[tried]
-        top = self._exponents[tried].max(axis=1, keepdims=True)
-        order = np.argsort(-logs, axis=1)
-        scales = np.ldexp(self._mantissas[tried], self._exponents[tried] - top)
-        rows = np.take_along_axis(scales[..., None] * self._mixing[tried], order[..., None], axis=1)
-        with np.errstate(divide="ignore"):
-            values = np.log(np.linalg.svd(rows, compute_uv=False)) + top * math.log(2)
-        clear = abs(values.sum(axis=1) - logs.sum(axis=1)) <= columns * LAPACK_TOLERANCE
-        done[tried] = clear
-        log_values[done] = values[clear]
+        done = np.zeros(len(logs), dtype=bool)
+        for rank in np.unique(self.ranks):
+            spread = np.ptp(logs[:, :rank], axis=1) if rank else np.zeros(len(logs))
+            tried = np.flatnonzero((self.ranks == rank) & (spread < LAPACK_SPREAD))
+            if rank >= graded.LAPACK_FROM and len(tried):
+                values, clear = self._decomposed(tried, int(rank), logs[tried, :rank])
+                done[tried] = clear
+                log_values[tried[clear]] = -math.inf
+                log_values[tried[clear], :rank] = values[clear]
         return done
+
+    def _decomposed(self, chosen: NDArray[np.int64], rank: int, logs: Array) -> tuple[Array, NDArray[np.bool_]]:
+        """Return the logs of the singular values of products of one rank, and where their sum is what it must be."""
+        mixing, mantissas, exponents = (part[chosen, :rank] for part in (self._mixing, self._mantissas, self._exponents))
+        expected = logs.sum(axis=1)
+        if rank < mixing.shape[2]:
+            mixing = np.linalg.qr(mixing.transpose(0, 2, 1), mode="r").transpose(0, 2, 1)
+            with np.errstate(divide="ignore"):
+                expected = expected + np.log(abs(np.diagonal(mixing, axis1=1, axis2=2))).sum(axis=1)
+        top = exponents.max(axis=1, keepdims=True)
+        order = np.argsort(-logs, axis=1)
+        scales = np.ldexp(mantissas, exponents - top)
+        rows = np.take_along_axis(scales[..., None] * mixing, order[..., None], axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = np.log(np.linalg.svd(rows, compute_uv=False)) + top * math.log(2)
+            clear = abs(values.sum(axis=1) - expected) <= self._mantissas.shape[1] * LAPACK_TOLERANCE
+        return values, clear
 
     def log_distance_from_identity(self) -> Array:
         """Return the log of the spectral norm of product - identity, (batch,), for square products."""

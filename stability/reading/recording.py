@@ -80,7 +80,7 @@ def edge_of(tensor: Tensor) -> Edge | None:
 def coarsest_dtype(nodes: Iterable[Node]) -> torch.dtype:
     """Return the floating dtype of the fewest digits among those of the tensors that nodes made."""
     found = {made.dtype for node in nodes for made in getattr(node, "_input_metadata", ())}
-    floating = [dtype for dtype in found if dtype.is_floating_point or dtype.is_complex]
+    floating: list[torch.dtype] = [dtype for dtype in found if dtype.is_floating_point or dtype.is_complex]
     return max(floating, key=lambda dtype: torch.finfo(dtype).eps)
 
 

@@ -265,7 +265,7 @@ def test_bad_input_is_refused():
             layer.weight.fill_(1e-20)
     with pytest.raises(ValueError, match=r"below the smallest normal number of torch.float32"):
         st.propagation(shrinking, torch.ones(2, 2))
-    with pytest.raises(ValueError, match="after layer 0 the state has shape .* must be the batch of 2"):
+    with pytest.raises(ValueError, match=r"after layer 0 the state has shape .* must be the batch of 2"):
         st.propagation(nn.Sequential(nn.Flatten(0), nn.Linear(4, 4)), torch.ones(2, 2))
     wide = st.Chain("plain_prelu", depth=3, width=2)
     with torch.no_grad():
