@@ -7,12 +7,12 @@ import math
 import torch
 from torch import Tensor
 
+from stability.foundation.scaled_sums import Part, largest_of, log_norm_of
 from stability.gradients.losses import Loss, scalar_loss
 from stability.gradients.result import GradientNorms
 from stability.reading.backward import LossGradients, loss_gradients
 from stability.reading.network import Network, Pass
 from stability.reading.recording import edge_of
-from stability.reading.scaled_sums import Part, log_norm_of
 from stability.reading.states import State
 from stability.reading.undisturbed import title
 
@@ -102,9 +102,10 @@ def _kind(name: str) -> str:
 def _times(part: Part, factor: Tensor) -> Part:
     """Return the product with a parameter, entry by entry, of numbers of order 1."""
     tensor, exponent = part
+    sizes = largest_of(factor), largest_of(tensor)
+    if all(1e-15 < size < 1e15 for size in sizes) and tensor.dtype == factor.dtype == torch.float32:
+        return tensor * factor.detach(), exponent
     wide = torch.complex128 if tensor.is_complex() else torch.float64
-    size = float(factor.detach().abs().max()) if factor.numel() else 0.0
-    own = float(tensor.abs().max()) if tensor.numel() else 0.0
-    shifts = [math.frexp(one)[1] if 0 < one < math.inf else 0 for one in (size, own)]
+    shifts = [math.frexp(size)[1] if 0 < size < math.inf else 0 for size in sizes]
     scaled = (factor.detach().to(wide) * 2.0 ** -shifts[0]) * (tensor.to(wide) * 2.0 ** -shifts[1])
     return scaled, exponent + sum(shifts)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stability.gradients.log_norms import combine
+from stability.foundation.log_norms import combine
 from stability.gradients.losses import Loss, loss_of_members
 from stability.gradients.result import GradientNorms
 from stability.gradients.scaled import Scaled

@@ -13,10 +13,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from stability.checks import check_name
+from stability.foundation.log_norms import combine
 from stability.gradients.by_module import norms_in
 from stability.gradients.by_steps import step_gradients
 from stability.gradients.forward_error import log_reach, of_runs, of_step_table, reference
-from stability.gradients.log_norms import combine
 from stability.gradients.losses import Loss
 from stability.gradients.predictions import ExactChain, Sizes, inputs_of, predict_chain, predict_network
 from stability.gradients.propagation import propagation_of_steps

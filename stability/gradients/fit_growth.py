@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from stability.checks import check_name
+from stability.foundation.log_norms import combine
 from stability.gradients.growth import GrowthFit, fit_series
-from stability.gradients.log_norms import combine
 from stability.gradients.propagation import Propagation
 from stability.gradients.result import GradientNorms
 

@@ -16,9 +16,9 @@ from scipy.special import erfinv
 from torch import Tensor
 
 from stability.checks import check_name, check_positive
+from stability.foundation.log_norms import combine, log_norm
 from stability.gradients.kernels import double_double
 from stability.gradients.kernels import formats as kernel
-from stability.gradients.log_norms import combine, log_norm
 from stability.gradients.runs import FormatRun, run_in
 from stability.reading import Layers
 from stability.reading.chains import Steps, StepTable

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stability.foundation.log_norms import combine, log_norm
 from stability.gradients.forward_error import log_expected_errors
 from stability.gradients.kernels import formats as kernel
-from stability.gradients.log_norms import combine, log_norm
 from stability.gradients.losses import Loss, loss_of_members
 from stability.gradients.propagation import Propagation
 from stability.gradients.result import GradientNorms

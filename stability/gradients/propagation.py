@@ -13,8 +13,8 @@ import torch
 import xarray
 from torch import Tensor
 
+from stability.foundation.log_norms import log_norm
 from stability.gradients.kernels import width_one
-from stability.gradients.log_norms import log_norm
 from stability.gradients.scaled import Scaled, times_power
 from stability.reading import Layers
 from stability.reading.chains import Steps, StepTable

@@ -14,7 +14,7 @@ import xarray
 from torch import Tensor
 
 from stability.checks import check_name
-from stability.gradients.log_norms import combine
+from stability.foundation.log_norms import combine
 from stability.jacobians.spectrum import log_half_smallest
 from stability.reading.chains import step_names
 

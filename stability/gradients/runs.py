@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stability.gradients.log_norms import log_norm
+from stability.foundation.log_norms import log_norm
 from stability.gradients.losses import Loss, evaluate
 from stability.reading.chains import Steps
 from stability.reading.derivatives import closed

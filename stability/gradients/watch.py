@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from stability.checks import check_integer
-from stability.gradients.log_norms import combine, log_norm, quick_log_norm
+from stability.foundation.log_norms import combine, log_norm, quick_log_norm
 from stability.gradients.watch_record import Row, Values, WatchRecord
 from stability.gradients.watched_layers import Watched, WatchedLayers, watched
 from stability.reading import Layers

@@ -12,7 +12,7 @@ import torch
 import xarray
 from torch import Tensor
 
-from stability.gradients.log_norms import combine
+from stability.foundation.log_norms import combine
 
 Values = MutableSequence[Any]  # of floats, or of tensors on the model's device
 

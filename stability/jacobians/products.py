@@ -128,10 +128,13 @@ class PrefixProducts:
 
     def _decomposed(self, chosen: NDArray[np.int64], rank: int, logs: Array) -> tuple[Array, NDArray[np.bool_]]:
         """Return the logs of the singular values of products of one rank, and where their sum is what it must be."""
-        mixing, mantissas, exponents = (part[chosen, :rank] for part in (self._mixing, self._mantissas, self._exponents))
+        mixing, mantissas, exponents = (
+            part[chosen, :rank] for part in (self._mixing, self._mantissas, self._exponents)
+        )
         expected = logs.sum(axis=1)
         if rank < mixing.shape[2]:
-            mixing = np.linalg.qr(mixing.transpose(0, 2, 1), mode="r").transpose(0, 2, 1)
+            triangle: Any = np.linalg.qr(mixing.transpose(0, 2, 1), mode="r")
+            mixing = triangle.transpose(0, 2, 1)
             with np.errstate(divide="ignore"):
                 expected = expected + np.log(abs(np.diagonal(mixing, axis1=1, axis2=2))).sum(axis=1)
         top = exponents.max(axis=1, keepdims=True)

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from stability.foundation.scaled_sums import Part, largest_of, log_norm_of, scaled_sum, times_power_of_2
 from stability.reading.cuts import Path, below
 from stability.reading.network import Pass, stretch_masks
 from stability.reading.recording import Edge, Node, edge_of
-from stability.reading.scaled_sums import Part, log2_size, log_norm_of, scaled_sum, times_power_of_2
 from stability.reading.states import State
 
 Gradients = tuple[Tensor | None, ...]
@@ -83,7 +83,7 @@ class _Walk:
         self.exponents: list[int | None] = [None] * (self.stretches - 1) + [0]
         self.masks = stretch_masks(self.path, [self.root])
         self.measured: list[float | None] = [None] * len(states)
-        self.trouble: tuple[int, str] | None = None
+        self.trouble: tuple[int, tuple[int, ...]] | None = None
         self.late = False
         self._plan_states(states)
 
@@ -110,7 +110,7 @@ class _Walk:
         nodes = below([self.root])
         leaves = {torch.autograd.graph.get_gradient_edge(p).node: n for p, n in named.items()}
         self.caught: dict[Edge, list[Part]] = defaultdict(list)
-        self.parts: dict[str, list[Part]] = defaultdict(list)
+        self.parts: dict[str, list[tuple[Part, int]]] = defaultdict(list)
         wanted = [p for p, n in named.items() if torch.autograd.graph.get_gradient_edge(p).node in self.masks]
         wanted += [
             child.variable
@@ -130,14 +130,17 @@ class _Walk:
         finally:
             for handle in handles:
                 handle.remove()
-        if self.trouble is not None:
-            raise ValueError(self.trouble[1])
         if self.late:
             raise ValueError(
                 "the graph of the network is not run back in the order in which it was made: it has no norms"
             )
         self._share(leaves)
-        return {name: scaled_sum(parts) for name, parts in self.parts.items()}
+        for parts in self.parts.values():
+            for (gradient, _), stretch in parts:
+                if not math.isfinite(largest_of(gradient)):
+                    self._note(stretch, gradient.shape)
+        self._refuse_trouble()
+        return {name: scaled_sum([part for part, _ in parts]) for name, parts in self.parts.items()}
 
     def _is_shared(self, node: Node) -> bool:
         return node not in self.path.position and self.masks[node].bit_count() > 1
@@ -163,15 +166,19 @@ class _Walk:
                 held = self.held[edge]
                 held.released = True
                 parts[edge[1]] += [part for part, _ in held.parts]
-            self._look(stretch if cut is None else cut + 1, [g for g in gradients if g is not None])
             for place, outputs in self.at_node.get(node, ()):
                 self.measured[place] = log_norm_of([scaled_sum(parts[k]) for k in outputs if parts[k]])
             if cut is not None:
                 others = [e for e in self.path.cuts[cut].edges if e[0] is not node]
                 outside = [[p for p, s in self.held[e].parts if s > cut] for e in others]
-                sizes = [log2_size(part) for some in (*parts, *outside) for part in some]
-                top = max((size for size in sizes if size is not None), default=unit)
-                self.exponents[cut] = top
+                sizes = []
+                for arrived, exponent in (part for some in (*parts, *outside) for part in some):
+                    size = largest_of(arrived)
+                    if not math.isfinite(size):
+                        self._note(cut + 1, arrived.shape)
+                    elif size:
+                        sizes.append(math.frexp(size)[1] + exponent)
+                self.exponents[cut] = max(sizes, default=unit)
                 for place in self.at_cut.get(cut, ()):
                     own = [parts[k] for _, k in (e for e in self.path.cuts[cut].edges if e[0] is node)]
                     self.measured[place] = log_norm_of([scaled_sum(some) for some in (*own, *outside) if some])
@@ -208,13 +215,12 @@ class _Walk:
 
         def hook(gave: Gradients, _: Any) -> Gradients | None:
             unit, changed = self._unit(own), None
-            self._look(own, [gave[place] for place, _, _ in at])
             for place, edge, what in at:
                 gradient = gave[place]
                 if gradient is None:
                     continue
                 if what == "parameter":
-                    self.parts[leaves[edge[0]]].append((gradient.to_dense(), unit))
+                    self.parts[leaves[edge[0]]].append(((gradient.to_dense(), unit), own))
                     continue
                 if what == "shared":
                     self.caught[edge].append((gradient, unit))
@@ -236,6 +242,7 @@ class _Walk:
     def _share(self, leaves: dict[Node, str]) -> None:
         """Take the sums of what was handed to shared nodes on to the parameters behind them."""
         for (node, number), parts in self.caught.items():
+            stretch = self._stretch(node)
             inside = [leaf for leaf in below([node]) if leaf in leaves]
             if not inside:
                 continue
@@ -249,20 +256,20 @@ class _Walk:
             )
             for leaf, gradient in zip(inside, found, strict=True):
                 if gradient is not None:
-                    self.parts[leaves[leaf]].append((gradient.to_dense(), exponent))
+                    self.parts[leaves[leaf]].append(((gradient.to_dense(), exponent), stretch))
 
-    def _look(self, stretch: int, gradients: Sequence[Tensor | None]) -> None:
+    def _note(self, stretch: int, shape: Sequence[int]) -> None:
         """Note the first stretch, on the way back, in which a gradient is not finite."""
+        if self.trouble is None or stretch > self.trouble[0]:
+            self.trouble = stretch, tuple(shape)
+
+    def _refuse_trouble(self) -> None:
         if self.trouble is not None:
-            return
-        for gradient in gradients:
-            if gradient is not None and not bool(gradient.to_dense().isfinite().all()):
-                self.trouble = (
-                    stretch,
-                    f"a gradient of shape {tuple(gradient.shape)} is not finite in {self._where(stretch)}: the network, "
-                    "or the loss, is not differentiable at this point, or overflows within one layer",
-                )
-                return
+            stretch, shape = self.trouble
+            raise ValueError(
+                f"a gradient of shape {shape} is not finite in {self._where(stretch)}: the network, or the loss, is not "
+                "differentiable at this point, or overflows within one layer"
+            )
 
     def _where(self, stretch: int) -> str:
         """Return words for the layer that holds a stretch of the way back."""

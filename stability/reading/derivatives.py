@@ -173,14 +173,14 @@ class Derivative:
 
     def _mixed(self, what: str) -> str:
         return (
-            f"layer {self.name} gives no point a Jacobian of its own: {what}. batch_dim= names the dimension that tells "
-            "points apart, and None takes all of x for one point"
+            f"layer {self.name} gives no point a Jacobian of its own: {what}. batch_dim= names the dimension that "
+            "tells points apart, and None takes all of x for one point"
         )
 
     def _not_twice(self, reason: object) -> str:
         return (
-            f"layer {self.name} has no forward mode of differentiation, which takes the derivative of its backward pass: "
-            f"leave out k=, or write the layer otherwise ({reason})"
+            f"layer {self.name} has no forward mode of differentiation, which takes the derivative of its backward "
+            f"pass: leave out k=, or write the layer otherwise ({reason})"
         )
 
     def jacobian(self) -> Array:

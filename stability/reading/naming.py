@@ -113,9 +113,8 @@ def name_runs(net: nn.Module, path: Path, calls: Sequence[Call], choice: Choice)
     runs = []
     for group in groups:
         own = [span.call.name for span in group]
-        others = [name for name in names if name not in own]
         first, last = group[0].call, max(reversed(group), key=lambda span: span.last).call
-        holder = None if len(group) == 1 else _holder(own, others, parts)
+        holder = None if len(group) == 1 else _holder(own, [name for name in names if name not in own], parts)
         name = first.name if len(group) == 1 else holder or f"{first.name} ... {last.name}"
         kind = type(first.module if holder is None else parts[holder]).__name__
         if len(group) > 1 and holder is None:
@@ -128,11 +127,11 @@ def name_runs(net: nn.Module, path: Path, calls: Sequence[Call], choice: Choice)
 def _close_gaps(runs: list[Run], spans: list[Span], stretches: int, whole: bool) -> None:
     """Let what no layer covers belong to the layer before it, but what other modules do where layers are named."""
     for run, following in itertools.pairwise(runs):
-        inside = {span.call.name for span in spans if span.first > run.last and span.last < following.first}
-        if whole or not inside:
-            run.last = following.first - 1
+        inside = [] if whole else [s.call.name for s in spans if s.first > run.last and s.last < following.first]
+        if inside:
+            run.between = tuple(dict.fromkeys(inside))
         else:
-            run.between = tuple(dict.fromkeys(span.call.name for span in spans if span.call.name in inside))
+            run.last = following.first - 1
     if whole:
         runs[0].first, runs[-1].last = 0, stretches - 1
 
@@ -145,9 +144,11 @@ def _by_rule(spans: list[Span], parts: Mapping[str, nn.Module]) -> list[Span]:
     for span in elements:
         lists.setdefault(span.parent, []).append(span)
     opened = {name for name, inside in lists.items() if _is_stack(inside)} - again
-    kept = [s for s in elements if s.call.base in again or not any(_inside(name, s.call.base) for name in opened)]
+    # What holds an opened list, or is one, is no layer itself.
+    holders = {holder for name in opened for holder in (name, *_holders(name))}
+    kept = [span for span in elements if span.call.base in again or span.call.base not in holders]
     names = {span.call.base for span in kept}
-    kept = [span for span in kept if not any(_below(span.call.base, name) for name in names)]
+    kept = [span for span in kept if names.isdisjoint(_holders(span.call.base))]
     covered = {k for span in kept for k in range(span.first, span.last + 1)}
     rest = [span for span in spans if not covered.intersection(range(span.first, span.last + 1))]
     return kept + _outermost(rest)
@@ -182,7 +183,7 @@ def _innermost(spans: list[Span], parts: Mapping[str, nn.Module]) -> list[Span]:
 
 def _outermost(spans: list[Span]) -> list[Span]:
     names = {span.call.base for span in spans}
-    return [span for span in spans if not any(_below(span.call.base, name) for name in names)]
+    return [span for span in spans if names.isdisjoint(_holders(span.call.base))]
 
 
 def check_names(parts: Mapping[str, nn.Module], choice: Choice) -> None:
@@ -192,7 +193,7 @@ def check_names(parts: Mapping[str, nn.Module], choice: Choice) -> None:
     if isinstance(choice, str):
         containers = [name for name, part in parts.items() if isinstance(part, CONTAINERS) and len(part) > 0]
         if choice not in containers:
-            outer = [name for name in containers if not any(_below(name, other) for other in containers if other)]
+            outer = [name for name in containers if set(containers).isdisjoint(_holders(name))]
             known = ", ".join(map(repr, outer[:10])) + (", ..." if len(outer) > 10 else "") or "none there are"
             raise ValueError(
                 f"layers is {choice!r}: expected the name of a Sequential, ModuleList or ModuleDict, one of {known}, "
@@ -246,15 +247,13 @@ def _holder(own: list[str], others: list[str], parts: Mapping[str, nn.Module]) -
     name = ".".join(level[0] for level in levels)
     while name and name not in parts:
         name = name.rpartition(".")[0]
-    if not name or any(_inside(other.partition("#")[0], name) for other in others):
+    bases = [other.partition("#")[0] for other in others]
+    if not name or any(name in (base, *_holders(base)) for base in bases):
         return None
     return name
 
 
-def _below(name: str, other: str) -> bool:
-    """Whether one module is inside another."""
-    return name != other and (other == "" or name.startswith(f"{other}."))
-
-
-def _inside(name: str, other: str) -> bool:
-    return name == other or _below(name, other)
+def _holders(name: str) -> list[str]:
+    """Return the names of the modules that hold a module, the innermost first, the network itself not among them."""
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(len(parts) - 1, 0, -1)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -292,15 +293,20 @@ class Pass:
         held: list[dict[str, None]] = [{} for _ in self.runs]
         if self.is_cut:
             masks = stretch_masks(self.path, [t.grad_fn for t in self.outputs])
-            covers = [((1 << own.last - own.first + 1) - 1) << own.first for own in self.runs]
-            if self.reading.choice is None:  # what is made after the last cut, such as an output beside the first
-                covers[-1] |= 1 << len(self.path.cuts)
-                covers[-1] |= ((1 << len(self.path.cuts)) - 1) >> self.runs[-1].first << self.runs[-1].first
+            layer_of: list[int | None] = [None] * (len(self.path.cuts) + 1)
+            for number, own in enumerate(self.runs):
+                layer_of[own.first : own.last + 1] = [number] * (own.last + 1 - own.first)
+            if self.reading.choice is None:  # what is made after the last state, such as an output beside the first
+                after = self.runs[-1].last + 1
+                layer_of[after:] = [len(self.runs) - 1] * (len(layer_of) - after)
             for name, value in values.items():
                 mask = masks.get(_leaf_node(value), 0) if value.requires_grad else 0
-                for own, cover in zip(held, covers, strict=True):
-                    if mask & cover:
-                        own[name] = None
+                while mask:
+                    stretch = mask.bit_length() - 1
+                    mask ^= 1 << stretch
+                    layer = layer_of[stretch]
+                    if layer is not None:
+                        held[layer][name] = None
         if self.reading.choice is None or not self.is_cut:
             self._place_rest(list(values), held)
         order = {name: number for number, name in enumerate(values)}
@@ -326,11 +332,13 @@ class Pass:
         """The names of the calls inside each layer."""
         if not self.is_cut:
             return (tuple(call.name for call in self.recording.calls),)
-        spans = spans_of(self.path, self.recording.calls)
-        return tuple(
-            tuple(dict.fromkeys(s.call.name for s in spans if run.first <= s.first and s.last <= run.last))
-            for run in self.runs
-        )
+        held: list[dict[str, None]] = [{} for _ in self.runs]
+        starts = [run.first for run in self.runs]
+        for span in spans_of(self.path, self.recording.calls):
+            number = bisect_right(starts, span.first) - 1
+            if number >= 0 and span.last <= self.runs[number].last:
+                held[number][span.call.name] = None
+        return tuple(map(tuple, held))
 
 
 def stretch_masks(path: Path, roots: Sequence[Node]) -> dict[Node, int]:

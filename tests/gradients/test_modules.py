@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import stability as st
-from stability.gradients.log_norms import combine
+from stability.foundation.log_norms import combine
 from stability.gradients.scaled import Scaled
 
 

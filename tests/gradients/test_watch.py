@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import stability as st
-from stability.gradients.log_norms import combine, log_norm, quick_log_norm
+from stability.foundation.log_norms import combine, log_norm, quick_log_norm
 from stability.gradients.watch import watch
 from stability.plots.gradients import watch as draw
 

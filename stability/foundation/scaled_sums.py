@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from stability.foundation.log_norms import log_norm
+
 #: The tensor times 2 to the exponent.
 Part = tuple[Tensor, int]
 
@@ -15,13 +17,15 @@ Part = tuple[Tensor, int]
 _STEPS = {torch.float16: 12, torch.bfloat16: 100, torch.float32: 100, torch.complex64: 100}
 
 
+def largest_of(tensor: Tensor) -> float:
+    """Return the modulus of the largest entry, inf or NaN where one is not finite, 0 where there are none."""
+    return float(torch.linalg.vector_norm(tensor.detach(), ord=math.inf)) if tensor.numel() else 0.0
+
+
 def log2_size(part: Part) -> int | None:
-    """Return the exponent of 2 just above the largest entry, None where all are zero or there are none."""
-    tensor, exponent = part
-    if tensor.numel() == 0:
-        return None
-    size = float(tensor.detach().abs().max())
-    return math.frexp(size)[1] + exponent if 0 < size < math.inf else None
+    """Return the exponent of 2 just above the largest entry, None where all are zero or one is not finite."""
+    size = largest_of(part[0])
+    return math.frexp(size)[1] + part[1] if 0 < size < math.inf else None
 
 
 def times_power_of_2(tensor: Tensor, exponent: int, unit: int) -> Tensor:
@@ -54,17 +58,21 @@ def scaled_sum(parts: Sequence[Part]) -> Part:
 
 def log_norm_of(parts: Sequence[Part]) -> float:
     """Return the log of the L2 norm of all the parts together, -inf for zeros, inf where a number is not finite."""
-    logs = []
-    for tensor, exponent in parts:
-        size = log2_size((tensor, 0))
-        if not tensor.isfinite().all():
-            return math.inf
-        if size is None:
-            continue
-        wide = torch.complex128 if tensor.is_complex() else torch.float64
-        norm = float(torch.linalg.vector_norm(times_power_of_2(tensor.to(wide), 0, size)))
-        logs.append(math.log(norm) + (size + exponent) * math.log(2))
-    if not logs:
-        return -math.inf
-    top = max(logs)
+    logs = [log_norm_of_one(part) for part in parts]
+    if len(logs) == 1:
+        return logs[0]
+    top = max(logs, default=-math.inf)
+    if math.isinf(top):
+        return top
     return top + math.log(sum(math.exp(2 * (one - top)) for one in logs)) / 2
+
+
+def log_norm_of_one(part: Part) -> float:
+    """Return the log of the L2 norm of a part."""
+    tensor, exponent = part
+    # Entries of a coarser format, and moderate ones, have squares that float64 holds.
+    wide = torch.float64 if not tensor.is_complex() else torch.complex128
+    norm = float(torch.linalg.vector_norm(tensor.detach(), dtype=wide)) if tensor.numel() else 0.0
+    if 1e-140 < norm < 1e150:
+        return math.log(norm) + exponent * math.log(2)
+    return float(log_norm(tensor)) + exponent * math.log(2)
