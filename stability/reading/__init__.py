@@ -1,4 +1,4 @@
-"""Any network, read once: what its layers are, the states between them, and what each does to a state and a gradient."""
+"""Any network, read once: its layers, the states between them, and what each does to a state and a gradient."""
 
 from stability.reading.layers import Layer, Layers
 from stability.reading.list_layers import layers

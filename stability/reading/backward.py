@@ -99,8 +99,8 @@ class _Walk:
                 self.at_node[nodes.pop()].append((place, [number for _, number in state.edges]))
             elif frozenset(state.edges) in cuts:
                 self.at_cut[cuts[frozenset(state.edges)]].append(place)
-        self.leads = {cut.edges[-1][0]: number for number, cut in enumerate(self.path.cuts)}
-        self.held = {edge: _Held() for cut in self.path.cuts for edge in cut.edges if edge[0] is not cut.edges[-1][0]}
+        self.leads = {cut.lead[0]: number for number, cut in enumerate(self.path.cuts)}
+        self.held = {edge: _Held() for cut in self.path.cuts for edge in cut.edges if edge[0] is not cut.lead[0]}
         self.held_of: dict[Node, list[Edge]] = defaultdict(list)
         for edge in self.held:
             self.held_of[edge[0]].append(edge)
@@ -267,15 +267,15 @@ class _Walk:
         if self.trouble is not None:
             stretch, shape = self.trouble
             raise ValueError(
-                f"a gradient of shape {shape} is not finite in {self._where(stretch)}: the network, or the loss, is not "
-                "differentiable at this point, or overflows within one layer"
+                f"a gradient of shape {shape} is not finite in {self._where(stretch)}: the network, or the loss, is "
+                "not differentiable at this point, or overflows within one layer"
             )
 
     def _where(self, stretch: int) -> str:
         """Return words for the layer that holds a stretch of the way back."""
         if stretch >= len(self.path.cuts):
             return "the loss, or what it takes"
-        node = self.path.cuts[stretch].edges[-1][0]
+        node = self.path.cuts[stretch].lead[0]
         if node not in self.found.path.position:
             return "the loss, or what it takes"
         own = self.found.path.stretch(node)

@@ -17,9 +17,16 @@ from stability.reading.recording import Edge, Node
 
 @dataclass(frozen=True)
 class Cut:
-    """The tensors of a cut, the last computed last, and how many nodes of the path come before it."""
+    """A place that everything on a path crosses.
+
+    Attributes:
+        edges: its tensors, in the order in which a call returned them.
+        lead: the one of them that was computed last.
+        position: the number of its node on the path.
+    """
 
     edges: tuple[Edge, ...]
+    lead: Edge
     position: int
 
 
@@ -76,11 +83,12 @@ class Path:
             alive.update(own)
             if number < entered or not alive:
                 continue
-            apart = len(alive) == len(own) or any(
-                len(alive) == sum(edge in alive for edge in set(group)) for group in together.get(number, ())
-            )
-            if apart and (seen is None or all(edge in seen for edge in alive)):
-                cuts.append(Cut(tuple(sorted(alive, key=lambda edge: (self.position[edge[0]], edge[1]))), number))
+            edges = sorted(own, key=lambda edge: edge[1]) if len(alive) == len(own) else None
+            for group in together.get(number, ()):
+                inside = [edge for edge in dict.fromkeys(group) if edge in alive]
+                edges = inside if edges is None and len(inside) == len(alive) else edges
+            if edges is not None and (seen is None or all(edge in seen for edge in edges)):
+                cuts.append(Cut(tuple(edges), max(edges, key=lambda edge: self.position[edge[0]]), number))
         return cuts
 
     @cached_property

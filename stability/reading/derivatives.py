@@ -1,7 +1,7 @@
 """What a layer does to small changes of its state: J v and J^T u between two states of one pass, and J itself.
 
-Nothing of the network is run again: the derivatives are backward passes from one state to the one before, and J v is the
-derivative of J^T u with respect to u, which it is linear in. One cotangent serves all points of a batch.
+Nothing of the network is run again: the derivatives are backward passes from one state to the one before, and J v is
+the derivative of J^T u with respect to u, which it is linear in. One cotangent serves all points of a batch.
 """
 
 from __future__ import annotations

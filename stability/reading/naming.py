@@ -78,11 +78,11 @@ def spans_of(path: Path, calls: Iterable[Call]) -> list[Span]:
     """Return the calls that cover stretches of a path."""
     spans = []
     for call in calls:
-        ends = [path.stretch(node) for node, _ in (edge for edge in call.gave if edge in path)]
-        if not ends or not path.cuts:
-            continue
-        last = min(max(ends), len(path.cuts) - 1)
-        first = path.after(call.took, last + 1)
+        made = [edge for edge in call.gave if edge in path]
+        if not path.cuts or set(made) <= set(call.took):
+            continue  # it is on no path, or hands on what it takes
+        last = min(max(path.stretch(node) for node, _ in made), len(path.cuts) - 1)
+        first = path.after(call.took, last)
         first = 0 if first is None else first  # the source is made inside it
         if first <= last:
             spans.append(Span(call, first, last))
@@ -232,7 +232,7 @@ def _by_operation(path: Path) -> list[Run]:
     for number, cut in enumerate(path.cuts):
         if number == 0 and len(path.cuts) > 1:
             continue  # the source itself
-        kind = cut.edges[-1][0].name().rpartition("::")[2].rstrip("0123456789").removesuffix("Backward")
+        kind = cut.lead[0].name().rpartition("::")[2].rstrip("0123456789").removesuffix("Backward")
         counts[kind] = counts.get(kind, 0) + 1
         name = kind.lower() if counts[kind] == 1 else f"{kind.lower()}#{counts[kind]}"
         runs.append(Run(name, kind, number, number))

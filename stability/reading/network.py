@@ -54,12 +54,12 @@ class Network:
         tensors = [t for _, t in self.inputs.tensors()]
         found = next((t for t in tensors if t.is_floating_point()), self.inputs.carrier[1])
         if self.source is not None:
-            found = next(iter(self._named_input() or [found]))
+            found = next(iter(self._named(self.inputs) or [found]))
         return found.detach().to("cpu", copy=True)
 
-    def _named_input(self) -> list[Tensor]:
+    def _named(self, inputs: Inputs) -> list[Tensor]:
         """Return the tensors of the input that source= names, none where it names a call."""
-        args, options = self.inputs.args, self.inputs.options
+        args, options = inputs.args, inputs.options
         if isinstance(self.source, int) and not isinstance(self.source, bool):
             if not 0 <= self.source < len(args):
                 raise ValueError(f"source is {self.source}: there are {len(args)} positional inputs, numbered from 0")
@@ -93,7 +93,7 @@ class Network:
                     plain = run(self.module, self._prepared(source)[0])
             before = generators()
             given, edges = self._prepared(source)
-            with recorded(self.module, embeddings=True) as recording:
+            with recorded(self.module) as recording:
                 if math_attention:
                     with sdpa_kernel(SDPBackend.MATH):
                         recording.output = run(self.module, given)
@@ -105,7 +105,7 @@ class Network:
                     "its own, that behave otherwise when its modules are watched; take them out"
                 )
             random = not same_states(before, generators())
-            yield self._read(recording, edges, random)
+            yield self._read(recording, given, edges, random)
 
     def copied(self) -> Inputs:
         """Return copies of the inputs, which the network may change in place."""
@@ -118,7 +118,7 @@ class Network:
     def _float_source(self) -> Tensor | None:
         """Return the floating input from which the states are followed, None where it is what embeddings make."""
         if self.source is not None:
-            named = self._named_input()
+            named = self._named(self.inputs)
             return next((t for t in named if t.is_floating_point() or t.is_complex()), None)
         return next((t for _, t in self.inputs.tensors() if t.is_floating_point() or t.is_complex()), None)
 
@@ -137,13 +137,13 @@ class Network:
 
         return self.inputs.mapped(copy), edges[:1]
 
-    def _read(self, recording: Recording, source: list[Edge], random: bool) -> Pass:
+    def _read(self, recording: Recording, given: Inputs, source: list[Edge], random: bool) -> Pass:
         outputs = [t for t in tensors_in(recording.output) if t.requires_grad and edge_of(t) in recording.seen]
         outputs.sort(key=lambda t: t.ndim == 0)  # where there is more than a number, that is the state at the end
         _refuse_reentrance(self.module, [t.grad_fn for t in outputs])
         groups = [call.gave for call in recording.calls if len(call.gave) > 1]
         best: tuple[list[Run], Path, int] | None = None
-        for sources in self._candidates(recording, source):
+        for sources in self._candidates(recording, given, source):
             for number, output in enumerate(outputs):
                 edge = edge_of(output)
                 assert edge is not None
@@ -164,19 +164,28 @@ class Network:
             )
         return found
 
-    def _candidates(self, recording: Recording, source: list[Edge]) -> list[list[Edge]]:
+    def _candidates(self, recording: Recording, given: Inputs, source: list[Edge]) -> list[list[Edge]]:
         """Return the sets of tensors that may be the source, the one to be preferred first."""
-        if isinstance(self.source, str) and not source and self.source not in self.inputs.options:
+        if source:
+            return [source]
+        if isinstance(self.source, str) and self.source not in self.inputs.options:
             call = next((call for call in recording.calls if call.name == self.source), None)
             if call is None or not call.gave:
                 raise ValueError(
                     f"source is {self.source!r}: the module is not called on x, or returns nothing with a gradient"
                 )
             return [call.gave]
-        if source:
-            return [source]
-        every = [edge for edges in recording.sources.values() for edge in edges]
-        return [every, *recording.sources.values()] if every else []
+        made = recording.embeddings
+        if self.source is not None:
+            places = {tensor.untyped_storage().data_ptr() for tensor in self._named(given)}
+            made = [(edge, place) for edge, place in made if place in places]
+            if not made:
+                raise ValueError(
+                    f"source is {self.source!r}, which holds whole numbers, and no embedding takes them as they are: "
+                    "name the module whose call makes states of them"
+                )
+        every = [edge for edge, _ in made]
+        return [every, *([edge] for edge in every)] if every else []
 
 
 class Pass:
@@ -239,7 +248,10 @@ class Pass:
     @property
     def takes_state(self) -> list[bool]:
         """For each layer whether a state comes before it: none before one that makes the source, as an embedding."""
-        return [bool(state.edges) and (number > 0 or self.takes_input) for number, state in enumerate(self.before)]
+        return [
+            bool(state.edges) and (own.first > 0 or self.takes_input)
+            for own, state in zip(self.runs, self.before, strict=True)
+        ]
 
     @property
     def all_states(self) -> list[State]:

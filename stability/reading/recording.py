@@ -61,14 +61,13 @@ class Recording:
         output: what the network returned.
         calls: of its modules, in the order in which they ended.
         seen: the tensors of the graph, by edge.
-        sources: the edges from which states may be followed, by the name of what made them: an input, or the call of an
-            embedding.
+        embeddings: the calls of embeddings, each with where the whole numbers that it took are stored.
     """
 
     output: Any = None
     calls: list[Call] = field(default_factory=list)
     seen: dict[Edge, Seen] = field(default_factory=dict)
-    sources: dict[str, list[Edge]] = field(default_factory=dict)
+    embeddings: list[tuple[Edge, int]] = field(default_factory=list)
 
 
 def edge_of(tensor: Tensor) -> Edge | None:
@@ -146,20 +145,21 @@ class _Follower(TorchFunctionMode):
 
 
 @contextmanager
-def recorded(net: nn.Module, embeddings: bool) -> Iterator[Recording]:
-    """Record the forward pass that is run inside.
+def recorded(net: nn.Module) -> Iterator[Recording]:
+    """Record the forward pass that is run inside. The outputs of embeddings have a graph, be they frozen or not.
 
     Args:
         net: whose modules are hooked, for as long as the context lasts.
-        embeddings: whether the outputs of embeddings are sources, which then have a graph, be they frozen or not.
     """
     recording = Recording()
     follower = _Follower(recording)
     running: list[list[Edge]] = []
+    taken: list[int] = []
     counts: dict[str, int] = {}
 
     def before(_: nn.Module, args: Any, options: Any) -> None:
         with torch._C.DisableTorchFunction():
+            taken.append(next((t.untyped_storage().data_ptr() for t in tensors_in((args, options))), 0))
             # The nodes now: an in-place operation gives a tensor another one later.
             running.append(list(_edges((args, options), follower)))
 
@@ -168,13 +168,13 @@ def recorded(net: nn.Module, embeddings: bool) -> Iterator[Recording]:
             with torch._C.DisableTorchFunction():
                 counts[name] = counts.get(name, 0) + 1
                 full = name if counts[name] == 1 else f"{name}#{counts[name]}"
-                changed = None
-                if embeddings and isinstance(module, nn.Embedding | nn.EmbeddingBag):
+                changed, place = None, taken.pop()
+                if isinstance(module, nn.Embedding | nn.EmbeddingBag):
                     if not output.requires_grad:  # a frozen one
                         output = changed = output.requires_grad_().clone()
                     edge = edge_of(output)
                     assert edge is not None
-                    recording.sources[full] = [edge]
+                    recording.embeddings.append((edge, place))
                 call = Call(full, module, running.pop(), list(_edges(output, follower)))
                 recording.calls.append(call)
                 return changed
