@@ -192,7 +192,7 @@ def naive_product(model: nn.Module, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
 def measure(name: str, depth: int, points: int, seed: int) -> tuple[st.Spectrum, xarray.Dataset]:
     """Return the spectrum of a model, and its dataset with what the figure needs besides."""
     model, x = build(name, depth, seed), points_of(name, points, seed)
-    s = st.spectrum(model, x)  # this is all
+    s = st.spectrum(model, x, layers="blocks")  # this is all
     (naive, sizes), true = naive_product(model, x[:1]), s.log_values[:, 0].numpy()
     with np.errstate(invalid="ignore"):
         right = (naive == true) | (abs(naive - true) < 1e-9)
@@ -251,7 +251,7 @@ def describe(name: str, s: st.Spectrum, data: xarray.Dataset) -> str:
     theory = f", at infinite width 10^{float(data.theory[-1]) / math.log(10):.2f}" if "theory" in data else ""
     return "\n".join(
         [
-            f"{LABELS[name]}: {s.depth} blocks, {s.blocks[0]} to {s.blocks[-1]}, a state of {WIDTH} numbers",
+            f"{LABELS[name]}: {s.depth} blocks, {s.layers[0]} to {s.layers[-1]}, a state of {WIDTH} numbers",
             f"  after the last: {condition} (over {data.x.size} points)",
             f"  the values part by {first:.3f} decades a block in the first half, {second:.3f} in the second; the "
             f"largest ends at 10^{float(largest) / math.log(10):.2f}{theory}",

@@ -513,7 +513,7 @@ def test_your_model(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "Found: after 16 blocks" in done.stdout
     assert "FAILED" not in done.stdout
-    for blocks in ("blocks.15 (ConvolutionBlock)", "blocks.15 (AttentionBlock)", "blocks.15"):
+    for blocks in ("ResNet: 16 blocks, blocks.0 to blocks.15", "blocks.15, a state of"):
         assert blocks in done.stdout
     with xarray.open_datatree(tmp_path / "your_model.nc", engine="h5netcdf") as tree:
         data = {name: tree[name].to_dataset().load() for name in ("resnet", "transformer", "mlp_tanh", "mlp_relu")}
