@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo figures test lint types check bench clean
+.PHONY: demo figures test zoo lint types check bench clean
 
 demo: .venv/ready
 	$(BIN)/python analyses/jacobian_spectrum.py
@@ -25,6 +25,9 @@ figures: .venv/ready
 test: .venv/ready
 	$(BIN)/python -m pytest --numprocesses=2
 
+zoo: .venv/zoo
+	$(BIN)/python -m pytest --numprocesses=2 -m zoo tests/zoo
+
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,6 +45,11 @@ bench: .venv/ready
 
 clean:
 	rm -rf .venv
+
+# Models of torchvision, timm and transformers, which are large to fetch.
+.venv/zoo: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,zoo]'
+	touch $@
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

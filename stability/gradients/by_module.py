@@ -35,7 +35,8 @@ def norms_in(found: Pass, loss: Loss) -> GradientNorms:
     value, output = scalar_loss(loss, found.output), _state_of(found)
     states = [state if there else None for state, there in zip(found.before, found.takes_state, strict=True)]
     gradients = loss_gradients(found, value, [*states, output])
-    _refuse_missing(gradients, found)
+    if not gradients.parameters:
+        raise ValueError("the loss does not depend on the network's parameters: expected a function of its output")
     return _sorted(found, value, gradients, has_output=output is not None)
 
 
@@ -45,18 +46,6 @@ def _state_of(found: Pass) -> State | None:
     if not isinstance(output, Tensor) or (edge := edge_of(output)) is None:
         return None
     return State((edge,), (None,), (tuple(output.shape),), None, (1,))
-
-
-def _refuse_missing(gradients: LossGradients, found: Pass) -> None:
-    missing = gradients.missing
-    if len(missing) == sum(value.requires_grad for value in found.reading.module.parameters()):
-        raise ValueError("the loss does not depend on the network's parameters: expected a function of its output")
-    if missing:
-        raise ValueError(
-            f"{len(missing)} parameters get no gradient from this loss: {', '.join(missing[:8])}"
-            f"{', ...' if len(missing) > 8 else ''}; freeze them with requires_grad_(False), or take a loss that they "
-            "have a part in"
-        )
 
 
 def _sorted(found: Pass, value: Tensor, gradients: LossGradients, has_output: bool) -> GradientNorms:
@@ -92,6 +81,7 @@ def _sorted(found: Pass, value: Tensor, gradients: LossGradients, has_output: bo
         layers=found.layers,
         members=(0,),
         path="autograd",
+        missing=tuple(gradients.missing),
     )
 
 

@@ -40,6 +40,8 @@ class GradientNorms:
         members: the member numbers along the seeds.
         path: "factors" where the logs come from the derivatives of width-1 steps, "autograd" where from automatic
             differentiation, layer by layer.
+        missing: the names of parameters that require a gradient and get none, as the loss does not depend on them: an
+            output that it does not take, an auxiliary head in eval mode. They are in no quantity.
     """
 
     log_norms: dict[str, Tensor]
@@ -50,6 +52,7 @@ class GradientNorms:
     layers: tuple[str, ...]
     members: tuple[int, ...]
     path: str
+    missing: tuple[str, ...] = ()
 
     @classmethod
     def of_chain(
@@ -77,6 +80,9 @@ class GradientNorms:
             taken = self["input"][self.present["input"]]
             low, high = (float(taken[layer].median()) for layer in (0, -1))
             sizes = f", log |dLoss/dh| {high:+.4g} at the last layer to {low:+.4g} at the first"
+        if self.missing:
+            more = ", ..." if len(self.missing) > 3 else ""
+            sizes += f", no gradient for {len(self.missing)} parameters ({', '.join(self.missing[:3])}{more})"
         dead = f", dead {100 * self.dead.double().mean():.0f} %" if self.dead.any() else ""
         return (
             f"GradientNorms({', '.join(self.log_norms)}: {self.depth} layers, {len(self.members)} seeds"

@@ -468,6 +468,17 @@ def test_a_layer_that_takes_no_floats_and_an_output_of_several_tensors():
     assert g.output.item() == 0
 
 
+def test_parameters_that_the_loss_does_not_depend_on_are_named_and_in_no_quantity():
+    net, x = _Unused(), torch.full((2, 3), 2.0)
+    g = st.gradient_norms(net, x, lambda y: y.square().sum())
+    assert g.missing == ("spare.weight", "spare.bias")
+    assert list(g.named) == ["used.weight", "used.bias"]
+    assert "no gradient for 2 parameters (spare.weight, spare.bias)" in repr(g)
+    net(x).square().sum().backward()
+    own = torch.cat([p.grad.flatten() for p in net.used.parameters()])
+    assert g["parameters"].item() == pytest.approx(log(own).item(), abs=1e-6)
+
+
 def test_quantiles_and_datasets():
     x = torch.linspace(-3, 3, 9, dtype=torch.float64)
     g = st.gradient_norms(st.Chain("plain_relu", depth=2, seeds=40), x, lambda y: y.square().mean(dim=1))
@@ -522,7 +533,6 @@ def _with(value, everywhere=False):
         ),
         (nn.Linear(3, 3), lambda y: y.sum() / 0, "not finite"),
         (nn.Linear(3, 3), lambda y: (y - y).abs().sqrt().sum(), "not finite"),
-        (_Unused(), lambda y: y.sum(), r"2 parameters get no gradient .*spare.weight, spare.bias"),
         (_frozen(), lambda y: y.sum(), "all are frozen"),
         (_with(math.nan), lambda y: y.sum(), "the parameter weight has 1 values that are not finite"),
         (
