@@ -46,8 +46,8 @@ def watch(
         model: a `Chain`, whose layers are its steps, with the read-out last, seed by seed; or any nn.Module.
         layers, source: how a module is read, see `st.layers`. Without what `st.layers` returns, the layers are read
             from the first forward pass, whose inputs the model is given once more before it, without a trace; until
-            then `WatchRecord.layers` is empty. A parameter that several layers share counts in the first; one that is frozen
-            when the watch begins does not count.
+            then `WatchRecord.layers` is empty. A parameter that several layers share counts in the first; one that is
+            frozen when the watch begins does not count.
         every: record the passes 0, every, 2 every, ... only; those between cost next to nothing.
         parameters: record the norms of the parameters as well, for a few percent of a training step.
 

@@ -42,7 +42,7 @@ def words(text):
 
 def mixer():
     mlp_mixer = pytest.importorskip("timm").models.mlp_mixer
-    return mlp_mixer.MlpMixer(img_size=64, patch_size=16, num_blocks=3, embed_dim=12, num_classes=4)
+    return mlp_mixer.MlpMixer(img_size=16, patch_size=4, num_blocks=3, embed_dim=12, num_classes=4)
 
 
 def dotted(prefix, names):
@@ -130,7 +130,7 @@ MODELS = {
     ),
     "mixer": (
         mixer,
-        torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)),
+        torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)),
         ["stem", "blocks.0", "blocks.1", "blocks.2", "norm", "head"],
     ),
     "GPT-2": (
