@@ -11,7 +11,8 @@ from stability.foundation.scaled_sums import Part, largest_of, log_norm_of
 from stability.gradients.losses import Loss, scalar_loss
 from stability.gradients.result import GradientNorms
 from stability.reading.backward import LossGradients, loss_gradients
-from stability.reading.network import Network, Pass
+from stability.reading.network import Network
+from stability.reading.passes import Pass
 from stability.reading.recording import edge_of
 from stability.reading.states import State
 from stability.reading.undisturbed import title
@@ -50,7 +51,7 @@ def _state_of(found: Pass) -> State | None:
 
 def _sorted(found: Pass, value: Tensor, gradients: LossGradients, has_output: bool) -> GradientNorms:
     """Sort the gradients of a loss by layer and kind."""
-    parts, values = gradients.parameters, dict(found.reading.module.named_parameters())
+    parts, values = gradients.parameters, dict(found.module.named_parameters())
     own = [[name for name in layer if name in parts] for layer in found.parameters]
     kinds = dict.fromkeys(_kind(name) for layer in own for name in layer)
     chosen = {kind: [[name for name in layer if _kind(name) == kind] for layer in own] for kind in kinds}

@@ -213,7 +213,7 @@ def first_failure(
     else:
         loss = _mean if loss is None else loss
         with reading.forward() as found:
-            refuse_chance(found, "runs in two formats would be of two networks")
+            refuse_chance(reading, found, "runs in two formats would be of two networks")
             found.check_states()
             states, gradients = Sizes.of_pass(found), norms_in(found, loss)
     alive = _truth(reading, gradients, states)

@@ -20,7 +20,7 @@ from stability.gradients.width_one import float64_output
 from stability.jacobians.factors import log_factors
 from stability.reading.chains import StepTable
 from stability.reading.formats import Format, in_format
-from stability.reading.network import Pass
+from stability.reading.passes import Pass
 from stability.threads import side_by_side
 
 

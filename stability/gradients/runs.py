@@ -54,7 +54,7 @@ def run_in(reading: Steps | Network, loss: Loss | None = None, exact: bool = Fal
         gradients = None if loss is None else _backward_of_chain(reading, loss)
         return FormatRun(reading.layers, reading.members, states, gradients)
     with reading.forward() as found:
-        refuse_chance(found, "runs in two formats would be of two networks")
+        refuse_chance(reading, found, "runs in two formats would be of two networks")
         if exact:
             found.check_states()
         names = (found.layers[0], *found.layers)

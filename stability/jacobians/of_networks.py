@@ -108,7 +108,7 @@ def states_of(reading: Steps | Network) -> Iterator[tuple[tuple[str, ...], list[
     if reading.inputs.batch_dim is not None:
         refuse_train_mode(reading.module)
     with reading.forward(math_attention=True) as found:
-        refuse_chance(found, "it has no one Jacobian")
+        refuse_chance(reading, found, "it has no one Jacobian")
         found.check_states()
         yield found.layers, found.states("a Jacobian")
 

@@ -20,7 +20,7 @@ from torch.autograd.graph import GradientEdge
 
 from stability.foundation.scaled_sums import Part, largest_of, log_norm_of, scaled_sum, times_power_of_2
 from stability.reading.cuts import Path, below
-from stability.reading.network import Pass, stretch_masks
+from stability.reading.passes import Pass, stretch_masks
 from stability.reading.recording import Edge, Node, edge_of
 from stability.reading.states import State
 
@@ -50,7 +50,7 @@ def loss_gradients(found: Pass, value: Tensor, states: Sequence[State | None]) -
         ValueError: where a gradient is not finite, and where ordinary automatic differentiation, as far as it stays in
             the range, says something else.
     """
-    named = {p: n for n, p in found.reading.module.named_parameters() if p.requires_grad}
+    named = {p: n for n, p in found.module.named_parameters() if p.requires_grad}
     found_plainly = torch.autograd.grad(value, list(named), retain_graph=True, allow_unused=True) if named else ()
     plain = {n: None if g is None else g.to_dense() for n, g in zip(named.values(), found_plainly, strict=True)}
     missing = [name for name, gradient in plain.items() if gradient is None]

@@ -1,23 +1,20 @@
-"""A network of the user's own, read from the cuts of its graph: its layers, their states and their parameters."""
+"""A network of the user's own: how it is run and followed, and from what its layers are read."""
 
 from __future__ import annotations
 
-import itertools
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from stability.reading.cuts import Cut, Path, below
+from stability.reading.cuts import Path, below
 from stability.reading.inputs import Inputs
-from stability.reading.naming import Choice, Run, check_names, name_runs, spans_of
+from stability.reading.naming import Choice, Run, check_names, name_runs
+from stability.reading.passes import Pass
 from stability.reading.recording import Edge, Node, Recording, edge_of, recorded
-from stability.reading.states import State, check_state
 from stability.reading.trees import tensors_in
 from stability.reading.undisturbed import (
     generators,
@@ -142,20 +139,16 @@ class Network:
         outputs.sort(key=lambda t: t.ndim == 0)  # where there is more than a number, that is the state at the end
         _refuse_reentrance(self.module, [t.grad_fn for t in outputs])
         groups = [call.gave for call in recording.calls if len(call.gave) > 1]
-        best: tuple[list[Run], Path, int] | None = None
+        runs: list[Run] = []
+        best = Path([], source)
         for sources in self._candidates(recording, given, source):
-            for number, output in enumerate(outputs):
-                edge = edge_of(output)
-                assert edge is not None
-                path = Path([edge], sources, groups, recording.seen)
-                if not path.order:
-                    continue
-                runs = name_runs(self.module, path, recording.calls, self.choice) if path.cuts else []
-                if best is None or len(runs) > len(best[0]):
-                    best = runs, path, number
-                break
-        runs, path, _ = best if best is not None else ([], Path([], source, ()), 0)
-        found = Pass(self, recording, path, runs, outputs, bool(source) and path.sources == set(source), random)
+            paths = (Path([edge], sources, groups, recording.seen) for edge in map(edge_of, outputs) if edge)
+            path = next((path for path in paths if path.cuts), None)  # to the first output that depends on the source
+            named = [] if path is None else name_runs(self.module, path, recording.calls, self.choice)
+            if path is not None and len(named) > len(runs):
+                runs, best = named, path
+        takes_input = bool(source) and best.sources == set(source)
+        found = Pass(self.module, self.inputs, self.choice, recording, best, runs, outputs, takes_input, random)
         if self.expected is not None and found.layers != self.expected:
             raise ValueError(
                 f"layers= names {len(self.expected)} layers, {self.expected[0]} to {self.expected[-1]}, and on this x "
@@ -166,7 +159,7 @@ class Network:
 
     def _candidates(self, recording: Recording, given: Inputs, source: list[Edge]) -> list[list[Edge]]:
         """Return the sets of tensors that may be the source, the one to be preferred first."""
-        if source:
+        if source and self.source is not None:
             return [source]
         if isinstance(self.source, str) and self.source not in self.inputs.options:
             call = next((call for call in recording.calls if call.name == self.source), None)
@@ -185,192 +178,8 @@ class Network:
                     "name the module whose call makes states of them"
                 )
         every = [edge for edge, _ in made]
-        return [every, *([edge] for edge in every)] if every else []
-
-
-class Pass:
-    """One forward pass of a network with its graph: the states between its layers.
-
-    Attributes:
-        layers: their names.
-        before, after: the state before and after each; without a graph where no cut separates them.
-        is_cut: whether cuts separate the layers; if not the whole network is one.
-        output: what the network returned.
-        random: whether random numbers were drawn.
-    """
-
-    def __init__(
-        self,
-        reading: Network,
-        recording: Recording,
-        path: Path,
-        runs: list[Run],
-        outputs: Sequence[Tensor],
-        takes_input: bool,
-        random: bool,
-    ) -> None:
-        self.reading, self.recording, self.path, self.outputs = reading, recording, path, outputs
-        self.output, self.random, self.takes_input = recording.output, random, takes_input
-        self.is_cut = bool(runs)
-        whole = type(reading.module).__name__
-        self.runs = runs or [Run(whole, whole, 0, 0)]
-        self.layers = tuple(run.name for run in self.runs)
-        self.batch = (reading.inputs.points,)
-        if self.is_cut:
-            states = [self._state(cut) for cut in path.cuts]
-            last = self.runs[-1]
-            while last.last > last.first and not states[last.last].has_points:
-                last.last -= 1  # what follows takes the points together, as a loss does
-            self.before = [states[max(run.first - 1, 0)] for run in self.runs]
-            self.after = [states[run.last] for run in self.runs]
-        else:
-            end = next((t for t in tensors_in(self.output) if t.is_floating_point() or t.is_complex()), None)
-            if end is None:
-                raise ValueError(
-                    f"{title(reading.module)} returns a {type(self.output).__name__}: expected a floating tensor in it"
-                )
-            self.after = [self._alone(end)]
-            self.before = [self._alone(reading.x) if reading.x.is_floating_point() else self.after[0]]
-
-    def _state(self, cut: Cut) -> State:
-        seen = [self.recording.seen[edge] for edge in cut.edges]
-        values = tuple(one.values if one.intact else None for one in seen)
-        return State(cut.edges, values, tuple(one.shape for one in seen), self.reading.inputs.batch_dim, self.batch)
-
-    def _alone(self, tensor: Tensor) -> State:
-        return State((), (tensor.detach(),), (tuple(tensor.shape),), self.reading.inputs.batch_dim, self.batch)
-
-    def check_states(self) -> None:
-        """Raise where a state has left the range of its dtype."""
-        for name, state in zip(self.layers, self.after, strict=True):
-            check_state(name, state)
-
-    @property
-    def takes_state(self) -> list[bool]:
-        """For each layer whether a state comes before it: none before one that makes the source, as an embedding."""
-        return [
-            bool(state.edges) and (own.first > 0 or self.takes_input)
-            for own, state in zip(self.runs, self.before, strict=True)
-        ]
-
-    @property
-    def all_states(self) -> list[State]:
-        """The states before the first layer and after each."""
-        return [self.before[0], *self.after]
-
-    def states(self, what: str) -> list[State]:
-        """Return the states before the first layer and after each, of layers that follow one another, point by point.
-
-        Raises:
-            ValueError: where no cut separates them, or the layers do not follow one another, or the points are lost.
-        """
-        if not self.is_cut:
-            raise ValueError(f"{what} cannot be followed through {title(self.reading.module)}: {self._why_no_cut()}")
-        for own, following in itertools.pairwise(self.runs):
-            if own.between:
-                raise ValueError(
-                    f"the layers do not follow one another: between {own.name} and {following.name} the network calls "
-                    f"{', '.join(own.between[:5])}{', ...' if len(own.between) > 5 else ''}; name these in layers= too"
-                )
-        for name, state in zip(("the source", *self.layers), self.all_states, strict=True):
-            if not state.has_points:
-                raise ValueError(
-                    f"after layer {name} the state has shape {state.shape}: its dimension {state.batch_dim} must be "
-                    f"the batch of {self.batch[0]} points; name layers= with a batch, another batch_dim=, or None "
-                    "where all of x is one point"
-                )
-        return self.all_states
-
-    def _why_no_cut(self) -> str:
-        if not self.path.order:
-            return (
-                "its output does not depend on its input by a graph (it detaches what it takes, runs under no_grad, or "
-                "takes whole numbers that no embedding turns into states); source= names an input, or the call whose "
-                "result is the first state"
-            )
-        return (
-            "nothing separates it, as everything between source and output is bypassed; source= names another input, "
-            "or the call whose result is the first state"
-        )
-
-    @cached_property
-    def parameters(self) -> tuple[tuple[str, ...], ...]:
-        """The names of the parameters of each layer, frozen ones too; all of them together are all there are.
-
-        A parameter is of a layer where nodes of the layer lead to it, so that a tied one is of several. One that no
-        node of a layer leads to is where its module is called, else beside the one registered before it. Where layers
-        were named, what no node of theirs leads to is of none.
-        """
-        values = dict(self.reading.module.named_parameters())
-        held: list[dict[str, None]] = [{} for _ in self.runs]
-        if self.is_cut:
-            masks = stretch_masks(self.path, [t.grad_fn for t in self.outputs])
-            layer_of: list[int | None] = [None] * (len(self.path.cuts) + 1)
-            for number, own in enumerate(self.runs):
-                layer_of[own.first : own.last + 1] = [number] * (own.last + 1 - own.first)
-            if self.reading.choice is None:  # what is made after the last state, such as an output beside the first
-                after = self.runs[-1].last + 1
-                layer_of[after:] = [len(self.runs) - 1] * (len(layer_of) - after)
-            for name, value in values.items():
-                mask = masks.get(_leaf_node(value), 0) if value.requires_grad else 0
-                while mask:
-                    stretch = mask.bit_length() - 1
-                    mask ^= 1 << stretch
-                    layer = layer_of[stretch]
-                    if layer is not None:
-                        held[layer][name] = None
-        if self.reading.choice is None or not self.is_cut:
-            self._place_rest(list(values), held)
-        order = {name: number for number, name in enumerate(values)}
-        return tuple(tuple(sorted(own, key=order.__getitem__)) for own in held)
-
-    def _place_rest(self, names: list[str], held: list[dict[str, None]]) -> None:
-        place = {name: number for number, own in enumerate(held) for name in own}
-        modules = [[name.partition("#")[0] for name in own] for own in self.modules]
-        last = next((place[name] for name in names if name in place), 0)
-        for name in names:
-            if name not in place:
-                owner = name.rpartition(".")[0]
-                while owner and name not in place:
-                    found = [k for k, own in enumerate(modules) if owner in own]
-                    if found:
-                        place[name] = found[0]
-                    owner = owner.rpartition(".")[0]
-                held[place.setdefault(name, last)][name] = None
-            last = place[name]
-
-    @cached_property
-    def modules(self) -> tuple[tuple[str, ...], ...]:
-        """The names of the calls inside each layer."""
-        if not self.is_cut:
-            return (tuple(call.name for call in self.recording.calls),)
-        held: list[dict[str, None]] = [{} for _ in self.runs]
-        starts = [run.first for run in self.runs]
-        for span in spans_of(self.path, self.recording.calls):
-            number = bisect_right(starts, span.first) - 1
-            if number >= 0 and span.last <= self.runs[number].last:
-                held[number][span.call.name] = None
-        return tuple(map(tuple, held))
-
-
-def stretch_masks(path: Path, roots: Sequence[Node]) -> dict[Node, int]:
-    """Return for every node in which stretches it is used, bit k for stretch k; after the last cut that is one more.
-
-    A node on the path lies in one. One beside it is used wherever something takes what it made.
-    """
-    masks: dict[Node, int] = {}
-    for node in reversed(below(roots)):
-        if node in path.position:
-            masks[node] = 1 << path.stretch(node)
-        mask = masks.setdefault(node, 1 << len(path.cuts))
-        for child, _ in node.next_functions:
-            if child is not None and child not in path.position:
-                masks[child] = masks.get(child, 0) | mask
-    return masks
-
-
-def _leaf_node(parameter: Tensor) -> Node:
-    return torch.autograd.graph.get_gradient_edge(parameter).node
+        # A floating input beside whole numbers may be but a mask: then what embeddings make has more layers.
+        return [*([source] if source else []), *([every] if every else []), *([edge] for edge in every)]
 
 
 def _refuse_reentrance(net: nn.Module, roots: Sequence[Node]) -> None:
@@ -381,8 +190,3 @@ def _refuse_reentrance(net: nn.Module, roots: Sequence[Node]) -> None:
                 f"{title(net)} checkpoints a part of itself with use_reentrant=True, which hides what is inside and "
                 "its parameters: call torch.utils.checkpoint.checkpoint with use_reentrant=False"
             )
-
-
-def with_layers(reading: Network, choice: Choice, source: str | int | None, names: tuple[str, ...]) -> Network:
-    """Return a reading whose layers must be those that were found before."""
-    return replace(reading, choice=choice, source=source, expected=names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -157,7 +158,11 @@ def recorded(net: nn.Module) -> Iterator[Recording]:
     taken: list[int] = []
     counts: dict[str, int] = {}
 
+    owner = threading.get_ident()  # others may run the network meanwhile
+
     def before(_: nn.Module, args: Any, options: Any) -> None:
+        if threading.get_ident() != owner:
+            return
         with torch._C.DisableTorchFunction():
             taken.append(next((t.untyped_storage().data_ptr() for t in tensors_in((args, options))), 0))
             # The nodes now: an in-place operation gives a tensor another one later.
@@ -165,6 +170,8 @@ def recorded(net: nn.Module) -> Iterator[Recording]:
 
     def after(name: str) -> Callable[[nn.Module, Any, Any], Any]:
         def keep(module: nn.Module, _: Any, output: Any) -> Any:
+            if threading.get_ident() != owner:
+                return None
             with torch._C.DisableTorchFunction():
                 counts[name] = counts.get(name, 0) + 1
                 full = name if counts[name] == 1 else f"{name}#{counts[name]}"

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from stability.reading.network import Network, Pass
+from stability.reading.network import Network
+from stability.reading.passes import Pass
 from stability.reading.undisturbed import generators, run, same_states, title, undisturbed
 
 
@@ -32,11 +33,11 @@ def refuse_train_mode(net: nn.Module) -> None:
             raise ValueError(f"{where} drops out at random in train mode: call model.eval() first")
 
 
-def refuse_chance(found: Pass, why: str) -> None:
+def refuse_chance(reading: Network, found: Pass, why: str) -> None:
     """Raise where a network drew random numbers as it ran."""
     if found.random:
         raise ValueError(
-            f"{title(found.reading.module)} draws random numbers when it runs, {random_place(found.reading)}: {why}; "
+            f"{title(found.module)} draws random numbers when it runs, {random_place(reading)}: {why}; "
             "call eval() first, or take out what draws them"
         )
 
