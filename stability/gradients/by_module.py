@@ -7,15 +7,15 @@ import math
 import torch
 from torch import Tensor
 
-from stability.foundation.scaled_sums import Part, largest_of, log_norm_of
+from stability.foundation.scaled_sums import Part, largest_of, log_norm_of, times_power_of_2
 from stability.gradients.losses import Loss, scalar_loss
 from stability.gradients.result import GradientNorms
 from stability.reading.backward import LossGradients, loss_gradients
 from stability.reading.network import Network
 from stability.reading.passes import Pass
 from stability.reading.recording import edge_of
+from stability.reading.running import title
 from stability.reading.states import State
-from stability.reading.undisturbed import title
 
 
 def module_gradients(reading: Network, loss: Loss) -> GradientNorms:
@@ -33,7 +33,8 @@ def module_gradients(reading: Network, loss: Loss) -> GradientNorms:
 
 def norms_in(found: Pass, loss: Loss) -> GradientNorms:
     """Return the gradient norms of a pass, which may be used for more."""
-    value, output = scalar_loss(loss, found.output), _state_of(found)
+    output = _state_of(found)  # before the loss, which may change it in place
+    value = scalar_loss(loss, found.output)
     states = [state if there else None for state, there in zip(found.before, found.takes_state, strict=True)]
     gradients = loss_gradients(found, value, [*states, output])
     if not gradients.parameters:
@@ -46,7 +47,7 @@ def _state_of(found: Pass) -> State | None:
     output = found.output
     if not isinstance(output, Tensor) or (edge := edge_of(output)) is None:
         return None
-    return State((edge,), (None,), (tuple(output.shape),), None, (1,))
+    return State((edge,), (None,), (tuple(output.shape),), (output.dtype,), None, (1,))
 
 
 def _sorted(found: Pass, value: Tensor, gradients: LossGradients, has_output: bool) -> GradientNorms:
@@ -98,5 +99,7 @@ def _times(part: Part, factor: Tensor) -> Part:
         return tensor * factor.detach(), exponent
     wide = torch.complex128 if tensor.is_complex() else torch.float64
     shifts = [math.frexp(size)[1] if 0 < size < math.inf else 0 for size in sizes]
-    scaled = (factor.detach().to(wide) * 2.0 ** -shifts[0]) * (tensor.to(wide) * 2.0 ** -shifts[1])
-    return scaled, exponent + sum(shifts)
+    one, other = (
+        times_power_of_2(t.to(wide), 0, shift) for t, shift in zip((factor.detach(), tensor), shifts, strict=True)
+    )
+    return one * other, exponent + sum(shifts)

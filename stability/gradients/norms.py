@@ -53,7 +53,8 @@ def gradient_norms(
     No norm overflows or underflows, at any depth: at width 1 the gradient comes from the derivatives of the steps,
     with an exponent of its own; of a wider chain it goes back step after step, and of a module through every cut of its
     graph in one pass, and is brought to order 1 on the way. A gradient is -inf in the log only where it is exactly
-    zero, or where it vanishes within a single layer of a module, or within what several layers have in common.
+    zero: one that leaves the range within a single layer of a module, or within what several layers have in common, is
+    refused. Hooks of your own on parameters are not applied: the norms are those of the loss's own gradient.
 
     What the layers of a module are `st.layers` shows. What passes them by is taken into account. A parameter counts,
     with the whole of its gradient, in every layer that uses it; frozen parameters are left out.

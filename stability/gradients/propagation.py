@@ -18,7 +18,9 @@ from stability.gradients.kernels import width_one
 from stability.gradients.scaled import Scaled, times_power
 from stability.reading import Layers
 from stability.reading.chains import Steps, StepTable
+from stability.reading.derivatives import Derivative
 from stability.reading.read import AnyNetwork, read
+from stability.reading.refusals import normalises_by_batch
 from stability.reading.states import State
 from stability.threads import side_by_side
 
@@ -147,7 +149,8 @@ def propagation(
     These are what mean-field theory predicts: q_l = |h_l|^2 / width and the correlation c_l (Poole et al. 2016).
     The state of a chain is carried in float64 with an exponent of its own for every seed and point, and cannot leave
     the range; of a width above 1, what an activation takes below 2^-1900 counts as zero in a step that has biases. A
-    module runs in its own dtype, and a state that leaves the range is refused.
+    module runs in its own dtype, and a state that leaves the range is refused, and so are points that depend on one
+    another, but by batch normalisation in train mode.
 
     Args:
         net: a chain, any module, or callables that follow one another.
@@ -175,6 +178,9 @@ def propagation(
     with reading.forward() as found:
         found.check_states()
         states = found.states("a state")
+        if not normalises_by_batch(reading.module):
+            for layer in map(Derivative, found.layers, states[:-1], states[1:]):
+                layer.refuse_mixed_points()
         return _measured(_layers_of(found.layers, states), reading.x, states[0].size, pairs, (0,))
 
 

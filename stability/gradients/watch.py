@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
+import warnings
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -17,8 +18,8 @@ from stability.foundation.log_norms import combine, log_norm, quick_log_norm
 from stability.gradients.watch_record import Row, Values, WatchRecord
 from stability.gradients.watched_layers import Watched, WatchedLayers, watched
 from stability.reading import Layers
+from stability.reading.traces import is_read
 from stability.reading.trees import tensors_in
-from stability.reading.undisturbed import is_read
 
 
 def watch(
@@ -46,8 +47,9 @@ def watch(
         model: a `Chain`, whose layers are its steps, with the read-out last, seed by seed; or any nn.Module.
         layers, source: how a module is read, see `st.layers`. Without what `st.layers` returns, the layers are read
             from the first forward pass, whose inputs the model is given once more before it, without a trace; until
-            then `WatchRecord.layers` is empty. A parameter that several layers share counts in the first; one that is
-            frozen when the watch begins does not count.
+            then `WatchRecord.layers` is empty. Where they cannot be read a warning says why, and the whole model is one
+            layer. A parameter that several layers share counts in the first; one that is frozen when the watch begins
+            does not count.
         every: record the passes 0, every, 2 every, ... only; those between cost next to nothing.
         parameters: record the norms of the parameters as well, for a few percent of a training step.
 
@@ -162,7 +164,12 @@ class _Watcher:
         self.counts.clear()
         tensors = list(tensors_in((args, options)))
         if not self.record.layers and not any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors)):
-            self._know(self.of.read(args, options))
+            try:
+                layers = self.of.read(args, options)
+            except (ValueError, TypeError, RuntimeError) as error:
+                warnings.warn(f"the layers cannot be read, the whole model is watched as one: {error}", stacklevel=2)
+                layers = self.of.whole
+            self._know(layers)
 
     def _output(self, name: str, _module: nn.Module, _arguments: Any, output: Any) -> None:
         if not _is_forward():
@@ -224,15 +231,10 @@ def _is_forward() -> bool:
 
 
 def _first_tensor(output: Any) -> Tensor | None:
-    if isinstance(output, Tensor):
-        # Inside torch.func a tensor stands for many, which hold no numbers to look at; no public name tells them.
-        wrapped = torch._C._functorch.is_functorch_wrapped_tensor(output)
-        return output if (output.is_floating_point() or output.is_complex()) and not wrapped else None
-    if isinstance(output, Mapping):
-        output = list(output.values())
-    if isinstance(output, tuple | list):
-        return next((found for part in output if (found := _first_tensor(part)) is not None), None)
-    return None
+    # Inside torch.func a tensor stands for many, which hold no numbers to look at; no public name tells them.
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    numbers = (t for t in tensors_in(output) if (t.is_floating_point() or t.is_complex()) and not wrapped(t))
+    return next(numbers, None)
 
 
 def _root_mean_square(calls: list[tuple[Any, int]]) -> Any:

@@ -57,6 +57,11 @@ class Watched:
     choice: Choice = None
     source: str | int | None = None
 
+    @property
+    def whole(self) -> WatchedLayers:
+        """The whole model as one layer."""
+        return WatchedLayers((type(self.model).__name__,), {}, (range(1),) * len(self.parameters))
+
     def read(self, args: tuple[Any, ...], options: dict[str, Any]) -> WatchedLayers:
         """Return the layers that the model has when it is called so; it is run once more, and left as it was."""
         reading = Network(self.model, Inputs(args, options, None), self.choice, self.source)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from stability.jacobians.spectrum import Spectrum
 from stability.jacobians.width_one import width_one_spectrum
 from stability.reading import Layers
 from stability.reading.chains import Steps, StepTable
-from stability.reading.derivatives import Derivative
+from stability.reading.derivatives import Derivative, check_chain
 from stability.reading.network import Network
 from stability.reading.read import AnyNetwork, read
 from stability.reading.refusals import refuse_chance, refuse_train_mode
@@ -110,7 +110,9 @@ def states_of(reading: Steps | Network) -> Iterator[tuple[tuple[str, ...], list[
     with reading.forward(math_attention=True) as found:
         refuse_chance(reading, found, "it has no one Jacobian")
         found.check_states()
-        yield found.layers, found.states("a Jacobian")
+        states = found.states("a Jacobian")
+        check_chain(list(derivatives(found.layers, states)))
+        yield found.layers, states
 
 
 def derivatives(names: Sequence[str], states: Sequence[State]) -> Iterator[Derivative]:
@@ -162,7 +164,17 @@ def _some_points(reading: Steps | Network, states: list[State], start: int, stop
     if stop - start == states[0].batch[-1]:
         yield states
         return
-    with states_of(reading.part(start, stop)) as (_, own):
+    why = (
+        "points depend on one another, or an input that is not a batch has the batch's length; raise memory=, or give "
+        "fewer points"
+    )
+    with ExitStack() as stack:
+        try:
+            _, own = stack.enter_context(states_of(reading.part(start, stop)))
+        except ValueError as error:
+            raise ValueError(
+                f"the network does not run on the points {start} to {stop - 1} alone ({error}): {why}"
+            ) from error
         for whole, part in zip(states, own, strict=True):
             expected = whole.numbers("")[..., start:stop, :]
             got = part.numbers("")
@@ -170,8 +182,7 @@ def _some_points(reading: Steps | Network, states: list[State], start: int, stop
             if got.shape != expected.shape or not ((got - expected).abs() <= scale).all():
                 raise ValueError(
                     f"the network has other states for the points {start} to {stop - 1} alone than among all "
-                    f"{states[0].batch[-1]}: points depend on one another, or an input that is not a batch has the "
-                    "batch's length; raise memory=, or give fewer points"
+                    f"{states[0].batch[-1]}: {why}"
                 )
         yield own
 

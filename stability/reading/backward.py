@@ -12,6 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -57,6 +58,9 @@ def loss_gradients(found: Pass, value: Tensor, states: Sequence[State | None]) -
     walk = _Walk(found, value, states)
     parameters = walk.run(named)
     _compare(walk, plain, parameters)
+    if walk.may_have_lost(parameters):
+        lifted = _Walk(found, value, states, walk.lift)
+        _refuse_lost(walk, parameters, lifted, lifted.run(named))
     return LossGradients(walk.measured, parameters, missing)
 
 
@@ -71,8 +75,8 @@ class _Held:
 class _Walk:
     """One backward pass with its hooks."""
 
-    def __init__(self, found: Pass, value: Tensor, states: Sequence[State | None]) -> None:
-        self.found, self.value = found, value
+    def __init__(self, found: Pass, value: Tensor, states: Sequence[State | None], lifted: int = 0) -> None:
+        self.found, self.value, self.lifted = found, value, lifted
         root = edge_of(value)
         assert root is not None
         self.root = root[0]
@@ -80,7 +84,7 @@ class _Walk:
         self.path = Path([root], found.path.sources, groups)
         self.stretches = len(self.path.cuts) + 1
         #: Of 2, in units of which gradients travel in each stretch; that of the loss is the last.
-        self.exponents: list[int | None] = [None] * (self.stretches - 1) + [0]
+        self.exponents: list[int | None] = [None] * (self.stretches - 1) + [-lifted]
         self.masks = stretch_masks(self.path, [self.root])
         self.measured: list[float | None] = [None] * len(states)
         self.trouble: tuple[int, tuple[int, ...]] | None = None
@@ -126,7 +130,8 @@ class _Walk:
                 handles.append(node.register_hook(hook))
         try:
             if wanted:
-                torch.autograd.grad(self.value, wanted, retain_graph=True, allow_unused=True)
+                start = torch.full_like(self.value, 2.0**self.lifted)
+                torch.autograd.grad(self.value, wanted, start, retain_graph=True, allow_unused=True)
         finally:
             for handle in handles:
                 handle.remove()
@@ -178,7 +183,7 @@ class _Walk:
                         self._note(cut + 1, arrived.shape)
                     elif size:
                         sizes.append(math.frexp(size)[1] + exponent)
-                self.exponents[cut] = max(sizes, default=unit)
+                self.exponents[cut] = max(sizes) - self.lifted if sizes else unit
                 for place in self.at_cut.get(cut, ()):
                     own = [parts[k] for _, k in (e for e in self.path.cuts[cut].edges if e[0] is node)]
                     self.measured[place] = log_norm_of([scaled_sum(some) for some in (*own, *outside) if some])
@@ -250,13 +255,13 @@ class _Walk:
             found = torch.autograd.grad(
                 [GradientEdge(node, number)],
                 [GradientEdge(leaf, 0) for leaf in inside],
-                [total.to(parts[0][0].dtype)],
+                [times_power_of_2(total, self.lifted, 0).to(parts[0][0].dtype)],
                 retain_graph=True,
                 allow_unused=True,
             )
             for leaf, gradient in zip(inside, found, strict=True):
                 if gradient is not None:
-                    self.parts[leaves[leaf]].append(((gradient.to_dense(), exponent), stretch))
+                    self.parts[leaves[leaf]].append(((gradient.to_dense(), exponent - self.lifted), stretch))
 
     def _note(self, stretch: int, shape: Sequence[int]) -> None:
         """Note the first stretch, on the way back, in which a gradient is not finite."""
@@ -270,6 +275,24 @@ class _Walk:
                 f"a gradient of shape {shape} is not finite in {self._where(stretch)}: the network, or the loss, is "
                 "not differentiable at this point, or overflows within one layer"
             )
+
+    @property
+    def lift(self) -> int:
+        """An exponent of 2 by which numbers of order 1 may be raised in every format of the graph."""
+        return int(math.log2(min(torch.finfo(dtype).max for dtype in self.dtypes))) // 2
+
+    @cached_property
+    def dtypes(self) -> set[torch.dtype]:
+        """The floating formats of the tensors in the graph."""
+        made = (one.dtype for node in below([self.root]) for one in getattr(node, "_input_metadata", ()))
+        return {self.value.dtype, *(dtype for dtype in made if dtype.is_floating_point or dtype.is_complex)}
+
+    def may_have_lost(self, parameters: Mapping[str, Part]) -> bool:
+        """Whether something is zero, or so small, that it may have left the range within a stretch."""
+        if any(state == -math.inf for state in self.measured if state is not None):
+            return True
+        sizes = ((largest_of(gradient), torch.finfo(gradient.dtype)) for gradient, _ in parameters.values())
+        return any(size < limits.tiny / limits.eps for size, limits in sizes)
 
     def _where(self, stretch: int) -> str:
         """Return words for the layer that holds a stretch of the way back."""
@@ -285,24 +308,42 @@ class _Walk:
         return "the network"
 
 
+def _refuse_lost(walk: _Walk, parameters: Mapping[str, Part], lifted: _Walk, again: Mapping[str, Part]) -> None:
+    """Raise where a gradient is another one when all are raised by a power of 2: part of it has left the range."""
+    pairs = {
+        f"the parameter {name}": (log_norm_of([part]), log_norm_of([again[name]])) for name, part in parameters.items()
+    }
+    for name, state, other in zip(walk.found.layers, walk.measured, lifted.measured, strict=False):
+        if state is not None and other is not None:
+            pairs[f"the state before layer {name}"] = (state, other)
+    eps = max(torch.finfo(dtype).eps for dtype in walk.dtypes)
+    for name, (one, other) in pairs.items():
+        if other < math.inf and one != other and not abs(one - other) <= max(1e-3, 100 * eps):
+            raise ValueError(
+                f"the gradient with respect to {name} underflows on its way through a single layer, or through what "
+                "several layers have in common: take a wider dtype, net.double()"
+            )
+
+
 def _compare(walk: _Walk, plain: Mapping[str, Tensor | None], parameters: dict[str, Part]) -> None:
     """Raise where an ordinary backward pass that stayed in the range has other gradients."""
-    dtypes = {walk.value.dtype, *(gradient.dtype for gradient in plain.values() if gradient is not None)}
-    limits = max(map(torch.finfo, dtypes), key=lambda one: one.tiny)
+    every = [torch.finfo(dtype) for dtype in walk.dtypes]
+    limits, eps = max(every, key=lambda one: one.tiny), max(one.eps for one in every)
     least, largest = math.log2(limits.tiny) - math.log2(limits.eps), math.log2(limits.max) / 2
     known = [e for e in walk.exponents if e is not None]
     if min(known) < least or max(known) > largest:
         return
+    values = dict(walk.found.module.named_parameters())
     for name, gradient in plain.items():
-        if gradient is None or not gradient.isfinite().all():
-            continue
+        if gradient is None or values[name]._backward_hooks or not gradient.isfinite().all():
+            continue  # a hook of the user's on a parameter changes what it gets, not the gradient of the loss
         limits = torch.finfo(gradient.dtype)
         size = float(gradient.abs().max().double()) if gradient.numel() else 0.0
         if not limits.tiny / limits.eps < size < limits.max * limits.eps:
             continue
         want = log_norm_of([(gradient, 0)])
         got = log_norm_of([parameters[name]]) if name in parameters else -math.inf
-        if abs(got - want) > 1e4 * limits.eps + 1e-9:
+        if abs(got - want) > max(1e4 * limits.eps, 10 * eps) + 1e-9:
             raise ValueError(
                 f"the gradient of the parameter {name} is e^{got:.6g} where an ordinary backward pass has "
                 f"e^{want:.6g}: the network behaves otherwise when its backward pass is followed"

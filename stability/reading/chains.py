@@ -72,7 +72,7 @@ class Steps:
     def _state(self, state: Tensor) -> State:
         edge = edge_of(state)
         edges = () if edge is None else (edge,)
-        return State(edges, (state.detach(),), (tuple(state.shape),), 0, self.batch)
+        return State(edges, (state.detach(),), (tuple(state.shape),), (state.dtype,), 0, self.batch)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ the derivative of J^T u with respect to u, which it is linear in. One cotangent 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -40,7 +40,7 @@ class Derivative:
         self.name, self.before, self.after = name, before, after
         self.is_identity = before.edges == after.edges
         self._transposed: tuple[list[Tensor], list[Tensor]] | None = None
-        self.like = next(value for value in (*after.values, *before.values) if value is not None)
+        self.like = after.like
         self.dtype = _coarsest(before, after)
 
     def pull(self, directions: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class Derivative:
             )
         if all(part is None for part in found):
             lead = cotangents[0].shape[:1] if batched else ()
-            return self.like.new_zeros(*lead, self.before.size, self.before.width)
+            return self.before.like.new_zeros(*lead, self.before.size, self.before.width)
         return self.before.flat(found, lead=int(batched))
 
     def _push_some(self, directions: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ class Derivative:
     def _transpose(self) -> tuple[list[Tensor], list[Tensor]]:
         """Return cotangents u of 0 and J^T u as a function of them."""
         if self._transposed is None:
-            units = [self.like.new_zeros(shape).requires_grad_() for shape in self.after.shapes]
+            units = [one.requires_grad_() for one in self.after.zeros()]
             try:
                 with torch.enable_grad(), closed(self.before.edges):
                     pulled = torch.autograd.grad(
@@ -184,20 +184,20 @@ class Derivative:
         )
 
     def jacobian(self) -> Array:
-        """Return J, float64 (size, m, n), held against random probes.
+        """Return J, float64 (size, m, n), held against a random probe.
 
         Raises:
-            ValueError: where points depend on one another, where a derivative is wrong in one mode, or not finite.
+            ValueError: where points depend on one another, and where a derivative is not linear or not finite.
         """
         m, n = self.after.width, self.before.width
         if self.is_identity:
             return np.tile(np.eye(n), (self.before.size, 1, 1))
-        matrix = None
-        if 2 * n < m:
+        matrix, by_columns = None, 2 * n < m
+        if by_columns:
             try:
                 matrix = self._of_columns()
-            except ValueError:
-                matrix = None
+            except ValueError:  # an operation that cannot be differentiated twice
+                by_columns = False
         if matrix is None:
             matrix = self._of_rows()
         if not matrix.isfinite().all():
@@ -207,7 +207,7 @@ class Derivative:
                 "the layer does there (a root of 0, a division by 0, an overflow)"
             )
         fault = self._fault(matrix)
-        if fault and not self._one_by_one:
+        if fault and (by_columns or not self._one_by_one):
             self._one_by_one = True
             matrix = self._of_rows()
             fault = self._fault(matrix)
@@ -228,33 +228,24 @@ class Derivative:
         return columns.detach().to("cpu", torch.float64).permute(1, 2, 0)
 
     def _fault(self, matrix: Tensor) -> str | None:
-        """Say what is wrong with a Jacobian, by a random direction in each mode; None if nothing is."""
-        probes = [
-            (matrix.mT, self.after, self._pull_plainly, "backward"),
-            (matrix, self.before, self._push_some, "forward"),
-        ]
-        for own, state, mode, words in probes:
-            direction = self._random(state)
-            try:
-                expected = mode(direction[None])[0].detach().to("cpu", torch.float64)
-            except ValueError:
-                continue  # not every operation can be differentiated twice: the other probe remains
-            v = direction.to("cpu", torch.float64)[..., None]
-            error = ((own @ v)[..., 0] - expected).abs()
-            scale = (own.abs() @ v.abs())[..., 0].amax(dim=-1, keepdim=True)
-            allowed = 1e3 * torch.finfo(self.dtype).eps * math.sqrt(own.shape[-1]) * scale
-            if not (error <= allowed).all():
-                point = int((~(error <= allowed)).nonzero()[0][0])
-                try:
-                    self.refuse_mixed_points()
-                except ValueError as mixed:
-                    return str(mixed)
-                return (
-                    f"the Jacobian of layer {self.name} at point {point} disagrees with a random probe by {words} mode "
-                    f"({float(error.max()):.1e}): the layer has a wrong derivative in one mode, or one that depends on "
-                    "what is sent back"
-                )
-        return None
+        """Say what is wrong with a Jacobian, by a random cotangent of all points at once; None if nothing is."""
+        direction = self._random(self.after)
+        expected = self._pull_plainly(direction[None])[0].detach().to("cpu", torch.float64)
+        v, own = direction.to("cpu", torch.float64)[..., None], matrix.mT
+        error = ((own @ v)[..., 0] - expected).abs()
+        scale = (own.abs() @ v.abs())[..., 0].amax(dim=-1, keepdim=True)
+        allowed = 1e3 * torch.finfo(self.dtype).eps * math.sqrt(own.shape[-1]) * scale
+        if (error <= allowed).all():
+            return None
+        try:
+            self.refuse_mixed_points()
+        except ValueError as mixed:
+            return str(mixed)
+        point = int((~(error <= allowed)).nonzero()[0][0])
+        return (
+            f"the Jacobian of layer {self.name} at point {point} disagrees with a random probe "
+            f"({float(error.max()):.1e}): the layer has a backward pass that is not linear in what is sent back"
+        )
 
     def _pull_plainly(self, directions: Tensor) -> Tensor:
         return torch.stack([self._pull(self.after.shaped(one), batched=False) for one in directions])
@@ -264,6 +255,29 @@ def _coarsest(before: State, after: State) -> torch.dtype:
     """Return the format in which a layer works at its coarsest, such as float32 inside a network in float64."""
     nodes = below([node for node, _ in after.edges], {node for node, _ in before.edges})
     return coarsest_dtype(nodes)
+
+
+def check_chain(layers: Sequence[Derivative]) -> None:
+    """Raise where what goes back from layer to layer is not what goes back through all of them at once.
+
+    A hook on a tensor between two layers would be taken twice, once at the end of each.
+    """
+    whole = Derivative("of all layers", layers[0].before, layers[-1].after)
+    cotangent = whole._random(whole.after)[None]
+    back = cotangent
+    for layer in reversed(layers):
+        back = layer.pull(back)
+    direct = whole.pull(cotangent)
+    finite = direct.isfinite() & back.isfinite()
+    eps = max(torch.finfo(layer.dtype).eps for layer in layers)
+    size = torch.where(finite, direct, 0.0).abs().amax(dim=-1, keepdim=True)
+    tiny = torch.finfo(direct.dtype).tiny / torch.finfo(direct.dtype).eps
+    apart = torch.where(finite, (back - direct).abs(), 0.0)
+    if (apart > 1e4 * eps * size + tiny).any():
+        raise ValueError(
+            "the derivatives of the layers do not make up that of the network: what a state passes on is changed "
+            "between two of them, as by a hook on a tensor that scales gradients; take it out"
+        )
 
 
 @contextmanager

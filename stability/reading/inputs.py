@@ -68,10 +68,11 @@ class Inputs:
                 f"{name} has shape {tuple(tensor.shape)}: expected the batch of points "
                 f"{'first' if batch_dim == 0 else f'in dimension {batch_dim}'}, and at least one point"
             )
-        floating = [(name, tensor) for name, tensor in tensors if tensor.is_floating_point() or tensor.is_complex()]
-        for number, (name, tensor) in enumerate(floating):
-            # A mask may hold -inf, a state may not.
-            check_finite(name, tensor if number == 0 else tensor.nan_to_num(nan=torch.nan, posinf=0, neginf=0))
+        for name, tensor in tensors:
+            if tensor.is_floating_point() or tensor.is_complex():
+                # A mask may hold -inf; what the states are followed from may not, which is looked at once it is known.
+                alone = len(tensors) == 1
+                check_finite(name, tensor if alone else tensor.nan_to_num(nan=torch.nan, posinf=0, neginf=0))
         return found
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:

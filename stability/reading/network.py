@@ -10,21 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from stability.checks import check_finite
 from stability.reading.cuts import Path, below
 from stability.reading.inputs import Inputs
 from stability.reading.naming import Choice, Run, check_names, name_runs
 from stability.reading.passes import Pass
 from stability.reading.recording import Edge, Node, Recording, edge_of, recorded
+from stability.reading.running import hooks_may_matter, run, same_values, title
+from stability.reading.traces import generators, same_states, undisturbed
 from stability.reading.trees import tensors_in
-from stability.reading.undisturbed import (
-    generators,
-    hooks_may_matter,
-    run,
-    same_states,
-    same_values,
-    title,
-    undisturbed,
-)
 
 
 @dataclass(frozen=True)
@@ -87,8 +81,8 @@ class Network:
             plain = None
             if hooks_may_matter(self.module):
                 with undisturbed(self.module):
-                    plain = run(self.module, self._prepared(source)[0])
-            before = generators()
+                    plain = run(self.module, self.copied())
+            before = generators(self.module)
             given, edges = self._prepared(source)
             with recorded(self.module) as recording:
                 if math_attention:
@@ -101,7 +95,7 @@ class Network:
                     f"{title(self.module)} gives other values when it is followed: it has compiled parts, or hooks of "
                     "its own, that behave otherwise when its modules are watched; take them out"
                 )
-            random = not same_states(before, generators())
+            random = not same_states(before, generators(self.module))
             yield self._read(recording, given, edges, random)
 
     def copied(self) -> Inputs:
@@ -142,12 +136,14 @@ class Network:
         runs: list[Run] = []
         best = Path([], source)
         for sources in self._candidates(recording, given, source):
-            paths = (Path([edge], sources, groups, recording.seen) for edge in map(edge_of, outputs) if edge)
-            path = next((path for path in paths if path.cuts), None)  # to the first output that depends on the source
-            named = [] if path is None else name_runs(self.module, path, recording.calls, self.choice)
-            if path is not None and len(named) > len(runs):
-                runs, best = named, path
+            for edge in _ends(outputs):
+                path = Path([edge], sources, groups, recording.seen)
+                named = name_runs(self.module, path, recording.calls, self.choice) if path.cuts else []
+                if len(named) > len(runs):
+                    runs, best = named, path
         takes_input = bool(source) and best.sources == set(source)
+        if takes_input:
+            check_finite("x", recording.seen[source[0]].values)
         found = Pass(self.module, self.inputs, self.choice, recording, best, runs, outputs, takes_input, random)
         if self.expected is not None and found.layers != self.expected:
             raise ValueError(
@@ -180,6 +176,13 @@ class Network:
         every = [edge for edge, _ in made]
         # A floating input beside whole numbers may be but a mask: then what embeddings make has more layers.
         return [*([source] if source else []), *([every] if every else []), *([edge] for edge in every)]
+
+
+def _ends(outputs: Sequence[Tensor]) -> list[Edge]:
+    """Return the outputs to which the layers may lead: the first, and of many those that were computed last."""
+    edges = [edge for edge in dict.fromkeys(map(edge_of, outputs)) if edge is not None]
+    late = sorted(edges[1:], key=lambda edge: -edge[0]._sequence_nr())[:3]
+    return [edge for edge in edges if edge in (edges[0], *late)]
 
 
 def _refuse_reentrance(net: nn.Module, roots: Sequence[Node]) -> None:

@@ -14,9 +14,9 @@ from stability.reading.cuts import Cut, Path, below
 from stability.reading.inputs import Inputs
 from stability.reading.naming import Choice, Run, spans_of
 from stability.reading.recording import Node, Recording
+from stability.reading.running import title
 from stability.reading.states import State, check_state
 from stability.reading.trees import tensors_in
-from stability.reading.undisturbed import title
 
 
 class Pass:
@@ -71,10 +71,12 @@ class Pass:
     def _state(self, cut: Cut) -> State:
         seen = [self.recording.seen[edge] for edge in cut.edges]
         values = tuple(one.values if one.intact else None for one in seen)
-        return State(cut.edges, values, tuple(one.shape for one in seen), self.inputs.batch_dim, self.batch)
+        shapes, dtypes = tuple(one.shape for one in seen), tuple(one.values.dtype for one in seen)
+        return State(cut.edges, values, shapes, dtypes, self.inputs.batch_dim, self.batch)
 
     def _alone(self, tensor: Tensor) -> State:
-        return State((), (tensor.detach(),), (tuple(tensor.shape),), self.inputs.batch_dim, self.batch)
+        shape = (tuple(tensor.shape),)
+        return State((), (tensor.detach(),), shape, (tensor.dtype,), self.inputs.batch_dim, self.batch)
 
     def check_states(self) -> None:
         """Raise where a state has left the range of its dtype."""

@@ -84,10 +84,10 @@ def coarsest_dtype(nodes: Iterable[Node]) -> torch.dtype:
     return max(floating, key=lambda dtype: torch.finfo(dtype).eps)
 
 
-def _plain(tensor: Tensor) -> bool:
+def _plain(tensor: Tensor, any_dtype: bool = False) -> bool:
     """Whether a tensor has numbers to look at; inside torch.func it may stand for many."""
     return bool(
-        (tensor.is_floating_point() or tensor.is_complex())
+        (any_dtype or tensor.is_floating_point() or tensor.is_complex())
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
         and tensor.layout == torch.strided
     )
@@ -97,6 +97,9 @@ def _plain(tensor: Tensor) -> bool:
 _CHANGING = {
     f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")
 } | {"__setitem__"}
+
+
+_SET_REQUIRES_GRAD = torch.Tensor.requires_grad.__set__  # type: ignore[attr-defined]
 
 
 class _Follower(TorchFunctionMode):
@@ -114,12 +117,14 @@ class _Follower(TorchFunctionMode):
         name = getattr(function, "__name__", "")
         if name == "__get__":  # an attribute
             return function(*args, **kwargs)
+        if function is _SET_REQUIRES_GRAD and args[0].requires_grad == args[1]:
+            return None  # what enters has a graph already, of which it is no leaf
         for tensor in tensors_in((args, kwargs)):
             self.see(tensor)
         changes = (name.endswith("_") and not name.endswith("__")) or name in _CHANGING
         if changes or kwargs.get("inplace") or kwargs.get("out") is not None:
-            first = args[:1] if kwargs.get("out") is None else kwargs["out"]
-            for tensor in tensors_in(first or kwargs):
+            out = kwargs.get("out")
+            for tensor in tensors_in((args[:1] or kwargs) if out is None else out):
                 self._keep(tensor)
         result = function(*args, **kwargs)
         for tensor in tensors_in(result):
@@ -154,19 +159,20 @@ def recorded(net: nn.Module) -> Iterator[Recording]:
     """
     recording = Recording()
     follower = _Follower(recording)
-    running: list[list[Edge]] = []
-    taken: list[int] = []
+    running: list[tuple[nn.Module, list[Edge], int]] = []
     counts: dict[str, int] = {}
 
     owner = threading.get_ident()  # others may run the network meanwhile
 
-    def before(_: nn.Module, args: Any, options: Any) -> None:
+    def before(module: nn.Module, args: Any, options: Any) -> None:
         if threading.get_ident() != owner:
             return
         with torch._C.DisableTorchFunction():
-            taken.append(next((t.untyped_storage().data_ptr() for t in tensors_in((args, options))), 0))
+            place = next(
+                (t.untyped_storage().data_ptr() for t in tensors_in((args, options)) if _plain(t, any_dtype=True)), 0
+            )
             # The nodes now: an in-place operation gives a tensor another one later.
-            running.append(list(_edges((args, options), follower)))
+            running.append((module, list(_edges((args, options), follower)), place))
 
     def after(name: str) -> Callable[[nn.Module, Any, Any], Any]:
         def keep(module: nn.Module, _: Any, output: Any) -> Any:
@@ -175,14 +181,16 @@ def recorded(net: nn.Module) -> Iterator[Recording]:
             with torch._C.DisableTorchFunction():
                 counts[name] = counts.get(name, 0) + 1
                 full = name if counts[name] == 1 else f"{name}#{counts[name]}"
-                changed, place = None, taken.pop()
+                changed, (began, took, place) = None, running.pop()
+                while began is not module:  # a call that raised what the network caught
+                    began, took, place = running.pop()
                 if isinstance(module, nn.Embedding | nn.EmbeddingBag):
                     if not output.requires_grad:  # a frozen one
                         output = changed = output.requires_grad_().clone()
                     edge = edge_of(output)
                     assert edge is not None
                     recording.embeddings.append((edge, place))
-                call = Call(full, module, running.pop(), list(_edges(output, follower)))
+                call = Call(full, module, took, list(_edges(output, follower)))
                 recording.calls.append(call)
                 return changed
 

@@ -8,7 +8,14 @@ from torch import nn
 
 from stability.reading.network import Network
 from stability.reading.passes import Pass
-from stability.reading.undisturbed import generators, run, same_states, title, undisturbed
+from stability.reading.running import run, title
+from stability.reading.traces import generators, same_states, undisturbed
+
+
+def normalises_by_batch(net: nn.Module) -> bool:
+    """Whether batch normalisation makes every point depend on all of the batch."""
+    norms = (part for part in net.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm))
+    return any(part.training or part.running_mean is None for part in norms)
 
 
 def refuse_train_mode(net: nn.Module) -> None:
@@ -48,11 +55,11 @@ def random_place(reading: Network) -> str:
     running: list[Any] = []
 
     def before(*_: Any) -> None:
-        running.append(generators())
+        running.append(generators(reading.module))
 
     def after(name: str, kind: str) -> Any:
         def compare(*_: Any) -> None:
-            if not same_states(running.pop(), generators()) and not first:
+            if not same_states(running.pop(), generators(reading.module)) and not first:
                 first.append(f"in {kind} {name!r}" if name else "outside its modules")
 
         return compare

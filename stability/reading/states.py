@@ -21,7 +21,7 @@ class State:
     Attributes:
         edges: the tensors in the graph.
         values: their numbers; None where something changed them before they could be copied.
-        shapes: of each.
+        shapes, dtypes: of each.
         batch_dim: which dimension tells the points apart; None where all is one point.
         batch: the shape of the batch, (points,), or (seeds, points) where the first two dimensions tell seeds and
             points apart.
@@ -30,6 +30,7 @@ class State:
     edges: tuple[Edge, ...]
     values: tuple[Tensor | None, ...]
     shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[torch.dtype, ...]
     batch_dim: int | None
     batch: tuple[int, ...]
 
@@ -51,28 +52,51 @@ class State:
 
     @property
     def width(self) -> int:
-        """How many numbers the state of a point has."""
-        return sum(math.prod(shape) for shape in self.shapes) // self.size
+        """How many real numbers the state of a point has; a complex one counts as two."""
+        pairs = zip(self.shapes, self.dtypes, strict=True)
+        return sum(math.prod(shape) * (2 if dtype.is_complex else 1) for shape, dtype in pairs) // self.size
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor without numbers, on the device and in the widest real dtype of the state."""
+        known = next((value for value in self.values if value is not None), None)
+        dtypes = [dtype.to_real() if dtype.is_complex else dtype for dtype in self.dtypes]
+        return torch.empty(
+            0, dtype=min(dtypes, key=lambda one: torch.finfo(one).eps), device=None if known is None else known.device
+        )
+
+    def zeros(self) -> list[Tensor]:
+        """Return tensors of 0, as those of the state."""
+        device = self.like.device
+        pairs = zip(self.shapes, self.dtypes, strict=True)
+        return [torch.zeros(shape, dtype=dtype, device=device) for shape, dtype in pairs]
 
     def flat(self, tensors: Sequence[Tensor | None], lead: int = 0) -> Tensor:
         """Return tensors of these shapes, behind `lead` more dimensions, as (*lead, size, width); None counts as 0."""
         parts = []
-        for tensor, shape in zip(tensors, self.shapes, strict=True):
+        for tensor, shape, dtype in zip(tensors, self.shapes, self.dtypes, strict=True):
             if tensor is None:
                 like = next(t for t in tensors if t is not None)
-                tensor = like.new_zeros((*like.shape[:lead], *shape))
+                tensor = like.new_zeros((*like.shape[:lead], *shape), dtype=dtype)
             if self.batch_dim is not None and len(self.batch) == 1:
                 tensor = tensor.movedim(lead + self.batch_dim, lead)
+            if tensor.is_complex():
+                tensor = torch.view_as_real(tensor.resolve_conj())
             parts.append(tensor.reshape(*tensor.shape[:lead], self.size, -1))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
     def shaped(self, flat: Tensor) -> list[Tensor]:
         """Return (*lead, size, width) as tensors of these shapes, the inverse of `flat`."""
         lead, tensors, start = flat.shape[:-2], [], 0
-        for shape in self.shapes:
+        for shape, dtype in zip(self.shapes, self.dtypes, strict=True):
             width = math.prod(shape) // self.size
-            part = flat[..., start : start + width]
-            start += width
+            if dtype.is_complex:
+                part = flat[..., start : start + 2 * width].reshape(*lead, self.size, width, 2)
+                start += 2 * width
+                part = torch.view_as_complex(part.to(dtype.to_real()).contiguous())
+            else:
+                part = flat[..., start : start + width].to(dtype)
+                start += width
             if self.batch_dim is not None and len(self.batch) == 1:
                 rest = [length for dim, length in enumerate(shape) if dim != self.batch_dim]
                 part = part.reshape(*lead, self.size, *rest).movedim(len(lead), len(lead) + self.batch_dim)
@@ -89,7 +113,8 @@ class State:
 
     def whole(self, after: str) -> Tensor:
         """Return all the numbers, in one dimension; raises as `numbers` does."""
-        return torch.cat([value.flatten() for value in self._known(after)])
+        parts = (torch.view_as_real(v.resolve_conj()) if v.is_complex() else v for v in self._known(after))
+        return torch.cat([part.flatten() for part in parts])
 
     def _known(self, after: str) -> list[Tensor]:
         known = [value for value in self.values if value is not None]
@@ -117,6 +142,8 @@ def check_state(name: str, state: State) -> None:
     for value, shape in zip(state.values, state.shapes, strict=True):
         if value is None:
             continue
+        if value.numel() == 0:
+            raise ValueError(f"the state after layer {name} has shape {tuple(shape)}: it holds no numbers")
         finite = value.isfinite()
         if not finite.all():
             place = tuple((~finite).nonzero()[0].tolist())
@@ -125,9 +152,7 @@ def check_state(name: str, state: State) -> None:
                 f"{value[place].item()} at {place}: the network overflows {value.dtype} there, or divides by zero; "
                 "scale its weights, or take a wider dtype"
             )
-        if not (value.is_floating_point() or value.is_complex()) or value.numel() == 0:
-            continue
-        one = State(state.edges[:1], (value,), (shape,), state.batch_dim, state.batch)
+        one = State(state.edges[:1], (value,), (shape,), (value.dtype,), state.batch_dim, state.batch)
         size = one.flat([value]).abs().amax(dim=-1) if one.has_points else value.abs().amax().reshape(1)
         lost = (size > 0) & (size < torch.finfo(value.dtype).tiny)
         if lost.any():

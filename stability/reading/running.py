@@ -1,0 +1,71 @@
+"""How a user's network is run, and whether it is still the same network when it is followed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from stability.reading.inputs import Inputs
+from stability.reading.trees import tensors_in
+
+
+def run(net: nn.Module, inputs: Inputs) -> Any:
+    """Return what a network makes of inputs, which it may change in place.
+
+    Raises:
+        ValueError: where the network does not take them, with its own error as the cause.
+    """
+    try:
+        return net(*inputs.args, **inputs.options)
+    except Exception as error:
+        own = next((parameter.dtype for parameter in net.parameters()), None)
+        raise ValueError(
+            f"{title(net)} does not take {inputs}: {error}. x is what the whole model takes, on its device and in its "
+            f"dtype; its parameters are {own}"
+        ) from error
+
+
+def title(net: nn.Module) -> str:
+    """Return how a network is called in messages."""
+    return type(net).__name__
+
+
+def hooks_may_matter(net: nn.Module) -> bool:
+    """Whether a network has parts that may behave otherwise when it is followed: compiled ones, and hooks of others."""
+    return any(
+        isinstance(module, torch.jit.ScriptModule)
+        or getattr(module, "_compiled_call_impl", None) is not None
+        or type(module).__name__ == "OptimizedModule"
+        or any(
+            not getattr(hook, "only_looks", False)
+            for hooks in (
+                module._forward_hooks,
+                module._forward_pre_hooks,
+                module._backward_hooks,
+                module._backward_pre_hooks,
+            )
+            for hook in hooks.values()
+        )
+        for module in net.modules()
+    )
+
+
+def same_values(one: Any, other: Any) -> bool:
+    """Whether two outputs of a network hold the same numbers, up to what rounding explains."""
+    first, second = list(tensors_in(one)), list(tensors_in(other))
+    if len(first) != len(second):
+        return False
+    for a, b in zip(first, second, strict=True):
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return False
+        if not a.is_floating_point():
+            if not torch.equal(a, b):
+                return False
+            continue
+        size = a.detach().abs().nan_to_num(posinf=0.0).max() if a.numel() else 0.0
+        tolerance = 1e3 * torch.finfo(a.dtype).eps * float(size)
+        if not torch.allclose(a.detach(), b.detach(), rtol=0.0, atol=tolerance, equal_nan=True):
+            return False
+    return True

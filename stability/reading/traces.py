@@ -1,0 +1,134 @@
+"""What a network is before it is read, and how to make it so again: nothing of a reading stays behind."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+_reading = threading.local()
+#: One reading at a time: two of one network would see, and undo, what the other does to it.
+_ALONE = threading.RLock()
+
+
+def is_read() -> int:
+    """How many readings this thread is in the middle of: what happens then is no doing of the user's."""
+    return getattr(_reading, "depth", 0)
+
+
+@contextmanager
+def undisturbed(net: nn.Module) -> Iterator[None]:
+    """Leave a network as it was: parameters and their gradients, buffers, attributes, modes, and random generators.
+
+    Attributes count with what lists, dictionaries and sets in them hold.
+    """
+    with _ALONE, ExitStack() as stack, torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+        _reading.depth = is_read() + 1
+        stack.callback(lambda: setattr(_reading, "depth", is_read() - 1))
+        stack.callback(random.setstate, random.getstate())
+        stack.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002
+        known: set[int] = set()
+        for tensor in (*net.parameters(), *net.buffers()):
+            _keep(tensor, stack, known)
+        for module in net.modules():
+            _keep(_attributes(module), stack, known)
+        yield
+
+
+def generators(net: nn.Module) -> list[Any]:
+    """Return the states of the random generators that a network may draw from."""
+    own = [value.get_state() for part in net.modules() for value in vars(part).values() if _is_generator(value)]
+    states: list[Any] = [torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tobytes(), *own]  # type: ignore[index]  # noqa: NPY002
+    if torch.cuda.device_count():
+        states += torch.cuda.get_rng_state_all()
+    return states
+
+
+def same_states(one: list[Any], other: list[Any]) -> bool:
+    """Whether nothing was drawn between two calls of `generators`."""
+    return len(one) == len(other) and all(
+        torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in zip(one, other, strict=True)
+    )
+
+
+def _is_generator(value: Any) -> bool:
+    return isinstance(value, torch.Generator)
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    return module.__dict__
+
+
+def _keep(value: Any, stack: ExitStack, known: set[int]) -> None:
+    """Let the stack make a value what it is now, and all that it holds."""
+    if id(value) in known:
+        return
+    known.add(id(value))
+    if isinstance(value, Tensor):
+        stack.callback(_tensor_again(value))
+    elif _is_generator(value):
+        stack.callback(value.set_state, value.get_state())
+    elif isinstance(value, dict) and type(value) in (dict, OrderedDict, defaultdict):
+        items = {key: one for key, one in value.items() if not _is_hooks(key)}
+        for one in items.values():
+            _keep(one, stack, known)
+        stack.callback(_fill, value, items)
+    elif type(value) in (list, set, deque):
+        held = list(value)
+        for one in held:
+            _keep(one, stack, known)
+        add = value.update if isinstance(value, set) else value.extend
+        stack.callback(lambda: (value.clear(), add(held)))
+
+
+def _is_hooks(key: Any) -> bool:
+    """Whether an attribute of a module holds hooks, which come and go by their handles."""
+    return isinstance(key, str) and key.startswith("_") and "_hooks" in key
+
+
+def _fill(value: dict[Any, Any], items: dict[Any, Any]) -> None:
+    for key in [key for key in value if key not in items and not _is_hooks(key)]:
+        del value[key]
+    for key, one in items.items():
+        if key not in value or value[key] is not one:
+            value[key] = one
+
+
+def _tensor_again(tensor: Tensor) -> Callable[[], None]:
+    """Return what makes a tensor hold the numbers, and have the gradient, that it has now."""
+    before, requires, leaf = tensor.detach().clone(), tensor.requires_grad, tensor.is_leaf
+    gradient = tensor.grad if leaf else None
+    numbers = None if gradient is None else gradient.detach().clone()
+
+    def restore() -> None:
+        with torch.no_grad():
+            if not _same(tensor.detach(), before):  # nothing is written that did not change: a graph may hold it
+                if tensor.shape != before.shape:
+                    tensor.resize_(before.shape)
+                tensor.copy_(before)
+            if not leaf:
+                return
+            if tensor.requires_grad != requires:
+                tensor.requires_grad_(requires)
+            if tensor.grad is not gradient:
+                tensor.grad = gradient
+            if gradient is not None and numbers is not None and not _same(gradient, numbers):
+                gradient.copy_(numbers)
+
+    return restore
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    # Not by the versions: batch normalisation changes its running means without a new one.
+    if one.shape != other.shape:
+        return False
+    if one.layout != torch.strided or not (one.is_floating_point() or one.is_complex()):
+        return one.layout != torch.strided or torch.equal(one, other)
+    return torch.allclose(one, other, rtol=0.0, atol=0.0, equal_nan=True)
