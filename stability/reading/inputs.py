@@ -68,6 +68,11 @@ class Inputs:
                 f"{name} has shape {tuple(tensor.shape)}: expected the batch of points "
                 f"{'first' if batch_dim == 0 else f'in dimension {batch_dim}'}, and at least one point"
             )
+        name, tensor = found.carrier
+        if tensor.numel() == 0:
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}: it holds no numbers, expected some for every point"
+            )
         for name, tensor in tensors:
             if tensor.is_floating_point() or tensor.is_complex():
                 # A mask may hold -inf; what the states are followed from may not, which is looked at once it is known.

@@ -84,7 +84,7 @@ class Network:
                     plain = run(self.module, self.copied())
             before = generators(self.module)
             given, edges = self._prepared(source)
-            with recorded(self.module) as recording:
+            with recorded(self.module, given) as recording:
                 if math_attention:
                     with sdpa_kernel(SDPBackend.MATH):
                         recording.output = run(self.module, given)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from stability.reading.inputs import Inputs
 from stability.reading.trees import tensors_in
 
 Node = Any  # of the autograd graph
@@ -117,7 +118,7 @@ class _Follower(TorchFunctionMode):
         name = getattr(function, "__name__", "")
         if name == "__get__":  # an attribute
             return function(*args, **kwargs)
-        if function is _SET_REQUIRES_GRAD and args[0].requires_grad == args[1]:
+        if function == _SET_REQUIRES_GRAD and args[0].requires_grad == args[1]:
             return None  # what enters has a graph already, of which it is no leaf
         for tensor in tensors_in((args, kwargs)):
             self.see(tensor)
@@ -151,14 +152,17 @@ class _Follower(TorchFunctionMode):
 
 
 @contextmanager
-def recorded(net: nn.Module) -> Iterator[Recording]:
+def recorded(net: nn.Module, inputs: Inputs) -> Iterator[Recording]:
     """Record the forward pass that is run inside. The outputs of embeddings have a graph, be they frozen or not.
 
     Args:
         net: whose modules are hooked, for as long as the context lasts.
+        inputs: what it is given.
     """
     recording = Recording()
     follower = _Follower(recording)
+    for _, tensor in inputs.tensors():
+        follower.see(tensor)
     running: list[tuple[nn.Module, list[Edge], int]] = []
     counts: dict[str, int] = {}
 
