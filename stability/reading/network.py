@@ -82,7 +82,7 @@ class Network:
             if hooks_may_matter(self.module):
                 with undisturbed(self.module):
                     plain = run(self.module, self.copied())
-            before = generators(self.module)
+            before, known = generators(self.module), dict(self.module.named_parameters()).keys()
             given, edges = self._prepared(source)
             with recorded(self.module, given) as recording:
                 if math_attention:
@@ -90,6 +90,11 @@ class Network:
                         recording.output = run(self.module, given)
                 else:
                     recording.output = run(self.module, given)
+            made = [name for name, _ in self.module.named_parameters() if name not in known]
+            if made:
+                raise ValueError(
+                    f"{title(self.module)} makes parameters as it runs, {', '.join(made[:5])}: run it on one batch first"
+                )
             if plain is not None and not same_values(plain, recording.output):
                 raise ValueError(
                     f"{title(self.module)} gives other values when it is followed: it has compiled parts, or hooks of "
