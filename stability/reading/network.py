@@ -93,7 +93,8 @@ class Network:
             made = [name for name, _ in self.module.named_parameters() if name not in known]
             if made:
                 raise ValueError(
-                    f"{title(self.module)} makes parameters as it runs, {', '.join(made[:5])}: run it on one batch first"
+                    f"{title(self.module)} makes parameters as it runs, {', '.join(made[:5])}: run it on one batch "
+                    "first"
                 )
             if plain is not None and not same_values(plain, recording.output):
                 raise ValueError(
