@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stability.checks import check_finite, check_float64
 from stability.networks import Chain
-from stability.reading.chains import Steps, StepTable
+from stability.reading.chains import Steps, StepTable, step_names
 from stability.reading.inputs import Inputs
 from stability.reading.layers import Layers
 from stability.reading.naming import check_choice
@@ -47,7 +47,7 @@ def read(
     if isinstance(net, np.ndarray | Tensor):
         net = Chain.from_table(net)
     if isinstance(net, Chain) and type(net).forward is Chain.forward:
-        _refuse_options(layers, source, batch_dim, len(net.members), net.depth)
+        _refuse_options(layers, source, batch_dim, net.depth)
         if not isinstance(x, Tensor):
             raise TypeError(f"x is a {type(x).__name__}: a chain takes a tensor of points")
         check_float64(net, x)
@@ -105,11 +105,14 @@ class Function(nn.Module):
         return self.function(state)
 
 
-def _refuse_options(layers: Any, source: Any, batch_dim: Any, members: int, depth: int) -> None:
-    if isinstance(layers, Layers) and layers.members is not None:
-        if (layers.members, len(layers)) == (tuple(range(members)), depth) or len(layers) == depth:
-            return
-        raise ValueError(f"layers= was read of a chain of {len(layers)} steps: this one has {depth}")
+def _refuse_options(layers: Any, source: Any, batch_dim: Any, depth: int) -> None:
+    """Raise for what is said of the layers of a chain, but for what `st.layers` returned of it."""
+    if isinstance(layers, Layers):
+        if layers.names != step_names(depth):
+            raise ValueError(
+                f"layers= has {len(layers)} layers, {layers.names[0]} the first: this chain has {depth} steps"
+            )
+        layers = None
     for name, value, default in (("layers", layers, None), ("source", source, None), ("batch_dim", batch_dim, 0)):
         if value != default:
             raise ValueError(f"a chain's layers are its steps: leave out {name}=")

@@ -482,3 +482,30 @@ def test_tokens_of_a_decoder_may_be_followed_with_the_encoder_held_fixed():
     assert s.log_values.shape == (4, 2, 24)
     tokens_only = st.layers(built("language model"), {"tokens": tokens(2, 4)})
     assert tokens_only.names == MODELS["language model"].layers
+
+
+def test_a_network_runs_once_a_call_and_once_more_a_format():
+    runs = []
+
+    class Counted(Functional):
+        def forward(self, x):
+            runs.append(x.dtype)
+            return super().forward(x)
+
+    net, x = Counted().double(), randn(2, 5)
+    layers = st.layers(net, x)
+    for call, expected in (
+        (lambda: st.layers(net, x), [torch.float64]),
+        (lambda: st.spectrum(net, x, progress=False), [torch.float64]),
+        (lambda: st.spectrum(net, x, layers, k=1, progress=False), [torch.float64]),
+        (lambda: st.propagation(net, x), [torch.float64]),
+        (lambda: st.gradient_norms(net, x, lambda y: y.sum()), [torch.float64]),
+        (lambda: st.forward_error(net, x, ["float16"]), [torch.float64, torch.float16]),
+        (
+            lambda: st.first_failure(net, x, ["float16", "float32"], progress=False),
+            [torch.float64, torch.float64, torch.float16, torch.float32],  # as it is, in float64, and in each format
+        ),
+    ):
+        runs.clear()
+        call()
+        assert runs == expected
