@@ -455,8 +455,8 @@ class Model:
         layers: how its layers are called.
         loss: of what it returns.
         options: for the reading.
-        state: returns, of the network and x, the state before the first layer and what the network makes of it, so
-            that their Jacobian can be taken by other means; None where the network itself maps x to the last state.
+        last: of what it returns the state after the last layer.
+        dtype: in which it is built.
     """
 
     make: Callable[[], nn.Module]

@@ -43,9 +43,9 @@ _REACHES = tuple(log_reach(level) for level in (0.95, 0.05))
 class FirstFailures:
     """After how many layers a run in each format fails, in three ways and in three quantities.
 
-    The quantities are the states h_l ("activations"), the derivative dh_l/dx, or for wider states its product with a
-    random direction ("products"), and dLoss/dh_l ("gradients"). Layers are counted the way the quantity travels: from
-    the input for the first two, from the output for gradients. A quantity
+    The quantities are the states h_l ("activations"), the derivative dh_l/dx of chains, or for wider ones its product
+    with a random direction ("products", which are not measured of modules), and dLoss/dh_l ("gradients"). Layers are
+    counted the way the quantity travels: from the input for the first two, from the output for gradients. A quantity
 
     - overflows ("overflow") where one of its numbers is not finite, gradients at once where the loss is not;
     - underflows ("underflow") where the root of their mean square is below the smallest normal number of the format,
@@ -127,7 +127,8 @@ class FirstFailures:
                         f"{name} {quantity} fail for {100 * len(failed) / len(self.members):.0f} %, median after "
                         f"{failed.double().median():.0f} layers"
                     )
-        return f"FirstFailures({self.depth} layers, {len(self.members)} seeds: {'; '.join(parts) or 'nothing fails'})"
+        nothing = f"nothing fails in {', '.join(self.formats)}"
+        return f"FirstFailures({self.depth} layers, {len(self.members)} seeds: {'; '.join(parts) or nothing})"
 
     def to_dataset(self) -> xarray.Dataset:
         """Return both with dims (dtype, quantity, kind, seed), and the loss scales."""
@@ -215,7 +216,9 @@ def first_failure(
         with reading.forward() as found:
             refuse_chance(reading, found, "runs in two formats would be of two networks")
             found.check_states()
-            states, gradients = Sizes.of_pass(found), norms_in(found, loss)
+            gradients = norms_in(found, loss)
+            none = torch.zeros(gradients.depth, dtype=torch.bool)
+            states = Sizes.of_pass(found, gradients.present.get("input", none))
     alive = _truth(reading, gradients, states)
     shape = (len(chosen), len(QUANTITIES), len(KINDS), len(gradients.members))
     measured, predicted = torch.full(shape, -1, dtype=torch.int64), torch.full(shape, -1, dtype=torch.int64)
@@ -226,7 +229,7 @@ def first_failure(
     for f, one in enumerate(bar):
         prediction = predict_network(gradients, states) if chain is None else predict_chain(chain, one)
         stored = in_format(reading, one.dtype)
-        run = run_in(stored, loss)
+        run = run_in(stored, loss, states.before.tolist())
         sizes_of = {"activations": run.activations, "gradients": run.gradients}
         if isinstance(stored, Steps):
             sizes_of["products"] = products_in(stored)

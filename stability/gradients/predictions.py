@@ -32,7 +32,7 @@ class Sizes:
         log_norms: (layers + 1, seeds), of their norms.
         log_largest: the same shape, of their largest entries.
         log_root_entries: (layers + 1, 1), what is to be taken off the log of a norm for the root mean square.
-        before: bool (layers,), which layers take a state.
+        before: bool (layers,), before which layers there is a state whose gradient is known.
     """
 
     log_norms: Tensor
@@ -48,14 +48,14 @@ class Sizes:
         return cls(combine(states.log_norms, 2), states.log_largest.amax(dim=2), entries, every)
 
     @classmethod
-    def of_pass(cls, found: Pass) -> Sizes:
-        """Return the sizes of the states of a pass."""
+    def of_pass(cls, found: Pass, before: Tensor) -> Sizes:
+        """Return the sizes of the states of a pass, of which `before` are looked at backward too."""
         names = (found.layers[0], *found.layers)
         states = [state.whole(name) for state, name in zip(found.all_states, names, strict=True)]
         norms = torch.stack([log_norm(state[None], 1).cpu() for state in states])
         largest = torch.stack([state.abs().max().double().cpu().reshape(1) for state in states]).log()
         entries = torch.tensor([[len(state)] for state in states]).double().log() / 2
-        return cls(norms, largest, entries, torch.tensor(found.takes_state))
+        return cls(norms, largest, entries, before)
 
 
 @dataclass(frozen=True)

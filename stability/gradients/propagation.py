@@ -360,7 +360,11 @@ def _layers_of(names: Sequence[str], states: Sequence[State]) -> Iterator[_Layer
     """Yield what each layer of a module makes of the state."""
     for name, before, after in zip(names, states[:-1], states[1:], strict=True):
         one, other = before.numbers(name), after.numbers(name)
-        update = _one_seed(other.double() - one.double()) if before.shape == after.shape else None
+        update = (
+            _one_seed(other.double() - one.double())
+            if one.shape == other.shape and before.shape == after.shape
+            else None
+        )
         yield _Layer(name, _one_seed(one), _one_seed(other), update)
 
 

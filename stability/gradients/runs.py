@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,12 +40,15 @@ class FormatRun:
         return torch.stack([size_of(state) for state in self.states[1:]])
 
 
-def run_in(reading: Steps | Network, loss: Loss | None = None, exact: bool = False) -> FormatRun:
+def run_in(
+    reading: Steps | Network, loss: Loss | None = None, before: Sequence[bool] = (), exact: bool = False
+) -> FormatRun:
     """Run a network once.
 
     Args:
         reading: the network, in its format.
         loss: whose gradients are wanted too.
+        before: of a module, before which layers the gradient of the state is wanted.
         exact: whether states must stay in the range of the format.
     """
     if isinstance(reading, Steps):
@@ -59,14 +63,8 @@ def run_in(reading: Steps | Network, loss: Loss | None = None, exact: bool = Fal
             found.check_states()
         names = (found.layers[0], *found.layers)
         states = [one.whole(name)[None] for one, name in zip(found.all_states, names, strict=True)]
-        gradients = (
-            None
-            if loss is None
-            else _backward_of_module(
-                [state for state, there in zip(found.before, found.takes_state, strict=True) if there],
-                evaluate(loss, found.output),
-            )
-        )
+        wanted = [state for state, there in zip(found.before, before, strict=True) if there] if loss else []
+        gradients = None if loss is None else _backward_of_module(wanted, evaluate(loss, found.output))
         return FormatRun(found.layers, (0,), states, gradients)
 
 
@@ -126,4 +124,5 @@ def _backward_of_module(states: list[State], value: Tensor) -> Tensor:
         numbers = torch.cat(known) if known else value.new_zeros(1)
         count = sum(math.prod(shape) for shape in state.shapes)
         sizes.append(log_norm(numbers[None], 1).cpu() - math.log(count) / 2)
-    return torch.where(value.isfinite().cpu(), torch.stack(sizes[::-1]), math.inf)
+    stacked = torch.stack(sizes[::-1]) if sizes else torch.empty(0, 1, dtype=torch.float64)
+    return torch.where(value.isfinite().cpu(), stacked, math.inf)

@@ -35,13 +35,16 @@ def watch(
     Every backward pass that reaches the parameters is one row, `torch.autograd.grad` with respect to them included:
     several losses with a pass each, or gradients that are accumulated over passes, are several rows, each with the
     gradients of its own pass, before clipping. With a GradScaler they are scaled as the loss is. The training is the
-    same to the bit, and once the context is left, also by an exception, the model is as it was.
+    same to the bit, and once the context is left, also by an exception, the model is as it was. Norms are over all
+    points, whichever dimension tells them apart.
 
-    Activations are those of the forwards in grad mode since the row before: forwards under torch.no_grad(), as in
-    validation, and those that a checkpoint repeats do not count. A layer that was called several times has the root
-    mean square over all its outputs; of a tuple or dictionary the first tensor counts. A pass with no forward since
-    the one before, as with two losses of one forward, repeats its activations. Gradients that are None in a pass
-    count as zero. A checkpoint with use_reentrant=True runs a backward pass for every segment, and each is a row.
+    Activations are what the last module of a layer returns, before what has no module and belongs to the layer as well
+    (for its state see `propagation`). They are those of the forwards in grad mode since the row before: forwards under
+    torch.no_grad(), as in validation, and those that a checkpoint repeats do not count. A layer whose calls are several
+    in one row has the root mean square over all its outputs; of a tuple or dictionary the first tensor counts. A pass
+    with no forward since the one before, as with two losses of one forward, repeats its activations. Gradients that are
+    None in a pass count as zero. A checkpoint with use_reentrant=True runs a backward pass for every segment, and each
+    is a row.
 
     Args:
         model: a `Chain`, whose layers are its steps, with the read-out last, seed by seed; or any nn.Module.
@@ -176,7 +179,7 @@ class _Watcher:
             return
         ends, number = self.ends[name], self.counts.get(name, 0)
         self.counts[name] = number + 1
-        index = ends[number % len(ends)]
+        index = ends[number] if number < len(ends) else None
         if index is None:
             return
         if self.passes % self.record.every:

@@ -41,8 +41,8 @@ class WatchRecord:
         steps: int64 (steps,), the numbers of the passes, counted from 0.
         log_gradients: (steps, layers): the L2 norm of the loss gradient with respect to a layer's parameters; -inf
             as well for a layer that has none that train, see `trains`.
-        log_activations: (steps, layers): the root mean square of a layer's outputs; -inf as well for a layer that
-            gave none, such as one without a module. None for a chain, for which see `propagation`.
+        log_activations: (steps, layers): the root mean square of what the last module of a layer returns; -inf as well
+            for a layer that gave none, such as one without a module. None for a chain, for which see `propagation`.
         log_parameters: (steps, layers): the L2 norm of a layer's parameters at which the gradient was taken, so that
             log_gradients - log_parameters is the size of the gradient relative to what it changes. None unless
             parameters=True asked for it.

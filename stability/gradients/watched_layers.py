@@ -16,7 +16,7 @@ from stability.reading.inputs import Inputs
 from stability.reading.list_layers import layers_of
 from stability.reading.naming import Choice, check_choice, check_names
 from stability.reading.network import Network
-from stability.reading.read import is_chain
+from stability.reading.read import is_chain, refuse_conflict, refuse_options
 
 
 @dataclass(frozen=True)
@@ -82,16 +82,29 @@ def watched(model: nn.Module, layers: str | Sequence[str] | Layers | None, sourc
             f"{type(model).__name__} has no parameter that requires a gradient: expected one that trains; call "
             "model.requires_grad_() first"
         )
-    if isinstance(model, Chain) and is_chain(model):
-        if layers is not None or source is not None:
-            raise ValueError("a chain's layers are its steps: leave out layers= and source=")
+    if is_chain(model):
+        refuse_options(layers, source, 0, model.depth)
         return _of_chain(model, trained)
     flat = (0,) * len(trained)
     if isinstance(layers, Layers):
+        refuse_conflict(layers, source)
+        _check_names(layers, model)
         return Watched(model, trained, flat, None, _of_layers(layers, trained))
     choice = check_choice(layers)
     check_names(dict(model.named_modules()), choice)
     return Watched(model, trained, flat, None, None, choice, source)
+
+
+def _check_names(layers: Layers, model: nn.Module) -> None:
+    """Raise for layers that were read of another model."""
+    modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
+    for layer in layers:
+        unknown = [name for name in layer.modules if name.partition("#")[0] not in modules]
+        unknown += [name for name in layer.parameters if name not in parameters]
+        if unknown:
+            raise ValueError(
+                f"layers= was read of another model: {type(model).__name__} has no {unknown[0]}, of layer {layer.name}"
+            )
 
 
 def _of_layers(layers: Layers, parameters: dict[str, nn.Parameter]) -> WatchedLayers:

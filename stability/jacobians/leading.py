@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -22,14 +23,14 @@ SPARE = 4
 #: A relative residual r leaves a relative error of about r^2 in a value that is apart from the others, at most r else.
 TOLERANCE = 1e-6
 ROUNDS = 40
-
-Layers = Sequence[Derivative]
+#: Jacobians of so many numbers altogether are formed: a product with them is far cheaper than one through the graph.
+HELD = 2**25
 
 
 def leading_spectrum(
     names: Sequence[str], states: Sequence[State], k: int, progress: bool, apart: bool = False
 ) -> Spectrum:
-    """Return the k leading singular values of every prefix from products with J and J^T alone.
+    """Return the k leading singular values of every prefix from products with J and J^T.
 
     For every prefix the right singular vectors are sought in the space of the last guess, of what P^T P makes of it,
     and of the guess before (a locally optimal block iteration), by a Rayleigh-Ritz step in the log domain; the first
@@ -49,11 +50,20 @@ def leading_spectrum(
     widths = [state.width for state in states]
     found = [Derivative(*one) for one in zip(names, states[:-1], states[1:], strict=True)]
     if k > min(widths):
-        raise ValueError(f"k is {k}: the states have as few as {min(widths)} numbers, so there are no more values")
+        few = widths.index(min(widths))
+        place = f"before layer {names[0]}" if few == 0 else f"after layer {names[few - 1]}"
+        raise ValueError(
+            f"k is {k}: the states have as few as {min(widths)} numbers, {place}, so there are no more values; ask for "
+            "fewer, or name layers= that end before"
+        )
+    numbers = size * sum(a * b for a, b in itertools.pairwise(widths))
     for layer in found:
         if not apart:
             layer.refuse_mixed_points()
-        layer.check_adjoint()
+        if numbers <= HELD:
+            layer.hold()
+        else:
+            layer.check_adjoint()
     depth, n = len(found), widths[0]
     kept = min(n, k + SPARE)
     generator = torch.Generator().manual_seed(0)
@@ -85,12 +95,12 @@ def _orthonormal(rows: Array) -> Array:
     return np.ascontiguousarray(np.linalg.qr(rows.transpose(0, 2, 1))[0].transpose(0, 2, 1))
 
 
-def _push(found: Layers, prefix: int, rows: Array) -> PrefixProducts:
+def _push(found: list[Derivative], prefix: int, rows: Array) -> PrefixProducts:
     """Return the product of the first layers with the directions `rows`, (size, q, n)."""
     return _through(found, range(prefix), rows, forward=True)
 
 
-def _through(found: Layers, layers: range, rows: Array, forward: bool) -> PrefixProducts:
+def _through(found: list[Derivative], layers: range, rows: Array, forward: bool) -> PrefixProducts:
     product = PrefixProducts(len(rows), rows.shape[1])
     for number, layer in enumerate(layers):
         directions = rows if number == 0 else product.basis
@@ -101,7 +111,9 @@ def _through(found: Layers, layers: range, rows: Array, forward: bool) -> Prefix
     return product
 
 
-def _residuals(found: Layers, prefix: int, left: PrefixProducts, guess: Array, k: int) -> tuple[Array, Array, Array]:
+def _residuals(
+    found: list[Derivative], prefix: int, left: PrefixProducts, guess: Array, k: int
+) -> tuple[Array, Array, Array]:
     """Return log values, relative residuals and the directions P^T u of the guess.
 
     The residual of a value s with vectors u, v is what P^T u has outside the space of the guess, over s. Inside that

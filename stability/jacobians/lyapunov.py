@@ -46,7 +46,12 @@ class LyapunovExponents:
     stretches: int
 
     def __repr__(self) -> str:
-        return f"LyapunovExponents(exponents={tuple(self.exponents.shape)}, depth={self.depth})"
+        pairs = zip(self.exponents.flatten(0, -2)[0], self.standard_errors.flatten(0, -2)[0], strict=True)
+        values = [f"{one:+.4g} +- {error:.1g}" for one, error in list(pairs)[:3]]
+        more = ", ..." if self.exponents.shape[-1] > 3 else ""
+        first = "" if self.exponents[..., 0].numel() == 1 else " of the first"
+        shape = tuple(self.exponents.shape)
+        return f"LyapunovExponents({', '.join(values)}{more}{first}, exponents={shape}, depth={self.depth})"
 
     def pooled(self) -> tuple[Tensor, Tensor]:
         """Return the mean exponents over the batch, (k,), and its standard error from the spread over the batch.

@@ -47,17 +47,18 @@ def spectrum(
 
     What the layers of a module are `st.layers` shows. h_0 is the state before the first of them: what enters, or, of a
     network on whole numbers, what its embeddings make of them, whose own layer is then the identity. States are
-    flattened point by point. Layers may change the width; there are then as many singular values as the smallest
-    dimension so far. Jacobians are backward passes from cut to cut of the network's own graph, and are held against
-    random probes in both modes.
+    flattened point by point; a complex number is two real ones. Layers may change the width; there are then as many
+    singular values as the smallest dimension so far. Jacobians are backward passes from cut to cut of the network's
+    own graph: they are what its backward pass says, right or wrong, and are held against random probes of it.
 
     Args:
         net: the network, in eval mode.
         x: points, (points,) or (points, n) for a chain, and what the network takes otherwise: a tensor, a tuple of
             positional inputs, or a dictionary of keyword inputs.
         layers, source, batch_dim: how a module is read, see `st.layers`. With batch_dim=None all of x is one point.
-        k: only the k leading values, without forming any Jacobian, for states too large for that; see
-            `Spectrum.residuals` for how far they have converged.
+        k: only the k leading values, without forming Jacobians of more than 2^25 numbers altogether, for states too
+            large for that; see `Spectrum.residuals` for how far they have converged. Then every prefix takes some tens
+            of passes through its layers, so that the time grows with the square of the depth.
         check: whether to test the values, see `SelfCheck`.
         distances: whether to measure how far layers and products are from the identity. Neither applies with k.
         memory: GiB that the Jacobians may take; points are taken in portions that fit.
@@ -109,6 +110,11 @@ def states_of(reading: Steps | Network) -> Iterator[tuple[tuple[str, ...], list[
         refuse_train_mode(reading.module)
     with reading.forward(math_attention=True) as found:
         refuse_chance(reading, found, "it has no one Jacobian")
+        if found.recording.hooks_tensors:
+            raise ValueError(
+                "the network puts a hook on a tensor as it runs (register_hook), which changes what goes back through "
+                "it: a Jacobian would count it once a layer or more; take it out, or write it as a function"
+            )
         found.check_states()
         states = found.states("a Jacobian")
         check_chain(list(derivatives(found.layers, states)))

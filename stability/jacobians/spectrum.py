@@ -24,7 +24,7 @@ def log_half_smallest(dtype: torch.dtype) -> float:
 class Spectrum:
     """Singular values of the Jacobian of every prefix of a network, in natural logarithms.
 
-    The batch is (seeds, points) for a chain, (points,) for a module or a list of blocks, and what stands between the
+    The batch is (seeds, points) for a chain, (points,) for any other network, and what stands between the
     depth and the last two dimensions for matrices.
 
     Attributes:
@@ -109,7 +109,7 @@ class Spectrum:
     def to_dataset(self) -> xarray.Dataset:
         """Return what is there with dims (depth, *batch, index).
 
-        The batch is named (seed, x) for a chain, (x,) for a module or blocks, (batch_0, ...) for matrices. Points
+        The batch is named (seed, x) for a chain, (x,) for any other network, (batch_0, ...) for matrices. Points
         that are single numbers are the coordinate of x, others are numbered.
         """
         shape = self.log_values.shape[1:-1]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from stability.foundation.scaled_sums import Part, largest_of, log_norm_of, scaled_sum, times_power_of_2
+from stability.foundation.scaled_sums import Part, largest_of, log2_size, log_norm_of, scaled_sum, times_power_of_2
 from stability.reading.cuts import Path, below
 from stability.reading.passes import Pass, stretch_masks
 from stability.reading.recording import Edge, Node, edge_of
@@ -88,7 +88,9 @@ class _Walk:
         self.masks = stretch_masks(self.path, [self.root])
         self.measured: list[float | None] = [None] * len(states)
         self.trouble: tuple[int, tuple[int, ...]] | None = None
-        self.late = False
+        self.late = self.faint = False
+        # What is handed to a parameter is a sum over a batch, for which the range of float16 needs room above 1.
+        self.room = 5 if torch.float16 in self.dtypes else 0
         self._plan_states(states)
 
     def _plan_states(self, states: Sequence[State | None]) -> None:
@@ -115,13 +117,7 @@ class _Walk:
         leaves = {torch.autograd.graph.get_gradient_edge(p).node: n for p, n in named.items()}
         self.caught: dict[Edge, list[Part]] = defaultdict(list)
         self.parts: dict[str, list[tuple[Part, int]]] = defaultdict(list)
-        wanted = [p for p, n in named.items() if torch.autograd.graph.get_gradient_edge(p).node in self.masks]
-        wanted += [
-            child.variable
-            for node in self.path._begin
-            for child, _ in node.next_functions
-            if child is not None and hasattr(child, "variable") and child not in leaves
-        ]
+        wanted = [node.variable for node in nodes if hasattr(node, "variable")]  # so that every node is visited
         handles = []
         for node in nodes:
             if node in self.leads or node in self.held_of or node in self.at_node:
@@ -144,7 +140,8 @@ class _Walk:
             for (gradient, _), stretch in parts:
                 if not math.isfinite(largest_of(gradient)):
                     self._note(stretch, gradient.shape)
-        self._refuse_trouble()
+        if not self.lifted:  # what is raised may well overflow
+            self._refuse_trouble()
         return {name: scaled_sum([part for part, _ in parts]) for name, parts in self.parts.items()}
 
     def _is_shared(self, node: Node) -> bool:
@@ -178,12 +175,13 @@ class _Walk:
                 outside = [[p for p, s in self.held[e].parts if s > cut] for e in others]
                 sizes = []
                 for arrived, exponent in (part for some in (*parts, *outside) for part in some):
-                    size = largest_of(arrived)
+                    size, limits = largest_of(arrived), torch.finfo(arrived.dtype)
                     if not math.isfinite(size):
                         self._note(cut + 1, arrived.shape)
                     elif size:
+                        self.faint |= size < limits.tiny / limits.eps
                         sizes.append(math.frexp(size)[1] + exponent)
-                self.exponents[cut] = max(sizes) - self.lifted if sizes else unit
+                self.exponents[cut] = max(sizes) - self.lifted + self.room if sizes else unit
                 for place in self.at_cut.get(cut, ()):
                     own = [parts[k] for _, k in (e for e in self.path.cuts[cut].edges if e[0] is node)]
                     self.measured[place] = log_norm_of([scaled_sum(some) for some in (*own, *outside) if some])
@@ -252,6 +250,8 @@ class _Walk:
             if not inside:
                 continue
             total, exponent = scaled_sum(parts)
+            size = log2_size((total, 0)) or 0
+            total, exponent = times_power_of_2(total, 0, size), exponent + size
             found = torch.autograd.grad(
                 [GradientEdge(node, number)],
                 [GradientEdge(leaf, 0) for leaf in inside],
@@ -289,7 +289,7 @@ class _Walk:
 
     def may_have_lost(self, parameters: Mapping[str, Part]) -> bool:
         """Whether something is zero, or so small, that it may have left the range within a stretch."""
-        if any(state == -math.inf for state in self.measured if state is not None):
+        if self.faint or any(state == -math.inf for state in self.measured if state is not None):
             return True
         sizes = ((largest_of(gradient), torch.finfo(gradient.dtype)) for gradient, _ in parameters.values())
         return any(size < limits.tiny / limits.eps for size, limits in sizes)
@@ -313,9 +313,10 @@ def _refuse_lost(walk: _Walk, parameters: Mapping[str, Part], lifted: _Walk, aga
     pairs = {
         f"the parameter {name}": (log_norm_of([part]), log_norm_of([again[name]])) for name, part in parameters.items()
     }
-    for name, state, other in zip(walk.found.layers, walk.measured, lifted.measured, strict=False):
+    places = (*(f"the state before layer {name}" for name in walk.found.layers), "the output")
+    for place, state, other in zip(places, walk.measured, lifted.measured, strict=True):
         if state is not None and other is not None:
-            pairs[f"the state before layer {name}"] = (state, other)
+            pairs[place] = (state, other)
     eps = max(torch.finfo(dtype).eps for dtype in walk.dtypes)
     for name, (one, other) in pairs.items():
         if other < math.inf and one != other and not abs(one - other) <= max(1e-3, 100 * eps):

@@ -6,8 +6,9 @@ the derivative of J^T u with respect to u, which it is linear in. One cotangent 
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -39,12 +40,20 @@ class Derivative:
     def __init__(self, name: str, before: State, after: State) -> None:
         self.name, self.before, self.after = name, before, after
         self.is_identity = before.edges == after.edges
+        self._held: Tensor | None = None
+        self._one_by_one = False  # whether some operation takes no batch of cotangents
         self._transposed: tuple[list[Tensor], list[Tensor]] | None = None
         self.like = after.like
         self.dtype = _coarsest(before, after)
 
+    def hold(self) -> None:
+        """Form the Jacobian once, where many products with it are to come; see `jacobian`."""
+        self._held = torch.from_numpy(self.jacobian())
+
     def pull(self, directions: Tensor) -> Tensor:
         """Return J^T u for every direction: (q, size, m) to (q, size, n), in the dtype of the state."""
+        if self._held is not None:
+            return torch.einsum("pmn,qpm->qpn", self._held, directions.double())
         return self._in_chunks(directions, self._pull_some)
 
     def push(self, directions: Tensor) -> Tensor:
@@ -53,14 +62,16 @@ class Derivative:
         Raises:
             ValueError: where an operation of the layer cannot be differentiated twice.
         """
+        if self._held is not None:
+            return torch.einsum("pmn,qpn->qpm", self._held, directions.double())
         return self._in_chunks(directions, self._push_some)
 
-    def _in_chunks(self, directions: Tensor, some: object) -> Tensor:
+    def _in_chunks(self, directions: Tensor, some: Callable[[Tensor], Tensor]) -> Tensor:
         if self.is_identity:
             return directions
         each = self.before.size * max(self.before.width, self.after.width)
         step = max(1, CHUNK // each)
-        parts = [some(directions[k : k + step]) for k in range(0, len(directions), step)]  # type: ignore[operator]
+        parts = [some(directions[k : k + step]) for k in range(0, len(directions), step)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _pull_some(self, directions: Tensor) -> Tensor:
@@ -71,8 +82,6 @@ class Derivative:
             except (RuntimeError, NotImplementedError, TypeError, ValueError):
                 self._one_by_one = True  # some operation cannot take many cotangents at once
         return torch.stack([self._pull([g[k] for g in given], batched=False) for k in range(len(directions))])
-
-    _one_by_one = False
 
     def _pull(self, cotangents: list[Tensor], batched: bool) -> Tensor:
         with closed(self.before.edges):
@@ -92,23 +101,34 @@ class Derivative:
     def _push_some(self, directions: Tensor) -> Tensor:
         units, pulled = self._transpose()
         given = self.before.shaped(directions.to(self.like))
-        rows = []
-        for k in range(len(directions)):
-            wanted = [
-                (one, g[k]) for one, g in zip(pulled, given, strict=True) if one is not None and one.requires_grad
-            ]
+        wanted = [(one, g) for one, g in zip(pulled, given, strict=True) if one is not None and one.requires_grad]
+        if len(directions) > 1 and not self._one_by_one:
             try:
-                found = torch.autograd.grad(
-                    [one for one, _ in wanted], units, [g for _, g in wanted], retain_graph=True, allow_unused=True
-                )
-            except RuntimeError as error:
-                raise ValueError(self._not_twice(error)) from error
-            if all(part is None for part in found):
-                self._check_zero()
-                rows.append(self.like.new_zeros(self.after.size, self.after.width))
-            else:
-                rows.append(self.after.flat(found))
+                return self._push(units, wanted, batched=True)
+            except (RuntimeError, NotImplementedError, TypeError):
+                pass  # one by one tells whether that is for the batch
+        rows = [self._push(units, [(one, g[k]) for one, g in wanted], batched=False) for k in range(len(directions))]
         return torch.stack(rows)
+
+    def _push(self, units: list[Tensor], wanted: list[tuple[Tensor, Tensor]], batched: bool) -> Tensor:
+        try:
+            found = torch.autograd.grad(
+                [one for one, _ in wanted],
+                units,
+                [g for _, g in wanted],
+                is_grads_batched=batched,
+                retain_graph=True,
+                allow_unused=True,
+            )
+        except RuntimeError as error:
+            if batched:
+                raise
+            raise ValueError(self._not_twice(error)) from error
+        if all(part is None for part in found):
+            self._check_zero()
+            lead = wanted[0][1].shape[:1] if batched else ()
+            return self.like.new_zeros(*lead, self.after.size, self.after.width)
+        return self.after.flat(found, lead=int(batched))
 
     def _check_zero(self) -> None:
         """Raise where a layer without a forward derivative has one backward."""
@@ -168,7 +188,7 @@ class Derivative:
             for value in (0, 1):
                 chosen = (numbers >> digit & 1) == value
                 back = self._pull_plainly((given * chosen[:, None])[None])[0]
-                if (back[~chosen] != 0).any():
+                if (back[~chosen].nan_to_num(nan=0.0) != 0).any():  # NaN is 0 times inf, and tells nothing
                     raise ValueError(self._mixed("points depend on one another in it"))
 
     def _mixed(self, what: str) -> str:
@@ -258,26 +278,23 @@ def _coarsest(before: State, after: State) -> torch.dtype:
 
 
 def check_chain(layers: Sequence[Derivative]) -> None:
-    """Raise where what goes back from layer to layer is not what goes back through all of them at once.
+    """Raise where what goes back through two layers one by one is not what goes back through both at once.
 
-    A hook on a tensor between two layers would be taken twice, once at the end of each.
+    Two by two, so that nothing leaves the range. A hook on the state between them, for one, would be taken twice.
     """
-    whole = Derivative("of all layers", layers[0].before, layers[-1].after)
-    cotangent = whole._random(whole.after)[None]
-    back = cotangent
-    for layer in reversed(layers):
-        back = layer.pull(back)
-    direct = whole.pull(cotangent)
-    finite = direct.isfinite() & back.isfinite()
-    eps = max(torch.finfo(layer.dtype).eps for layer in layers)
-    size = torch.where(finite, direct, 0.0).abs().amax(dim=-1, keepdim=True)
-    tiny = torch.finfo(direct.dtype).tiny / torch.finfo(direct.dtype).eps
-    apart = torch.where(finite, (back - direct).abs(), 0.0)
-    if (apart > 1e4 * eps * size + tiny).any():
-        raise ValueError(
-            "the derivatives of the layers do not make up that of the network: what a state passes on is changed "
-            "between two of them, as by a hook on a tensor that scales gradients; take it out"
-        )
+    for one, following in itertools.pairwise(layers):
+        both = Derivative(f"{one.name} and {following.name}", one.before, following.after)
+        cotangent = both._random(both.after)[None]
+        direct, back = both.pull(cotangent), one.pull(following.pull(cotangent))
+        finite = direct.isfinite() & back.isfinite()
+        size = torch.where(finite, direct, 0.0).abs().amax(dim=-1, keepdim=True)
+        limits = torch.finfo(direct.dtype)
+        apart = torch.where(finite, (back - direct).abs(), 0.0)
+        if (apart > 1e4 * torch.finfo(both.dtype).eps * size + limits.tiny / limits.eps).any():
+            raise ValueError(
+                f"the derivatives of the layers {one.name} and {following.name} do not make up that of both: what the "
+                "state between them passes on is changed, as by a hook on a tensor; take it out"
+            )
 
 
 @contextmanager

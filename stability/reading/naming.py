@@ -197,7 +197,7 @@ def check_names(parts: Mapping[str, nn.Module], choice: Choice) -> None:
             known = ", ".join(map(repr, outer[:10])) + (", ..." if len(outer) > 10 else "") or "none there are"
             raise ValueError(
                 f"layers is {choice!r}: expected the name of a Sequential, ModuleList or ModuleDict, one of {known}, "
-                'or "every"'
+                'or "every"' + (f"; one module is named in a list, layers=[{choice!r}]" if choice in parts else "")
             )
         return
     for name in choice:

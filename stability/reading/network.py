@@ -29,6 +29,7 @@ class Network:
         module, inputs: what is run, and on what.
         choice: what `layers=` said.
         source: from what the states are followed: the number or name of an input, the name of a call, or None.
+        expected: the names that the layers must have, as they had them before; None for any.
     """
 
     module: nn.Module
@@ -84,7 +85,7 @@ class Network:
                     plain = run(self.module, self.copied())
             before, known = generators(self.module), dict(self.module.named_parameters()).keys()
             given, edges = self._prepared(source)
-            with recorded(self.module, given) as recording:
+            with recorded(self.module, given, self.source) as recording:
                 if math_attention:
                     with sdpa_kernel(SDPBackend.MATH):
                         recording.output = run(self.module, given)
@@ -113,11 +114,10 @@ class Network:
         return replace(self, inputs=self.inputs.cut(start, stop))
 
     def _float_source(self) -> Tensor | None:
-        """Return the floating input from which the states are followed, None where it is what embeddings make."""
-        if self.source is not None:
-            named = self._named(self.inputs)
-            return next((t for t in named if t.is_floating_point() or t.is_complex()), None)
-        return next((t for _, t in self.inputs.tensors() if t.is_floating_point() or t.is_complex()), None)
+        """Return the floating input that gets a graph: the one that source= names, else the first."""
+        named = self._named(self.inputs) if self.source is not None else []
+        tensors = named or [tensor for _, tensor in self.inputs.tensors()]
+        return next((t for t in tensors if t.is_floating_point() or t.is_complex()), None)
 
     def _prepared(self, source: Tensor | None) -> tuple[Inputs, list[Edge]]:
         """Return copies of the inputs, that of the source in a graph, and the edge of that one."""
@@ -139,14 +139,17 @@ class Network:
         outputs.sort(key=lambda t: t.ndim == 0)  # where there is more than a number, that is the state at the end
         _refuse_reentrance(self.module, [t.grad_fn for t in outputs])
         groups = [call.gave for call in recording.calls if len(call.gave) > 1]
+        # The source and the end are those that give most layers by the rule, whichever layers are asked for.
         runs: list[Run] = []
         best = Path([], source)
         for sources in self._candidates(recording, given, source):
             for edge in _ends(outputs):
                 path = Path([edge], sources, groups, recording.seen)
-                named = name_runs(self.module, path, recording.calls, self.choice) if path.cuts else []
+                named = name_runs(self.module, path, recording.calls, None) if path.cuts else []
                 if len(named) > len(runs):
                     runs, best = named, path
+        if runs and self.choice is not None:
+            runs = name_runs(self.module, best, recording.calls, self.choice)
         takes_input = bool(source) and best.sources == set(source)
         if takes_input:
             check_finite("x", recording.seen[source[0]].values)
@@ -161,8 +164,6 @@ class Network:
 
     def _candidates(self, recording: Recording, given: Inputs, source: list[Edge]) -> list[list[Edge]]:
         """Return the sets of tensors that may be the source, the one to be preferred first."""
-        if source and self.source is not None:
-            return [source]
         if isinstance(self.source, str) and self.source not in self.inputs.options:
             call = next((call for call in recording.calls if call.name == self.source), None)
             if call is None or not call.gave:
@@ -170,6 +171,8 @@ class Network:
                     f"source is {self.source!r}: the module is not called on x, or returns nothing with a gradient"
                 )
             return [call.gave]
+        if source and self.source is not None:
+            return [source]
         made = recording.embeddings
         if self.source is not None:
             places = {tensor.untyped_storage().data_ptr() for tensor in self._named(given)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -48,14 +49,15 @@ class Pass:
         self.output, self.random, self.takes_input = recording.output, random, takes_input
         self.is_cut = bool(runs)
         whole = type(module).__name__
-        self.runs = runs or [Run(whole, whole, 0, 0)]
+        self.runs = list(runs) or [Run(whole, whole, 0, 0)]
         self.layers = tuple(run.name for run in self.runs)
         self.batch = (inputs.points,)
         if self.is_cut:
             states = [self._state(cut) for cut in path.cuts]
-            last = self.runs[-1]
-            while last.last > last.first and not states[last.last].has_points:
-                last.last -= 1  # what follows takes the points together, as a loss does
+            last = self.runs[-1].last
+            while last > self.runs[-1].first and not states[last].has_points:
+                last -= 1  # what follows takes the points together, as a loss does
+            self.runs[-1] = replace(self.runs[-1], last=last)
             self.before = [states[max(run.first - 1, 0)] for run in self.runs]
             self.after = [states[run.last] for run in self.runs]
         else:
@@ -110,10 +112,11 @@ class Pass:
                     f"the layers do not follow one another: between {own.name} and {following.name} the network calls "
                     f"{', '.join(own.between[:5])}{', ...' if len(own.between) > 5 else ''}; name these in layers= too"
                 )
-        for name, state in zip(("the source", *self.layers), self.all_states, strict=True):
+        places = (f"before layer {self.layers[0]}", *(f"after layer {name}" for name in self.layers))
+        for place, state in zip(places, self.all_states, strict=True):
             if not state.has_points:
                 raise ValueError(
-                    f"after layer {name} the state has shape {state.shape}: its dimension {state.batch_dim} must be "
+                    f"{place} the state has shape {state.shape}: its dimension {state.batch_dim} must be "
                     f"the batch of {self.batch[0]} points; name layers= with a batch, another batch_dim=, or None "
                     "where all of x is one point"
                 )
@@ -133,7 +136,7 @@ class Pass:
 
     @cached_property
     def parameters(self) -> tuple[tuple[str, ...], ...]:
-        """The names of the parameters of each layer, frozen ones too; all of them together are all there are.
+        """The names of the parameters of each layer, frozen ones too. By the rule of layers, every parameter is of one.
 
         A parameter is of a layer where nodes of the layer lead to it, so that a tied one is of several. One that no
         node of a layer leads to is where its module is called, else beside the one registered before it. Where layers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from torch import Tensor, nn
@@ -46,8 +46,8 @@ def read(
     """
     if isinstance(net, np.ndarray | Tensor):
         net = Chain.from_table(net)
-    if isinstance(net, Chain) and type(net).forward is Chain.forward:
-        _refuse_options(layers, source, batch_dim, net.depth)
+    if is_chain(net):
+        refuse_options(layers, source, batch_dim, net.depth)
         if not isinstance(x, Tensor):
             raise TypeError(f"x is a {type(x).__name__}: a chain takes a tensor of points")
         check_float64(net, x)
@@ -55,8 +55,7 @@ def read(
         return (StepTable if piecewise_linear else Steps)(net, x)
     module, expected = as_module(net), None
     if isinstance(layers, Layers):
-        if source is not None and source != layers.source:
-            raise ValueError(f"source is {source!r}, and layers= was read from {layers.source!r}: leave out one")
+        refuse_conflict(layers, source, batch_dim)
         expected, source, batch_dim = layers.names, layers.source, layers.batch_dim
         choice = layers.choice
     else:
@@ -70,7 +69,7 @@ def read(
     return Network(module, inputs, choice, source, expected)
 
 
-def is_chain(net: Any) -> bool:
+def is_chain(net: Any) -> TypeGuard[Chain]:
     """Whether a network is read step by step."""
     return isinstance(net, Chain) and type(net).forward is Chain.forward
 
@@ -105,7 +104,17 @@ class Function(nn.Module):
         return self.function(state)
 
 
-def _refuse_options(layers: Any, source: Any, batch_dim: Any, depth: int) -> None:
+def refuse_conflict(layers: Layers, source: Any, batch_dim: Any = 0) -> None:
+    """Raise where something else is said than what layers were read with."""
+    for name, value, default, own in (
+        ("source", source, None, layers.source),
+        ("batch_dim", batch_dim, 0, layers.batch_dim),
+    ):
+        if value not in (default, own):
+            raise ValueError(f"{name} is {value!r}, and layers= was read with {own!r}: leave out one")
+
+
+def refuse_options(layers: Any, source: Any, batch_dim: Any, depth: int) -> None:
     """Raise for what is said of the layers of a chain, but for what `st.layers` returned of it."""
     if isinstance(layers, Layers):
         if layers.names != step_names(depth):

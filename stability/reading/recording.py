@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from stability.reading.inputs import Inputs
-from stability.reading.trees import tensors_in
+from stability.reading.trees import map_tensors, tensors_in
 
 Node = Any  # of the autograd graph
 Edge = tuple[Node, int]  # a tensor of the graph: the node that made it, and which of its outputs it is
@@ -63,12 +63,14 @@ class Recording:
         output: what the network returned.
         calls: of its modules, in the order in which they ended.
         seen: the tensors of the graph, by edge.
+        hooks_tensors: whether the network put a hook on a tensor, which changes what goes back.
         embeddings: the calls of embeddings, each with where the whole numbers that it took are stored.
     """
 
     output: Any = None
     calls: list[Call] = field(default_factory=list)
     seen: dict[Edge, Seen] = field(default_factory=dict)
+    hooks_tensors: bool = False
     embeddings: list[tuple[Edge, int]] = field(default_factory=list)
 
 
@@ -108,7 +110,7 @@ class _Follower(TorchFunctionMode):
 
     def __init__(self, recording: Recording) -> None:
         super().__init__()
-        self.seen = recording.seen
+        self.recording, self.seen = recording, recording.seen
         self.by_storage: dict[int, list[Seen]] = {}
 
     def __torch_function__(
@@ -120,6 +122,7 @@ class _Follower(TorchFunctionMode):
             return function(*args, **kwargs)
         if function == _SET_REQUIRES_GRAD and args[0].requires_grad == args[1]:
             return None  # what enters has a graph already, of which it is no leaf
+        self.recording.hooks_tensors |= name == "register_hook"
         for tensor in tensors_in((args, kwargs)):
             self.see(tensor)
         changes = (name.endswith("_") and not name.endswith("__")) or name in _CHANGING
@@ -152,12 +155,13 @@ class _Follower(TorchFunctionMode):
 
 
 @contextmanager
-def recorded(net: nn.Module, inputs: Inputs) -> Iterator[Recording]:
-    """Record the forward pass that is run inside. The outputs of embeddings have a graph, be they frozen or not.
+def recorded(net: nn.Module, inputs: Inputs, source: str | int | None = None) -> Iterator[Recording]:
+    """Record the forward pass that is run inside.
 
     Args:
         net: whose modules are hooked, for as long as the context lasts.
         inputs: what it is given.
+        source: the call whose result has a graph, be the module frozen or not, as the outputs of embeddings have.
     """
     recording = Recording()
     follower = _Follower(recording)
@@ -188,9 +192,10 @@ def recorded(net: nn.Module, inputs: Inputs) -> Iterator[Recording]:
                 changed, (began, took, place) = None, running.pop()
                 while began is not module:  # a call that raised what the network caught
                     began, took, place = running.pop()
-                if isinstance(module, nn.Embedding | nn.EmbeddingBag):
-                    if not output.requires_grad:  # a frozen one
-                        output = changed = output.requires_grad_().clone()
+                embeds = isinstance(module, nn.Embedding | nn.EmbeddingBag)
+                if (embeds or full == source) and not any(t.requires_grad for t in tensors_in(output)):  # frozen
+                    output = changed = map_tensors(output, _with_graph)
+                if embeds:
                     edge = edge_of(output)
                     assert edge is not None
                     recording.embeddings.append((edge, place))
@@ -213,6 +218,10 @@ def recorded(net: nn.Module, inputs: Inputs) -> Iterator[Recording]:
         with torch._C.DisableTorchFunction():
             for tensor in tensors_in(recording.output):
                 follower.see(tensor)
+
+
+def _with_graph(tensor: Tensor) -> Tensor:
+    return tensor.requires_grad_().clone() if tensor.is_floating_point() or tensor.is_complex() else tensor
 
 
 def _edges(tree: Any, follower: _Follower) -> Iterator[Edge]:

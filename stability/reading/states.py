@@ -41,9 +41,20 @@ class State:
 
     @property
     def has_points(self) -> bool:
-        """Whether every tensor has the points in its batch dimension."""
-        dim = self.batch_dim
-        return dim is None or len(self.batch) > 1 or all(len(s) > dim and s[dim] == self.batch[0] for s in self.shapes)
+        """Whether every tensor has a dimension that may be the points."""
+        return self.size == 1 or len(self.batch) > 1 or all(self._points_in(s) is not None for s in self.shapes)
+
+    def _points_in(self, shape: tuple[int, ...]) -> int | None:
+        """Return the dimension of the points: that of the inputs, else the only one of their number, None for none.
+
+        That it is the points and nothing else as long is for who needs it to check.
+        """
+        if self.batch_dim is None or len(self.batch) > 1 or self.size == 1:
+            return None
+        if len(shape) > self.batch_dim and shape[self.batch_dim] == self.size:
+            return self.batch_dim
+        found = [dim for dim, length in enumerate(shape) if length == self.size]
+        return found[0] if len(found) == 1 else None
 
     @property
     def size(self) -> int:
@@ -78,8 +89,8 @@ class State:
             if tensor is None:
                 like = next(t for t in tensors if t is not None)
                 tensor = like.new_zeros((*like.shape[:lead], *shape), dtype=dtype)
-            if self.batch_dim is not None and len(self.batch) == 1:
-                tensor = tensor.movedim(lead + self.batch_dim, lead)
+            if (points := self._points_in(shape)) is not None:
+                tensor = tensor.movedim(lead + points, lead)
             if tensor.is_complex():
                 tensor = torch.view_as_real(tensor.resolve_conj())
             parts.append(tensor.reshape(*tensor.shape[:lead], self.size, -1))
@@ -97,9 +108,9 @@ class State:
             else:
                 part = flat[..., start : start + width].to(dtype)
                 start += width
-            if self.batch_dim is not None and len(self.batch) == 1:
-                rest = [length for dim, length in enumerate(shape) if dim != self.batch_dim]
-                part = part.reshape(*lead, self.size, *rest).movedim(len(lead), len(lead) + self.batch_dim)
+            if (points := self._points_in(shape)) is not None:
+                rest = [length for dim, length in enumerate(shape) if dim != points]
+                part = part.reshape(*lead, self.size, *rest).movedim(len(lead), len(lead) + points)
             tensors.append(part.reshape(*lead, *shape))
         return tensors
 

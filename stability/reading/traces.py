@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import threading
 from collections import OrderedDict, defaultdict, deque
@@ -38,13 +39,14 @@ def undisturbed(net: nn.Module) -> Iterator[None]:
         for tensor in (*net.parameters(), *net.buffers()):
             _keep(tensor, stack, known)
         for module in net.modules():
-            _keep(_attributes(module), stack, known)
+            _keep(vars(module), stack, known)
         yield
 
 
 def generators(net: nn.Module) -> list[Any]:
     """Return the states of the random generators that a network may draw from."""
-    own = [value.get_state() for part in net.modules() for value in vars(part).values() if _is_generator(value)]
+    found = (_generator(value) for part in net.modules() for value in vars(part).values())
+    own = [pair[0]() for pair in found if pair is not None]
     states: list[Any] = [torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tobytes(), *own]  # type: ignore[index]  # noqa: NPY002
     if torch.cuda.device_count():
         states += torch.cuda.get_rng_state_all()
@@ -54,16 +56,21 @@ def generators(net: nn.Module) -> list[Any]:
 def same_states(one: list[Any], other: list[Any]) -> bool:
     """Whether nothing was drawn between two calls of `generators`."""
     return len(one) == len(other) and all(
-        torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in zip(one, other, strict=True)
+        torch.equal(a, b) if isinstance(a, Tensor) else repr(a) == repr(b) for a, b in zip(one, other, strict=True)
     )
 
 
-def _is_generator(value: Any) -> bool:
-    return isinstance(value, torch.Generator)
-
-
-def _attributes(module: nn.Module) -> dict[str, Any]:
-    return module.__dict__
+def _generator(value: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]] | None:
+    """Return how the state of a random generator is read and set, None for what is none."""
+    if isinstance(value, torch.Generator | np.random.RandomState):
+        return value.get_state, value.set_state
+    if isinstance(value, random.Random):
+        return value.getstate, value.setstate
+    if isinstance(value, np.random.Generator):
+        return lambda: copy.deepcopy(value.bit_generator.state), lambda state: setattr(
+            value.bit_generator, "state", state
+        )
+    return None
 
 
 def _keep(value: Any, stack: ExitStack, known: set[int]) -> None:
@@ -73,8 +80,10 @@ def _keep(value: Any, stack: ExitStack, known: set[int]) -> None:
     known.add(id(value))
     if isinstance(value, Tensor):
         stack.callback(_tensor_again(value))
-    elif _is_generator(value):
-        stack.callback(value.set_state, value.get_state())
+    elif (pair := _generator(value)) is not None:
+        stack.callback(pair[1], pair[0]())
+    elif isinstance(value, np.ndarray):
+        stack.callback(np.copyto, value, value.copy())
     elif isinstance(value, dict) and type(value) in (dict, OrderedDict, defaultdict):
         items = {key: one for key, one in value.items() if not _is_hooks(key)}
         for one in items.values():

@@ -269,7 +269,7 @@ def test_residuals_tell_what_has_not_converged(monkeypatch):
     assert (errors <= s.residuals[0, 0]).all()
 
 
-def test_leading_values_of_a_layer_that_cannot_be_differentiated_twice_are_refused():
+def test_leading_values_of_a_layer_that_cannot_be_differentiated_twice_are_refused(monkeypatch):
     class Twice(torch.autograd.Function):
         @staticmethod
         def forward(_, h):
@@ -288,6 +288,9 @@ def test_leading_values_of_a_layer_that_cannot_be_differentiated_twice_are_refus
     for function in (Twice.apply, Once.apply):
         full = st.spectrum([function], rand(2, 3))
         assert torch.equal(full.log_values, torch.full((1, 2, 3), math.log(2), dtype=torch.float64))
+    held = st.spectrum([Once.apply], rand(2, 3), k=1)  # its Jacobian is small enough to be formed
+    assert held.log_values.flatten().tolist() == pytest.approx([math.log(2)] * 2, abs=1e-14)
+    monkeypatch.setattr("stability.jacobians.leading.HELD", 0)
     leading = st.spectrum([Twice.apply], rand(2, 3), k=1)
     assert leading.log_values.flatten().tolist() == pytest.approx([math.log(2)] * 2, abs=1e-14)
     with pytest.raises(ValueError, match=r"layer 0 has no forward mode of differentiation"):
@@ -418,7 +421,9 @@ def test_a_wrong_derivative_is_caught_by_a_probe():
         st.spectrum([Wrong.apply], rand(2, 3))
 
 
-def test_a_derivative_that_differs_between_the_modes_is_caught():
+def test_a_derivative_that_differs_between_the_modes_is_caught(monkeypatch):
+    monkeypatch.setattr("stability.jacobians.leading.HELD", 0)
+
     class Twofold(torch.autograd.Function):
         @staticmethod
         def forward(_, gradient):

@@ -3,8 +3,10 @@
 import copy
 import dataclasses
 import math
+import random
 import threading
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -57,13 +59,25 @@ def test_a_hook_on_a_state_that_scales_gradients_is_taken_once_or_refused():
             for step in self.steps:
                 x = torch.tanh(step(x))
                 if x.requires_grad:
-                    x.register_hook(lambda gradient: 0.5 * gradient)
+                    self.hook(x)
             return x
 
+        def hook(self, x):
+            x.register_hook(lambda gradient: 0.5 * gradient)
+
+    class Hidden(Scaled):
+        def hook(self, x):
+            with torch._C.DisableTorchFunction():  # as compiled code would
+                super().hook(x)
+
+    deep = Hidden()
+    deep.steps = nn.ModuleList(nn.Linear(4, 4) for _ in range(600))
+    with pytest.raises(ValueError, match=r"layers steps.0 and steps.1 do not make up that of both"):
+        st.spectrum(deep.double(), randn(2, 4), progress=False)
     net, x = Scaled().double(), randn(2, 4)
     as_autograd(net, x, lambda y: y.square().sum())
     for k in (None, 1):
-        with pytest.raises(ValueError, match="a hook on a tensor that scales gradients"):
+        with pytest.raises(ValueError, match=r"puts a hook on a tensor as it runs \(register_hook\)"):
             st.spectrum(net, x, k=k, progress=False)
 
 
@@ -411,3 +425,235 @@ def test_what_a_network_raises_is_named():
     with pytest.raises(ValueError, match="Divides does not take x of shape") as wrong:
         st.layers(Divides(), randn(2, 3))
     assert isinstance(wrong.value.__cause__, ZeroDivisionError)
+
+
+def test_states_between_frozen_layers_keep_their_gradients():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.head = nn.Embedding(11, 4), nn.Linear(4, 2)
+            self.blocks = nn.ModuleList(nn.Linear(4, 4) for _ in range(4))
+
+        def forward(self, ids):
+            h = self.embed(ids)
+            for block in self.blocks:
+                h = torch.tanh(block(h))
+            return self.head(h)
+
+    net, ids = Net().double(), tokens(3, 2)
+    whole = st.gradient_norms(net, ids, lambda y: y.square().sum(), source="blocks.0")
+    net.embed.requires_grad_(False)
+    net.blocks[:3].requires_grad_(False)
+    frozen = st.gradient_norms(net, ids, lambda y: y.square().sum(), source="blocks.0")
+    assert frozen.present["input"].tolist() == [False, True, True, True, True]
+    torch.testing.assert_close(frozen["input"], whole["input"], rtol=0, atol=1e-12)
+    net.blocks[0].requires_grad_(False)
+    assert st.layers(net, ids, source="blocks.0").names == ("blocks.0", "blocks.1", "blocks.2", "blocks.3", "head")
+
+
+def test_a_first_failure_of_a_network_with_states_that_the_loss_takes_within():
+    class Auxiliary(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.out = nn.LSTMCell(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            state, kept = None, []
+            for step in x.unbind(1):
+                state = self.cell(step, state)
+                kept.append(state[0])
+            return self.out(state[0]), kept
+
+    def loss(output):
+        return output[0].square().mean() + sum(h.square().mean() for h in output[1])
+
+    net, x = Auxiliary(), randn(2, 5, 3, dtype=torch.float32)
+    g = st.gradient_norms(net, x, loss, source="cell")
+    # The loss takes the first part of the states between, each of which then does not separate the rest alone.
+    known = g.present["input"].tolist()
+    assert known[0] is False
+    assert known[-1] is True
+    assert False in known[1:]
+    f = st.first_failure(net, x, ["float16"], loss, source="cell", progress=False)
+    assert f.depth == 6
+    assert f.measured[0, 2].tolist() == [[0], [0], [-1]]
+    assert f.loss_scale("float16") is not None
+
+
+def test_a_conditioning_that_is_split_beside_a_dead_parameter():
+    class Split(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.code, self.embed = nn.Parameter(torch.randn(3)), nn.Linear(3, 24)
+            self.blocks, self.dead = nn.ModuleList(nn.Linear(4, 4) for _ in range(6)), nn.Parameter(torch.zeros(4))
+
+        def forward(self, h):
+            shifts = self.embed(self.code).split(4)
+            for block, shift in zip(self.blocks, shifts, strict=True):
+                h = torch.tanh(block(h) + shift)
+            return h + 0 * self.dead
+
+    torch.manual_seed(0)
+    for dtype in (torch.float64, torch.float32):
+        net, x = Split().to(dtype), randn(3, 4, dtype=dtype)
+        g = st.gradient_norms(net, x, lambda y: y.square().sum())
+        net(x).square().sum().backward()
+        assert g.named["dead"].item() == -math.inf
+        expected = net.embed.weight.grad.double().norm().log().item()
+        assert g.named["embed.weight"].item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_half_precision_has_room_for_sums_over_a_batch():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 1)).half()
+    with torch.no_grad():
+        net[0].bias[0] = -100  # a unit that is dead
+    x = torch.ones(70_000, 4, dtype=torch.float16)
+    g = st.gradient_norms(net, x, lambda y: y.float().mean())
+    assert g.named["2.bias"].item() == pytest.approx(0, abs=2e-2)
+
+
+def test_digits_that_are_lost_within_a_layer_are_refused():
+    class Parallel(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.other = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def keep(self, h, factor):
+            return factor * h + (1 - factor) * h.detach()
+
+        def forward(self, h):
+            return self.keep(self.one(self.keep(h, 1e-21)), 1e-22) + self.keep(self.other(self.keep(h, 1e-21)), 1e-22)
+
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(4, 4), Parallel()), torch.randn(3, 4)
+    with pytest.raises(ValueError, match="underflows on its way through a single layer"):
+        st.gradient_norms(net, x, lambda y: y.sum())
+    assert st.gradient_norms(net.double(), x.double(), lambda y: y.sum()).named["0.weight"].item() < -95
+
+
+def test_generators_and_arrays_of_numpy_are_as_they_were():
+    class Random(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rng, self.python, self.array = np.random.default_rng(0), random.Random(0), np.zeros(2)
+
+        def forward(self, x):
+            self.array += 1
+            return x * float(self.rng.random()) * self.python.random()
+
+    net = Random()
+    before = str(net.rng.bit_generator.state), net.python.getstate()
+    st.propagation(net, randn(2, 3))
+    with pytest.raises(ValueError, match="draws random numbers when it runs"):
+        st.spectrum(net, randn(2, 3), progress=False)
+    assert (str(net.rng.bit_generator.state), net.python.getstate()) == before
+    assert net.array.tolist() == [0, 0]
+
+
+def test_a_derivative_that_is_not_finite_is_no_mixing_of_points():
+    net = nn.Sequential(nn.Linear(3, 3), nn.ReLU()).double()
+    p = st.propagation([net, torch.sqrt], randn(4, 3))
+    assert p.layers == ("0.0", "0.1", "1")
+
+
+def test_complex_states_that_become_real_have_no_update():
+    class Real(nn.Module):
+        def forward(self, x):
+            return x.real
+
+    p = st.propagation(nn.Sequential(nn.Linear(3, 3, dtype=torch.complex128), Real()), randn(2, 3).to(torch.complex128))
+    assert p.widths.tolist() == [6, 6, 3]
+    assert p.same_shape.tolist() == [True, False]
+
+
+def test_what_layers_were_read_with_and_of_is_kept():
+    net, x = built("functional residual"), randn(3, 5)
+    layers = st.layers(net, x)
+    with pytest.raises(ValueError, match="batch_dim is None, and layers= was read with 0"):
+        st.spectrum(net, x, layers, batch_dim=None, progress=False)
+    with pytest.raises(ValueError, match="source is 'head', and layers= was read with None"):
+        st.watch(net, layers, source="head")
+    with pytest.raises(ValueError, match=r"layers= was read of another model: Linear has no steps.0, of layer steps.0"):
+        st.watch(nn.Linear(5, 5), layers)
+    chain, points = st.Chain("plain_prelu", depth=3), torch.zeros(2, dtype=torch.float64)
+    read = st.layers(chain, points)
+    with st.watch(chain, read) as record:
+        pass
+    assert record.layers[:3] == read.names
+    with pytest.raises(ValueError, match="leave out source="):
+        st.spectrum(chain, points, read, source="x")
+    with pytest.raises(ValueError, match="layers= has 3 layers"):
+        st.spectrum(chain.prefix(2), points, read)
+
+
+def test_calls_beyond_the_last_end_of_a_layer_are_not_recorded():
+    net, x = built("shared cell"), randn(3, 5)
+    with st.watch(net, ["cell#2"]) as record:
+        net(x).sum().backward()
+    second = net.cell(torch.tanh(net.cell(x)))
+    expected = second.square().mean().sqrt().log().item()
+    assert record.layers == ("cell#2",)
+    assert record.log_activations[0, 0].item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_points_may_change_their_dimension():
+    class Last(nn.Module):
+        """Sequence first, and of the sequence its end."""
+
+        def __init__(self):
+            super().__init__()
+            self.lstm, self.head = nn.LSTM(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.head(self.lstm(x)[0][-1])
+
+    torch.manual_seed(0)
+    net, x = Last().double(), randn(5, 3, 3)  # as many points as inputs
+    s = st.spectrum(net, x, batch_dim=1, progress=False)
+    assert s.layers == ("lstm", "head")
+    for point in range(3):
+        jacobian = torch.autograd.functional.jacobian(lambda v: net(v[:, None])[0], x[:, point]).reshape(2, 15)
+        expected = torch.linalg.svdvals(jacobian).log()
+        torch.testing.assert_close(s.log_values[-1, point, :2], expected, rtol=0, atol=1e-10)
+
+
+def test_the_source_is_the_same_whichever_layers_are_named():
+    from ..models import MODELS
+
+    net, x = built("encoder and decoder"), MODELS["encoder and decoder"].x
+    whole = st.layers(net, x).names
+    assert st.layers(net, x, "encoder").names == whole[1:4]
+    assert st.layers(net, x, ["encoder.0", "encoder.1"]).names == whole[1:3]
+    assert st.layers(net, x, "every").names[0] == "source"
+    with pytest.raises(ValueError, match=r"layers is 'head': .* one module is named in a list, layers=\['head'\]"):
+        st.layers(net, x, "head")
+
+
+def test_a_network_that_differentiates_may_be_followed_from_a_call():
+    class Physics(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1))
+
+        def forward(self, x):
+            u = self.net(x)
+            return torch.autograd.grad(u.sum(), x, create_graph=True)[0]
+
+    net = Physics().double()
+    assert st.layers(net, randn(3, 2), source="net.0").layers[0].name in ("net.0", "net", "net.0 ... net")
+    as_autograd_of = st.gradient_norms(net, randn(3, 2), lambda y: y.square().sum(), source="net.0")
+    x = randn(3, 2).requires_grad_()
+    net(x).square().sum().backward()
+    expected = net.net[0].weight.grad.norm().log().item()
+    assert as_autograd_of.named["net.0.weight"].item() == pytest.approx(expected, abs=1e-11)
+
+
+def test_leading_values_are_the_same_with_jacobians_and_without(monkeypatch):
+    from stability.jacobians import leading
+
+    net, x = built("pre-norm encoder"), randn(2, 3, 8)
+    held = st.spectrum(net, x, k=3, progress=False)
+    monkeypatch.setattr(leading, "HELD", 0)
+    free = st.spectrum(net, x, k=3, progress=False)
+    torch.testing.assert_close(held.log_values, free.log_values, rtol=0, atol=1e-9)
