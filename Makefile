@@ -42,6 +42,7 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/folds.py
 	$(BIN)/python benchmarks/spectra.py
 	$(BIN)/python benchmarks/gradients.py
+	$(BIN)/python benchmarks/imports.py
 
 clean:
 	rm -rf .venv

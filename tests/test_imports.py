@@ -1,6 +1,8 @@
 """Imports run one way, so that a reader can take the rooms one at a time."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,13 @@ def test_analyses_use_public_names_only(path):
             assert owner != "st" or node.attr in st.__all__, ast.unparse(node)
             assert owner != "st.plots" or node.attr in st.plots.__all__, ast.unparse(node)
             assert owner != "st.references" or node.attr in st.references.__all__, ast.unparse(node)
+
+
+def test_the_package_loads_nothing_before_a_name_is_asked_for():
+    program = "import sys, stability; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert loaded.isdisjoint({"scipy", "sympy", "xarray", "matplotlib", "numba", "pandas"})
+    assert set(st.__all__) <= set(dir(st))
+    for name in st.__all__:
+        assert getattr(st, name) is not None
