@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import UserDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -135,17 +136,33 @@ class Architecture:
         return f"h <- {skip}{step}" + (", then w h + b" if self.readout else "")
 
 
+class Architectures(UserDict[str, Architecture]):
+    """Architectures by their names: an entry under another name than its own is refused."""
+
+    def __setitem__(self, name: str, architecture: Architecture) -> None:
+        if not isinstance(architecture, Architecture):
+            raise TypeError(f"the entry {name!r} is a {type(architecture).__name__}: expected an Architecture")
+        if name != architecture.name:
+            raise ValueError(
+                f"the entry {name!r} is an architecture called {architecture.name!r}, by which its random streams are "
+                f"named: use one name, ARCHITECTURES[{architecture.name!r}]"
+            )
+        super().__setitem__(name, architecture)
+
+
 #: The five chains of Peng (2017), in the article's order. Add an entry and everything works on it.
-ARCHITECTURES: dict[str, Architecture] = {
-    architecture.name: architecture
-    for architecture in (
-        Architecture("plain_relu", skip=0, maps=1, activation="relu", readout=True),
-        Architecture("residual1_relu", skip=1, maps=1, activation="relu"),
-        Architecture("residual2_relu", skip=1, maps=2, activation="relu"),
-        Architecture("residual2_prelu", skip=1, maps=2, activation="prelu"),
-        Architecture("plain_prelu", skip=0, maps=1, activation="prelu", readout=True),
-    )
-}
+ARCHITECTURES = Architectures(
+    {
+        architecture.name: architecture
+        for architecture in (
+            Architecture("plain_relu", skip=0, maps=1, activation="relu", readout=True),
+            Architecture("residual1_relu", skip=1, maps=1, activation="relu"),
+            Architecture("residual2_relu", skip=1, maps=2, activation="relu"),
+            Architecture("residual2_prelu", skip=1, maps=2, activation="prelu"),
+            Architecture("plain_prelu", skip=0, maps=1, activation="prelu", readout=True),
+        )
+    }
+)
 
 #: Every column of the step table free: what a table without a name is read as.
 TABLE = Architecture("table", skip=None, maps=2, activation="prelu")

@@ -413,3 +413,17 @@ def test_the_parameters_of_a_chain_with_an_inserted_step_are_copies():
             value += 1
     for kind, value in chain.named_parameters():
         assert torch.equal(value, before[kind])
+
+
+def test_an_architecture_stands_under_its_own_name():
+    other = st.Architecture("other", skip=1)
+    with pytest.raises(ValueError, match="the entry 'another' is an architecture called 'other'"):
+        st.ARCHITECTURES["another"] = other
+    with pytest.raises(TypeError, match="the entry 'other' is a str: expected an Architecture"):
+        st.ARCHITECTURES["other"] = "relu"
+    assert "other" not in st.ARCHITECTURES
+    st.ARCHITECTURES["other"] = other
+    try:
+        assert st.Chain("other", depth=2).architecture is other
+    finally:
+        del st.ARCHITECTURES["other"]
