@@ -49,7 +49,7 @@ def read(
     if is_chain(net):
         refuse_options(layers, source, batch_dim, net.depth)
         if not isinstance(x, Tensor):
-            raise TypeError(f"x is a {type(x).__name__}: a chain takes a tensor of points")
+            raise TypeError(f"x is a {type(x).__name__}: expected a tensor of points, as a chain takes")
         check_float64(net, x)
         piecewise_linear = net.width == 1 and net.architecture.phi.piecewise_linear
         return (StepTable if piecewise_linear else Steps)(net, x)
