@@ -64,8 +64,8 @@ def verdict(ratio: float, *, at_most: float | None = None, at_least: float | Non
 
 def wide(rounds: int) -> None:
     matrices = layers()
-    plain = lambda: st.product_spectrum(matrices, check=False, distances=False)  # noqa: E731
-    checked = lambda: st.product_spectrum(matrices, distances=False)  # noqa: E731
+    plain = lambda: st.spectrum(matrices, check=False, distances=False)  # noqa: E731
+    checked = lambda: st.spectrum(matrices, distances=False)  # noqa: E731
     ours, with_check, theirs = medians(plain, checked, lambda: naive(matrices), rounds=rounds)
     print("64 layers of width 256, all prefixes, all values")
     print(f"  ours {ours:.3f} s, with both self-checks {with_check:.3f} s, naive {theirs:.3f} s")
@@ -80,14 +80,14 @@ def wide(rounds: int) -> None:
         condition = f"10^{(exact[0] - exact[-1]) / math.log(10):.0f}"
         cells = (f"{e.max():>11.1e} {r:>10}" for e, r in zip(errors, right, strict=True))
         print(f"  {prefix:>8} {condition:>10} {' '.join(cells)}")
-    print(f"  {st.product_spectrum(matrices, distances=False).self_check}")
+    print(f"  {st.spectrum(matrices, distances=False).self_check}")
 
 
 def deep(quick: bool) -> None:
     depth = 100 if quick else 1000
     matrices = np.random.default_rng(1).standard_normal((depth, 64, 64)) / 8
     start = time.perf_counter()
-    s = st.product_spectrum(matrices, check=False, distances=False)
+    s = st.spectrum(matrices, check=False, distances=False)
     seconds = time.perf_counter() - start
     print(
         f"width 64, depth {depth}, all prefixes: {seconds:.2f} s, {1e3 * seconds / depth:.2f} ms a layer; condition "
@@ -139,7 +139,7 @@ def linear_in_depth(rounds: int) -> None:
     less, more = medians(*(lambda c=c: st.spectrum(c, x, distances=False) for c in chains), rounds=3 * rounds)
     print(f"width 1, depth 10,000 over depth 1000: {verdict(more / less, at_most=12)}")
     matrices = np.random.default_rng(2).standard_normal((10_000, 8, 8)) / math.sqrt(8)
-    run = lambda depth: st.product_spectrum(matrices[:depth], check=False, distances=False)  # noqa: E731
+    run = lambda depth: st.spectrum(matrices[:depth], check=False, distances=False)  # noqa: E731
     less, more = medians(lambda: run(1000), lambda: run(10_000), rounds=rounds)
     print(f"width 8, depth 10,000 over depth 1000: {verdict(more / less, at_most=12)}")
 

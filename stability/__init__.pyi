@@ -21,7 +21,6 @@ from .jacobians import (
     Spectrum,
     check_spectrum,
     lyapunov,
-    product_spectrum,
     spectrum,
 )
 from .networks import ARCHITECTURES, INITS, Architecture, Chain, Distribution, Init
@@ -62,7 +61,6 @@ __all__ = [
     "layers",
     "lyapunov",
     "plots",
-    "product_spectrum",
     "propagation",
     "references",
     "restrict",

@@ -1,7 +1,7 @@
 """Jacobians of the layers and of their products, in the log domain."""
 
 from stability.jacobians.lyapunov import LyapunovExponents, lyapunov
-from stability.jacobians.of_matrices import check_spectrum, product_spectrum
+from stability.jacobians.of_matrices import check_spectrum
 from stability.jacobians.of_networks import spectrum
 from stability.jacobians.self_check import SelfCheck
 from stability.jacobians.spectrum import Spectrum
@@ -12,6 +12,5 @@ __all__ = [
     "Spectrum",
     "check_spectrum",
     "lyapunov",
-    "product_spectrum",
     "spectrum",
 ]

@@ -89,7 +89,7 @@ def lyapunov(
     1980). The first quarter is left out. The standard error is that of means over sqrt(depth) stretches of layers.
 
     Args:
-        net: a network as `spectrum` takes it, or, without x, matrices as `product_spectrum` takes them.
+        net: a network as `spectrum` takes it, or, without x, matrices as it takes them.
         x: points.
         layers, source, batch_dim: how a module is read, see `st.layers`.
         progress: whether to show a progress bar, on a terminal.

@@ -19,39 +19,8 @@ from stability.jacobians.spectrum import Spectrum
 Matrices = Tensor | ArrayLike | Sequence[Tensor] | Sequence[ArrayLike]
 
 
-def product_spectrum(
-    matrices: Matrices, check: bool = True, distances: bool = True, progress: bool = False
-) -> Spectrum:
-    """Return the singular values of every prefix product J_l ... J_1 of a sequence of matrices, in logarithms.
-
-    All of them are right, at any condition number of the product: the error of a log value is bounded by about n eps
-    times the sum of the *layers'* condition numbers (`Spectrum.self_check.bound`). The product is kept as U diag(s) T
-    with U orthonormal, T moderate and s in logarithms; a layer is taken in by a QR factorisation of J U whose columns
-    are pivoted on their length times s, and the singular values of diag(s) T come by one-sided Jacobi rotations in
-    the log domain, or from LAPACK where the range allows it and the determinant confirms it. A layer's own scale,
-    and that of its rows and columns, may be anything.
-
-    A value is -inf where it is exactly zero: below the smallest dimension so far, for zero rows and columns (a ReLU),
-    and for directions that float64 cannot tell from zero, which `Spectrum.undecided` counts.
-
-    Args:
-        matrices: (depth, *batch, n, n), or a sequence of matrices (*batch, m, n) that chain, the first applied first.
-            float64, or a smaller format, whose numbers are taken as they are.
-        check: whether to test the values, see `SelfCheck`; takes about half of the time.
-        distances: whether to measure the distance of layers and products from the identity.
-        progress: whether to show a progress bar, on a terminal.
-
-    Raises:
-        ValueError, TypeError: for matrices that do not chain, that are not finite, of no layers, or not real.
-
-    >>> import torch, stability as st
-    >>> J = torch.randn(1000, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) / 4
-    >>> s = st.product_spectrum(J)
-    >>> print(f"condition number 10^{s.log_condition[-1].item() / 2.302585:.0f}, {s.ranks[-1]} values")
-    condition number 10^846, 16 values
-    >>> bool(s.self_check.passed)
-    True
-    """
+def matrix_spectrum(matrices: Matrices, check: bool, distances: bool, progress: bool) -> Spectrum:
+    """Return the spectrum of every prefix product J_l ... J_1 of given matrices: see `spectrum`."""
     layers, batch, dtype = layers_of(matrices)
     return spectrum_of_layers(layers, batch, dtype, check, distances, progress)
 
@@ -60,7 +29,7 @@ def check_spectrum(matrices: Matrices, log_values: Tensor | ArrayLike) -> SelfCh
     """Test whether log_values can be the log singular values of every prefix product of `matrices`.
 
     Args:
-        matrices: as for `product_spectrum`.
+        matrices: as for `spectrum`.
         log_values: (depth, *batch, k), what is claimed, by whatever method.
 
     Returns:
@@ -76,7 +45,7 @@ def check_spectrum(matrices: Matrices, log_values: Tensor | ArrayLike) -> SelfCh
     ...     naive.append(torch.linalg.svdvals(product).log())
     >>> bool(st.check_spectrum(J, torch.stack(naive)).passed)
     False
-    >>> bool(st.check_spectrum(J, st.product_spectrum(J).log_values).passed)
+    >>> bool(st.check_spectrum(J, st.spectrum(J).log_values).passed)
     True
     """
     layers, batch, dtype = layers_of(matrices)

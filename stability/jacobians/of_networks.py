@@ -9,12 +9,12 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from stability.checks import check_integer, check_positive
 from stability.jacobians.leading import leading_spectrum
-from stability.jacobians.of_matrices import spectrum_of_layers
+from stability.jacobians.of_matrices import Matrices, matrix_spectrum, spectrum_of_layers
 from stability.jacobians.spectrum import Spectrum
 from stability.jacobians.width_one import width_one_spectrum
 from stability.reading import Layers
@@ -27,8 +27,8 @@ from stability.reading.states import State
 
 
 def spectrum(
-    net: AnyNetwork,
-    x: Any,
+    net: AnyNetwork | Matrices,
+    x: Any = None,
     layers: str | Sequence[str] | Layers | None = None,
     k: int | None = None,
     *,
@@ -41,9 +41,19 @@ def spectrum(
 ) -> Spectrum:
     """Return the log singular values of dh_l/dh_0, the Jacobian of the first l layers, for every l and every point.
 
-    All of them are right at any depth and condition number, see `product_spectrum`, which takes the layers'
-    Jacobians from here. At width 1 a piecewise-linear chain's are sums of logarithms, with a sign, and its state
-    cannot leave the range; wider states are those of the network's own dtype.
+    Without x these are the singular values of every prefix product J_l ... J_1 of given matrices.
+
+    All of them are right, at any condition number of the product: the error of a log value is bounded by about n eps
+    times the sum of the *layers'* condition numbers (`Spectrum.self_check.bound`). The product is kept as U diag(s) T
+    with U orthonormal, T moderate and s in logarithms; a layer is taken in by a QR factorisation of J U whose columns
+    are pivoted on their length times s, and the singular values of diag(s) T come by one-sided Jacobi rotations in
+    the log domain, or from LAPACK where the range allows it and the determinant confirms it. A layer's own scale, and
+    that of its rows and columns, may be anything. A value is -inf where it is exactly zero: below the smallest
+    dimension so far, for zero rows and columns (a ReLU), and for directions that float64 cannot tell from zero, which
+    `Spectrum.undecided` counts.
+
+    At width 1 a piecewise-linear chain's values are sums of logarithms, with a sign, and its state cannot leave the
+    range; wider states are those of the network's own dtype.
 
     What the layers of a module are `st.layers` shows. h_0 is the state before the first of them: what enters, or, of a
     network on whole numbers, what its embeddings make of them, whose own layer is then the identity. States are
@@ -52,25 +62,29 @@ def spectrum(
     own graph: they are what its backward pass says, right or wrong, and are held against random probes of it.
 
     Args:
-        net: the network, in eval mode.
+        net: the network, in eval mode; or, without x, matrices (depth, *batch, n, n), or a sequence of matrices
+            (*batch, m, n) that chain, the first applied first, float64 or a smaller format, whose numbers are taken as
+            they are.
         x: points, (points,) or (points, n) for a chain, and what the network takes otherwise: a tensor, a tuple of
             positional inputs, or a dictionary of keyword inputs.
         layers, source, batch_dim: how a module is read, see `st.layers`. With batch_dim=None all of x is one point.
         k: only the k leading values, without forming Jacobians of more than 2^25 numbers altogether, for states too
             large for that; see `Spectrum.residuals` for how far they have converged. Then every prefix takes some tens
             of passes through its layers, so that the time grows with the square of the depth.
-        check: whether to test the values, see `SelfCheck`.
+        check: whether to test the values, see `SelfCheck`; takes about half of the time of matrices.
         distances: whether to measure how far layers and products are from the identity. Neither applies with k.
         memory: GiB that the Jacobians may take; points are taken in portions that fit.
         progress: whether to show a progress bar, on a terminal.
 
     Returns:
-        A `Spectrum` on the CPU, with log_values (depth, points, k), and (depth, seeds, points, k) for a chain.
+        A `Spectrum` on the CPU, with log_values (depth, points, k), (depth, seeds, points, k) for a chain, and
+        (depth, *batch, k) for matrices.
 
     Raises:
         ValueError, TypeError: for points or parameters that are not finite, layers that do not follow one another or
             that no cut separates, points that depend on one another, batch normalisation in train mode, random
-            networks, Jacobians that are not finite, and a memory budget that one point exceeds.
+            networks, Jacobians that are not finite, matrices that do not chain or are not real, and a memory budget
+            that one point exceeds.
 
     >>> import torch, stability as st
     >>> chain = st.Chain("plain_prelu", depth=10_000, init="uniform")
@@ -81,7 +95,13 @@ def spectrum(
     >>> s = st.spectrum(net, torch.zeros(3, 8, dtype=torch.float64))
     >>> s.log_values.shape, bool(s.self_check.passed.all())
     (torch.Size([50, 3, 8]), True)
+    >>> J = torch.randn(1000, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) / 4
+    >>> s = st.spectrum(J)
+    >>> print(f"condition number 10^{s.log_condition[-1].item() / 2.302585:.0f}, {s.ranks[-1]} values")
+    condition number 10^846, 16 values
     """
+    if x is None:
+        return _of_matrices(net, layers, k, check, distances, progress)
     if k is not None:
         check_integer("k", k, 1)
     check_positive("memory", memory)
@@ -97,6 +117,15 @@ def spectrum(
         else:
             part = _in_portions(reading, names, states, check, distances, memory, progress)
     return dataclasses.replace(part, x=reading.x.detach().to("cpu", copy=True), members=members, layers=names)
+
+
+def _of_matrices(matrices: Any, layers: Any, k: int | None, check: bool, distances: bool, progress: bool) -> Spectrum:
+    if isinstance(matrices, nn.Module):
+        raise TypeError(f"x is missing: a {type(matrices).__name__} has Jacobians only at points")
+    for name, value in (("layers", layers), ("k", k)):
+        if value is not None:
+            raise ValueError(f"matrices have no {name}=: leave it out, all values of all of them come back")
+    return matrix_spectrum(matrices, check, distances, progress)
 
 
 @contextmanager

@@ -490,7 +490,7 @@ def test_exponents_of_triangular_matrices_are_the_means_of_the_diagonal():
     found = st.lyapunov([layer] * 400, progress=False)
     np.testing.assert_allclose(found.exponents, [1, 0, -1], atol=1e-9)
     assert found.standard_errors.max() < 1e-9
-    finite = st.product_spectrum([layer] * 400).finite_time_exponents[-1]
+    finite = st.spectrum([layer] * 400).finite_time_exponents[-1]
     assert abs(finite - torch.tensor([1.0, 0, -1])).max() > 1e-4  # what is left of the first layers at this depth
 
 

@@ -35,7 +35,7 @@ def assert_equal(found, expected, tolerance):
 @pytest.mark.parametrize("prefix", [1, 2, 5, 20, 50, 100, 200, 400])
 def test_width_8_against_many_digits(prefix):
     layers = gaussian(400, 8)
-    s = st.product_spectrum(layers)
+    s = st.spectrum(layers)
     assert_equal(s.log_values[prefix - 1], log_singular_values(layers[:prefix], 60 + 2 * prefix), 1e-9)
     assert s.self_check.passed
 
@@ -43,7 +43,7 @@ def test_width_8_against_many_digits(prefix):
 @pytest.mark.parametrize(("depth", "digits"), [(64, 200), (512, 900), (1000, 1600)])
 def test_width_16_against_many_digits(depth, digits):
     layers = gaussian(depth, 16, seed=depth)
-    s = st.product_spectrum(layers)
+    s = st.spectrum(layers)
     expected = log_singular_values(layers, digits)
     assert_equal(s.log_values[-1], expected, 1e-9)
     assert abs(s.log_values[-1].numpy() - expected).max() <= s.self_check.value_bound
@@ -60,7 +60,7 @@ def test_width_16_against_many_digits(depth, digits):
 def test_relu_layers_lose_rank_exactly(keep):
     random = np.random.default_rng(5)
     layers = gaussian(30, 16) * (random.random((30, 16, 1)) < keep)
-    s = st.product_spectrum(layers)
+    s = st.spectrum(layers)
     for prefix in (1, 3, 10, 30):
         expected = log_singular_values(layers[:prefix], 300)
         assert_equal(s.log_values[prefix - 1], expected, 1e-9)
@@ -74,7 +74,7 @@ def test_zero_columns_lose_rank_exactly():
     layers[3][:, [1, 4]] = 0
     layers[7][:, 2] = 0
     layers[7][5] = 0
-    s = st.product_spectrum(layers)
+    s = st.spectrum(layers)
     for prefix in (3, 4, 8, 10):
         assert_equal(s.log_values[prefix - 1], log_singular_values(layers[:prefix], 100), 1e-11)
     assert s.ranks.tolist() == [8] * 3 + [6] * 6 + [6]
@@ -83,7 +83,7 @@ def test_zero_columns_lose_rank_exactly():
 
 def test_a_rank_that_only_rounding_takes_is_undecided():
     layer = np.outer([1.0, 2.0, 3.0], [0.1, 0.7, 1.3]) + np.outer([1.0, -1.0, 0.5], [1.0, 0.3, 0.2])
-    s = st.product_spectrum([layer, layer])
+    s = st.spectrum([layer, layer])
     assert s.ranks.tolist() == [2, 2]
     assert s.undecided.tolist() == [1, 1]
     assert_equal(s.log_values[-1][:2], log_singular_values([layer, layer], 100)[:2], 1e-12)
@@ -91,7 +91,7 @@ def test_a_rank_that_only_rounding_takes_is_undecided():
 
 def test_a_nilpotent_product_is_exactly_zero():
     up = np.diag(np.ones(3), 1)
-    s = st.product_spectrum([up] * 5)
+    s = st.spectrum([up] * 5)
     assert s.ranks.tolist() == [3, 2, 1, 0, 0]
     assert (s.log_values[3] == -math.inf).all()
     assert s.log_condition.tolist() == [math.inf] * 5
@@ -99,18 +99,18 @@ def test_a_nilpotent_product_is_exactly_zero():
 
 
 def test_identity_diagonal_and_zero_matrices_are_exact():
-    identity = st.product_spectrum(np.broadcast_to(np.eye(5), (100, 5, 5)))
+    identity = st.spectrum(np.broadcast_to(np.eye(5), (100, 5, 5)))
     assert (identity.log_values == 0).all()
     assert (identity.distance_from_identity == 0).all()
     assert (identity.log_product_distance == -math.inf).all()
-    powers = st.product_spectrum(np.broadcast_to(np.diag([0.5, -8.0, 2.0]), (50, 3, 3)))
+    powers = st.spectrum(np.broadcast_to(np.diag([0.5, -8.0, 2.0]), (50, 3, 3)))
     expected = np.arange(1, 51)[:, None] * np.array([3, 1, -1]) * math.log(2)
     np.testing.assert_allclose(powers.log_values, expected, rtol=2 * EPS)
-    wide = st.product_spectrum([np.diag([1e300, 1.0, 1e-300])] * 40)
+    wide = st.spectrum([np.diag([1e300, 1.0, 1e-300])] * 40)
     np.testing.assert_allclose(
         wide.log_values[-1], 40 * np.array([math.log(1e300), 0, math.log(1e-300)]), rtol=1e-15, atol=1e-13
     )
-    zero = st.product_spectrum(np.zeros((3, 4, 4)))
+    zero = st.spectrum(np.zeros((3, 4, 4)))
     assert (zero.log_values == -math.inf).all()
     assert zero.self_check.passed
     assert torch.equal(zero.log_product_distance, torch.zeros(3, dtype=torch.float64))
@@ -118,7 +118,7 @@ def test_identity_diagonal_and_zero_matrices_are_exact():
 
 def test_orthogonal_matrices_stay_at_one():
     n, depth = 8, 1000
-    s = st.product_spectrum([orthogonal(n, seed) for seed in range(depth)])
+    s = st.spectrum([orthogonal(n, seed) for seed in range(depth)])
     layers = torch.arange(1, depth + 1)[:, None]
     assert (s.log_values.abs() <= 4 * n * layers * EPS).all()
 
@@ -126,7 +126,7 @@ def test_orthogonal_matrices_stay_at_one():
 def test_one_layer_of_condition_1e12_stays_within_the_bound():
     layers = gaussian(40, 8)
     layers[20] = orthogonal(8, 1) @ np.diag(np.geomspace(1, 1e-12, 8)) @ orthogonal(8, 2)
-    s = st.product_spectrum(layers)
+    s = st.spectrum(layers)
     expected = log_singular_values(layers, 200)
     error = abs(s.log_values[-1].numpy() - expected).max()
     assert error <= s.self_check.value_bound
@@ -145,13 +145,13 @@ def test_layers_graded_in_rows_or_columns_lose_nothing(rotate):
         if rotate in ("right", "both") and seed % 2:
             layer = grades @ orthogonal(6, seed)
         layers.append(layer)
-    s = st.product_spectrum(layers)
+    s = st.spectrum(layers)
     assert_equal(s.log_values[-1], log_singular_values(layers, 1500), 1e-11)
 
 
 def test_powers_of_a_defective_matrix():
     layers = [np.eye(6) + np.diag(np.ones(5), 1)] * 500
-    s = st.product_spectrum(layers)
+    s = st.spectrum(layers)
     for prefix in (1, 10, 500):
         assert_equal(s.log_values[prefix - 1], log_singular_values(layers[:prefix], 200), 1e-9)
 
@@ -162,7 +162,7 @@ def test_layers_near_the_ends_of_the_range():
     powers = random.integers(-990, 990, 20)
     scaled = np.ldexp(layers, powers[:, None, None])
     shifts = np.cumsum(powers)[:, None] * math.log(2)
-    plain, moved = st.product_spectrum(layers), st.product_spectrum(scaled)
+    plain, moved = st.spectrum(layers), st.spectrum(scaled)
     np.testing.assert_allclose(moved.log_values.numpy(), plain.log_values.numpy() + shifts, rtol=2 * EPS, atol=1e-13)
     assert moved.self_check.passed
 
@@ -171,7 +171,7 @@ def test_layers_near_the_ends_of_the_range():
 def test_permutations_rotations_and_transposes_change_nothing(seed, n, depth):
     random = np.random.default_rng(seed)
     layers = random.standard_normal((depth, n, n)) * 10 ** random.uniform(-5, 5, (depth, 1, 1))
-    s = st.product_spectrum(layers)
+    s = st.spectrum(layers)
     bound = 2 * float(s.self_check.value_bound)
     shuffled = layers.copy()
     shuffled[-1] = shuffled[-1][random.permutation(n)]
@@ -180,7 +180,7 @@ def test_permutations_rotations_and_transposes_change_nothing(seed, n, depth):
     rotated[-1] = orthogonal(n, seed) @ rotated[-1]
     rotated[0] = rotated[0] @ orthogonal(n, seed + 1)
     for other in (shuffled, rotated, layers[::-1].transpose(0, 2, 1)):
-        again = st.product_spectrum(other).log_values[-1]
+        again = st.spectrum(other).log_values[-1]
         assert abs(again - s.log_values[-1]).max() <= bound
 
 
@@ -188,7 +188,7 @@ def test_permutations_rotations_and_transposes_change_nothing(seed, n, depth):
 def test_layers_that_change_the_width(seed, widths):
     random = np.random.default_rng(seed)
     layers = [random.standard_normal((m, n)) for n, m in itertools.pairwise(widths)]
-    s = st.product_spectrum(layers)
+    s = st.spectrum(layers)
     assert s.sizes == tuple(np.minimum.accumulate([min(layer.shape) for layer in layers]).tolist())
     for prefix in range(1, len(layers) + 1):
         expected = log_singular_values(layers[:prefix], 60)
@@ -204,7 +204,7 @@ def test_layers_that_change_the_width(seed, widths):
 def test_small_integer_matrices_have_their_exact_rank(seed, n, depth):
     layers = np.random.default_rng(seed).integers(-1, 2, (depth, n, n)).astype(float)
     expected = log_singular_values(layers, 120)
-    s = st.product_spectrum(layers)
+    s = st.spectrum(layers)
     # Columns that depend on each other without being zero are told from rounding, and counted as undecided.
     assert s.ranks[-1] == (expected > -math.inf).sum()
     assert_equal(s.log_values[-1], expected, 1e-9)
@@ -213,10 +213,10 @@ def test_small_integer_matrices_have_their_exact_rank(seed, n, depth):
 def test_a_batch_is_its_members():
     layers = np.stack([gaussian(30, 5, seed) for seed in range(6)], axis=1)
     layers[10, 2, 3] = 0  # one of them loses a rank
-    whole = st.product_spectrum(layers.reshape(30, 2, 3, 5, 5))
+    whole = st.spectrum(layers.reshape(30, 2, 3, 5, 5))
     assert whole.log_values.shape == (30, 2, 3, 5)
     for member in range(6):
-        alone = st.product_spectrum(layers[:, member])
+        alone = st.spectrum(layers[:, member])
         assert torch.equal(whole.log_values.reshape(30, 6, 5)[:, member], alone.log_values)
         assert torch.equal(whole.self_check.bound.reshape(30, 6)[:, member], alone.self_check.bound)
     data = whole.to_dataset()
@@ -226,7 +226,7 @@ def test_a_batch_is_its_members():
 def test_lapack_and_rotations_agree_where_both_may_be_asked():
     layers = gaussian(12, 48)
     layers[6:] *= np.geomspace(1, 1e-3, 48)[:, None]
-    s = st.product_spectrum(layers)
+    s = st.spectrum(layers)
     for prefix in (1, 6, 12):
         expected = log_singular_values(layers[:prefix], 160)
         assert_equal(s.log_values[prefix - 1], expected, 1e-11)
@@ -235,14 +235,14 @@ def test_lapack_and_rotations_agree_where_both_may_be_asked():
 def test_wide_relu_layers_beyond_the_rank_where_lapack_is_asked():
     random = np.random.default_rng(3)
     layers = gaussian(6, 64) * (random.random((6, 64, 1)) < 0.7)
-    s = st.product_spectrum(layers)
+    s = st.spectrum(layers)
     assert_equal(s.log_values[-1], log_singular_values(layers, 120), 1e-9)
 
 
 def test_distances_from_the_identity():
     random = np.random.default_rng(0)
     layers = np.eye(6) + 0.3 * random.standard_normal((25, 6, 6))
-    s = st.product_spectrum(layers)
+    s = st.spectrum(layers)
     product = np.eye(6)
     for layer, factor in enumerate(layers):
         product = factor @ product
@@ -250,21 +250,21 @@ def test_distances_from_the_identity():
         assert s.distance_from_identity[layer].item() == pytest.approx(expected, rel=1e-13)
         expected = math.log(np.linalg.norm(product - np.eye(6), 2))
         assert s.log_product_distance[layer].item() == pytest.approx(expected, abs=1e-11)
-    huge = st.product_spectrum([np.diag([1e200, 1e-200])] * 10)
+    huge = st.spectrum([np.diag([1e200, 1e-200])] * 10)
     assert huge.log_product_distance[-1].item() == pytest.approx(10 * math.log(1e200))
-    assert st.product_spectrum([np.ones((2, 3)), np.ones((3, 2))]).distance_from_identity is None
-    assert st.product_spectrum(layers, distances=False).distance_from_identity is None
+    assert st.spectrum([np.ones((2, 3)), np.ones((3, 2))]).distance_from_identity is None
+    assert st.spectrum(layers, distances=False).distance_from_identity is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_narrow_formats_are_taken_as_they_are(dtype):
     layers = torch.from_numpy(gaussian(50, 6)).to(dtype)
-    s = st.product_spectrum(layers)
+    s = st.spectrum(layers)
     assert_equal(s.log_values[-1], log_singular_values(layers.double().numpy(), 200), 1e-10)
     ratio = s.self_check.input_bound / s.self_check.value_bound
     assert ratio == pytest.approx(torch.finfo(dtype).eps / EPS)
     # What the rounding to the format has done is within its bound.
-    before = st.product_spectrum(gaussian(50, 6)).log_values[-1]
+    before = st.spectrum(gaussian(50, 6)).log_values[-1]
     assert abs(before - s.log_values[-1]).max() <= s.self_check.input_bound
 
 
@@ -307,7 +307,7 @@ def test_the_check_catches_a_naive_product_by_both_tests():
 
 def test_the_check_passes_what_is_right_and_sees_each_wrong_value():
     layers = gaussian(30, 6)
-    right = st.product_spectrum(layers).log_values
+    right = st.spectrum(layers).log_values
     assert st.check_spectrum(layers, right).passed
     assert "passed" in repr(st.check_spectrum(layers, right))
     for index in range(6):
@@ -326,7 +326,7 @@ def test_the_check_passes_what_is_right_and_sees_each_wrong_value():
 
 def test_the_determinant_is_that_of_the_layers():
     layers = gaussian(5, 4)
-    s = st.product_spectrum(layers)
+    s = st.spectrum(layers)
     expected = np.cumsum([math.log(abs(np.linalg.det(layer))) for layer in layers])
     np.testing.assert_allclose(s.log_values.sum(dim=1), expected, rtol=1e-12)
 
@@ -349,7 +349,7 @@ def test_bad_matrices_are_refused():
         (3, TypeError, "expected a tensor or a sequence of matrices"),
     ):
         with pytest.raises(error, match=message):
-            st.product_spectrum(matrices)
+            st.spectrum(matrices)
     with pytest.raises(ValueError, match=r"log_values has shape \(2,\): these matrices have \(1, 2\)"):
         st.check_spectrum([fine], np.zeros(2))
     with pytest.raises(ValueError, match="log_values holds NaN"):
@@ -360,4 +360,4 @@ def test_bad_matrices_are_refused():
 def test_integer_matrices_are_taken_as_numbers(seed, n):
     layers = np.random.default_rng(seed).integers(-3, 4, (4, n, n))
     assume(abs(np.linalg.det(layers)).min() > 0.5)
-    assert torch.equal(st.product_spectrum(layers).log_values, st.product_spectrum(layers.astype(float)).log_values)
+    assert torch.equal(st.spectrum(layers).log_values, st.spectrum(layers.astype(float)).log_values)
