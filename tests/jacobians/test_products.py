@@ -10,6 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as some
 
 import stability as st
+from stability.jacobians.products import LANCZOS_FROM, log_spectral_norm
 
 from .oracle import log_singular_values
 
@@ -361,3 +362,22 @@ def test_integer_matrices_are_taken_as_numbers(seed, n):
     layers = np.random.default_rng(seed).integers(-3, 4, (4, n, n))
     assume(abs(np.linalg.det(layers)).min() > 0.5)
     assert torch.equal(st.spectrum(layers).log_values, st.spectrum(layers.astype(float)).log_values)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "orthogonal", "rank one", "identity", "zero", "tiny"])
+def test_the_largest_value_of_large_matrices_is_that_of_a_decomposition(kind):
+    random = np.random.default_rng(0)
+    n = LANCZOS_FROM
+    gaussian = random.standard_normal((n, n + 3))
+    matrix = {
+        "gaussian": gaussian,
+        "orthogonal": np.linalg.qr(gaussian)[0],
+        "rank one": np.outer(gaussian[0], gaussian[1]),
+        "identity": np.eye(n),
+        "zero": np.zeros((n, n)),
+        "tiny": 1e-250 * gaussian,
+    }[kind]
+    with np.errstate(divide="ignore"):
+        expected = np.log(np.linalg.svd(matrix / max(abs(matrix).max(), 1e-300), compute_uv=False)[0])
+        expected += np.log(max(abs(matrix).max(), 1e-300)) if matrix.any() else -np.inf
+    np.testing.assert_allclose(log_spectral_norm(matrix[None]), [expected], rtol=0, atol=1e-12)
