@@ -42,7 +42,10 @@ class State:
     @property
     def has_points(self) -> bool:
         """Whether every tensor has a dimension that may be the points."""
-        return self.size == 1 or len(self.batch) > 1 or all(self._points_in(s) is not None for s in self.shapes)
+        if self.batch_dim is None or len(self.batch) > 1:
+            return True
+        # One point may be in any dimension, but what has none is a sum over points, as a loss is.
+        return all(len(s) > 0 if self.size == 1 else self._points_in(s) is not None for s in self.shapes)
 
     def _points_in(self, shape: tuple[int, ...]) -> int | None:
         """Return the dimension of the points: that of the inputs, else the only one of their number, None for none.
