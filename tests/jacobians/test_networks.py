@@ -469,7 +469,7 @@ def test_tokens_go_through_the_model_and_states_are_differentiated():
     assert s.log_values.shape == (4, 2, 24)
     assert s.log_values[0].abs().max() < 1e-14
     alone = st.spectrum(net, tokens[:1])  # as for one point
-    torch.testing.assert_close(alone.log_values[:, 0], s.log_values[:, 0], rtol=0, atol=1e-9)
+    torch.testing.assert_close(alone.log_values[:, 0, :12], s.log_values[:, 0, :12], rtol=0, atol=1e-9)
     # Layer normalisation after the block takes away the mean and the length of every token: two ranks each.
     assert_spectrum(st.spectrum(net, tokens, layers="blocks"), net.blocks, net.embed(tokens).detach())
 
