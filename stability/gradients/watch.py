@@ -234,6 +234,8 @@ def _is_forward() -> bool:
 
 
 def _first_tensor(output: Any) -> Tensor | None:
+    if isinstance(output, Tensor):
+        output = (output,)
     # Inside torch.func a tensor stands for many, which hold no numbers to look at; no public name tells them.
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
     numbers = (t for t in tensors_in(output) if (t.is_floating_point() or t.is_complex()) and not wrapped(t))

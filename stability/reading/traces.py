@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import random
 import threading
 from collections import OrderedDict, defaultdict, deque
@@ -31,6 +32,9 @@ def undisturbed(net: nn.Module) -> Iterator[None]:
     Attributes count with what lists, dictionaries and sets in them hold.
     """
     with _ALONE, ExitStack() as stack, torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+        if gc.isenabled():  # each collection looks at every node of the graph, which makes deep networks slow
+            gc.disable()
+            stack.callback(gc.enable)
         _reading.depth = is_read() + 1
         stack.callback(lambda: setattr(_reading, "depth", is_read() - 1))
         stack.callback(random.setstate, random.getstate())
