@@ -18,7 +18,7 @@ from stability.gradients.kernels import width_one
 from stability.gradients.scaled import Scaled, times_power
 from stability.reading import Layers
 from stability.reading.chains import Steps, StepTable
-from stability.reading.derivatives import Derivative
+from stability.reading.derivatives import derivatives
 from stability.reading.read import AnyNetwork, read
 from stability.reading.refusals import normalises_by_batch
 from stability.reading.states import State
@@ -179,7 +179,7 @@ def propagation(
         found.check_states()
         states = found.states("a state")
         if not normalises_by_batch(reading.module):
-            for layer in map(Derivative, found.layers, states[:-1], states[1:]):
+            for layer in derivatives(found.layers, states):
                 layer.refuse_mixed_points()
         return _measured(_layers_of(found.layers, states), reading.x, states[0].size, pairs, (0,))
 

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from stability.jacobians.products import Array, PrefixProducts
 from stability.jacobians.spectrum import Spectrum
-from stability.reading.derivatives import Derivative
+from stability.reading.derivatives import Derivative, derivatives
 from stability.reading.states import State
 
 #: Directions kept beyond the k that are asked for: they take what is nearly as large as the k-th value.
@@ -48,7 +48,7 @@ def leading_spectrum(
     """
     batch, size = states[0].batch, states[0].size
     widths = [state.width for state in states]
-    found = [Derivative(*one) for one in zip(names, states[:-1], states[1:], strict=True)]
+    found = derivatives(names, states)
     if k > min(widths):
         few = widths.index(min(widths))
         place = f"before layer {names[0]}" if few == 0 else f"after layer {names[few - 1]}"

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from stability.jacobians.of_matrices import Matrices, layers_of
-from stability.jacobians.of_networks import derivatives, states_of
+from stability.jacobians.of_networks import states_of
 from stability.jacobians.products import Array, PrefixProducts
 from stability.jacobians.width_one import width_one_spectrum
 from stability.reading import Layers
 from stability.reading.chains import StepTable
+from stability.reading.derivatives import derivatives
 from stability.reading.read import AnyNetwork, read
 
 #: Below this depth there is nothing to take a standard error from.

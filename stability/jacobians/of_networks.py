@@ -19,7 +19,7 @@ from stability.jacobians.spectrum import Spectrum
 from stability.jacobians.width_one import width_one_spectrum
 from stability.reading import Layers
 from stability.reading.chains import Steps, StepTable
-from stability.reading.derivatives import Derivative, check_chain
+from stability.reading.derivatives import check_chain, derivatives
 from stability.reading.network import Network
 from stability.reading.read import AnyNetwork, read
 from stability.reading.refusals import refuse_chance, refuse_train_mode
@@ -146,13 +146,8 @@ def states_of(reading: Steps | Network) -> Iterator[tuple[tuple[str, ...], list[
             )
         found.check_states()
         states = found.states("a Jacobian")
-        check_chain(list(derivatives(found.layers, states)))
+        check_chain(derivatives(found.layers, states))
         yield found.layers, states
-
-
-def derivatives(names: Sequence[str], states: Sequence[State]) -> Iterator[Derivative]:
-    """Yield the derivative of each layer, at all seeds and points."""
-    yield from map(Derivative, names, states[:-1], states[1:])
 
 
 def _in_portions(

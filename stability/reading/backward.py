@@ -22,7 +22,7 @@ from torch.autograd.graph import GradientEdge
 from stability.foundation.scaled_sums import Part, largest_of, log2_size, log_norm_of, scaled_sum, times_power_of_2
 from stability.reading.cuts import Path, below
 from stability.reading.passes import Pass, stretch_masks
-from stability.reading.recording import Edge, Node, edge_of
+from stability.reading.recording import Edge, Node, edge_of, floating_dtypes
 from stability.reading.states import State
 
 Gradients = tuple[Tensor | None, ...]
@@ -284,8 +284,7 @@ class _Walk:
     @cached_property
     def dtypes(self) -> set[torch.dtype]:
         """The floating formats of the tensors in the graph."""
-        made = (one.dtype for node in below([self.root]) for one in getattr(node, "_input_metadata", ()))
-        return {self.value.dtype, *(dtype for dtype in made if dtype.is_floating_point or dtype.is_complex)}
+        return {self.value.dtype, *floating_dtypes(below([self.root]))}
 
     def may_have_lost(self, parameters: Mapping[str, Part]) -> bool:
         """Whether something is zero, or so small, that it may have left the range within a stretch."""

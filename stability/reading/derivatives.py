@@ -42,7 +42,7 @@ class Derivative:
         self.is_identity = before.edges == after.edges
         self._held: Tensor | None = None
         self._one_by_one = False  # whether some operation takes no batch of cotangents
-        self._transposed: tuple[list[Tensor], list[Tensor]] | None = None
+        self._transposed: tuple[list[Tensor], list[Tensor | None]] | None = None
         self.like = after.like
         self.dtype = _coarsest(before, after)
 
@@ -84,19 +84,25 @@ class Derivative:
         return torch.stack([self._pull([g[k] for g in given], batched=False) for k in range(len(directions))])
 
     def _pull(self, cotangents: list[Tensor], batched: bool) -> Tensor:
+        found = self._back(cotangents, batched=batched)
+        if all(part is None for part in found):
+            lead = cotangents[0].shape[:1] if batched else ()
+            return self.before.like.new_zeros(*lead, self.before.size, self.before.width)
+        return self.before.flat(found, lead=int(batched))
+
+    def _back(self, cotangents: list[Tensor], batched: bool = False, create_graph: bool = False) -> list[Tensor | None]:
+        """Do one backward pass through the layer."""
         with closed(self.before.edges):
             found = torch.autograd.grad(
                 self.after.gradient_edges,
                 self.before.gradient_edges,
                 cotangents,
                 is_grads_batched=batched,
+                create_graph=create_graph,
                 retain_graph=True,
                 allow_unused=True,
             )
-        if all(part is None for part in found):
-            lead = cotangents[0].shape[:1] if batched else ()
-            return self.before.like.new_zeros(*lead, self.before.size, self.before.width)
-        return self.before.flat(found, lead=int(batched))
+        return list(found)
 
     def _push_some(self, directions: Tensor) -> Tensor:
         units, pulled = self._transpose()
@@ -154,27 +160,20 @@ class Derivative:
         generator = torch.Generator().manual_seed(0)
         return torch.randn(state.size, state.width, generator=generator, dtype=torch.float64).to(self.like)
 
-    def _transpose(self) -> tuple[list[Tensor], list[Tensor]]:
+    def _transpose(self) -> tuple[list[Tensor], list[Tensor | None]]:
         """Return cotangents u of 0 and J^T u as a function of them."""
         if self._transposed is None:
             units = [one.requires_grad_() for one in self.after.zeros()]
             try:
-                with torch.enable_grad(), closed(self.before.edges):
-                    pulled = torch.autograd.grad(
-                        self.after.gradient_edges,
-                        self.before.gradient_edges,
-                        units,
-                        retain_graph=True,
-                        create_graph=True,
-                        allow_unused=True,
-                    )
+                with torch.enable_grad():
+                    pulled = self._back(units, create_graph=True)
             except RuntimeError as error:
                 raise ValueError(self._not_twice(error)) from error
             if not any(one is not None and one.requires_grad for one in pulled):
                 if any(one is not None and bool((one != 0).any()) for one in pulled):
                     raise ValueError(f"layer {self.name} has a backward pass that is not linear in what it is given")
                 raise ValueError(self._not_twice("it is no function of what is sent back"))
-            self._transposed = units, list(pulled)
+            self._transposed = units, pulled
         return self._transposed
 
     def refuse_mixed_points(self) -> None:
@@ -189,13 +188,10 @@ class Derivative:
                 chosen = (numbers >> digit & 1) == value
                 back = self._pull_plainly((given * chosen[:, None])[None])[0]
                 if (back[~chosen].nan_to_num(nan=0.0) != 0).any():  # NaN is 0 times inf, and tells nothing
-                    raise ValueError(self._mixed("points depend on one another in it"))
-
-    def _mixed(self, what: str) -> str:
-        return (
-            f"layer {self.name} gives no point a Jacobian of its own: {what}. batch_dim= names the dimension that "
-            "tells points apart, and None takes all of x for one point"
-        )
+                    raise ValueError(
+                        f"layer {self.name} gives no point a Jacobian of its own: points depend on one another in it. "
+                        "batch_dim= names the dimension that tells points apart, and None takes all of x for one point"
+                    )
 
     def _not_twice(self, reason: object) -> str:
         return (
@@ -275,6 +271,11 @@ def _coarsest(before: State, after: State) -> torch.dtype:
     """Return the format in which a layer works at its coarsest, such as float32 inside a network in float64."""
     nodes = below([node for node, _ in after.edges], {node for node, _ in before.edges})
     return coarsest_dtype(nodes)
+
+
+def derivatives(names: Sequence[str], states: Sequence[State]) -> list[Derivative]:
+    """Return the derivative of each layer, of states before the first and after each."""
+    return list(map(Derivative, names, states[:-1], states[1:]))
 
 
 def check_chain(layers: Sequence[Derivative]) -> None:

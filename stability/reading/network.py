@@ -38,8 +38,6 @@ class Network:
     source: str | int | None = None
     expected: tuple[str, ...] | None = None
 
-    members = (0,)
-
     @property
     def x(self) -> Tensor:
         """The points."""

@@ -82,9 +82,13 @@ def edge_of(tensor: Tensor) -> Edge | None:
 
 def coarsest_dtype(nodes: Iterable[Node]) -> torch.dtype:
     """Return the floating dtype of the fewest digits among those of the tensors that nodes made."""
+    return max(floating_dtypes(nodes), key=lambda dtype: torch.finfo(dtype).eps)
+
+
+def floating_dtypes(nodes: Iterable[Node]) -> set[torch.dtype]:
+    """Return the floating dtypes of the tensors that nodes made."""
     found = {made.dtype for node in nodes for made in getattr(node, "_input_metadata", ())}
-    floating: list[torch.dtype] = [dtype for dtype in found if dtype.is_floating_point or dtype.is_complex]
-    return max(floating, key=lambda dtype: torch.finfo(dtype).eps)
+    return {dtype for dtype in found if dtype.is_floating_point or dtype.is_complex}
 
 
 def _plain(tensor: Tensor, any_dtype: bool = False) -> bool:

@@ -11,6 +11,8 @@ import stability as st
 from stability.foundation.log_norms import combine
 from stability.gradients.scaled import Scaled
 
+from ..models import ResidualBlock
+
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
@@ -45,24 +47,10 @@ def assert_as_autograd(net, x, loss, tolerance=1e-10, **options):
 class ResNet(nn.Module):
     """Convolutions, batch normalisation in train mode, in-place activations, and a shortcut that changes the shape."""
 
-    class Block(nn.Module):
-        def __init__(self, channels, stride=1):
-            super().__init__()
-            self.first = nn.Conv2d(channels // stride, channels, 3, stride, 1, bias=False)
-            self.norm, self.relu = nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
-            self.second = nn.Conv2d(channels, channels, 3, 1, 1)
-            self.shortcut = nn.Conv2d(channels // stride, channels, 1, stride) if stride > 1 else nn.Identity()
-
-        def forward(self, h):
-            inner = self.relu(self.norm(self.first(h)))
-            out = self.second(inner)
-            out += self.shortcut(h)
-            return self.relu(out)
-
     def __init__(self):
         super().__init__()
         self.stem = nn.Conv2d(3, 4, 3, padding=1)
-        self.blocks = nn.ModuleList([self.Block(4), self.Block(4), self.Block(8, 2), self.Block(8)])
+        self.blocks = nn.ModuleList([ResidualBlock(4), ResidualBlock(4), ResidualBlock(8, 2), ResidualBlock(8)])
         self.head = nn.Linear(8, 5)
 
     def forward(self, x):

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import stability as st
-from stability.jacobians.of_networks import derivatives, states_of
+from stability.jacobians.of_networks import states_of
+from stability.reading.derivatives import derivatives
 from stability.reading.inputs import Inputs
 from stability.reading.read import read
 from stability.reading.trees import tensors_in
