@@ -1,20 +1,5 @@
 from . import plots, theory
 from .folds import Count, PiecewiseLinear, construct, count, interval, restrict, segment, tent
-from .gradients import (
-    FirstFailures,
-    ForwardErrors,
-    GradientNorms,
-    GrowthFit,
-    Law,
-    Propagation,
-    WatchRecord,
-    first_failure,
-    fit_growth,
-    forward_error,
-    gradient_norms,
-    propagation,
-    watch,
-)
 from .jacobians import (
     LyapunovExponents,
     SelfCheck,
@@ -24,7 +9,19 @@ from .jacobians import (
     spectrum,
 )
 from .networks import ARCHITECTURES, INITS, Architecture, Chain, Distribution, Init
+from .precision import FirstFailures, ForwardErrors, first_failure, forward_error
 from .reading import Layer, Layers, layers
+from .signals import (
+    GradientNorms,
+    GrowthFit,
+    Law,
+    Propagation,
+    WatchRecord,
+    fit_growth,
+    gradient_norms,
+    propagation,
+    watch,
+)
 from .training import History, Task, references, train
 
 __all__ = [

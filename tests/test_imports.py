@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,19 +11,21 @@ import pytest
 import stability as st
 
 ROOT = Path(__file__).parents[1]
-BASEMENT = {"checks", "files", "threads", "foundation"}
-GROUND = {"networks", "reading", "folds", "jacobians", "gradients", "theory"}
-#: What each room may import besides itself and the basement.
+ROOMS = {path.name: path for path in (ROOT / "stability").iterdir() if path.is_dir() and path.name[0].isalpha()}
+MEASURED = {"folds", "jacobians", "signals", "precision"}
+#: What each room may import besides itself and the foundation, from the ground up.
 ALLOWED = {
-    **{room: set() for room in GROUND},
-    "theory": {"networks"},
+    "foundation": set(),
+    "networks": set(),
     "reading": {"networks"},
+    "theory": {"networks"},
+    "folds": set(),
     "jacobians": {"reading", "networks"},
-    "gradients": {"jacobians", "reading", "networks"},
-    "training": GROUND,
-    "plots": GROUND | {"training"},
-    **{room: set() for room in BASEMENT},
-    "__init__": GROUND | {"training", "plots"},
+    "signals": {"jacobians", "reading", "networks"},
+    "precision": {"signals", "jacobians", "reading", "networks"},
+    "training": {"folds", "networks"},
+    "plots": MEASURED | {"reading", "networks", "training"},
+    "__init__": set(ROOMS),
 }
 
 
@@ -37,8 +40,7 @@ def imported_rooms(path: Path) -> set[str]:
         else:
             continue
         rooms |= {name.split(".")[1] for name in names if name.startswith("stability.")}
-    folders = {p.name for p in (ROOT / "stability").iterdir() if p.is_dir()}
-    return rooms & (folders | BASEMENT)
+    return rooms & set(ROOMS)
 
 
 def room_of(path: Path) -> str:
@@ -51,7 +53,7 @@ def room_of(path: Path) -> str:
 def test_a_room_imports_only_what_is_below_it(path):
     room = room_of(path)
     assert room in ALLOWED, f"{room} has no place in the house: give it one in ALLOWED"
-    assert imported_rooms(path) - {room} - BASEMENT <= ALLOWED[room]
+    assert imported_rooms(path) - {room, "foundation"} <= ALLOWED[room]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "analyses").glob("*.py")), ids=lambda p: p.name)
@@ -63,6 +65,24 @@ def test_analyses_use_public_names_only(path):
             assert owner != "st" or node.attr in st.__all__, ast.unparse(node)
             assert owner != "st.plots" or node.attr in st.plots.__all__, ast.unparse(node)
             assert owner != "st.references" or node.attr in st.references.__all__, ast.unparse(node)
+
+
+MODULES = [path for path in sorted((ROOT / "stability").rglob("*.py")) if path.name != "__init__.py"]
+
+
+def test_no_two_modules_have_one_name():
+    times = Counter(path.stem for path in MODULES) + Counter(list(ROOMS))
+    assert [name for name, count in times.items() if count > 1] == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT / "stability")))
+def test_a_file_is_short_and_a_function_takes_few_arguments(path):
+    text = path.read_text()
+    assert len(text.splitlines()) < 350
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            given = node.args
+            assert len(given.posonlyargs) + len(given.args) + len(given.kwonlyargs) <= 10, node.name
 
 
 def test_the_package_loads_nothing_before_a_name_is_asked_for():

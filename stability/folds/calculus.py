@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stability.checks import check_finite
 from stability.folds.numbers import FLOOR, UNIT, row_size
 from stability.folds.pieces import P, Pieces, insert
 from stability.folds.places import Places
+from stability.foundation.checks import check_finite
 
 
 def compose(outer: P, inner: P) -> P:

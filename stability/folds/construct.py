@@ -23,9 +23,9 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from stability.checks import check_integer
+from stability.folds.exact_count import count_table
 from stability.folds.piecewise import PiecewiseLinear
-from stability.folds.value_space import count_table
+from stability.foundation.checks import check_integer
 
 Points = list[tuple[Fraction, Fraction]]
 #: A step h + scale relu(side (h - kink)) + shift.

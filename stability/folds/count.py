@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stability.checks import check_interval
+from stability.folds.exact_count import count_table
 from stability.folds.numbers import signs_of
 from stability.folds.piecewise import Count, PiecewiseLinear
 from stability.folds.restrict import restrict, tables_of
-from stability.folds.value_space import count_table
-from stability.threads import workers
+from stability.foundation.checks import check_interval
+from stability.foundation.threads import workers
 
 
 def count(net: Any, interval: Sequence[float] | PiecewiseLinear | None = None) -> Count:

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from stability.checks import check_interval
 from stability.folds.numbers import numbers
 from stability.folds.piecewise import PiecewiseLinear
+from stability.foundation.checks import check_interval
 
 
 def interval(low: float | Sequence[float], high: float | None = None) -> PiecewiseLinear:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from stability.checks import check_finite
+from stability.foundation.checks import check_finite
 
 #: float64, or objects that are all rational numbers of one type.
 Array = NDArray[Any]

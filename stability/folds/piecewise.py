@@ -14,13 +14,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from stability.checks import check_finite, check_integer
 from stability.folds.bends import hinge, select
 from stability.folds.calculus import compose, distance
 from stability.folds.numbers import FLOOR, UNIT, Array, numbers, rationals, row_size, signs_of
 from stability.folds.pieces import Pieces, align, insert_at, interpolated, view
 from stability.folds.places import Places
 from stability.folds.refusal import module_in_use, refuse
+from stability.foundation.checks import check_finite, check_integer
 
 
 @dataclass(frozen=True)

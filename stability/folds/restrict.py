@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stability.checks import check_finite, check_integer, check_table
 from stability.folds.bends import hinge
+from stability.folds.exact_count import Coefficients
 from stability.folds.kernels.enumeration import enumerate_chain
-from stability.folds.layers import restrict_layers
+from stability.folds.perceptrons import restrict_layers
 from stability.folds.pieces import TooManyKnots
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.places import Places
-from stability.folds.value_space import Coefficients
+from stability.foundation.checks import check_finite, check_integer, check_table
 
 _NO_LIMIT = 2**62
 _KEPT_AT_MOST = 2**21

@@ -14,8 +14,8 @@ from tqdm.auto import tqdm
 
 from stability.jacobians.of_matrices import Matrices, layers_of
 from stability.jacobians.of_networks import states_of
+from stability.jacobians.of_tables import width_one_spectrum
 from stability.jacobians.products import Array, PrefixProducts
-from stability.jacobians.width_one import width_one_spectrum
 from stability.reading import Layers
 from stability.reading.chains import StepTable
 from stability.reading.derivatives import derivatives

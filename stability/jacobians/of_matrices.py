@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from stability.checks import check_finite
+from stability.foundation.checks import check_finite
 from stability.jacobians.products import Array, PrefixProducts, log_spectral_norm
 from stability.jacobians.self_check import SelfCheck, self_check
 from stability.jacobians.spectrum import Spectrum

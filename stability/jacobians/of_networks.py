@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from stability.checks import check_integer, check_positive
+from stability.foundation.checks import check_integer, check_positive
 from stability.jacobians.leading import leading_spectrum
 from stability.jacobians.of_matrices import Matrices, matrix_spectrum, spectrum_of_layers
+from stability.jacobians.of_tables import width_one_spectrum
 from stability.jacobians.spectrum import Spectrum
-from stability.jacobians.width_one import width_one_spectrum
 from stability.reading import Layers
 from stability.reading.chains import Steps, StepTable
 from stability.reading.derivatives import check_chain, derivatives

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import ArpackError, svds
 
+from stability.foundation.threads import side_by_side
 from stability.jacobians.kernels import graded, jacobi
-from stability.threads import side_by_side
 
 Array = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ import torch
 import xarray
 from torch import Tensor
 
-from stability.checks import check_dtype
+from stability.foundation.checks import check_dtype
 from stability.jacobians.self_check import SelfCheck
 
 

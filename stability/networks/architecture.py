@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stability.checks import check_name
+from stability.foundation.checks import check_name
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,14 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from stability.checks import check_dtype, check_finite, check_integer, check_members, check_points, check_table
+from stability.foundation.checks import (
+    check_dtype,
+    check_finite,
+    check_integer,
+    check_members,
+    check_points,
+    check_table,
+)
 from stability.networks import step_table, storage
 from stability.networks.architecture import TABLE, Activation, Architecture, find_architecture
 from stability.networks.initialisation import Init, draw, find_init

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from stability.checks import check_interval, check_name
+from stability.foundation.checks import check_interval, check_name
 from stability.networks.architecture import Architecture
 from stability.networks.seeding import uniforms
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from stability.checks import COLUMNS
+from stability.foundation.checks import COLUMNS
 from stability.networks.architecture import Architecture
 
 Array = NDArray[np.float64]

@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from stability.checks import check_members
-from stability.files import write_tensors
+from stability.foundation.checks import check_members
+from stability.foundation.files import write_tensors
 from stability.networks.architecture import Architecture
 
 #: Raised when the layout changes, so that an old file is refused and not misread.

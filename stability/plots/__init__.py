@@ -1,12 +1,12 @@
 """Pictures: one function a kind of result, one house style. Each takes an optional `ax` and returns the Figure."""
 
-from stability.files import make_folder
-from stability.plots.fits import fits, history
-from stability.plots.folds import counts, function
-from stability.plots.gradients import gradient_norms, propagation, watch
-from stability.plots.jacobians import distribution, spectrum, vanishing
-from stability.plots.precision import failures, forward_error
+from stability.foundation.files import make_folder
+from stability.plots.folded_lines import counts, function
+from stability.plots.format_losses import failures, forward_error
+from stability.plots.layer_profiles import gradient_norms, propagation, watch
+from stability.plots.spectra import distribution, spectrum, vanishing
 from stability.plots.style import STYLE, colour, save
+from stability.plots.training_curves import fits, history
 
 __all__ = [
     "STYLE",

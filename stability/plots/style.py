@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from stability.files import make_folder, write_atomically
+from stability.foundation.files import make_folder, write_atomically
 
 # Okabe and Ito's palette, which people with any colour vision can tell apart.
 _COLOURS = {

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stability.checks import check_finite, check_points
+from stability.foundation.checks import check_finite, check_points
 from stability.networks import Chain
 from stability.reading.recording import edge_of
 from stability.reading.states import State, check_state

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stability.checks import check_finite, check_integer
+from stability.foundation.checks import check_finite, check_integer
 from stability.reading.trees import map_tensors, tensors_in
 
 EXPECTED = (

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from stability.checks import check_name
+from stability.foundation.checks import check_name
 from stability.reading.cuts import Path
 from stability.reading.recording import Call
 

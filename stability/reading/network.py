@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from stability.checks import check_finite
+from stability.foundation.checks import check_finite
 from stability.reading.cuts import Path, below
 from stability.reading.inputs import Inputs
 from stability.reading.naming import Choice, Run, check_names, name_runs

@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from torch import Tensor, nn
 
-from stability.checks import check_finite, check_float64
+from stability.foundation.checks import check_finite, check_float64
 from stability.networks import Chain
 from stability.reading.chains import Steps, StepTable, step_names
 from stability.reading.inputs import Inputs

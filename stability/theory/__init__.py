@@ -1,13 +1,8 @@
 """What is known in closed form: forms in sympy with their checks, and plain functions with their sources."""
 
 from stability.theory.closed_form import Agreement, ClosedForm
-from stability.theory.critical import CriticalScale, ScaledLimit, critical_scale, scaled_limit
-from stability.theory.death import Estimate, born_dead, born_dead_by_sampling, born_dead_step
-from stability.theory.exponents import log_variance, lyapunov_exponent, moment
-from stability.theory.fold_counts import ExpectedCounts, expected_counts
-from stability.theory.gradient_rates import FailureDepth, failure_depth, gradient_rate
-from stability.theory.mean_field import activation_kernel, correlation_step, derivative_kernel, variance_step
-from stability.theory.phases import (
+from stability.theory.wide.mean_field import activation_kernel, correlation_step, derivative_kernel, variance_step
+from stability.theory.wide.phases import (
     chi_1,
     chi_q,
     correlation_depth_scale,
@@ -17,7 +12,7 @@ from stability.theory.phases import (
     gradient_depth_scale,
     variance_depth_scale,
 )
-from stability.theory.random_matrices import (
+from stability.theory.wide.random_matrices import (
     fuss_catalan_density,
     fuss_catalan_moment,
     fuss_catalan_quantiles,
@@ -27,20 +22,25 @@ from stability.theory.random_matrices import (
     residual_log_edges,
     squared_singular_value_variance,
 )
-from stability.theory.relu_products import (
+from stability.theory.wide.relu_products import (
     log_squared_norm,
     log_squared_norm_limit,
     squared_norm_moment,
     survival_probability,
 )
-from stability.theory.residual_mean_field import (
+from stability.theory.wide.residual_mean_field import (
     ResidualSignals,
     residual_growth_factor,
     residual_signals,
     residual_tanh_laws,
     shattered_correlation,
 )
-from stability.theory.step import StepFormula, step_formula
+from stability.theory.width_one.critical_scale import CriticalScale, ScaledLimit, critical_scale, scaled_limit
+from stability.theory.width_one.death import Estimate, born_dead, born_dead_by_sampling, born_dead_step
+from stability.theory.width_one.expected_counts import ExpectedCounts, expected_counts
+from stability.theory.width_one.exponents import log_variance, lyapunov_exponent, moment
+from stability.theory.width_one.gradient_rates import FailureDepth, failure_depth, gradient_rate
+from stability.theory.width_one.symbolic_step import StepFormula, step_formula
 
 __all__ = [
     "Agreement",

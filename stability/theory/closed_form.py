@@ -13,7 +13,7 @@ import sympy
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import spence, xlogy
 
-from stability.checks import check_finite, check_name
+from stability.foundation.checks import check_finite, check_name
 
 Array = NDArray[np.float64]
 

@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from stability.files import write_tensors
+from stability.foundation.files import write_tensors
 from stability.networks import Chain
 from stability.training.options import Options
 from stability.training.task import Task

@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stability.checks import COLUMNS
+from stability.foundation.checks import COLUMNS
+from stability.foundation.threads import side_by_side
 from stability.networks.architecture import Architecture
 from stability.networks.seeding import uniforms
-from stability.threads import side_by_side
-from stability.training.kernels import kinks, least_squares
+from stability.training.kernels import kinks, marquardt
 from stability.training.objective import TableObjective, aim
 from stability.training.status import CONVERGED, MOVING
 
@@ -52,11 +52,11 @@ def numbers(
         rows, kinds = np.nonzero(trained)
         return rows, kinds
     sides = architecture.phi.trains_slope and least_slope == -math.inf
-    step = [least_squares.BIAS, least_squares.BELOW, least_squares.ABOVE]
+    step = [marquardt.BIAS, marquardt.BELOW, marquardt.ABOVE]
     if not sides:
-        step = [least_squares.BIAS, least_squares.OUTER_WEIGHT]
-        step += [least_squares.SLOPE] if architecture.phi.trains_slope else []
-    last = np.nonzero(trained[depth:])[1].tolist() if architecture.readout else [least_squares.OUTER_BIAS]
+        step = [marquardt.BIAS, marquardt.OUTER_WEIGHT]
+        step += [marquardt.SLOPE] if architecture.phi.trains_slope else []
+    last = np.nonzero(trained[depth:])[1].tolist() if architecture.readout else [marquardt.OUTER_BIAS]
     rows = np.repeat(np.arange(depth + 1), [len(step)] * depth + [len(last)])
     rows[rows == depth] -= not architecture.readout
     return rows, np.array(step * depth + last)
@@ -105,9 +105,7 @@ class LeastSquares:
         """Return the mean-squared errors on the task, (seeds,)."""
         out = np.empty(len(self.table))
         arrays = (self.table, self._objective.x, self._objective.y, out)
-        side_by_side(
-            lambda first, last: least_squares.losses(first, last, *arrays), len(out), self._objective.operations
-        )
+        side_by_side(lambda first, last: marquardt.losses(first, last, *arrays), len(out), self._objective.operations)
         return torch.from_numpy(out)
 
     def iterate(self, share: float) -> None:
@@ -115,7 +113,7 @@ class LeastSquares:
         objective = self._objective
         arrays = (objective.x, aim(objective.x, objective.y, share), self.rows, self.kinds, objective.least_slope)
         side_by_side(
-            lambda first, last: least_squares.iterate(
+            lambda first, last: marquardt.iterate(
                 first, last, self.table, *arrays, self.damping.numpy(), self.status.numpy()
             ),
             len(self.table),
@@ -150,7 +148,7 @@ class LeastSquares:
         """
         if share != before:  # the target has moved on, and so do members that had arrived
             arrived = self.status == CONVERGED
-            self.damping[arrived] = self.damping[arrived].clamp(max=least_squares.FIRST_DAMPING)
+            self.damping[arrived] = self.damping[arrived].clamp(max=marquardt.FIRST_DAMPING)
             self.status[arrived] = MOVING
         if step % BETWEEN_LOOKS == BETWEEN_LOOKS - 1:
             self.use_idle_kinks(share, step // BETWEEN_LOOKS)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stability.training.adam import adam
-from stability.training.kernels.least_squares import FIRST_DAMPING
+from stability.training.kernels.marquardt import FIRST_DAMPING
 from stability.training.least_squares import BETWEEN_LOOKS, LeastSquares
 from stability.training.objective import TableObjective
 from stability.training.options import Options

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call
 
-from stability.checks import COLUMNS
+from stability.foundation.checks import COLUMNS
+from stability.foundation.threads import side_by_side
 from stability.networks import Chain
 from stability.networks.step_table import entries
-from stability.threads import side_by_side
-from stability.training.kernels import gradients as kernels
+from stability.training.kernels import losses_and_gradients as kernel
 from stability.training.task import Task
 
 Values = TypeVar("Values", Tensor, NDArray[np.floating])
@@ -104,7 +104,7 @@ class TableObjective(Objective):
         gradients = np.empty_like(self.table)
         arrays = (self.table, self.x, aim(self.x, self.y, share), losses, gradients)
         side_by_side(
-            lambda first, last: kernels.losses_and_gradients(first, last, *arrays), len(losses), self.operations
+            lambda first, last: kernel.losses_and_gradients(first, last, *arrays), len(losses), self.operations
         )
         zero = torch.zeros((), dtype=self.parameters.dtype)
         return torch.from_numpy(losses), torch.where(self._trained, torch.from_numpy(gradients).flatten(1), zero)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from stability.threads import torch_on_one_thread
+from stability.foundation.threads import torch_on_one_thread
 from stability.training import checkpoint
 from stability.training.history import History
 from stability.training.objective import Objective

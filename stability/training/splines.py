@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from stability.checks import check_integer
+from stability.foundation.checks import check_integer
 from stability.training.kernels.knots import improve, insertions
 from stability.training.kernels.segments import UNIT, one_more_knot, one_more_segment, segment_costs
 from stability.training.task import Task

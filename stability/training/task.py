@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from stability.checks import check_finite, check_integer, check_interval
+from stability.foundation.checks import check_finite, check_integer, check_interval
 
 
 class Task:

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stability.checks import check_finite, check_integer, check_name, check_number, check_positive
+from stability.foundation.checks import check_finite, check_integer, check_name, check_number, check_positive
 from stability.networks import Chain
 from stability.training import checkpoint as checkpoints
 from stability.training.adam import adam
-from stability.training.growth import can_grow, growth
+from stability.training.growing import can_grow, growth
 from stability.training.history import History
 from stability.training.levenberg_marquardt import levenberg_marquardt
 from stability.training.objective import Objective, TableObjective, make_objective, runs_compiled

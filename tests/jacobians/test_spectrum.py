@@ -11,7 +11,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as some
 
 import stability as st
-from stability.jacobians.factors import log_factors
+from stability.jacobians.step_derivatives import log_factors
 
 FIVE = list(st.ARCHITECTURES)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import stability as st
-from stability import files
+from stability.foundation import files
 from stability.networks import storage
 
 

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import stability as st
-from stability import files
+from stability.foundation import files
 from stability.training.least_squares import LeastSquares
 
 SINE = st.Task(torch.sin, (-3, 3), points=64)

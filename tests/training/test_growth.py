@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 import stability as st
-from stability.training.growth import sizes
+from stability.training.growing import sizes
 from stability.training.kernels import kinks
 
 SINE = st.Task(torch.sin, (-3, 3))

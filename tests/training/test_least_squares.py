@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 import stability as st
-from stability.training.kernels import kinks, least_squares
-from stability.training.kernels.steps import run_forward
+from stability.networks.kernels.steps import run_forward
+from stability.training.kernels import kinks, marquardt
 from stability.training.least_squares import numbers, with_unit_weights
 from stability.training.levenberg_marquardt import has_arrived
 from stability.training.objective import TableObjective
@@ -46,7 +46,7 @@ def jacobian(table, x, y, rows, kinds):
     out, found = np.empty(len(x)), np.empty((len(rows), len(x)))
     states[0] = x
     run_forward(table, states)
-    least_squares.residuals_and_jacobian(table, states, y, rows, kinds, out, found)
+    marquardt.residuals_and_jacobian(table, states, y, rows, kinds, out, found)
     return out, found
 
 
@@ -90,7 +90,7 @@ def test_the_jacobian_in_kinks_and_sides_is_that_of_moving_them(rows, root, star
     direction, moved, step = generator.normal(size=len(where)), np.empty_like(table), 1e-7
     values = []
     for sign in (1, -1):
-        least_squares.move(table, where, kinds, sign * step * direction, -np.inf, moved)
+        marquardt.move(table, where, kinds, sign * step * direction, -np.inf, moved)
         values.append(residuals(moved, x, y))
     difference = (values[0] - values[1]) / (2 * step)
     # At a point that a kink passes between the two, the difference is that of neither side.
@@ -137,9 +137,9 @@ def test_an_iteration_solves_the_damped_equations(points):
     whole = np.vstack([found.T, np.diag(np.sqrt(damping * scale))])
     expected = np.linalg.lstsq(whole, np.append(-r, np.zeros(len(rows))), rcond=None)[0]
     moved = np.empty_like(table)
-    least_squares.move(table, rows, kinds, expected, -np.inf, moved)
+    marquardt.move(table, rows, kinds, expected, -np.inf, moved)
     tables, dampings, status = table[None].copy(), np.array([damping]), np.array([MOVING])
-    least_squares.iterate(0, 1, tables, x, y, rows, kinds, -np.inf, dampings, status)
+    marquardt.iterate(0, 1, tables, x, y, rows, kinds, -np.inf, dampings, status)
     assert np.mean(residuals(tables[0], x, y) ** 2) < np.mean(r**2)
     np.testing.assert_allclose(tables[0], moved, rtol=1e-9, atol=1e-11)
 
@@ -148,17 +148,17 @@ def test_the_factorisation_is_cholesky_s_and_refuses_what_has_none():
     generator = np.random.default_rng(0)
     rows = generator.normal(size=(7, 30))
     out = np.zeros((7, 7))
-    least_squares.gram(rows, out)
+    marquardt.gram(rows, out)
     np.testing.assert_allclose(np.tril(out), np.tril(rows @ rows.T), rtol=1e-13)
-    assert least_squares.factorise(out)
+    assert marquardt.factorise(out)
     np.testing.assert_allclose(np.tril(out), np.linalg.cholesky(rows @ rows.T), rtol=1e-11)
     values = generator.normal(size=7)
     solved = values.copy()
-    least_squares.solve_lower(out, solved)
-    least_squares.solve_upper(out, solved)
+    marquardt.solve_lower(out, solved)
+    marquardt.solve_upper(out, solved)
     np.testing.assert_allclose(solved, np.linalg.solve(rows @ rows.T, values), rtol=1e-10)
-    assert not least_squares.factorise(np.diag([1.0, -1.0]))
-    assert not least_squares.factorise(np.diag([1.0, np.nan]))
+    assert not marquardt.factorise(np.diag([1.0, -1.0]))
+    assert not marquardt.factorise(np.diag([1.0, np.nan]))
 
 
 @given(some.integers(2, 5), some.integers(0, 10**6), some.booleans())
@@ -181,8 +181,8 @@ def test_the_best_kink_is_the_one_of_the_projections_written_out(rows, root, kno
         singular = np.linalg.svd(found, compute_uv=False)
         found = found[:1] if singular[-1] < 1e-6 * singular[0] else found
         factor = np.zeros((len(found),) * 2)
-        least_squares.gram(found, factor)
-        assert least_squares.factorise(factor)
+        marquardt.gram(found, factor)
+        assert marquardt.factorise(factor)
         basis = np.linalg.qr(found.T)[0]
     else:
         found, basis = found[:0], np.zeros((len(x), 0))
@@ -227,12 +227,12 @@ def test_kinks_that_bend_nothing_are_moved_into_the_states_and_the_function_stay
     scale = 1e3 * max(1, np.abs(before).max())
     np.testing.assert_allclose(residuals(tables[0], x, y), before, rtol=0, atol=1e-12 * scale)
     if status[0] == MOVING:
-        assert damping[0] == least_squares.FIRST_DAMPING
+        assert damping[0] == marquardt.FIRST_DAMPING
         # It helps: the next iteration lowers the error by more than one without it.
         reached = []
         for start in (table, tables[0]):
             one, d, s = start[None].copy(), np.array([1e-2]), np.array([MOVING])
-            least_squares.iterate(0, 1, one, x, y, where, kind, -np.inf, d, s)
+            marquardt.iterate(0, 1, one, x, y, where, kind, -np.inf, d, s)
             reached.append(np.mean(residuals(one[0], x, y) ** 2))
         assert np.isfinite(reached).all()
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from stability.training.kernels.least_squares import (
+from stability.networks.kernels.steps import FAST
+from stability.training.kernels.marquardt import (
     ABOVE,
     BELOW,
     BIAS,
@@ -24,7 +25,6 @@ from stability.training.kernels.least_squares import (
     solve_lower,
     solve_upper,
 )
-from stability.training.kernels.steps import FAST
 from stability.training.status import CONVERGED, MOVING
 
 #: Kinks looked at for every position.

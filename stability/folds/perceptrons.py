@@ -1,0 +1,74 @@
+"""The fast way for the commonest network on an interval: Linear layers with an activation between any two."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from stability.folds.kernels.perceptron_knots import enumerate_layers
+from stability.folds.pieces import TooManyKnots
+from stability.folds.piecewise import PiecewiseLinear
+from stability.folds.places import Places
+
+_NO_LIMIT = 2**62
+
+
+def _as_made(module: nn.Module) -> bool:
+    """Whether calling the module does what its class says, and no hook or function of its own has a say."""
+    held = module.__dict__
+    return not (held["_forward_hooks"] or held["_forward_pre_hooks"] or "forward" in held)
+
+
+def _numbers(parameter: Tensor) -> NDArray[Any]:
+    # numpy knows all floats but one, and this way is the faster.
+    array: NDArray[Any] = (parameter.float() if parameter.dtype is torch.bfloat16 else parameter).numpy(force=True)
+    return array
+
+
+def restrict_layers(model: nn.Module, low: float, high: float, limit: int | None) -> PiecewiseLinear | None:
+    """Return the model on [low, high], or None if it is not Linear, activation, Linear, ..., from one input."""
+    modules: list[Any] = list(model) if type(model) is nn.Sequential else []
+    if len(modules) % 2 == 0 or any(type(m) is not nn.Linear for m in modules[::2]) or modules[0].in_features != 1:
+        return None
+    everywhere = nn.modules.module
+    if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
+        return None
+    if not all(map(_as_made, (model, *modules))):
+        return None
+    widths = [1]
+    parameters, slopes = [], []
+    for linear, activation in zip(modules[::2], [*modules[1::2], None], strict=True):
+        if linear.in_features != widths[-1]:
+            return None
+        widths.append(linear.out_features)
+        weight, bias = linear._parameters.get("weight"), linear._parameters.get("bias")
+        if weight is None or (bias is None and linear.bias is not None):
+            return None  # pruned, or calculated from others
+        parameters.append(_numbers(weight).ravel())
+        parameters.append(np.zeros(widths[-1]) if bias is None else _numbers(bias))
+        kind = type(activation)
+        if kind is nn.ReLU:
+            slopes.append(np.zeros(widths[-1]))
+        elif kind is nn.LeakyReLU:
+            slopes.append(np.full(widths[-1], activation.negative_slope))
+        elif kind is nn.PReLU:
+            weight = activation._parameters.get("weight")
+            if weight is None or weight.numel() not in (1, widths[-1]):
+                return None
+            slopes.append(np.broadcast_to(_numbers(weight), widths[-1:]))
+        elif activation is not None:
+            return None
+    flat = np.concatenate(parameters, dtype=np.float64)
+    bent = np.concatenate(slopes, dtype=np.float64) if slopes else np.zeros(0)
+    knots, data, errors, place_error, undecided = enumerate_layers(
+        np.array(widths), flat, bent, low, high, _NO_LIMIT if limit is None else limit
+    )
+    if not len(knots):
+        raise TooManyKnots
+    if widths[-1] == 1:
+        data = data.ravel()
+    return PiecewiseLinear._make(Places(knots, place_error), data, errors, {-1: undecided} if undecided else {})

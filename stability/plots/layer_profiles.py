@@ -1,0 +1,214 @@
+"""Pictures of gradients and signals by layer."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import xarray
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from stability.foundation.checks import check_name
+from stability.plots.style import axes_of, name_axes
+from stability.signals import GradientNorms, Propagation
+from stability.signals.watch_record import WatchRecord
+
+_DEFAULT = "#0072B2"
+_ZERO, _NOT_FINITE = "#BBBBBB", "#D50000"
+_QUANTITIES = {
+    "gradients": r"$\log_{10}$ norm of the gradient",
+    "activations": r"$\log_{10}$ root mean square of the output",
+    "parameters": r"$\log_{10}$ norm of the parameters",
+}
+_NORMS = {
+    "input": r"$\log_{10}\,|dLoss/dh|$",
+    "parameters": r"$\log_{10}\,|dLoss/d\theta|$",
+    "relative": r"$\log_{10}\,|w\,dLoss/dw|$",
+}
+#: What a propagation offers: the variable of its dataset, and the name of the axis.
+_SIGNALS = {
+    "norm": ("log_norms", r"$\log_{10}\,|h_l|$"),
+    "update": ("log_updates", r"$\log_{10}\,|h_l - h_{l-1}|\,/\,|h_{l-1}|$"),
+    "decorrelation": ("log_decorrelations", r"$\log_{10}\,(1 - $correlation$)$"),
+}
+
+
+def gradient_norms(
+    g: GradientNorms | xarray.Dataset,
+    ax: Axes | None = None,
+    quantity: str = "input",
+    label: str | None = None,
+    colour: str = _DEFAULT,
+) -> Figure:
+    """Draw log10 of the norm of a loss gradient against the layer: median and quantiles over the seeds.
+
+    The dark band is the middle half, the light band from 5 % to 95 %. Layers without the quantity are left out. An
+    exact zero is -inf, which has no place on the scale: a quantile that reaches it ends there.
+
+    Args:
+        g: a `GradientNorms`, or its dataset, with any choice of layers.
+        ax: where to draw; None makes a new figure.
+        quantity: one that the result has: "input", "parameters", "relative", "weight", ...
+        label: what the legend says.
+        colour: any matplotlib colour.
+
+    Raises:
+        ValueError: for a quantity that the result does not have.
+
+    >>> import torch, stability as st
+    >>> x = torch.linspace(-3, 3, 9, dtype=torch.float64)
+    >>> g = st.gradient_norms(st.Chain("plain_prelu", depth=50, seeds=20), x, lambda y: y.square().mean(dim=1))
+    >>> figure = st.plots.gradient_norms(g, label="plain chain")
+    """
+    data = _dataset_of(g, GradientNorms, "gradient_norms")
+    one = data.sel(quantity=check_name("quantity", quantity, data["quantity"].values.tolist()))
+    one = one.isel(layer=np.flatnonzero(one["present"].to_numpy()))
+    figure, ax = axes_of(ax)
+    _draw_quantiles(ax, one["layer"].to_numpy(), one["log_norms"].transpose("layer", ...), label, colour)
+    name_axes(ax, "layer", _NORMS.get(quantity, rf"$\log_{{10}}$ norm of the gradient of {quantity}"), label)
+    return figure
+
+
+def propagation(
+    p: Propagation | xarray.Dataset,
+    ax: Axes | None = None,
+    quantity: str = "norm",
+    label: str | None = None,
+    colour: str = _DEFAULT,
+) -> Figure:
+    """Draw how signals travel forward, layer by layer: median and quantiles over all seeds and points, or pairs.
+
+    The dark band is the middle half, the light band from 5 % to 95 %. What is exactly zero is -inf, which has no place
+    on the scale: a quantile that reaches it ends there.
+
+    Args:
+        p: a `Propagation`, or its dataset, with any choice of depths.
+        ax: where to draw; None makes a new figure.
+        quantity: "norm", the size of the states; "update", how far a layer moves them, relative to it; or
+            "decorrelation", 1 less the correlation of pairs of points. All as log10.
+        label: what the legend says.
+        colour: any matplotlib colour.
+
+    Raises:
+        ValueError: for another quantity.
+
+    >>> import torch, stability as st
+    >>> x = torch.linspace(-3, 3, 9, dtype=torch.float64)
+    >>> figure = st.plots.propagation(st.propagation(st.Chain("residual2_prelu", depth=50, seeds=20), x))
+    """
+    name, axis = _SIGNALS[check_name("quantity", quantity, _SIGNALS)]
+    data = _dataset_of(p, Propagation, "propagation")
+    if quantity == "update":  # there is none before the first layer
+        data = data.isel(depth=np.flatnonzero(data["depth"].to_numpy() > 0))
+    figure, ax = axes_of(ax)
+    _draw_quantiles(ax, data["depth"].to_numpy(), data[name].transpose("depth", ...), label, colour)
+    name_axes(ax, "layer", axis, label)
+    return figure
+
+
+def _dataset_of(result: Any, kind: Any, call: str) -> xarray.Dataset:
+    if not isinstance(result, kind | xarray.Dataset):
+        raise TypeError(f"the result is a {type(result).__name__}: expected what {call} gave, or its dataset")
+    data: xarray.Dataset = result if isinstance(result, xarray.Dataset) else result.to_dataset()
+    return data
+
+
+def _draw_quantiles(ax: Axes, layers: NDArray[Any], logs: xarray.DataArray, label: str | None, colour: str) -> None:
+    """Draw the median and two bands of natural logs (layers, ...), as log10."""
+    values = logs.to_numpy().astype(np.float64).reshape(len(layers), -1) / math.log(10)
+    levels = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95], axis=1, method="inverted_cdf")
+    levels[~np.isfinite(levels)] = np.nan
+    ax.fill_between(layers, levels[0], levels[4], color=colour, alpha=0.15, linewidth=0)
+    ax.fill_between(layers, levels[1], levels[3], color=colour, alpha=0.35, linewidth=0)
+    ax.plot(layers, levels[2], color=colour, linewidth=1.5, label=label)
+    ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
+
+
+def watch(record: WatchRecord | xarray.Dataset, ax: Axes | None = None, quantity: str = "gradients") -> Figure:
+    """Draw log10 of the norm of every layer, upwards, at every step, to the right, as a colour.
+
+    Grey is an exact zero, red a norm with a NaN or an infinity in it. Of a chain's seeds the median is drawn. Layers
+    without parameters that train are left out, and in a picture of activations those that never gave an output.
+
+    Args:
+        record: a `WatchRecord`, or its dataset, with any choice of steps and layers.
+        ax: where to draw; None makes a new figure.
+        quantity: "gradients", "activations" or "parameters".
+
+    Raises:
+        ValueError: for a record without steps, or a quantity that it does not have.
+
+    >>> import torch, stability as st
+    >>> model = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(3)))
+    >>> with st.watch(model) as record:
+    ...     model(torch.ones(8, 4)).square().mean().backward()
+    >>> figure = st.plots.watch(record)
+    """
+    check_name("quantity", quantity, _QUANTITIES)
+    steps, layers, values = _log10(record, quantity)
+    figure, ax = axes_of(ax)
+    edges = _edges(steps), np.arange(len(layers) + 1) + 0.5
+    finite = np.isfinite(values)
+    ax.grid(False)
+    if finite.any():
+        image = ax.pcolormesh(*edges, np.ma.array(values, mask=~finite), cmap="viridis", rasterized=True)
+        figure.colorbar(image, ax=ax, label=_QUANTITIES[quantity])
+    zero = "exactly 0, or no output" if quantity == "activations" else "exactly 0"
+    marks = {zero: (values == -math.inf, _ZERO), "not finite": (values == math.inf, _NOT_FINITE)}
+    for where, colour in marks.values():
+        if where.any():
+            # Zeros and infinities have no place on the scale of the rest, so each is an image of one colour.
+            ones = np.ma.array(np.ones_like(values), mask=~where)
+            ax.pcolormesh(*edges, ones, cmap=ListedColormap([colour]), rasterized=True)
+    entries = [Patch(color=colour, label=name) for name, (where, colour) in marks.items() if where.any()]
+    name_axes(ax, "step (backward pass)", "layer", None)
+    if entries:  # above the image, which leaves no room inside
+        ax.legend(handles=entries, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2, frameon=False)
+    shown = np.unique(np.linspace(0, len(layers) - 1, min(len(layers), 10)).round().astype(int))
+    ax.set_yticks(shown + 1, [_short(str(layers[place])) for place in shown])
+    ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
+    return figure
+
+
+def _log10(
+    record: WatchRecord | xarray.Dataset, quantity: str
+) -> tuple[NDArray[np.int64], NDArray[np.str_], NDArray[np.float64]]:
+    """Return the steps, the layers and log10 of a quantity, (layers, steps)."""
+    if not isinstance(record, WatchRecord | xarray.Dataset):
+        raise TypeError(f"record is a {type(record).__name__}: expected what watch gave, or its dataset")
+    data = record if isinstance(record, xarray.Dataset) else record.to_dataset()
+    name = f"log_{quantity}"
+    if name not in data:
+        raise ValueError(
+            f"the record has no {name}: it has {', '.join(map(str, data))}. A chain's has no activations, and a "
+            "record has parameters if it is asked for them, watch(model, parameters=True)"
+        )
+    if data.sizes["step"] == 0:
+        raise ValueError("the record has no steps: no backward pass has reached the model's parameters yet")
+    values = data[name].transpose("layer", "step", ...).to_numpy().astype(np.float64) / math.log(10)
+    if values.ndim == 3:
+        values = np.quantile(values, 0.5, axis=2, method="inverted_cdf")
+    layers = data["layer"].to_numpy()
+    kept = (values > -math.inf).any(axis=1) if quantity == "activations" else data["trains"].to_numpy()
+    kept = kept if kept.any() else ~kept
+    layers, values = layers[kept], values[kept]
+    return data["step"].to_numpy(), layers, values
+
+
+def _edges(steps: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return where one step's column ends and the next begins."""
+    middles = (steps[1:] + steps[:-1]) / 2
+    first, last = (middles[0], middles[-1]) if len(middles) else (steps[0] + 0.5, steps[0] - 0.5)
+    return np.array([2 * steps[0] - first, *middles, 2 * steps[-1] - last])
+
+
+def _short(name: str) -> str:
+    """Return the end of a module's path, which tells the layers apart, and leave the room to the picture."""
+    path = name.partition(" (")[0]
+    return path if len(path) <= 18 else f"…{path[-14:]}"

@@ -1,0 +1,22 @@
+"""Signals forward and gradients backward, layer by layer: how large they are, how they grow, and how they train."""
+
+from stability.signals.fit_growth import fit_growth
+from stability.signals.gradient_norms import GradientNorms
+from stability.signals.growth_fit import GrowthFit
+from stability.signals.growth_laws import Law
+from stability.signals.of_gradients import gradient_norms
+from stability.signals.propagation import Propagation, propagation
+from stability.signals.watch import watch
+from stability.signals.watch_record import WatchRecord
+
+__all__ = [
+    "GradientNorms",
+    "GrowthFit",
+    "Law",
+    "Propagation",
+    "WatchRecord",
+    "fit_growth",
+    "gradient_norms",
+    "propagation",
+    "watch",
+]

@@ -1,0 +1,254 @@
+"""Gradients, activations and parameters of every layer, recorded while a user's own loop trains the model."""
+
+from __future__ import annotations
+
+import math
+import threading
+import warnings
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stability.foundation.checks import check_integer
+from stability.foundation.log_norms import combine, log_norm, quick_log_norm
+from stability.reading import Layers
+from stability.reading.traces import is_read
+from stability.reading.trees import tensors_in
+from stability.signals.watch_record import Row, Values, WatchRecord
+from stability.signals.watched_layers import Watched, WatchedLayers, watched
+
+
+def watch(
+    model: nn.Module,
+    layers: str | Sequence[str] | Layers | None = None,
+    every: int = 1,
+    parameters: bool = False,
+    *,
+    source: str | int | None = None,
+) -> AbstractContextManager[WatchRecord]:
+    """Record the norms of every layer of a model while it trains, until the context is left.
+
+    Every backward pass that reaches the parameters is one row, `torch.autograd.grad` with respect to them included:
+    several losses with a pass each, or gradients that are accumulated over passes, are several rows, each with the
+    gradients of its own pass, before clipping. With a GradScaler they are scaled as the loss is. The training is the
+    same to the bit, and once the context is left, also by an exception, the model is as it was. Norms are over all
+    points, whichever dimension tells them apart.
+
+    Activations are what the last module of a layer returns, before what has no module and belongs to the layer as well
+    (for its state see `propagation`). They are those of the forwards in grad mode since the row before: forwards under
+    torch.no_grad(), as in validation, and those that a checkpoint repeats do not count. A layer whose calls are several
+    in one row has the root mean square over all its outputs; of a tuple or dictionary the first tensor counts. A pass
+    with no forward since the one before, as with two losses of one forward, repeats its activations. Gradients that are
+    None in a pass count as zero. A checkpoint with use_reentrant=True runs a backward pass for every segment, and each
+    is a row.
+
+    Args:
+        model: a `Chain`, whose layers are its steps, with the read-out last, seed by seed; or any nn.Module.
+        layers, source: how a module is read, see `st.layers`. Without what `st.layers` returns, the layers are read
+            from the first forward pass, whose inputs the model is given once more before it, without a trace; until
+            then `WatchRecord.layers` is empty. Where they cannot be read a warning says why, and the whole model is one
+            layer. A parameter that several layers share counts in the first; one that is frozen when the watch begins
+            does not count.
+        every: record the passes 0, every, 2 every, ... only; those between cost next to nothing.
+        parameters: record the norms of the parameters as well, for a few percent of a training step.
+
+    Returns:
+        A context manager that gives the `WatchRecord`, which can be read at any time.
+
+    Raises:
+        ValueError, TypeError: for a model in which nothing trains, names that are not in it, or every < 1.
+
+    >>> import torch
+    >>> model = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(3)))
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> with watch(model) as record:
+    ...     for step in range(5):
+    ...         optimizer.zero_grad()
+    ...         model(torch.ones(8, 4)).square().mean().backward()
+    ...         optimizer.step()
+    >>> record.layers, record.log_gradients.shape
+    (('0', '1', '2'), torch.Size([5, 3]))
+    """
+    every = check_integer("every", every, 1)
+    return _watching(watched(model, layers, source), every, bool(parameters))
+
+
+@contextmanager
+def _watching(of: Watched, every: int, parameters: bool) -> Iterator[WatchRecord]:
+    record = WatchRecord((), every, of.members, parameters, ())
+    watcher = _Watcher(of, record)
+    try:
+        watcher.attach()
+        yield record
+    finally:
+        watcher.detach()
+
+
+class _Hook:
+    """Calls a method with an index before its arguments. A copy of the model, also a pickled one, is not watched."""
+
+    only_looks = True
+
+    def __init__(self, method: Callable[..., None], index: Any) -> None:
+        self.method, self.index = method, index
+
+    def __call__(self, *arguments: Any) -> None:
+        if not is_read():
+            self.method(self.index, *arguments)
+
+    def __reduce__(self) -> tuple[Callable[[], Callable[..., None]], tuple[()]]:
+        return _hook_of_a_copy, ()
+
+
+def _ignore(*_: Any) -> None:
+    """Do nothing, in the place of a hook."""
+
+
+def _hook_of_a_copy() -> Callable[..., None]:
+    return _ignore
+
+
+class _Watcher:
+    """The hooks on one model, and what they know between two rows.
+
+    `torch.autograd.graph.register_multi_grad_hook` would tell when a pass is complete, but it keeps all gradients
+    until then: autograd must copy each where it would hand it over, which costs 15 % of a training step and the
+    gradients' memory once more. So each gradient's norm is taken when it comes, and the number of the running pass,
+    which that function uses as well and no public name gives, tells to which row it belongs.
+    """
+
+    def __init__(self, of: Watched, record: WatchRecord) -> None:
+        self.of, self.record = of, record
+        self.parameters = list(of.parameters.values())
+        self.handles: list[Any] = []
+        self.on_cpu = of.members is None and all(p.device.type == "cpu" for p in self.parameters)
+        self.passes = 0
+        self.running = -1  # the number that autograd gave to the pass of the row
+        self.row: Row | None = None
+        self.ends: dict[str, list[int | None]] = {}
+        self.counts: dict[str, int] = {}
+        self.calls: list[list[tuple[Any, int]]] = []
+        self.called = self.skipped = False  # whether a layer gave an output since the row before, or one not recorded
+        self.activations: Values = self._empty(0)
+        self.lock = threading.Lock()  # autograd has a thread for each device
+
+    def attach(self) -> None:
+        for index, parameter in enumerate(self.parameters):
+            self.handles.append(parameter.register_hook(_Hook(self._gradient, index)))  # type: ignore[no-untyped-call]
+        if self.of.layers is not None:
+            self._know(self.of.layers)
+        self.handles.append(self.of.model.register_forward_pre_hook(_Hook(self._begins, 0), with_kwargs=True))
+
+    def detach(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _know(self, layers: WatchedLayers) -> None:
+        """Set up what needs the layers."""
+        self.record.layers, self.record.spans = layers.names, layers.spans
+        self.ends, self.calls = layers.ends, [[] for _ in layers.names]
+        self.activations = self._empty(len(layers.names))
+        modules = dict(self.of.model.named_modules())
+        for name in layers.ends:
+            self.handles.append(modules[name].register_forward_hook(_Hook(self._output, name)))
+
+    def _empty(self, size: int) -> Values:
+        # Eight bytes a number where all are floats, so that long trainings fit.
+        return array("d", [-math.inf]) * size if self.on_cpu else [-math.inf] * size
+
+    def _begins(self, _index: int, _module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        """Read the layers when the model is first called, and count calls from then on anew."""
+        if not _is_forward():
+            return
+        self.counts.clear()
+        tensors = list(tensors_in((args, options)))
+        if not self.record.layers and not any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors)):
+            try:
+                layers = self.of.read(args, options)
+            except (ValueError, TypeError, RuntimeError) as error:
+                warnings.warn(f"the layers cannot be read, the whole model is watched as one: {error}", stacklevel=2)
+                layers = self.of.whole
+            self._know(layers)
+
+    def _output(self, name: str, _module: nn.Module, _arguments: Any, output: Any) -> None:
+        if not _is_forward():
+            return
+        ends, number = self.ends[name], self.counts.get(name, 0)
+        self.counts[name] = number + 1
+        index = ends[number] if number < len(ends) else None
+        if index is None:
+            return
+        if self.passes % self.record.every:
+            self.skipped = True
+            return
+        tensor = _first_tensor(output)
+        if tensor is not None:
+            self.calls[index].append((quick_log_norm(tensor), tensor.numel()))
+            self.called = True
+
+    def _gradient(self, index: int, gradient: Tensor) -> None:
+        task = torch._C._current_graph_task_id()
+        if task != self.running:
+            with self.lock:
+                if task != self.running:
+                    self._begin()
+                    self.running = task
+        if self.row is not None:
+            self.row.gradients[index] = self._log_norm(index, gradient)
+
+    def _log_norm(self, index: int, tensor: Tensor) -> Any:
+        dims_kept = self.of.dims_kept[index]
+        if dims_kept == 0:
+            return quick_log_norm(tensor)
+        logs = log_norm(tensor, dims_kept)
+        return logs.T if dims_kept == 2 else logs[None]  # (steps, seeds)
+
+    def _begin(self) -> None:
+        number, self.passes = self.passes, self.passes + 1
+        self.row = None
+        if number % self.record.every:
+            return
+        if self.called or self.skipped:
+            self.activations = self._empty(len(self.calls))
+            for layer, calls in enumerate(self.calls):
+                self.activations[layer] = _root_mean_square(calls)
+                calls.clear()
+            self.called = self.skipped = False
+        gradients = self._empty(len(self.parameters))
+        parameters = None
+        if self.record.with_parameters:
+            parameters = self._empty(len(self.parameters))
+            for index, parameter in enumerate(self.parameters):
+                parameters[index] = self._log_norm(index, parameter)
+        self.row = Row(number, gradients, parameters, self.activations)
+        self.record.rows.append(self.row)
+
+
+def _is_forward() -> bool:
+    """Whether this is a forward pass to be recorded: none under no_grad, and none that a checkpoint repeats."""
+    return torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1
+
+
+def _first_tensor(output: Any) -> Tensor | None:
+    if isinstance(output, Tensor):
+        output = (output,)
+    # Inside torch.func a tensor stands for many, which hold no numbers to look at; no public name tells them.
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    numbers = (t for t in tensors_in(output) if (t.is_floating_point() or t.is_complex()) and not wrapped(t))
+    return next(numbers, None)
+
+
+def _root_mean_square(calls: list[tuple[Any, int]]) -> Any:
+    """Return the log of the root mean square over outputs whose log norms and numbers of entries are given."""
+    entries = sum(number for _, number in calls)
+    if entries == 0:
+        return -math.inf
+    if len(calls) == 1:
+        return calls[0][0] - math.log(entries) / 2
+    logs = torch.stack([torch.as_tensor(value, dtype=torch.float64) for value, _ in calls])
+    result = combine(logs, dim=0) - math.log(entries) / 2
+    return result if isinstance(calls[0][0], Tensor) else result.item()

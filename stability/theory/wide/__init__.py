@@ -1,0 +1,1 @@
+"""Wide networks: mean-field theory and random matrices."""

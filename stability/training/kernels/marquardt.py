@@ -1,0 +1,296 @@
+"""Compiled loops: Levenberg-Marquardt for members of a width-1 chain, each on its own, from the step table.
+
+A member is trained in some of its numbers. Each is a row of the table and a kind: a column of it, or one of the two
+sides of the step, `BELOW` and `ABOVE`: the slopes of h -> outer_weight phi(weight h + bias) under and over the kink.
+In the sides a step that bends nothing has full derivatives, and it never matters which way its activation looks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from stability.networks.kernels.steps import FAST, run_forward, take_step
+from stability.training.status import CONVERGED, MOVING, STOPPED
+
+WEIGHT, BIAS, OUTER_WEIGHT, OUTER_BIAS, SLOPE = 1, 2, 3, 4, 5
+BELOW, ABOVE = 6, 7
+
+#: The damping at the start of a member, and where no step of any use is left.
+FIRST_DAMPING, LAST_DAMPING = 1e-2, 1e10
+_LEAST_DAMPING = 1e-14
+#: The damping of a number is taken in its own units, yet not in smaller ones than this share of the mean.
+_FLOOR = 1e-2
+#: Under light damping, a relative fall of the error that ends a member.
+_NO_GAIN = 1e-10
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+def mean_square(table, x, y, h, h_next):
+    """Return the mean-squared error of one member; h and h_next are (points,), to work in."""
+    h[:] = x
+    for r in range(table.shape[0]):
+        take_step(table[r], h, h_next)
+        h, h_next = h_next, h
+    total = 0.0
+    for p in range(x.shape[0]):
+        total += (h[p] - y[p]) ** 2
+    return total / x.shape[0]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def losses(first, last, tables, x, y, out):
+    """Fill the mean-squared errors of the members first to last."""
+    h, h_next = np.empty_like(x), np.empty_like(x)
+    for s in range(first, last):
+        out[s] = mean_square(tables[s], x, y, h, h_next)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+def pull_back(row, h, back):
+    """Multiply the derivatives of the output by the states after a row, (points,), by those of the row."""
+    skip, weight, bias, outer_weight, _, slope = row
+    for p in range(h.shape[0]):
+        back[p] *= skip + outer_weight * weight * (1.0 if weight * h[p] + bias > 0 else slope)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+def residuals_and_jacobian(table, states, y, rows, kinds, residuals, jacobian):
+    """Fill f(x) - y of one member and its derivatives with respect to the numbers trained.
+
+    Args:
+        table: (rows, 6); states: from `run_forward`.
+        rows, kinds: (count,), the numbers trained, the rows ascending.
+        residuals: out, (points,).
+        jacobian: out, (count, points).
+    """
+    depth, points = table.shape[0], y.shape[0]
+    for p in range(points):
+        residuals[p] = states[depth, p] - y[p]
+    back = np.ones(points)
+    k = rows.shape[0] - 1
+    for r in range(depth - 1, -1, -1):
+        _, weight, bias, outer_weight, _, slope = table[r]
+        h = states[r]
+        while k >= 0 and rows[k] == r:
+            kind, out = kinds[k], jacobian[k]
+            if kind >= BELOW:
+                kink = -bias / weight
+                for p in range(points):
+                    distance = h[p] - kink
+                    out[p] = back[p] * distance if (distance > 0) == (kind == ABOVE) else 0.0
+            elif kind == OUTER_BIAS:
+                out[:] = back
+            else:
+                for p in range(points):
+                    z = weight * h[p] + bias
+                    side = 1.0 if z > 0 else slope
+                    if kind == WEIGHT:
+                        out[p] = back[p] * outer_weight * side * h[p]
+                    elif kind == BIAS:
+                        out[p] = back[p] * outer_weight * side
+                    elif kind == OUTER_WEIGHT:
+                        out[p] = back[p] * side * z
+                    elif kind == SLOPE:
+                        out[p] = 0.0 if z > 0 else back[p] * outer_weight * z
+                    else:
+                        out[p] = back[p] * h[p]
+            k -= 1
+        pull_back(table[r], h, back)
+
+
+@njit(inline="always")
+def linearise(table, x, y, rows, kinds):
+    """Return the states of one member, its residuals and its Jacobian, as `residuals_and_jacobian` fills them."""
+    states = np.empty((table.shape[0] + 1, x.shape[0]))
+    residuals, jacobian = np.empty(x.shape[0]), np.empty((rows.shape[0], x.shape[0]))
+    states[0] = x
+    run_forward(table, states)
+    residuals_and_jacobian(table, states, y, rows, kinds, residuals, jacobian)
+    return states, residuals, jacobian
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+def gram(rows, out):
+    """Fill the lower half of rows rows^T, two by two, for rows (count, points)."""
+    count, points = rows.shape
+    for i in range(0, count, 2):
+        i1 = min(i + 1, count - 1)
+        for j in range(0, i + 2, 2):
+            j1 = min(j + 1, count - 1)
+            a = b = c = d = 0.0
+            for p in range(points):
+                a += rows[i, p] * rows[j, p]
+                b += rows[i, p] * rows[j1, p]
+                c += rows[i1, p] * rows[j, p]
+                d += rows[i1, p] * rows[j1, p]
+            out[i, j], out[i, j1], out[i1, j], out[i1, j1] = a, b, c, d
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+def factorise(matrix):
+    """Put the Cholesky factor in the place of the lower half of a matrix; False if it is not positive definite."""
+    for i in range(matrix.shape[0]):
+        for j in range(i):
+            known = 0.0
+            for k in range(j):
+                known += matrix[i, k] * matrix[j, k]
+            matrix[i, j] = (matrix[i, j] - known) / matrix[j, j]
+        known = 0.0
+        for k in range(i):
+            known += matrix[i, k] * matrix[i, k]
+        rest = matrix[i, i] - known
+        if not rest > 0.0:
+            return False
+        matrix[i, i] = np.sqrt(rest)
+    return True
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+def solve_lower(factor, values):
+    """Put factor^-1 values in the place of values."""
+    for i in range(values.shape[0]):
+        known = 0.0
+        for k in range(i):
+            known += factor[i, k] * values[k]
+        values[i] = (values[i] - known) / factor[i, i]
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+def solve_upper(factor, values):
+    """Put factor^-T values in the place of values."""
+    for i in range(values.shape[0] - 1, -1, -1):
+        values[i] /= factor[i, i]
+        for k in range(i):
+            values[k] -= factor[i, k] * values[i]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def sides(row):
+    """Return the slopes of a row's h -> outer_weight phi(weight h + bias) under and over its kink."""
+    steep, other = row[OUTER_WEIGHT] * row[WEIGHT], row[OUTER_WEIGHT] * row[WEIGHT] * row[SLOPE]
+    return (other, steep) if row[WEIGHT] > 0 else (steep, other)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def set_sides(row, kink, below, above):
+    """Give a row that kink and those sides; the activation looks to the steeper one, so its slope is at most 1."""
+    if abs(above) >= abs(below):
+        row[WEIGHT], row[BIAS], row[OUTER_WEIGHT] = 1.0, -kink, above
+        if above != 0.0:
+            row[SLOPE] = below / above
+    else:
+        row[WEIGHT], row[BIAS], row[OUTER_WEIGHT], row[SLOPE] = -1.0, kink, -below, above / below
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def move(table, rows, kinds, step, least_slope, moved):
+    """Fill `moved` with the table after a step (count,) in the numbers trained, no trained slope under the least."""
+    moved[:] = table
+    count = rows.shape[0]
+    k = 0
+    while k < count:
+        r = rows[k]
+        below, above = sides(table[r])
+        by_sides = False
+        while k < count and rows[k] == r:
+            if kinds[k] == BELOW:
+                below += step[k]
+                by_sides = True
+            elif kinds[k] == ABOVE:
+                above += step[k]
+                by_sides = True
+            else:
+                moved[r, kinds[k]] += step[k]
+                if kinds[k] == SLOPE:
+                    moved[r, SLOPE] = max(moved[r, SLOPE], least_slope)
+            k += 1
+        if by_sides:
+            set_sides(moved[r], -moved[r, BIAS] / table[r, WEIGHT], below, above)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+def _try_dampings(table, x, y, rows, kinds, least_slope, damping, loss):
+    """Move one member by one step that lowers its loss; return its damping, its loss and what has become of it."""
+    count, points = rows.shape[0], x.shape[0]
+    _, residuals, jacobian = linearise(table, x, y, rows, kinds)
+    scale, gradient, step = np.empty(count), np.empty(count), np.empty(count)
+    mean = 0.0
+    for i in range(count):
+        square = product = 0.0
+        for p in range(points):
+            square += jacobian[i, p] * jacobian[i, p]
+            product += jacobian[i, p] * residuals[p]
+        scale[i], gradient[i] = square, product
+        mean += square / count
+    if not mean < np.inf:  # not np.isfinite, which takes mean - mean for 0 where sums may be reordered
+        return damping, loss, STOPPED
+    for i in range(count):
+        scale[i] = max(scale[i], _FLOOR * mean)
+    # The same step from the smaller of two systems: J J^T in the numbers, or J^T D^-1 J in the points.
+    by_points = count > points
+    size = points if by_points else count
+    system, factor, unknown = np.empty((size, size)), np.empty((size, size)), np.empty(size)
+    if by_points:
+        scaled = np.empty((points, count))
+        for i in range(count):
+            root = 1.0 / np.sqrt(scale[i]) if scale[i] > 0.0 else 0.0
+            for p in range(points):
+                scaled[p, i] = jacobian[i, p] * root
+        gram(scaled, system)
+    else:
+        gram(jacobian, system)
+    moved, h, h_next = np.empty_like(table), np.empty(points), np.empty(points)
+    growth = 2.0
+    while damping < LAST_DAMPING and mean > 0.0 and loss > 0.0:
+        factor[:] = system
+        for i in range(size):
+            factor[i, i] += damping if by_points else damping * scale[i]
+            unknown[i] = residuals[i] if by_points else gradient[i]
+        if factorise(factor):
+            solve_lower(factor, unknown)
+            solve_upper(factor, unknown)
+            promise = 0.0
+            for i in range(count):
+                if by_points:
+                    product = 0.0
+                    for p in range(points):
+                        product += jacobian[i, p] * unknown[p]
+                    step[i] = -product / scale[i] if scale[i] > 0.0 else 0.0
+                else:
+                    step[i] = -unknown[i]
+                promise += step[i] * (damping * scale[i] * step[i] - gradient[i])
+            move(table, rows, kinds, step, least_slope, moved)
+            reached = mean_square(moved, x, y, h, h_next)
+            if reached < loss:
+                kept = (loss - reached) * points / max(promise, 1e-300)
+                idle = loss - reached <= _NO_GAIN * loss and damping <= FIRST_DAMPING
+                damping *= 0.2 if kept > 0.75 else (0.6 if kept > 0.25 else 2.0)
+                table[:] = moved
+                return max(damping, _LEAST_DAMPING), reached, CONVERGED if idle else MOVING
+        damping *= growth
+        growth *= 2.0
+    return damping, loss, CONVERGED
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def iterate(first, last, tables, x, y, rows, kinds, least_slope, damping, status):
+    """Do one iteration of Levenberg-Marquardt with the members first to last that are moving.
+
+    Args:
+        first, last: which members.
+        tables: (seeds, rows, 6), float64, changed in place.
+        x, y: (points,).
+        rows, kinds: (count,), the numbers trained, the rows ascending.
+        least_slope: under which no trained slope goes.
+        damping: (seeds,), changed in place: raised until a step lowers the loss, lowered after a good one.
+        status: (seeds,), changed in place: `MOVING`, `CONVERGED` or `STOPPED`.
+    """
+    h, h_next = np.empty_like(x), np.empty_like(x)
+    for s in range(first, last):
+        if status[s] == MOVING:
+            loss = mean_square(tables[s], x, y, h, h_next)
+            if np.isfinite(loss):
+                damping[s], _, status[s] = _try_dampings(tables[s], x, y, rows, kinds, least_slope, damping[s], loss)
+            else:
+                status[s] = STOPPED
