@@ -98,7 +98,7 @@ def frames(table: np.ndarray, between: int) -> list[np.ndarray]:
 
 def animate(table: np.ndarray, path: Path) -> Path:
     """Write the folding as a GIF."""
-    line, x = st.interval(INTERVAL), np.linspace(*INTERVAL, 400)
+    line, x = INTERVAL, np.linspace(*INTERVAL, 400)
     shown = [st.restrict(partial, line) for partial in frames(table, 8)]
     steps = [0] + [k + 1 for k in range(len(table)) for _ in range(8)]
     low = min(-1.2, *(float(f.values.min()) for f in shown))
@@ -121,14 +121,14 @@ def animate(table: np.ndarray, path: Path) -> Path:
 
 def draw(data: xarray.Dataset) -> plt.Figure:
     """Draw the figure from the data that is stored beside it."""
-    table, line, x = data.table.to_numpy(), st.interval(INTERVAL), data.x.to_numpy()
+    table, line, x = data.table.to_numpy(), INTERVAL, data.x.to_numpy()
     shade, columns = st.plots.colour(ARCHITECTURE), 4
     with mpl.rc_context(st.plots.STYLE):
         figure, axes = plt.subplots(2 + len(table) // columns, columns, figsize=(11, 2.4 * (2 + len(table) // columns)))
         before: set[float] = set()
         for k in range(len(table) + 1):
             ax = axes.flat[k]
-            f = line if k == 0 else st.restrict(table[:k], line)
+            f = st.PiecewiseLinear(line, line) if k == 0 else st.restrict(table[:k], line)
             st.plots.function(f, ax, colour=shade, marks=False)
             fresh = np.array(sorted({float(t) for t in f.folds()} - before))
             ax.plot(fresh, f(fresh) if len(fresh) else [], "o", color="#D55E00", markersize=4)
@@ -155,7 +155,7 @@ def main(settings: Settings) -> None:
     table = tables[np.argmin(errors)]
     x = np.linspace(*INTERVAL, 600)
     runs = {name: train(name, depth, seeds, steps, settings.seed) for name in TARGETS}
-    best = {name: st.restrict(found[np.argmin(worst)], st.interval(INTERVAL)) for name, (found, worst) in runs.items()}
+    best = {name: st.restrict(found[np.argmin(worst)], INTERVAL) for name, (found, worst) in runs.items()}
     data = xarray.Dataset(
         {
             "table": (("step", "column"), table),

@@ -46,7 +46,7 @@ except ImportError:
 Table = NDArray[np.float64]
 Call = Callable[[], object]
 INSTALL = "regioncam is not installed: pip install -c constraints.txt '.[bench]'"
-LINE = st.interval(-3, 3)
+LINE = (-3, 3)
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def against_regioncam(clock: Clock) -> list[Row]:
         rows.append(Row(what, others / mine, wanted, None, cells))
 
     def enumerate_chain(what: str, wanted: float, table: Table, low: float, high: float) -> None:
-        net, line = their_chain(table), st.interval(low, high)
+        net, line = their_chain(table), (low, high)
         pieces = st.restrict(table, line).count().regions
         add(
             what,
@@ -267,7 +267,7 @@ def affine_and_max(h: Table, passes: int) -> None:
 
 def against_the_machine(clock: Clock) -> list[Row]:
     depth = 20
-    table, line = st.tent(depth), st.interval(0, 1)
+    table, line = st.tent(depth), (0, 1)
     h = np.linspace(0, 1, 2**depth + 1)
     ours, bare = clock.medians(lambda: st.restrict(table, line), lambda: affine_and_max(h, depth))
     what = f"restrict tent({depth}): {2**depth - 1} folds; {depth} bare passes over float64 ({len(h)},)"

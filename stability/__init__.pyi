@@ -1,5 +1,5 @@
 from . import plots, theory
-from .folds import Count, PiecewiseLinear, construct, count, interval, restrict, segment, tent
+from .folds import Count, PiecewiseLinear, construct, count, restrict, segment, tent
 from .jacobians import (
     LyapunovExponents,
     SelfCheck,
@@ -54,7 +54,6 @@ __all__ = [
     "fit_growth",
     "forward_error",
     "gradient_norms",
-    "interval",
     "layers",
     "lyapunov",
     "plots",

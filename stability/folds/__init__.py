@@ -3,8 +3,8 @@
 from stability.folds import torch_rules as _torch_rules  # noqa: F401  (fills the rules of PiecewiseLinear)
 from stability.folds.construct import construct, tent
 from stability.folds.count import count
-from stability.folds.lines import interval, segment
+from stability.folds.lines import segment
 from stability.folds.piecewise import Count, PiecewiseLinear
 from stability.folds.restrict import restrict
 
-__all__ = ["Count", "PiecewiseLinear", "construct", "count", "interval", "restrict", "segment", "tent"]
+__all__ = ["Count", "PiecewiseLinear", "construct", "count", "restrict", "segment", "tent"]

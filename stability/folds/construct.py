@@ -65,7 +65,7 @@ def construct(function: PiecewiseLinear | ArrayLike, values: ArrayLike | None = 
 
     >>> import stability as st
     >>> table = st.construct([0.0, 1.0, 2.0, 3.0], [0.0, 2.0, 1.0, 1.5])
-    >>> st.restrict(table, st.interval(0, 3)).simplify().values.tolist()
+    >>> st.restrict(table, (0, 3)).simplify().values.tolist()
     [0.0, 2.0, 1.0, 1.5]
     >>> st.construct([0.0, 1.0, 2.0, 3.0], [0.0, 0.6, 0.4, 1.0])
     Traceback (most recent call last):

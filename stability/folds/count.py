@@ -75,8 +75,7 @@ def count(net: Any, interval: Sequence[float] | PiecewiseLinear | None = None) -
         raise TypeError(
             "there is no interval: expected st.count(net, (low, high)) or st.count(model, st.segment(p, q))"
         )
-    line = interval if isinstance(interval, PiecewiseLinear) else PiecewiseLinear(_pair(interval), _pair(interval))
-    return restrict(net, line).count()  # type: ignore[no-any-return]
+    return restrict(net, interval).count()  # type: ignore[no-any-return]
 
 
 def _count_all(tables: NDArray[np.float64], ends: tuple[float, float]) -> list[tuple[int, int, int]]:

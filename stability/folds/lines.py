@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from stability.folds.numbers import numbers
 from stability.folds.piecewise import PiecewiseLinear
 from stability.foundation.checks import check_interval
 
+#: What a network is followed along.
+Line = PiecewiseLinear | Sequence[float] | NDArray[np.float64] | Tensor
 
-def interval(low: float | Sequence[float], high: float | None = None) -> PiecewiseLinear:
-    """Return the line from `low` to `high`, two numbers or one pair: the function x on [low, high].
 
-    >>> import stability as st
-    >>> st.restrict(st.tent(3), st.interval(0, 1)).count().folds
-    7
-    """
-    low, high = check_interval(low if high is None else (low, high))  # type: ignore[arg-type]
-    return PiecewiseLinear([low, high], [low, high])
+def line_of(line: object) -> PiecewiseLinear:
+    """Return the line that a user names: a function as it is, for a pair (low, high) the function x on [low, high]."""
+    if isinstance(line, PiecewiseLinear):
+        return line
+    if isinstance(line, str) or not isinstance(line, Sequence | np.ndarray | Tensor):
+        raise TypeError(f"the line is {line!r}: expected an interval (low, high), or st.segment(start, end)")
+    ends = check_interval(line)  # type: ignore[arg-type]
+    return PiecewiseLinear(ends, ends)
 
 
 def segment(start: ArrayLike | Tensor, end: ArrayLike | Tensor) -> PiecewiseLinear:

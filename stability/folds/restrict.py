@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from stability.folds.bends import hinge
 from stability.folds.exact_count import Coefficients
 from stability.folds.kernels.enumeration import enumerate_chain
+from stability.folds.lines import Line, line_of
 from stability.folds.perceptrons import restrict_layers
 from stability.folds.pieces import TooManyKnots
 from stability.folds.piecewise import PiecewiseLinear
@@ -46,7 +47,7 @@ def tables_of(net: Any) -> tuple[NDArray[np.float64], bool] | None:
     return None
 
 
-def restrict(net: Any, line: PiecewiseLinear, exact: bool = False, window: int | None = None) -> Any:
+def restrict(net: Any, line: Line, exact: bool = False, window: int | None = None) -> Any:
     """Return what a network does along a line: the function t -> net(line(t)), knots, values and slopes.
 
     There is a knot wherever the activation pattern changes; `simplify()` keeps those where the function bends. In
@@ -56,7 +57,7 @@ def restrict(net: Any, line: PiecewiseLinear, exact: bool = False, window: int |
     Args:
         net: a `Chain`, step tables (seeds, rows, 6), one table (rows, 6), or a piecewise-linear `nn.Module` in eval
             mode, of any floating dtype (its parameters are read as float64, which is exact).
-        line: `st.interval(low, high)`, `st.segment(start, end)`, or any `PiecewiseLinear`. A module that takes
+        line: an interval (low, high), `st.segment(start, end)`, or any `PiecewiseLinear`. A module that takes
             (batch, 1) may be given an interval; the batch of one is then taken off the result.
         exact: rational arithmetic throughout, for small networks; faster with python-flint.
         window: bound the memory: return an iterator over functions on adjacent parts of the line, in order, none of
@@ -71,13 +72,12 @@ def restrict(net: Any, line: PiecewiseLinear, exact: bool = False, window: int |
 
     >>> import torch, stability as st
     >>> model = torch.nn.Sequential(torch.nn.Linear(1, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1)).double()
-    >>> f = st.restrict(model, st.interval(-3, 3))
+    >>> f = st.restrict(model, (-3, 3))
     >>> x = torch.linspace(-3, 3, 100, dtype=torch.float64)
     >>> bool((f(x) - model(x[:, None])[:, 0]).abs().max() < 1e-14)
     True
     """
-    if not isinstance(line, PiecewiseLinear):
-        raise TypeError(f"line is a {type(line).__name__}: expected st.interval(low, high) or st.segment(start, end)")
+    line = line_of(line)
     found = tables_of(net)
     if found is None and not callable(net):
         raise TypeError(
@@ -142,7 +142,7 @@ def _run(net: Any, line: PiecewiseLinear, limit: int | None) -> PiecewiseLinear:
     if isinstance(net, np.ndarray):
         if line.shape:
             raise ValueError(
-                f"the line has values of shape {tuple(line.shape)}: a chain of width 1 takes st.interval(low, high)"
+                f"the line has values of shape {tuple(line.shape)}: a chain of width 1 takes an interval (low, high)"
             )
         if line.exact:
             return _chain_rule(net, line._like(line._data), limit)

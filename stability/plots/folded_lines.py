@@ -35,7 +35,7 @@ def function(
         ValueError: for a vector function.
 
     >>> import stability as st
-    >>> figure = st.plots.function(st.restrict(st.tent(4), st.interval(0, 1)))
+    >>> figure = st.plots.function(st.restrict(st.tent(4), (0, 1)))
     """
     if not isinstance(f, PiecewiseLinear):
         raise TypeError(f"f is a {type(f).__name__}: expected one PiecewiseLinear, of a list draw one at a time")

@@ -48,7 +48,7 @@ def test_a_kink_is_as_uncertain_as_its_least_certain_neuron(order):
         first.bias.copy_(torch.tensor([1.0, 1.0]))
         second.weight.copy_(torch.tensor([[slight, 1.0], [1.0, 0.0], [1.0, 0.0]])[[*order, 2]])
         second.bias.copy_(torch.tensor([-1.0 - 1.5 * slight, -1.5, 0.0], dtype=torch.float64)[[*order, 2]])
-    f = st.restrict(nn.Sequential(nn.Sequential(first, nn.ReLU(), second, nn.ReLU())), st.interval(0, 1))
+    f = st.restrict(nn.Sequential(nn.Sequential(first, nn.ReLU(), second, nn.ReLU())), (0, 1))
     assert f.knots.tolist() == [0.0, 0.5, 1.0]
     assert f._errors[1] > UNIT / slight
     assert f.undecided > 0
@@ -94,8 +94,8 @@ def test_a_restriction_is_the_module_to_its_bound(seed, layers, points):
         modules.append(Skip(part) if skip else part)
         width = width if skip else outputs
     model = nn.Sequential(*modules, nn.Linear(width, 1)).double().eval()
-    f = st.restrict(model, st.interval(-2, 2))
-    exact = st.restrict(model, st.interval(-2, 2), exact=True)
+    f = st.restrict(model, (-2, 2))
+    exact = st.restrict(model, (-2, 2), exact=True)
     with torch.no_grad():
         for t in points:
             value = model(torch.tensor([[float(t)]], dtype=torch.float64)).item()

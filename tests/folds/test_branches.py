@@ -15,7 +15,7 @@ import stability as st
 
 from . import exact_lines as exact
 
-LINE = st.interval(-2, 2)
+LINE = st.PiecewiseLinear((-2, 2), (-2, 2))
 N = 150
 
 
@@ -256,7 +256,7 @@ def as_composition(slope):
 def test_a_kink_at_the_cut_of_two_windows(make, bent, straight):
     for number in (bent, straight):
         net, pieces = make(number)
-        windows = [st.restrict(net, st.interval(*pair)) for pair in pairwise((-2, 0, 2))]
+        windows = [st.restrict(net, pair) for pair in pairwise((-2, 0, 2))]
         c = st.count(windows)
         assert c.undecided > 0 or (c.folds, c.turns, c.regions) == exact.count(pieces(exact.identity(-2, 2)))
         # What bends at the cut is a kink beyond doubt.
@@ -276,7 +276,7 @@ def test_windows_whose_cut_is_a_kink():
     pieces = exact.identity(low, low + 2)
     for _, weight, bias, _, _, slope in table.tolist():
         pieces = exact.leaky(exact.linear(pieces, [[weight]], [bias]), slope)
-    windows = list(st.restrict(table, st.interval(low, low + 2), window=4))
+    windows = list(st.restrict(table, (low, low + 2), window=4))
     assert windows[0].interval[1] == 0
     c = st.count(windows)
     assert c.undecided > 0 or (c.folds, c.turns, c.regions) == exact.count(pieces)

@@ -33,7 +33,7 @@ def same(table, knots, values):
     if len(set(values)) == len(values):
         assert count.folds[0] == folds
     else:  # of extrema with equal heights a fold may come apart, a rounding wide
-        f = st.restrict(chain, st.interval(knots[0], knots[-1]))[0]
+        f = st.restrict(chain, (knots[0], knots[-1]))[0]
         apart = np.diff(np.concatenate([f.folds(), [np.inf]])) > 1e-9
         assert apart.sum() == folds
     assert count.turns[0] == sum(a * b < 0 for a, b in itertools.pairwise(signs))
@@ -83,7 +83,7 @@ step = strategy.tuples(
 def test_what_a_chain_makes_is_made_again(steps):
     """Every function of a chain has a chain: none is refused, and the new one is the same function."""
     table = np.array([(1, side, bias, scale, 0, 0) for side, bias, scale in steps])
-    f = st.restrict(table, st.interval(-1, 1), exact=True).simplify()
+    f = st.restrict(table, (-1, 1), exact=True).simplify()
     same(st.construct(f), f.knots, f.values)
 
 

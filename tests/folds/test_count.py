@@ -347,7 +347,7 @@ def test_no_more_than_two_to_the_depth(table, low, high):
 
 @given(tables)
 def test_the_whole_range_is_taken_on_a_monotone_stretch(table):
-    values = list(st.restrict(np.array(table), st.interval(-3, 3), exact=True).values)
+    values = list(st.restrict(np.array(table), (-3, 3), exact=True).values)
     stretches, start = [], 0
     for i in range(1, len(values)):
         rises = {(b > a) - (b < a) for a, b in zip(values[start:i], values[start + 1 : i + 1], strict=True)}
@@ -411,8 +411,8 @@ def test_tensors_lists_and_functions_count_alike():
     expected = st.count(table, (0, 1))
     assert st.count(torch.tensor(table), (0, 1)) == expected
     assert st.count(table.tolist(), [0, 1]) == expected
-    assert st.count(table, st.interval(0, 1)) == expected
-    assert st.count(st.restrict(table, st.interval(0, 1))) == expected
+    assert st.count(table, (0, 1)) == expected
+    assert st.count(st.restrict(table, (0, 1))) == expected
 
 
 # --- what is refused ---
@@ -451,7 +451,7 @@ def spoilt(value):
         (b"tent", (0, 1), TypeError, "net is a bytes: expected a Chain, a step table or a"),
         ({"a": 1}, (0, 1), TypeError, "net is a dict: expected a Chain, a step table or a"),
         (iter([3]), None, TypeError, "among the windows is a int: expected what st.restrict"),
-        ([st.restrict(TABLE, st.interval(0, 1))], (0, 1), TypeError, "the windows have intervals of their own"),
+        ([st.restrict(TABLE, (0, 1))], (0, 1), TypeError, "the windows have intervals of their own"),
         (None, (0, 1), TypeError, "net is a NoneType: expected a Chain, a step table or a"),
         (st.Chain("plain_relu", 3, width=2), (0, 1), ValueError, "width 2: only chains of width 1 are followed"),
     ],

@@ -267,7 +267,7 @@ def test_plain_layers_on_an_interval(activation, last):
     model = randomise(
         nn.Sequential(nn.Linear(1, 9), activation, nn.Linear(9, 9), copy.deepcopy(activation), nn.Linear(9, last))
     )
-    f = st.restrict(model, st.interval(-2, 3))
+    f = st.restrict(model, (-2, 3))
 
     class Wrapped(nn.Module):
         def __init__(self):
@@ -277,7 +277,7 @@ def test_plain_layers_on_an_interval(activation, last):
         def forward(self, x):
             return self.inner(x)
 
-    slow, exact = st.restrict(Wrapped(), st.interval(-2, 3)), st.restrict(model, st.interval(-2, 3), exact=True)
+    slow, exact = st.restrict(Wrapped(), (-2, 3)), st.restrict(model, (-2, 3), exact=True)
     assert f.count() == slow.count() == exact.count()
     assert f.count().folds > 5
     assert f.undecided == slow.undecided == 0
@@ -518,15 +518,15 @@ def test_shapes_that_do_not_fit_are_named(module, shape, message):
 
 
 def test_what_is_no_network_is_named():
-    with pytest.raises(TypeError, match=r"line is a tuple: expected st.interval\(low, high\)"):
-        st.restrict(nn.ReLU(), (0, 1))
+    with pytest.raises(TypeError, match=r"the line is None: expected an interval \(low, high\)"):
+        st.restrict(nn.ReLU(), None)
     with pytest.raises(TypeError, match="net is a NoneType: expected a Chain, a step table or"):
-        st.restrict(None, st.interval(0, 1))
+        st.restrict(None, (0, 1))
     with pytest.raises(TypeError, match="the network makes a tuple of the line: expected one tensor"):
         st.restrict(lambda x: (x, x), line(4)[0])
     with pytest.raises(ValueError, match="up to 4096"):
         st.restrict(nn.Linear(5000, 1), line(5000)[0], exact=True)
-    assert math.isfinite(st.restrict(nn.Linear(1, 1), st.interval(0, 1))(0.5))
+    assert math.isfinite(st.restrict(nn.Linear(1, 1), (0, 1))(0.5))
 
 
 class Wrapped(nn.Module):
@@ -562,7 +562,7 @@ def test_parameters_that_are_not_finite_are_named(exact):
     model = nn.Sequential(nn.Linear(1, 3), nn.ReLU(), nn.Linear(3, 1))
     model[2].bias.data.fill_(math.nan)
     with pytest.raises(ValueError, match=r"not finite|cannot convert NaN"):
-        st.restrict(model, st.interval(-1, 1), exact=exact)
+        st.restrict(model, (-1, 1), exact=exact)
     if not exact:
         with pytest.raises(ValueError, match=r"the module's 2.bias has 1 values that are not finite"):
             st.count(model, (-1, 1))
@@ -570,14 +570,14 @@ def test_parameters_that_are_not_finite_are_named(exact):
 
 def test_a_class_and_a_wide_chain_are_named():
     with pytest.raises(TypeError, match=r"net is the class ReLU: expected an instance"):
-        st.restrict(nn.ReLU, st.interval(0, 1))
+        st.restrict(nn.ReLU, (0, 1))
     with pytest.raises(ValueError, match="the chain has width 3: only chains of width 1"):
         st.restrict(st.Chain("residual2_relu", 3, width=3), st.segment([0.0] * 3, [1.0] * 3))
 
 
 def test_what_rounding_leaves_open_is_said_with_the_count():
     model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1)).double()
-    assert st.count(model, (-1, 1)).undecided == st.restrict(model, st.interval(-1, 1)).undecided
+    assert st.count(model, (-1, 1)).undecided == st.restrict(model, (-1, 1)).undecided
     # All is exactly 0 at the start of the line, which leaves nothing open.
     convolution = nn.Sequential(nn.Conv2d(1, 3, 3, bias=False), nn.ReLU()).double()
     f = st.restrict(convolution, st.segment(torch.zeros(1, 1, 5, 5), torch.ones(1, 1, 5, 5)))
@@ -619,7 +619,7 @@ def replace_parameter(module, name):
 def test_modified_modules_are_followed_as_they_are(name):
     model = randomise(nn.Sequential(nn.Linear(1, 3), nn.PReLU(3), nn.Linear(3, 1)).double())
     MODIFICATIONS[name](model)
-    f = st.restrict(model, st.interval(-1, 1))
+    f = st.restrict(model, (-1, 1))
     x = torch.linspace(-1, 1, 101, dtype=torch.float64)
     with torch.no_grad():
         assert (f(x) - model(x[:, None])[:, 0]).abs().max() < 1e-14

@@ -88,7 +88,7 @@ PARTED = [([[3.0], [2.0]], [2.0, -1.0]), ([[-1.0, 2.0], [0.0, 2.0]], [3.0, -2.0]
 def test_what_is_decided_is_right(layers, slope):
     model = perceptron(layers, ACTIVATIONS[slope])
     exact = count(layers, -2, 2, slope)
-    assert st.restrict(model, st.interval(-2, 2), exact=True).count() == exact
+    assert st.restrict(model, (-2, 2), exact=True).count() == exact
     for net in (model, nn.Sequential(model)):  # in the compiled way, and by the rules
         c = st.count(net, (-2, 2))
         assert c.undecided > 0 or c == exact

@@ -420,12 +420,12 @@ VECTOR = st.PiecewiseLinear([0.0, 1.0], [[0.0, 1.0], [1.0, 0.0]])
         (lambda: F.wrong_name, AttributeError, "has no 'wrong_name'"),
         (lambda: F.exp, TypeError, r"Tensor.exp cannot be followed"),
         (lambda: VECTOR.__setitem__(0, 1.0), TypeError, "an assignment to entries"),
-        (lambda: st.interval(1, 0), ValueError, r"the interval \(1.0, 0.0\) is empty or reversed"),
-        (lambda: st.interval(1, 1), ValueError, "empty or reversed"),
-        (lambda: st.interval(0, math.nan), ValueError, "two finite ends"),
-        (lambda: st.interval(-math.inf, 0), ValueError, "two finite ends"),
-        (lambda: st.interval("ab"), TypeError, r"expected two numbers \(low, high\)"),
-        (lambda: st.interval(0.0), TypeError, "expected two numbers"),
+        (lambda: st.restrict(torch.nn.ReLU(), (1, 0)), ValueError, r"the interval \(1.0, 0.0\) is empty or reversed"),
+        (lambda: st.restrict(torch.nn.ReLU(), (1, 1)), ValueError, "empty or reversed"),
+        (lambda: st.restrict(torch.nn.ReLU(), (0, math.nan)), ValueError, "two finite ends"),
+        (lambda: st.restrict(torch.nn.ReLU(), (-math.inf, 0)), ValueError, "two finite ends"),
+        (lambda: st.restrict(torch.nn.ReLU(), "ab"), TypeError, r"expected an interval \(low, high\)"),
+        (lambda: st.restrict(torch.nn.ReLU(), 0.0), TypeError, r"expected an interval \(low, high\)"),
         (lambda: st.segment([0.0, 1.0], [0.0, 1.0]), ValueError, "from a point to itself"),
         (lambda: st.segment([0.0], [0.0, 1.0]), ValueError, r"from shape \(1,\) to shape \(2,\)"),
         (lambda: st.segment([], []), ValueError, "at least one entry"),
@@ -439,10 +439,10 @@ def test_bad_input_is_refused(make, error, message):
 
 
 def test_lines():
-    f = st.interval(-3, 3)
+    f = st.restrict(torch.nn.Identity(), (-3, 3))
     assert f.knots.tolist() == f.values.tolist() == [-3.0, 3.0]
     assert f.slopes.tolist() == [1.0]
-    assert st.interval((-3, 3)).interval == (-3.0, 3.0)
+    assert st.restrict(torch.nn.Identity(), [-3, 3]).interval == (-3.0, 3.0)
     g = st.segment(torch.zeros(1, 2), torch.tensor([[1.0, -2.0]]))
     assert g.shape == (1, 2)
     assert g(0.25).tolist() == [[0.25, -0.5]]

@@ -14,7 +14,7 @@ from torch.nn.utils import prune
 
 import stability as st
 
-LINE = st.interval(-2, 2)
+LINE = (-2, 2)
 
 
 class Wrapped(nn.Module):
@@ -117,10 +117,10 @@ def test_kinks_that_rounding_parts_are_undecided():
 
 def test_folds_that_underflow_are_undecided():
     table = np.array([(0, 1, -0.0005, 1, 0, 0.25)] * 900)
-    f = st.restrict(table, st.interval(-1, 1))
+    f = st.restrict(table, (-1, 1))
     assert st.count(table, (-1, 1)).folds == 900 > len(f.folds())
     assert f.undecided > 0
-    assert st.restrict(table[:300], st.interval(-1, 1)).undecided == 0
+    assert st.restrict(table[:300], (-1, 1)).undecided == 0
     prelu = nn.PReLU().double()
 
     class Loop(nn.Module):
@@ -133,7 +133,7 @@ def test_folds_that_underflow_are_undecided():
                 x = self.prelu(x - 0.0005)
             return x
 
-    f = st.restrict(Loop(), st.interval(-1, 1))
+    f = st.restrict(Loop(), (-1, 1))
     assert len(f.folds()) < 900
     assert f.undecided > 0
 
@@ -142,7 +142,7 @@ def test_folds_that_underflow_are_undecided():
 def test_gains_that_cancel_have_their_own_sign(row):
     # 1 - 5 * 0.2 is not 0, as 0.2 is no fifth.
     table = np.array([(0, 1, 0, 1, 0, -1), row])
-    f, exact = st.restrict(table, st.interval(-1, 1)), st.count(table, (-1, 1))
+    f, exact = st.restrict(table, (-1, 1)), st.count(table, (-1, 1))
     assert exact.folds == 1
     assert (f.count().folds, f.count().turns, f.undecided) == (exact.folds, exact.turns, 0)
 
@@ -150,7 +150,7 @@ def test_gains_that_cancel_have_their_own_sign(row):
 def test_a_bend_below_the_last_bit_of_its_gains_is_undecided():
     table = np.array([[1e20, 1, 0, 1, 0, 0.25]])
     assert st.count(table, (-1, 1)).folds == 1
-    f = st.restrict(table, st.interval(-1, 1))
+    f = st.restrict(table, (-1, 1))
     assert len(f.folds()) == 1 or f.undecided > 0
 
 

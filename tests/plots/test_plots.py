@@ -172,7 +172,7 @@ def test_counts_are_drawn_as_median_and_bands():
 def test_what_cannot_be_drawn_is_named():
     chain = st.Chain("residual2_relu", 3, seeds=2)
     with pytest.raises(TypeError, match="f is a list: expected one PiecewiseLinear"):
-        st.plots.function(st.restrict(chain, st.interval(-1, 1)))
+        st.plots.function(st.restrict(chain, (-1, 1)))
     with pytest.raises(TypeError, match=r"expected one kind of them, such as count.folds"):
         st.plots.counts([3], [st.count(chain, (-1, 1))])
     with pytest.raises(ValueError, match="leave float64's range"):

@@ -82,7 +82,7 @@ def test_the_kink_is_the_knot_of_the_step_where_it_jumps(chain):
     for row in chain.table()[:, 0]:
         numbers = numbers_of(formula, row)
         kink, jump = (float(formula.value([0.0], of, **numbers)[0]) for of in ("kink", "jump"))
-        f = st.restrict(row[None], st.interval(-64, 64))
+        f = st.restrict(row[None], (-64, 64))
         folds = f.folds().tolist()
         if abs(kink) < 64:
             assert folds == pytest.approx([kink], rel=1e-14, abs=64 * EPS) if jump else folds == []
