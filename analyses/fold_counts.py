@@ -171,6 +171,10 @@ def findings(data: xarray.Dataset) -> list[str]:
     ]
 
 
+def by_depth(depths: xarray.DataArray, part: xarray.DataArray) -> dict[float, np.ndarray]:
+    return dict(zip(depths.values.tolist(), part.values, strict=True))
+
+
 def draw(data: xarray.Dataset) -> plt.Figure:
     """Draw the figure from the data that is stored beside it."""
     with mpl.rc_context(st.plots.STYLE):
@@ -179,13 +183,13 @@ def draw(data: xarray.Dataset) -> plt.Figure:
             shade = st.plots.colour(name)
             for ax, kind in zip(axes[0], KINDS, strict=True):
                 part = data.fresh.sel(architecture=name, kind=kind)
-                st.plots.counts(data.depth, part, ax, label=name if kind == "folds" else None, colour=shade)
+                label = name if kind == "folds" else None
+                st.plots.counts(by_depth(data.depth, part), ax, label=label, colour=shade)
             for ax, kind in zip(axes[1], ("folds", "turns"), strict=False):
                 part = data.along.sel(architecture=name, kind=kind)
-                st.plots.counts(np.maximum(data.step, 0.5), part, ax, colour=shade)
-            st.plots.counts(
-                data.depth_trained, data.trained.sel(architecture=name, kind="folds"), axes[1, 2], colour=shade
-            )
+                st.plots.counts(by_depth(np.maximum(data.step, 0.5), part), ax, colour=shade)
+            part = data.trained.sel(architecture=name, kind="folds")
+            st.plots.counts(by_depth(data.depth_trained, part), axes[1, 2], colour=shade)
         axes[1, 1].set_yticks([0, 1, 2, 5], ["0", "1", "2", "5"])  # powers of ten alone would not let a 2 be read
         axes[1, 1].minorticks_off()
         depths = np.geomspace(1, float(data.depth[-1]), 200)

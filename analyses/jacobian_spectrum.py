@@ -286,9 +286,8 @@ def draw(groups: dict[str, xarray.Dataset]) -> plt.Figure:
         shades = trained.attrs["shown_depths"]
         for name in trained.architecture.values:
             for shade, alpha in zip(shades, (0.3, 0.6, 1.0), strict=True):
-                st.plots.distribution(
-                    trained.sel(architecture=name), shade, axes[2, 1], alpha=alpha, colour=COLOURS[name]
-                )
+                one = trained.sel(architecture=name)
+                st.plots.distribution(one, axes[2, 1], colour=COLOURS[name], depth=shade, alpha=alpha)
         for ax, key in ((axes[0, 1], "growth_1"), (axes[1, 1], "growth_16")):
             draw_growth(groups[key], ax)
         draw_naive(groups["naive"], axes[1, 2])

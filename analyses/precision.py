@@ -538,7 +538,7 @@ def how(data: xarray.Dataset) -> tuple[str, float]:
 def draw_errors(data: xarray.Dataset, name: str, ax: plt.Axes) -> None:
     """Draw the forward error of every format."""
     for dtype in FORMATS:
-        st.plots.forward_error(data, dtype, ax, colour=st.plots.colour(name))
+        st.plots.forward_error(data, ax, colour=st.plots.colour(name), dtype=dtype)
         height = float(data.log_errors.sel(dtype=dtype).isel(depth=-1).median()) / math.log(10)
         place = {"xytext": (3, 0), "textcoords": "offset points", "va": "center"}
         ax.annotate(dtype, (data.depth[-1], height), **place, fontsize=7)

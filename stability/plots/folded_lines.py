@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,16 +11,15 @@ from numpy.typing import ArrayLike
 
 from stability.folds import Count, PiecewiseLinear
 from stability.foundation.checks import check_finite
-from stability.plots.style import axes_of, name_axes
-
-_DEFAULT = "#0072B2"
+from stability.plots.style import DEFAULT, axes_of, name_axes
 
 
 def function(
-    f: PiecewiseLinear,
+    result: PiecewiseLinear,
     ax: Axes | None = None,
+    *,
     label: str | None = None,
-    colour: str = _DEFAULT,
+    colour: str = DEFAULT,
     alpha: float = 1.0,
     marks: bool = True,
 ) -> Figure:
@@ -27,7 +28,7 @@ def function(
     Folds are dots, and turns, where the slope changes its sign, are larger ones.
 
     Args:
-        f: the function.
+        result: the function.
         ax, label, colour, alpha: where and how to draw.
         marks: whether to mark folds and turns.
 
@@ -37,15 +38,17 @@ def function(
     >>> import stability as st
     >>> figure = st.plots.function(st.restrict(st.tent(4), (0, 1)))
     """
-    if not isinstance(f, PiecewiseLinear):
-        raise TypeError(f"f is a {type(f).__name__}: expected one PiecewiseLinear, of a list draw one at a time")
+    if not isinstance(result, PiecewiseLinear):
+        raise TypeError(
+            f"the result is a {type(result).__name__}: expected one PiecewiseLinear; draw a list one by one"
+        )
     figure, ax = axes_of(ax)
-    turns, heights = f.extrema()
-    values = f.values.reshape(-1).astype(np.float64)
-    ax.plot(f.knots.astype(np.float64), values, color=colour, alpha=alpha, linewidth=1.3, label=label)
+    turns, heights = result.extrema()
+    values = result.values.reshape(-1).astype(np.float64)
+    ax.plot(result.knots.astype(np.float64), values, color=colour, alpha=alpha, linewidth=1.3, label=label)
     if marks:
-        folds = f.folds()
-        ax.plot(folds, f(folds).reshape(-1), "o", markersize=2.2, color=colour, alpha=alpha, linestyle="none")
+        folds = result.folds()
+        ax.plot(folds, result(folds).reshape(-1), "o", markersize=2.2, color=colour, alpha=alpha, linestyle="none")
         ax.plot(
             turns, heights, "o", markersize=4.2, markerfacecolor="white", color=colour, alpha=alpha, linestyle="none"
         )
@@ -54,39 +57,41 @@ def function(
 
 
 def counts(
-    depths: ArrayLike,
-    numbers: ArrayLike,
+    result: Mapping[int, ArrayLike] | Mapping[float, ArrayLike],
     ax: Axes | None = None,
+    *,
     label: str | None = None,
-    colour: str = _DEFAULT,
+    colour: str = DEFAULT,
 ) -> Figure:
     """Draw counts against depth (or step): the median over seeds, and bands from 25 to 75 % and from 5 to 95 %.
 
     The scale is linear up to 1 and logarithmic above, so that 0 has a place.
 
     Args:
-        depths: (depths,).
-        numbers: (depths, seeds), not negative.
+        result: by depth (or by what else they grow with), the counts of all seeds, (seeds,), not negative.
         ax, label, colour: where and how to draw.
 
-    >>> import numpy as np, stability as st
-    >>> depths = [1, 3, 10, 30]
-    >>> chains = [st.Chain("residual2_prelu", depth, seeds=20, init="uniform") for depth in depths]
-    >>> figure = st.plots.counts(depths, [st.count(chain, (-3, 3)).folds for chain in chains])
+    >>> import stability as st
+    >>> chain = st.Chain("residual2_prelu", depth=30, seeds=20, init="uniform")
+    >>> folds = {depth: st.count(chain.prefix(depth), (-3, 3)).folds for depth in (1, 3, 10, 30)}
+    >>> figure = st.plots.counts(folds)
     """
-    if any(isinstance(row, Count) for row in numbers):  # type: ignore[union-attr]
+    if not isinstance(result, Mapping) or not result:
+        raise TypeError(f"the result is {result!r}: expected a dictionary of the counts of all seeds by depth")
+    if any(isinstance(row, Count) for row in result.values()):
         raise TypeError("the numbers are Counts: expected one kind of them, such as count.folds")
     figure, ax = axes_of(ax)
     try:
-        depths, numbers = np.asarray(depths, dtype=np.float64), np.asarray(numbers, dtype=np.float64)
+        depths = np.asarray(list(result), dtype=np.float64)
+        numbers = np.asarray(list(result.values()), dtype=np.float64)
     except OverflowError:
         raise ValueError("the numbers leave float64's range: draw their logarithms") from None
     check_finite("depths", depths)
     check_finite("the numbers", numbers)
-    if depths.ndim != 1 or numbers.ndim != 2 or len(numbers) != len(depths) or (numbers < 0).any():
+    if depths.ndim != 1 or numbers.ndim != 2 or (numbers < 0).any():
         raise ValueError(
-            f"depths and numbers have shapes {depths.shape} and {numbers.shape}: expected (depths,) and "
-            "(depths, seeds), counts that are not negative"
+            f"the numbers of all depths have the shape {numbers.shape}: expected (depths, seeds), counts that are not "
+            "negative"
         )
     levels = np.quantile(numbers, [0.05, 0.25, 0.5, 0.75, 0.95], axis=1)
     ax.fill_between(depths, levels[0], levels[4], color=colour, alpha=0.12, linewidth=0)

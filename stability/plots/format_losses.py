@@ -13,19 +13,19 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from stability.foundation.checks import check_name
-from stability.plots.style import axes_of, name_axes
+from stability.plots.style import DEFAULT, axes_of, dataset_of, name_axes
 from stability.precision import FirstFailures, ForwardErrors
 from stability.reading.in_format import format_name
 
-_DEFAULT = "#0072B2"
 _MARKS = {"activations": "o", "products": "s", "gradients": "^"}
 
 
 def failures(
-    f: FirstFailures | xarray.Dataset,
+    result: FirstFailures | xarray.Dataset,
     ax: Axes | None = None,
+    *,
     label: str | None = None,
-    colour: str = _DEFAULT,
+    colour: str = DEFAULT,
     top: float = 0.0,
     size: float = 4.5,
 ) -> Figure:
@@ -38,7 +38,7 @@ def failures(
     predicted has no mark.
 
     Args:
-        f: a `FirstFailures`, or its dataset.
+        result: a `FirstFailures`, or its dataset.
         ax: where to draw; None makes a new figure.
         label: what the legend says, beside what the marks mean.
         colour: any matplotlib colour.
@@ -52,7 +52,7 @@ def failures(
     """
     fresh = ax is None
     figure, ax = axes_of(ax)
-    data = f.to_dataset() if isinstance(f, FirstFailures) else f
+    data = dataset_of(result, FirstFailures, "st.first_failure")
     data = data.transpose("dtype", "quantity", "kind", "seed", ...)
     measured, predicted = (data[name].to_numpy() for name in ("measured", "predicted"))
     both = (measured >= 0) & (predicted >= 0)  # so that the two can be compared
@@ -106,11 +106,12 @@ def _levels(layers: NDArray[np.int64], known: NDArray[np.bool_], q: tuple[float,
 
 
 def forward_error(
-    e: ForwardErrors | xarray.Dataset,
-    dtype: str | torch.dtype,
+    result: ForwardErrors | xarray.Dataset,
     ax: Axes | None = None,
+    *,
     label: str | None = None,
-    colour: str = _DEFAULT,
+    colour: str = DEFAULT,
+    dtype: str | torch.dtype | None = None,
     alpha: float = 1.0,
 ) -> Figure:
     """Draw log10 of the relative error of a run in a format against the layer: median, and a band from 5 % to 95 %.
@@ -119,11 +120,11 @@ def forward_error(
     overflows, has no place on the scale: a quantile that is either ends there. At 0 all digits are lost.
 
     Args:
-        e: a `ForwardErrors`, or its dataset, with any choice of layers.
-        dtype: one of its formats.
+        result: a `ForwardErrors`, or its dataset, with any choice of layers.
         ax: where to draw; None makes a new figure.
         label: what the legend says.
         colour, alpha: of the lines.
+        dtype: one of its formats; it may be left out where there is one.
 
     Raises:
         ValueError: for a format that the result does not have.
@@ -131,10 +132,14 @@ def forward_error(
     >>> import torch, stability as st
     >>> x = torch.linspace(-3, 3, 9, dtype=torch.float64)
     >>> errors = st.forward_error(st.Chain("residual2_prelu", depth=50, seeds=9), x)
-    >>> figure = st.plots.forward_error(errors, "float32")
+    >>> figure = st.plots.forward_error(errors, dtype="float32")
     """
-    data = e.to_dataset() if isinstance(e, ForwardErrors) else e
-    name = check_name("floating-point format", format_name(dtype), data["dtype"].values.tolist())
+    data = dataset_of(result, ForwardErrors, "st.forward_error")
+    formats = data["dtype"].values.tolist()
+    if dtype is None and len(formats) > 1:
+        raise ValueError(f"there are several formats: give one of them, dtype={' or '.join(map(repr, formats))}")
+    chosen = formats[0] if dtype is None else format_name(dtype)
+    name = check_name("floating-point format", chosen, formats)
     figure, ax = axes_of(ax)
     one = data.sel(dtype=name).transpose("depth", "seed", ...)
     layers = one["depth"].to_numpy()

@@ -15,11 +15,10 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from stability.foundation.checks import check_name
-from stability.plots.style import axes_of, name_axes
+from stability.plots.style import DEFAULT, axes_of, dataset_of, name_axes
 from stability.signals import GradientNorms, Propagation
 from stability.signals.watch_record import WatchRecord
 
-_DEFAULT = "#0072B2"
 _ZERO, _NOT_FINITE = "#BBBBBB", "#D50000"
 _QUANTITIES = {
     "gradients": r"$\log_{10}$ norm of the gradient",
@@ -40,11 +39,12 @@ _SIGNALS = {
 
 
 def gradient_norms(
-    g: GradientNorms | xarray.Dataset,
+    result: GradientNorms | xarray.Dataset,
     ax: Axes | None = None,
-    quantity: str = "input",
+    *,
     label: str | None = None,
-    colour: str = _DEFAULT,
+    colour: str = DEFAULT,
+    quantity: str = "input",
 ) -> Figure:
     """Draw log10 of the norm of a loss gradient against the layer: median and quantiles over the seeds.
 
@@ -52,11 +52,11 @@ def gradient_norms(
     exact zero is -inf, which has no place on the scale: a quantile that reaches it ends there.
 
     Args:
-        g: a `GradientNorms`, or its dataset, with any choice of layers.
+        result: a `GradientNorms`, or its dataset, with any choice of layers.
         ax: where to draw; None makes a new figure.
-        quantity: one that the result has: "input", "parameters", "relative", "weight", ...
         label: what the legend says.
         colour: any matplotlib colour.
+        quantity: one that the result has: "input", "parameters", "relative", "weight", ...
 
     Raises:
         ValueError: for a quantity that the result does not have.
@@ -66,7 +66,7 @@ def gradient_norms(
     >>> g = st.gradient_norms(st.Chain("plain_prelu", depth=50, seeds=20), x, lambda y: y.square().mean(dim=1))
     >>> figure = st.plots.gradient_norms(g, label="plain chain")
     """
-    data = _dataset_of(g, GradientNorms, "gradient_norms")
+    data = dataset_of(result, GradientNorms, "st.gradient_norms")
     one = data.sel(quantity=check_name("quantity", quantity, data["quantity"].values.tolist()))
     one = one.isel(layer=np.flatnonzero(one["present"].to_numpy()))
     figure, ax = axes_of(ax)
@@ -76,11 +76,12 @@ def gradient_norms(
 
 
 def propagation(
-    p: Propagation | xarray.Dataset,
+    result: Propagation | xarray.Dataset,
     ax: Axes | None = None,
-    quantity: str = "norm",
+    *,
     label: str | None = None,
-    colour: str = _DEFAULT,
+    colour: str = DEFAULT,
+    quantity: str = "norm",
 ) -> Figure:
     """Draw how signals travel forward, layer by layer: median and quantiles over all seeds and points, or pairs.
 
@@ -88,12 +89,12 @@ def propagation(
     on the scale: a quantile that reaches it ends there.
 
     Args:
-        p: a `Propagation`, or its dataset, with any choice of depths.
+        result: a `Propagation`, or its dataset, with any choice of depths.
         ax: where to draw; None makes a new figure.
-        quantity: "norm", the size of the states; "update", how far a layer moves them, relative to it; or
-            "decorrelation", 1 less the correlation of pairs of points. All as log10.
         label: what the legend says.
         colour: any matplotlib colour.
+        quantity: "norm", the size of the states; "update", how far a layer moves them, relative to it; or
+            "decorrelation", 1 less the correlation of pairs of points. All as log10.
 
     Raises:
         ValueError: for another quantity.
@@ -103,20 +104,13 @@ def propagation(
     >>> figure = st.plots.propagation(st.propagation(st.Chain("residual2_prelu", depth=50, seeds=20), x))
     """
     name, axis = _SIGNALS[check_name("quantity", quantity, _SIGNALS)]
-    data = _dataset_of(p, Propagation, "propagation")
+    data = dataset_of(result, Propagation, "st.propagation")
     if quantity == "update":  # there is none before the first layer
         data = data.isel(depth=np.flatnonzero(data["depth"].to_numpy() > 0))
     figure, ax = axes_of(ax)
     _draw_quantiles(ax, data["depth"].to_numpy(), data[name].transpose("depth", ...), label, colour)
     name_axes(ax, "layer", axis, label)
     return figure
-
-
-def _dataset_of(result: Any, kind: Any, call: str) -> xarray.Dataset:
-    if not isinstance(result, kind | xarray.Dataset):
-        raise TypeError(f"the result is a {type(result).__name__}: expected what {call} gave, or its dataset")
-    data: xarray.Dataset = result if isinstance(result, xarray.Dataset) else result.to_dataset()
-    return data
 
 
 def _draw_quantiles(ax: Axes, layers: NDArray[Any], logs: xarray.DataArray, label: str | None, colour: str) -> None:
@@ -130,15 +124,24 @@ def _draw_quantiles(ax: Axes, layers: NDArray[Any], logs: xarray.DataArray, labe
     ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
 
 
-def watch(record: WatchRecord | xarray.Dataset, ax: Axes | None = None, quantity: str = "gradients") -> Figure:
+def watch(
+    result: WatchRecord | xarray.Dataset,
+    ax: Axes | None = None,
+    *,
+    label: str | None = None,
+    colour: str = "viridis",
+    quantity: str = "gradients",
+) -> Figure:
     """Draw log10 of the norm of every layer, upwards, at every step, to the right, as a colour.
 
     Grey is an exact zero, red a norm with a NaN or an infinity in it. Of a chain's seeds the median is drawn. Layers
     without parameters that train are left out, and in a picture of activations those that never gave an output.
 
     Args:
-        record: a `WatchRecord`, or its dataset, with any choice of steps and layers.
+        result: a `WatchRecord`, or its dataset, with any choice of steps and layers.
         ax: where to draw; None makes a new figure.
+        label: what the title says.
+        colour: one of matplotlib's colour maps.
         quantity: "gradients", "activations" or "parameters".
 
     Raises:
@@ -151,23 +154,25 @@ def watch(record: WatchRecord | xarray.Dataset, ax: Axes | None = None, quantity
     >>> figure = st.plots.watch(record)
     """
     check_name("quantity", quantity, _QUANTITIES)
-    steps, layers, values = _log10(record, quantity)
+    steps, layers, values = _log10(result, quantity)
     figure, ax = axes_of(ax)
     edges = _edges(steps), np.arange(len(layers) + 1) + 0.5
     finite = np.isfinite(values)
     ax.grid(False)
     if finite.any():
-        image = ax.pcolormesh(*edges, np.ma.array(values, mask=~finite), cmap="viridis", rasterized=True)
+        image = ax.pcolormesh(*edges, np.ma.array(values, mask=~finite), cmap=colour, rasterized=True)
         figure.colorbar(image, ax=ax, label=_QUANTITIES[quantity])
     zero = "exactly 0, or no output" if quantity == "activations" else "exactly 0"
     marks = {zero: (values == -math.inf, _ZERO), "not finite": (values == math.inf, _NOT_FINITE)}
-    for where, colour in marks.values():
+    for where, shade in marks.values():
         if where.any():
             # Zeros and infinities have no place on the scale of the rest, so each is an image of one colour.
             ones = np.ma.array(np.ones_like(values), mask=~where)
-            ax.pcolormesh(*edges, ones, cmap=ListedColormap([colour]), rasterized=True)
-    entries = [Patch(color=colour, label=name) for name, (where, colour) in marks.items() if where.any()]
+            ax.pcolormesh(*edges, ones, cmap=ListedColormap([shade]), rasterized=True)
+    entries = [Patch(color=shade, label=name) for name, (where, shade) in marks.items() if where.any()]
     name_axes(ax, "step (backward pass)", "layer", None)
+    if label is not None:
+        ax.set_title(label, loc="right" if entries else "center")
     if entries:  # above the image, which leaves no room inside
         ax.legend(handles=entries, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2, frameon=False)
     shown = np.unique(np.linspace(0, len(layers) - 1, min(len(layers), 10)).round().astype(int))
@@ -177,12 +182,10 @@ def watch(record: WatchRecord | xarray.Dataset, ax: Axes | None = None, quantity
 
 
 def _log10(
-    record: WatchRecord | xarray.Dataset, quantity: str
+    result: WatchRecord | xarray.Dataset, quantity: str
 ) -> tuple[NDArray[np.int64], NDArray[np.str_], NDArray[np.float64]]:
     """Return the steps, the layers and log10 of a quantity, (layers, steps)."""
-    if not isinstance(record, WatchRecord | xarray.Dataset):
-        raise TypeError(f"record is a {type(record).__name__}: expected what watch gave, or its dataset")
-    data = record if isinstance(record, xarray.Dataset) else record.to_dataset()
+    data = dataset_of(result, WatchRecord, "st.watch")
     name = f"log_{quantity}"
     if name not in data:
         raise ValueError(

@@ -14,20 +14,18 @@ from numpy.typing import NDArray
 from stability.foundation.checks import check_integer
 from stability.jacobians import Spectrum
 from stability.jacobians.spectrum import log_half_smallest
-from stability.plots.style import axes_of, name_axes
-
-_DEFAULT = "#0072B2"
+from stability.plots.style import DEFAULT, axes_of, dataset_of, name_axes
 
 
-def _log10(s: Spectrum | xarray.Dataset) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _log10(result: Spectrum | xarray.Dataset) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the depths and log10 of the singular values, (depths, batch, k)."""
-    data = s.to_dataset() if isinstance(s, Spectrum) else s
+    data = dataset_of(result, Spectrum, "st.spectrum")
     values = data["log_values"].transpose("depth", ..., "index").to_numpy().astype(np.float64) / math.log(10)
     return data["depth"].to_numpy(), values.reshape(len(values), -1, values.shape[-1])
 
 
 def spectrum(
-    s: Spectrum | xarray.Dataset, ax: Axes | None = None, label: str | None = None, colour: str = _DEFAULT
+    result: Spectrum | xarray.Dataset, ax: Axes | None = None, *, label: str | None = None, colour: str = DEFAULT
 ) -> Figure:
     """Draw log10 of the singular values of the Jacobian product against depth: medians and quantiles over the batch.
 
@@ -36,7 +34,7 @@ def spectrum(
     the first and the last. Exact zeros count as -inf: a quantile that reaches them ends there.
 
     Args:
-        s: a `Spectrum`, or its dataset, with any choice of depths.
+        result: a `Spectrum`, or its dataset, with any choice of depths.
         ax: where to draw; None makes a new figure.
         label: what the legend says.
         colour: any matplotlib colour.
@@ -46,7 +44,7 @@ def spectrum(
     >>> figure = st.plots.spectrum(st.spectrum(st.Chain("plain_prelu", depth=50, seeds=20), x))
     """
     figure, ax = axes_of(ax)
-    depths, values = _log10(s)
+    depths, values = _log10(result)
     levels = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95], axis=1, method="inverted_cdf")
     levels[~np.isfinite(levels)] = np.nan
     k = values.shape[2]
@@ -62,11 +60,12 @@ def spectrum(
 
 
 def distribution(
-    s: Spectrum | xarray.Dataset,
-    depth: int,
+    result: Spectrum | xarray.Dataset,
     ax: Axes | None = None,
+    *,
     label: str | None = None,
-    colour: str = _DEFAULT,
+    colour: str = DEFAULT,
+    depth: int | None = None,
     alpha: float = 1.0,
 ) -> Figure:
     """Draw the distribution, over the batch and all values, of log10 of the singular values a layer.
@@ -76,9 +75,9 @@ def distribution(
     the curve starts above 0.
 
     Args:
-        s: a `Spectrum`, or its dataset.
-        depth: one of its depths.
+        result: a `Spectrum`, or its dataset.
         ax, label, colour, alpha: where and how to draw.
+        depth: one of its depths, by default the last.
 
     Raises:
         ValueError: for a depth that the spectrum does not have.
@@ -88,8 +87,8 @@ def distribution(
     >>> figure = st.plots.distribution(s, depth=50)
     """
     figure, ax = axes_of(ax)
-    depths, values = _log10(s)
-    depth = check_integer("depth", depth, 1)
+    depths, values = _log10(result)
+    depth = int(depths[-1]) if depth is None else check_integer("depth", depth, 1)
     if depth not in depths:
         raise ValueError(f"depth is {depth}: the spectrum has the depths {', '.join(map(str, depths))}")
     ordered = np.sort(values[depths == depth].ravel()) / depth
@@ -102,7 +101,7 @@ def distribution(
 
 
 def vanishing(
-    s: Spectrum | xarray.Dataset, ax: Axes | None = None, label: str | None = None, colour: str = _DEFAULT
+    result: Spectrum | xarray.Dataset, ax: Axes | None = None, *, label: str | None = None, colour: str = DEFAULT
 ) -> Figure:
     """Draw the share of Jacobian products that are exactly zero, and that round to zero in float32 and float64.
 
@@ -113,7 +112,7 @@ def vanishing(
     >>> figure = st.plots.vanishing(s)
     """
     figure, ax = axes_of(ax)
-    depths, values = _log10(s)
+    depths, values = _log10(result)
     limits = {
         "rounds to 0 in float32": (log_half_smallest(torch.float32) / math.log(10), "-"),
         "rounds to 0 in float64": (log_half_smallest(torch.float64) / math.log(10), "--"),

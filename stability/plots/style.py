@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -23,6 +23,8 @@ _COLOURS = {
     "plain_prelu": "#D55E00",
 }
 _OTHER = "#009E73"
+#: Of what belongs to no architecture.
+DEFAULT = "#0072B2"
 
 STYLE: Any = {
     "font.size": 9,
@@ -43,6 +45,12 @@ STYLE: Any = {
 }
 
 
+class Result(Protocol):
+    """What a measurement returns: it can be labelled and stored."""
+
+    def to_dataset(self) -> xarray.Dataset: ...
+
+
 def colour(architecture: str) -> str:
     """Return the colour of an architecture; all that are not the article's five share one.
 
@@ -61,6 +69,15 @@ def axes_of(ax: Axes | None) -> tuple[Figure, Axes]:
     figure = ax.get_figure(root=True)
     assert isinstance(figure, Figure)
     return figure, ax
+
+
+def dataset_of(result: object, kind: type[Result], call: str) -> xarray.Dataset:
+    """Return the dataset of a result, which may be one already, with any choice of layers and seeds."""
+    if isinstance(result, xarray.Dataset):
+        return result
+    if not isinstance(result, kind):
+        raise TypeError(f"the result is a {type(result).__name__}: expected what {call} gave, or its dataset")
+    return result.to_dataset()
 
 
 def name_axes(ax: Axes, x: str, y: str, label: str | None) -> None:

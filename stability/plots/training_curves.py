@@ -6,42 +6,38 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
 
-from stability.plots.style import axes_of, name_axes
-from stability.training import History
-
-_DEFAULT = "#0072B2"
+from stability.networks import Chain
+from stability.plots.style import DEFAULT, axes_of, name_axes
+from stability.training import History, Task
 
 
 def fits(
-    x: ArrayLike,
-    outputs: ArrayLike,
-    target: ArrayLike,
+    result: Chain,
     ax: Axes | None = None,
+    *,
     label: str | None = None,
-    colour: str = _DEFAULT,
+    colour: str = DEFAULT,
+    task: Task,
 ) -> Figure:
-    """Draw what every member makes of the points: thin lines, the best one bold, the target dashed.
+    """Draw what every member of a chain makes of a task: thin lines, the best one bold, the target dashed.
 
     Args:
-        x: (points,).
-        outputs: (seeds, points).
-        target: (points,).
+        result: the chain, of width 1.
         ax, label, colour: where and how to draw.
+        task: what it was fitted to.
 
     >>> import torch, stability as st
-    >>> task = st.Task(torch.sin, (-3, 3))
-    >>> outputs = st.Chain("residual2_prelu", depth=5, seeds=9)(task.x).detach()
-    >>> figure = st.plots.fits(task.x, outputs, task.y)
+    >>> task, chain = st.Task(torch.sin, (-3, 3)), st.Chain("residual2_prelu", depth=5, seeds=9)
+    >>> history = st.train(chain, task, steps=50, progress=False)
+    >>> figure = st.plots.fits(chain, task=task)
     """
+    if not isinstance(result, Chain) or not isinstance(task, Task) or task.x.ndim != 1 or result.width != 1:
+        raise TypeError(f"got {result!r} and {task!r}: expected a chain of width 1, and task= a Task on single numbers")
     figure, ax = axes_of(ax)
-    x, outputs, target = (np.asarray(v, dtype=np.float64) for v in (x, outputs, target))
-    if x.ndim != 1 or target.shape != x.shape or outputs.ndim != 2 or outputs.shape[1:] != x.shape:
-        raise ValueError(
-            f"x, outputs and target have shapes {x.shape}, {outputs.shape} and {target.shape}: expected (points,), "
-            "(seeds, points) and (points,)"
-        )
+    with torch.no_grad():
+        outputs = result(task.x.to(result.device, result.dtype)).double().cpu().numpy()
+    x, target = task.x.double().numpy(), task.y.double().numpy()
     errors = ((outputs - target) ** 2).mean(axis=1)
     best = np.argmin(np.where(np.isfinite(errors), errors, np.inf))
     ax.plot(x, outputs.T, color=colour, alpha=0.25, linewidth=0.5)
@@ -51,7 +47,7 @@ def fits(
     return figure
 
 
-def history(h: History, ax: Axes | None = None, label: str | None = None, colour: str = _DEFAULT) -> Figure:
+def history(result: History, ax: Axes | None = None, *, label: str | None = None, colour: str = DEFAULT) -> Figure:
     """Draw the loss against the step: the median over seeds, and a band from 5 % to 95 %.
 
     >>> import torch, stability as st
@@ -59,11 +55,14 @@ def history(h: History, ax: Axes | None = None, label: str | None = None, colour
     >>> record = st.train(chain, st.Task(torch.sin, (-3, 3)), steps=50, progress=False)
     >>> figure = st.plots.history(record)
     """
+    if not isinstance(result, History):
+        raise TypeError(f"the result is a {type(result).__name__}: expected what st.train gave")
     figure, ax = axes_of(ax)
+    loss = result.loss
     levels = torch.quantile(
-        h.loss, torch.tensor([0.05, 0.5, 0.95], dtype=h.loss.dtype), dim=1, interpolation="nearest"
+        loss, torch.tensor([0.05, 0.5, 0.95], dtype=loss.dtype), dim=1, interpolation="nearest"
     ).numpy()
-    steps = np.arange(len(h.loss))
+    steps = np.arange(len(loss))
     levels = np.where(np.isfinite(levels), levels, np.nan)
     ax.fill_between(steps, levels[0], levels[2], color=colour, alpha=0.2, linewidth=0)
     ax.plot(steps, levels[1], color=colour, label=label, linewidth=1.2)

@@ -1,6 +1,7 @@
 """Plots: they return the Figure, draw on the axes given, and draw the numbers of the result."""
 
 import dataclasses
+import inspect
 import math
 
 import matplotlib.pyplot as plt
@@ -24,6 +25,17 @@ def spectrum():
 def _close():
     yield
     plt.close("all")
+
+
+DRAWN = [name for name in st.plots.__all__ if name not in ("STYLE", "colour", "make_folder", "save")]
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_every_plot_has_one_signature(name):
+    result, ax, *others = inspect.signature(getattr(st.plots, name)).parameters.values()
+    assert (result.name, ax.name, ax.default) == ("result", "ax", None)
+    assert [other.name for other in others[:2]] == ["label", "colour"]
+    assert all(other.kind is other.KEYWORD_ONLY for other in others)
 
 
 def test_each_architecture_has_a_colour_of_its_own():
@@ -68,7 +80,7 @@ def test_a_spectrum_of_many_values_has_a_line_for_each():
 def test_the_distribution_counts_exact_zeros_as_minus_infinity():
     s = st.spectrum(st.Chain("plain_relu", 2, seeds=200), X)
     _, ax = plt.subplots()
-    st.plots.distribution(s, 2, ax)
+    st.plots.distribution(s, ax, depth=2)
     share = ax.lines[0].get_ydata()
     zero = 100 * s.vanished[-1].double().mean().item()
     assert share[0] == pytest.approx(zero + 100 / (200 * 9))
@@ -76,7 +88,7 @@ def test_the_distribution_counts_exact_zeros_as_minus_infinity():
     at_depth = s.log_values[-1].flatten().numpy() / math.log(10)
     np.testing.assert_allclose(ax.lines[0].get_xdata(), np.sort(at_depth[np.isfinite(at_depth)]) / 2, rtol=1e-12)
     with pytest.raises(ValueError, match="the spectrum has the depths 1, 2"):
-        st.plots.distribution(s, 3)
+        st.plots.distribution(s, depth=3)
 
 
 @pytest.mark.parametrize(("name", "depth"), [("plain_prelu", 600), ("plain_relu", 20)])
@@ -92,19 +104,21 @@ def test_vanishing_draws_the_shares(name, depth):
 
 def test_the_best_fit_is_bold():
     task = st.Task(torch.sin, (-3, 3), points=20)
-    outputs = torch.stack([0 * task.x, task.y + 0.01, task.x])
+    chain = st.Chain("residual2_prelu", 3, seeds=3, init="identity")
+    chain.outer_bias.data[:, 0] = torch.tensor([2.0, 0.1, -3.0])
+    outputs = chain(task.x).detach()
     _, ax = plt.subplots()
-    st.plots.fits(task.x, outputs, task.y, ax)
+    st.plots.fits(chain, ax, task=task)
     bold = max(ax.lines, key=lambda line: line.get_linewidth())
     np.testing.assert_array_equal(bold.get_ydata(), outputs[1])
     (dashed,) = (line for line in ax.lines if line.get_color() == "#777777")
     np.testing.assert_array_equal(dashed.get_ydata(), task.y)
-    outputs[0] = math.nan
+    chain.outer_bias.data[0] = math.nan
     _, ax = plt.subplots()
-    st.plots.fits(task.x, outputs, task.y, ax)
+    st.plots.fits(chain, ax, task=task)
     np.testing.assert_array_equal(max(ax.lines, key=lambda line: line.get_linewidth()).get_ydata(), outputs[1])
-    with pytest.raises(ValueError, match=r"expected \(points,\), \(seeds, points\)"):
-        st.plots.fits(task.x, outputs[0], task.y)
+    with pytest.raises(TypeError, match=r"expected a chain of width 1"):
+        st.plots.fits(outputs, task=task)
 
 
 def test_the_history_s_line_is_the_median():
@@ -156,7 +170,7 @@ def test_a_function_is_drawn_through_its_knots_with_its_folds_and_turns():
 def test_counts_are_drawn_as_median_and_bands():
     numbers = np.arange(22).reshape(2, 11)
     figure, ax = plt.subplots()
-    assert st.plots.counts([1, 10], numbers, ax) is figure
+    assert st.plots.counts(dict(zip((1, 10), numbers, strict=True)), ax) is figure
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), [5, 16])
     for band, level in zip(ax.collections, (0.05, 0.25), strict=True):
         corners = band.get_paths()[0].vertices
@@ -165,20 +179,24 @@ def test_counts_are_drawn_as_median_and_bands():
             np.testing.assert_allclose([ends.min(), ends.max()], np.quantile(numbers[row], [level, 1 - level]))
     assert ax.get_ylim()[0] == 0
     assert ax.get_ylim()[1] > 21
-    with pytest.raises(ValueError, match=r"expected \(depths,\) and \(depths, seeds\)"):
-        st.plots.counts([1, 2, 3], numbers)
+    with pytest.raises(ValueError, match=r"expected \(depths, seeds\), counts that are not negative"):
+        st.plots.counts({1: 2, 3: 4})
+    with pytest.raises(ValueError, match=r"expected \(depths, seeds\), counts that are not negative"):
+        st.plots.counts({1: [2], 3: [-4]})
+    with pytest.raises(TypeError, match="expected a dictionary of the counts of all seeds by depth"):
+        st.plots.counts(numbers)
 
 
 def test_what_cannot_be_drawn_is_named():
     chain = st.Chain("residual2_relu", 3, seeds=2)
-    with pytest.raises(TypeError, match="f is a list: expected one PiecewiseLinear"):
+    with pytest.raises(TypeError, match="the result is a list: expected one PiecewiseLinear"):
         st.plots.function(st.restrict(chain, (-1, 1)))
     with pytest.raises(TypeError, match=r"expected one kind of them, such as count.folds"):
-        st.plots.counts([3], [st.count(chain, (-1, 1))])
+        st.plots.counts({3: st.count(chain, (-1, 1))})
     with pytest.raises(ValueError, match="leave float64's range"):
-        st.plots.counts([1, 2], [[1], [2**2000]])
+        st.plots.counts({1: [1], 2: [2**2000]})
     with pytest.raises(ValueError, match="not finite"):
-        st.plots.counts([1, 2], [[1], [float("nan")]])
+        st.plots.counts({1: [1], 2: [float("nan")]})
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +207,10 @@ def failing():
 @pytest.mark.parametrize("stored", [False, True])
 def test_failures_are_drawn_where_they_are(failing, stored):
     figure, ax = plt.subplots()
-    assert st.plots.failures(failing.to_dataset() if stored else failing, ax, "mine", "#112233", top=2) is figure
+    assert (
+        st.plots.failures(failing.to_dataset() if stored else failing, ax, label="mine", colour="#112233", top=2)
+        is figure
+    )
     marks = [line for line in ax.lines if line.get_marker() in ("o", "s", "^") and len(line.get_xdata())]
     assert [line.get_marker() for line in marks] == ["o", "s", "^"] * 2
     layers = failing.first().numpy().astype(float)
@@ -236,7 +257,7 @@ def test_what_was_not_measured_has_no_mark():
 def test_the_forward_error_is_drawn_with_its_bounds(stored):
     e = st.forward_error(st.Chain("residual2_prelu", 20, seeds=11), X)
     figure, ax = plt.subplots()
-    assert st.plots.forward_error(e.to_dataset() if stored else e, torch.float32, ax, label="mine") is figure
+    assert st.plots.forward_error(e.to_dataset() if stored else e, ax, label="mine", dtype=torch.float32) is figure
     errors, bounds = (v["float32"].numpy() / math.log(10) for v in (e.log_errors, e.log_bounds))
     solid, dashed, dotted = ax.lines
     np.testing.assert_array_equal(solid.get_xdata(), np.arange(21))
@@ -251,10 +272,10 @@ def test_the_forward_error_is_drawn_with_its_bounds(stored):
     ends = corners[corners[:, 0] == 10, 1]
     np.testing.assert_allclose([ends.min(), ends.max()], [errors[10].min(), errors[10].max()], rtol=1e-12)
     with pytest.raises(ValueError, match="float8"):
-        st.plots.forward_error(e, "float8", ax)
+        st.plots.forward_error(e, ax, dtype="float8")
     lost = dataclasses.replace(e, log_errors={"float32": torch.full((21, 11), math.inf)}, formats=("float32",))
     _, ax = plt.subplots()
-    st.plots.forward_error(dataclasses.replace(lost, log_bounds={}, log_probable_bounds={}), "float32", ax)
+    st.plots.forward_error(dataclasses.replace(lost, log_bounds={}, log_probable_bounds={}), ax, dtype="float32")
     (line,) = ax.lines
     assert np.isnan(line.get_ydata()).all()
 
@@ -266,7 +287,12 @@ def test_gradient_norms_are_drawn_layer_by_layer(stored):
     g = st.GradientNorms.of_seeds([st.gradient_norms(net, torch.ones(3, 4), lambda y: y.sum()) for net in nets])
     for quantity, layers in [("input", [1, 2, 3, 4, 5]), ("bias", [1, 3, 4, 5])]:
         figure, ax = plt.subplots()
-        assert st.plots.gradient_norms(g.to_dataset() if stored else g, ax, quantity, "mine", "#112233") is figure
+        assert (
+            st.plots.gradient_norms(
+                g.to_dataset() if stored else g, ax, label="mine", colour="#112233", quantity=quantity
+            )
+            is figure
+        )
         (x, y), line = ax.lines[0].get_data(), ax.lines[0]
         assert x.tolist() == layers
         rows = g[quantity].numpy()[np.array(layers) - 1] / math.log(10)
@@ -280,7 +306,7 @@ def test_gradient_norms_are_drawn_layer_by_layer(stored):
             assert (of_first.min(), of_first.max()) == pytest.approx(tuple(np.sort(rows[0])[[low, high]]))
     with pytest.raises(ValueError, match="unknown quantity 'weigth'"):
         st.plots.gradient_norms(g, quantity="weigth")
-    with pytest.raises(TypeError, match="the result is a list: expected what gradient_norms gave"):
+    with pytest.raises(TypeError, match="the result is a list: expected what st.gradient_norms gave"):
         st.plots.gradient_norms([g])
 
 
@@ -295,7 +321,7 @@ def test_signals_are_drawn_layer_by_layer(stored):
         ("decorrelation", p.log_decorrelations, 0),
     ]:
         figure, ax = plt.subplots()
-        assert st.plots.propagation(given, ax, quantity) is figure
+        assert st.plots.propagation(given, ax, quantity=quantity) is figure
         places, median = ax.lines[0].get_data()
         assert places.tolist() == list(range(first, 7))
         rows = np.sort(values.flatten(1).numpy(), axis=1) / math.log(10)
@@ -303,7 +329,7 @@ def test_signals_are_drawn_layer_by_layer(stored):
         assert ax.get_legend() is None
     with pytest.raises(ValueError, match="unknown quantity 'norms'"):
         st.plots.propagation(given, quantity="norms")
-    with pytest.raises(TypeError, match="the result is a int: expected what propagation gave"):
+    with pytest.raises(TypeError, match="the result is a int: expected what st.propagation gave"):
         st.plots.propagation(3)
 
 

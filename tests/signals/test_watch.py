@@ -603,7 +603,7 @@ def test_pictures_of_parts_of_chains_and_of_other_quantities():
         draw(record, quantity="activations")
     with pytest.raises(ValueError, match="the nearest is 'gradients'"):
         draw(record, quantity="gradient")
-    with pytest.raises(TypeError, match="record is a Tensor"):
+    with pytest.raises(TypeError, match="the result is a Tensor"):
         draw(record.log_gradients)
     ax = draw(record, quantity="parameters").axes[0]
     middle = record.log_parameters[0].median(dim=-1).values.numpy() / math.log(10)
