@@ -193,25 +193,33 @@ def measure(name: str, depth: int, points: int, seed: int) -> tuple[st.Spectrum,
     """Return the spectrum of a model, and its dataset with what the figure needs besides."""
     model, x = build(name, depth, seed), points_of(name, points, seed)
     s = st.spectrum(model, x, layers="blocks")  # this is all
-    (naive, sizes), true = naive_product(model, x[:1]), s.log_values[:, 0].numpy()
+    (naive, sizes), true = naive_product(model, x[:1]), s.log_values[:, 0, 0].numpy()
     with np.errstate(invalid="ignore"):
         right = (naive == true) | (abs(naive - true) < 1e-9)
     assert s.self_check is not None
     # The last value that is not 0.
-    smallest = s.log_values.gather(-1, s.ranks[..., None] - 1)[..., 0]
+    smallest = s.log_values.gather(-1, s.ranks[..., None] - 1)[:, 0, :, 0]
     about = {"units": "natural logarithm"}
-    data = s.to_dataset().assign(
-        log_condition=(("depth", "x"), s.log_condition.numpy(), {"long_name": "log condition number", **about}),
-        log_span=(
-            ("depth", "x"),
-            (s.log_values[..., 0] - smallest).numpy(),
-            {"long_name": "log of the largest over the smallest singular value that is not 0", **about},
-        ),
-        rank=(("depth", "x"), s.ranks.numpy(), {"long_name": "singular values that are not exactly 0"}),
-        passed=("x", s.self_check.passed.numpy(), {"long_name": "self-check passed"}),
-        naive=(("depth", "index"), naive.astype(np.float32), {"long_name": "product formed in float64", **about}),
-        state=("depth", sizes, {"long_name": "root mean square of the state before a block, at the first point"}),
-        right=("depth", right.sum(1), {"long_name": "values of that product within 1e-9 in the log"}),
+    data = (
+        s.to_dataset()
+        .isel(seed=0, drop=True)
+        .assign(
+            log_condition=(
+                ("depth", "x"),
+                s.log_condition[:, 0].numpy(),
+                {"long_name": "log condition number", **about},
+            ),
+            log_span=(
+                ("depth", "x"),
+                (s.log_values[:, 0, :, 0] - smallest).numpy(),
+                {"long_name": "log of the largest over the smallest singular value that is not 0", **about},
+            ),
+            rank=(("depth", "x"), s.ranks[:, 0].numpy(), {"long_name": "singular values that are not exactly 0"}),
+            passed=("x", s.self_check.passed[0].numpy(), {"long_name": "self-check passed"}),
+            naive=(("depth", "index"), naive.astype(np.float32), {"long_name": "product formed in float64", **about}),
+            state=("depth", sizes, {"long_name": "root mean square of the state before a block, at the first point"}),
+            right=("depth", right.sum(1), {"long_name": "values of that product within 1e-9 in the log"}),
+        )
     )
     # Seven digits are enough for a figure and halve the file.
     data["log_values"] = data.log_values.astype(np.float32)

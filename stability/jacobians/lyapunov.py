@@ -17,7 +17,7 @@ from stability.jacobians.of_networks import states_of
 from stability.jacobians.of_tables import width_one_spectrum
 from stability.jacobians.products import Array, PrefixProducts
 from stability.reading import Layers
-from stability.reading.chains import StepTable
+from stability.reading.chains import Steps, StepTable
 from stability.reading.derivatives import derivatives
 from stability.reading.read import AnyNetwork, read
 
@@ -33,7 +33,8 @@ class LyapunovExponents:
     transient that dies out as 1 / depth. These leave out the first layers, and err by `standard_errors`.
 
     Attributes:
-        exponents: float64 (*batch, k), descending; -inf where the product is exactly singular.
+        exponents: float64 (*batch, k), descending; -inf where the product is exactly singular. The batch is (seeds,
+            points) for a network, of which a module is one seed.
         standard_errors: (*batch, k), from the spread of batch means over stretches of layers, which holds where the
             layers' statistics do not change with depth; 0 where the exponent is -inf.
         depth: the number of layers, and `burn_in` how many of them were left out.
@@ -57,8 +58,8 @@ class LyapunovExponents:
     def pooled(self) -> tuple[Tensor, Tensor]:
         """Return the mean exponents over the batch, (k,), and its standard error from the spread over the batch.
 
-        For a chain the points of one seed share its weights: they are averaged first and only seeds count as
-        independent.
+        The points of one seed share its weights: they are averaged first and only seeds count as independent, of
+        which a module is one.
 
         Raises:
             ValueError: for a batch of one.
@@ -116,7 +117,8 @@ def lyapunov(
         return _from_sums(logs.flatten(1, 2).numpy(), tuple(logs.shape[1:3]))
     with states_of(reading) as (names, states):
         jacobians = (layer.jacobian() for layer in derivatives(names, states))
-        return _from_sums(_log_scales(jacobians, len(names), progress), states[0].batch)
+        seeds = () if isinstance(reading, Steps) else (1,)
+        return _from_sums(_log_scales(jacobians, len(names), progress), (*seeds, *states[0].batch))
 
 
 def _log_scales(layers: Iterator[Array], depth: int, progress: bool) -> Array:

@@ -77,7 +77,7 @@ def spectrum(
         progress: whether to show a progress bar, on a terminal.
 
     Returns:
-        A `Spectrum` on the CPU, with log_values (depth, points, k), (depth, seeds, points, k) for a chain, and
+        A `Spectrum` on the CPU, with log_values (depth, seeds, points, k), a module being one seed, and
         (depth, *batch, k) for matrices.
 
     Raises:
@@ -94,7 +94,7 @@ def spectrum(
     >>> net = torch.nn.Sequential(*[torch.nn.Linear(8, 8) for _ in range(50)]).double()
     >>> s = st.spectrum(net, torch.zeros(3, 8, dtype=torch.float64))
     >>> s.log_values.shape, bool(s.self_check.passed.all())
-    (torch.Size([50, 3, 8]), True)
+    (torch.Size([50, 1, 3, 8]), True)
     >>> J = torch.randn(1000, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) / 4
     >>> s = st.spectrum(J)
     >>> print(f"condition number 10^{s.log_condition[-1].item() / 2.302585:.0f}, {s.ranks[-1]} values")
@@ -110,13 +110,14 @@ def spectrum(
         if k is not None:
             check_integer("k", k, 1, 1)  # all that there is
         return width_one_spectrum(reading, distances)
-    members = reading.members if isinstance(reading, Steps) else None
     with states_of(reading) as (names, states):
         if k is not None:
             part = leading_spectrum(names, states, k, progress, apart=isinstance(reading, Steps))
         else:
             part = _in_portions(reading, names, states, check, distances, memory, progress)
-    return dataclasses.replace(part, x=reading.x.detach().to("cpu", copy=True), members=members, layers=names)
+    if isinstance(reading, Network):
+        part = _as_one_seed(part)
+    return dataclasses.replace(part, x=reading.x.detach().to("cpu", copy=True), members=reading.members, layers=names)
 
 
 def _of_matrices(matrices: Any, layers: Any, k: int | None, check: bool, distances: bool, progress: bool) -> Spectrum:
@@ -215,6 +216,22 @@ def _some_points(reading: Steps | Network, states: list[State], start: int, stop
                     f"{states[0].batch[-1]}: {why}"
                 )
         yield own
+
+
+def _as_one_seed(part: Spectrum) -> Spectrum:
+    """Give a spectrum of points the dimension of seeds, of which a module is one."""
+
+    def with_seed(value: Tensor | None, dim: int) -> Tensor | None:
+        return None if value is None else value.unsqueeze(dim)
+
+    check = part.self_check
+    if check is not None:
+        over = {"determinant": 1, "bound": 1, "reversed": 0, "sensitivity": 0}
+        values = {name: with_seed(getattr(check, name), dim) for name, dim in over.items()}
+        check = dataclasses.replace(check, **values)  # type: ignore[arg-type]
+    fields = ("log_values", "undecided", "distance_from_identity", "log_product_distance", "residuals")
+    found = {name: with_seed(getattr(part, name), 1) for name in fields}
+    return dataclasses.replace(part, **found, self_check=check)  # type: ignore[arg-type]
 
 
 def _join(parts: list[Spectrum], dims: int) -> Spectrum:

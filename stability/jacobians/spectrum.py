@@ -24,8 +24,8 @@ def log_half_smallest(dtype: torch.dtype) -> float:
 class Spectrum:
     """Singular values of the Jacobian of every prefix of a network, in natural logarithms.
 
-    The batch is (seeds, points) for a chain, (points,) for any other network, and what stands between the
-    depth and the last two dimensions for matrices.
+    The batch is (seeds, points) for a network, of which a module is one seed, and for matrices what stands between
+    the depth and the last two dimensions.
 
     Attributes:
         log_values: float64 (depth, *batch, k), descending along k, -inf where exactly zero. Prefix l has
@@ -42,7 +42,7 @@ class Spectrum:
         residuals: with k leading values asked for, (depth, *batch, k): the error of each as a relative residual;
             else None.
         x: the points; None for matrices.
-        members: the member numbers of a chain, else None.
+        members: the member numbers of a chain, (0,) for a module; None for matrices.
         layers: the names of the layers.
     """
 
@@ -109,14 +109,12 @@ class Spectrum:
     def to_dataset(self) -> xarray.Dataset:
         """Return what is there with dims (depth, *batch, index).
 
-        The batch is named (seed, x) for a chain, (x,) for any other network, (batch_0, ...) for matrices. Points
-        that are single numbers are the coordinate of x, others are numbered.
+        The batch is named (seed, x) for a network, (batch_0, ...) for matrices. Points that are single numbers are
+        the coordinate of x, others are numbered.
         """
         shape = self.log_values.shape[1:-1]
         if self.members is not None:
             batch: tuple[str, ...] = ("seed", "x")
-        elif self.x is not None:
-            batch = ("x",)
         else:
             batch = tuple(f"batch_{i}" for i in range(len(shape)))
         coords = {

@@ -65,7 +65,7 @@ def run_in(
         states = [one.whole(name)[None] for one, name in zip(found.all_states, names, strict=True)]
         wanted = [state for state, there in zip(found.before, before, strict=True) if there] if loss else []
         gradients = None if loss is None else _backward_of_module(wanted, evaluate(loss, found.output))
-        return FormatRun(found.layers, (0,), states, gradients)
+        return FormatRun(found.layers, reading.members, states, gradients)
 
 
 def size_of(numbers: Tensor, kept: int = 1) -> Tensor:

@@ -181,7 +181,7 @@ def propagation(
         if not normalises_by_batch(reading.module):
             for layer in derivatives(found.layers, states):
                 layer.refuse_mixed_points()
-        return _measured(_layers_of(found.layers, states), reading.x, states[0].size, pairs, (0,))
+        return _measured(_layers_of(found.layers, states), reading.x, states[0].size, pairs, reading.members)
 
 
 def propagation_of_steps(reading: Steps, pairs: Pairs = None) -> Propagation:

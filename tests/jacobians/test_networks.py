@@ -47,7 +47,7 @@ def assert_spectrum(s, blocks, x, tolerance=1e-8, points=None):
             # Formed in float64, a product holds the values down to its rounding noise.
             safe = expected > expected[0] + math.log(1e-6)
             k = len(expected)
-            assert (s.log_values[depth, point, :k] - expected).abs()[safe].max() < tolerance
+            assert (s.log_values[depth, 0, point, :k] - expected).abs()[safe].max() < tolerance
 
 
 class Residual(nn.Module):
@@ -94,7 +94,7 @@ def test_a_transformer_of_12_blocks_equals_its_explicit_jacobians():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.3)  # the copies that torch makes are all alike
     s = st.spectrum(net, x)
-    assert s.log_values.shape == (12, 3, 40)
+    assert s.log_values.shape == (12, 1, 3, 40)
     assert s.layers[0] == "layers.0"
     assert len(s.layers) == 12
     assert_spectrum(s, net.layers, x)
@@ -126,9 +126,9 @@ def test_layers_that_change_the_width():
     net = nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 4), nn.Tanh(), nn.Linear(4, 7)).double()
     x = rand(3, 6)
     s = st.spectrum(net, x)
-    assert s.log_values.shape == (5, 3, 6)
+    assert s.log_values.shape == (5, 1, 3, 6)
     assert s.sizes == (6, 6, 4, 4, 4)
-    assert torch.equal(s.ranks, torch.tensor([6, 6, 4, 4, 4])[:, None].expand(5, 3))
+    assert torch.equal(s.ranks, torch.tensor([6, 6, 4, 4, 4])[:, None, None].expand(5, 1, 3))
     assert s.distance_from_identity is None
     assert_spectrum(s, net, x)
 
@@ -242,7 +242,7 @@ def test_float32_models_are_held_to_their_own_precision():
 def test_leading_values_without_jacobians():
     net, x = resnet(), rand(2, 3, 6, 6)
     full, leading = st.spectrum(net, x), st.spectrum(net, x, k=3)
-    assert leading.log_values.shape == (10, 2, 3)
+    assert leading.log_values.shape == (10, 1, 2, 3)
     assert leading.residuals.max() < 1e-5
     assert (leading.log_values - full.log_values[..., :3]).abs().max() < 1e-9
     assert leading.self_check is None
@@ -263,10 +263,10 @@ def test_residuals_tell_what_has_not_converged(monkeypatch):
     monkeypatch.setattr(leading, "ROUNDS", 1)
     matrix = torch.diag(torch.linspace(1, 0.9, 40, dtype=torch.float64))
     s = st.spectrum([lambda h: h @ matrix], rand(1, 40), k=2)
-    errors = (s.log_values[0, 0] - torch.tensor([1.0, 1 - 0.1 / 39], dtype=torch.float64).log()).abs()
+    errors = (s.log_values[0, 0, 0] - torch.tensor([1.0, 1 - 0.1 / 39], dtype=torch.float64).log()).abs()
     assert (errors > 1e-4).any()
-    assert (s.residuals[0, 0] > 1e-3).all()
-    assert (errors <= s.residuals[0, 0]).all()
+    assert (s.residuals[0, 0, 0] > 1e-3).all()
+    assert (errors <= s.residuals[0, 0, 0]).all()
 
 
 def test_leading_values_of_a_layer_that_cannot_be_differentiated_twice_are_refused(monkeypatch):
@@ -287,7 +287,7 @@ def test_leading_values_of_a_layer_that_cannot_be_differentiated_twice_are_refus
 
     for function in (Twice.apply, Once.apply):
         full = st.spectrum([function], rand(2, 3))
-        assert torch.equal(full.log_values, torch.full((1, 2, 3), math.log(2), dtype=torch.float64))
+        assert torch.equal(full.log_values, torch.full((1, 1, 2, 3), math.log(2), dtype=torch.float64))
     held = st.spectrum([Once.apply], rand(2, 3), k=1)  # its Jacobian is small enough to be formed
     assert held.log_values.flatten().tolist() == pytest.approx([math.log(2)] * 2, abs=1e-14)
     monkeypatch.setattr("stability.jacobians.leading.HELD", 0)
@@ -445,7 +445,7 @@ def test_a_derivative_that_differs_between_the_modes_is_caught(monkeypatch):
     with pytest.raises(ValueError, match="the derivatives of layer 0 in forward and in backward mode disagree"):
         st.spectrum([Wrong.apply], rand(2, 3), k=1)
     full = st.spectrum([Wrong.apply], rand(2, 3))  # which takes the backward pass alone
-    assert torch.equal(full.log_values, torch.full((1, 2, 3), math.log(2), dtype=torch.float64))
+    assert torch.equal(full.log_values, torch.full((1, 1, 2, 3), math.log(2), dtype=torch.float64))
 
 
 def test_tokens_go_through_the_model_and_states_are_differentiated():
@@ -466,10 +466,10 @@ def test_tokens_go_through_the_model_and_states_are_differentiated():
     s = st.spectrum(net, tokens)
     # What takes the points together at the end is no layer, and the source is what the embedding makes.
     assert s.layers == ("embed", "blocks.0", "blocks.1", "blocks.2")
-    assert s.log_values.shape == (4, 2, 24)
+    assert s.log_values.shape == (4, 1, 2, 24)
     assert s.log_values[0].abs().max() < 1e-14
     alone = st.spectrum(net, tokens[:1])  # as for one point
-    torch.testing.assert_close(alone.log_values[:, 0, :12], s.log_values[:, 0, :12], rtol=0, atol=1e-9)
+    torch.testing.assert_close(alone.log_values[:, 0, 0, :12], s.log_values[:, 0, 0, :12], rtol=0, atol=1e-9)
     # Layer normalisation after the block takes away the mean and the length of every token: two ranks each.
     assert_spectrum(st.spectrum(net, tokens, layers="blocks"), net.blocks, net.embed(tokens).detach())
 

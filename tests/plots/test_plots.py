@@ -306,7 +306,7 @@ def test_gradient_norms_are_drawn_layer_by_layer(stored):
             assert (of_first.min(), of_first.max()) == pytest.approx(tuple(np.sort(rows[0])[[low, high]]))
     with pytest.raises(ValueError, match="unknown quantity 'weigth'"):
         st.plots.gradient_norms(g, quantity="weigth")
-    with pytest.raises(TypeError, match="the result is a list: expected what st.gradient_norms gave"):
+    with pytest.raises(TypeError, match=r"the result is a list: expected what st.gradient_norms gave"):
         st.plots.gradient_norms([g])
 
 
@@ -329,7 +329,7 @@ def test_signals_are_drawn_layer_by_layer(stored):
         assert ax.get_legend() is None
     with pytest.raises(ValueError, match="unknown quantity 'norms'"):
         st.plots.propagation(given, quantity="norms")
-    with pytest.raises(TypeError, match="the result is a int: expected what st.propagation gave"):
+    with pytest.raises(TypeError, match=r"the result is a int: expected what st.propagation gave"):
         st.plots.propagation(3)
 
 

@@ -134,7 +134,7 @@ def test_products_of_jacobians_are_the_jacobian_of_the_whole(name):
             product = jacobian[point] @ product
             expected = np.log(np.maximum(np.linalg.svd(product, compute_uv=False), 1e-300))[: s.log_values.shape[-1]]
             safe = expected > expected[0] + math.log(1e-4)
-            found = s.log_values[depth, point, : len(expected)].numpy()
+            found = s.log_values[depth, 0, point, : len(expected)].numpy()
             np.testing.assert_allclose(found[safe], expected[safe], rtol=0, atol=1e-10)
         whole = direct_jacobian(name, point).numpy()
         # The last layer ends where the points do, and the output may be a view of what it makes.
@@ -365,12 +365,12 @@ def test_points_that_depend_on_one_another_are_refused_in_every_way_or_are_one_p
     by_sequence = st.spectrum(net, x, batch_dim=1, progress=False)
     for b in range(2):
         expected = torch.linalg.svdvals(jacobian[:, b, :, :, b].reshape(24, 24)).log()
-        found = by_sequence.log_values[-1, b]
+        found = by_sequence.log_values[-1, 0, b]
         assert (found - expected)[expected > expected[0] - 9].abs().max() < 1e-9
     whole = st.spectrum(net, x, batch_dim=None, progress=False)
-    assert whole.log_values.shape == (2, 1, 48)
+    assert whole.log_values.shape == (2, 1, 1, 48)
     expected = torch.linalg.svdvals(jacobian.reshape(48, 48)).log()
-    assert (whole.log_values[-1, 0] - expected)[expected > expected[0] - 9].abs().max() < 1e-9
+    assert (whole.log_values[-1, 0, 0] - expected)[expected > expected[0] - 9].abs().max() < 1e-9
 
 
 def test_points_in_portions_are_those_of_all():
@@ -440,7 +440,7 @@ def test_random_places_are_named():
     norm = nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(5, track_running_stats=False)).double().eval()
     with pytest.raises(ValueError, match=r"BatchNorm1d '1' keeps no running statistics .* batch_dim=None"):
         st.spectrum(norm, randn(4, 5), progress=False)
-    assert st.spectrum(norm, randn(4, 5), batch_dim=None, progress=False).log_values.shape == (2, 1, 20)
+    assert st.spectrum(norm, randn(4, 5), batch_dim=None, progress=False).log_values.shape == (2, 1, 1, 20)
 
 
 def test_what_a_chain_is_is_told_by_its_type():
@@ -460,7 +460,7 @@ def test_what_a_chain_is_is_told_by_its_type():
     net, x = Look().double(), randn(2, 3)
     s = st.spectrum(net, x, progress=False)
     assert s.layers == ("steps.0", "steps.1")
-    assert s.members is None
+    assert s.members == (0,)
 
     class Doubled(st.Chain):
         def forward(self, x):
@@ -480,7 +480,7 @@ def test_tokens_of_a_decoder_may_be_followed_with_the_encoder_held_fixed():
     found = st.layers(net, model.x, source=1)
     assert found.names == ("target", "decoder.0", "decoder.1", "head")
     s = st.spectrum(net, model.x, source=1, progress=False)
-    assert s.log_values.shape == (4, 2, 24)
+    assert s.log_values.shape == (4, 1, 2, 24)
     tokens_only = st.layers(built("language model"), {"tokens": tokens(2, 4)})
     assert tokens_only.names == MODELS["language model"].layers
 

@@ -40,7 +40,7 @@ def test_a_complex_number_is_two_real_ones():
     expected = torch.linalg.svdvals(product).log().repeat_interleave(2)  # each once for either part
     for k in (None, 2):
         s = st.spectrum(net, x, k=k, progress=False)
-        torch.testing.assert_close(s.log_values[-1, 0], expected[:k], rtol=0, atol=1e-10)
+        torch.testing.assert_close(s.log_values[-1, 0, 0], expected[:k], rtol=0, atol=1e-10)
     p = st.propagation(net, x)
     after = net[0](x).detach()
     cosine = (after[0].conj() @ after[1]).real / (after[0].norm() * after[1].norm())
@@ -615,7 +615,7 @@ def test_points_may_change_their_dimension():
     for point in range(3):
         jacobian = torch.autograd.functional.jacobian(lambda v: net(v[:, None])[0], x[:, point]).reshape(2, 15)
         expected = torch.linalg.svdvals(jacobian).log()
-        torch.testing.assert_close(s.log_values[-1, point, :2], expected, rtol=0, atol=1e-10)
+        torch.testing.assert_close(s.log_values[-1, 0, point, :2], expected, rtol=0, atol=1e-10)
 
 
 def test_the_source_is_the_same_whichever_layers_are_named():

@@ -275,6 +275,6 @@ def test_products_are_the_jacobian_of_the_whole_and_leading_values_lead(name):
             with np.errstate(divide="ignore"):  # a head that begins at zero
                 expected = np.log(np.linalg.svd(np.array(whole), compute_uv=False))
             safe = expected > expected[0] + math.log(1e-3)
-            found = s.log_values[-1, point, : len(expected)].numpy()
+            found = s.log_values[-1, 0, point, : len(expected)].numpy()
             np.testing.assert_allclose(found[safe[: len(found)]], expected[safe], rtol=0, atol=coarse)
         assert len(names) == s.depth
