@@ -65,7 +65,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "LM, knots": {"marker": "s", "markersize": 3.5, "linewidth": 1.0},
     "growth": {"marker": "o", "markersize": 4.5, "linewidth": 1.8},
 }
-#: By depth: seeds, and steps of Adam, Levenberg-Marquardt and growth.
+#: By depth: seeds, and iterations of Adam, Levenberg-Marquardt and growth.
 PLAN = {
     3: (32, 2000, 200, 300),
     10: (32, 2000, 200, 500),
@@ -79,7 +79,7 @@ QUICK = {10: (6, 150, 50, 200), 30: (4, 150, 50, 200), 100: (2, 40, 30, 120), 10
 MOST_FOLDS = 300
 #: The rates and starts of Adam of which the best is set against Levenberg-Marquardt.
 TRIED = (("pytorch", 0.01), ("scaled", 0.01), ("knots", 0.01), ("identity", 0.01), ("pytorch", 0.003), ("scaled", 0.03))
-#: By depth: seeds and steps of Levenberg-Marquardt.
+#: By depth: seeds and iterations of Levenberg-Marquardt.
 RACES = {30: (12, 200), 100: (6, 150)}
 PRECISIONS: dict[str, Any] = {
     "24 bits": np.float32,
@@ -94,7 +94,7 @@ class Settings:
     """The article's pictures: five chains fitted to sin(x), and why the fits that fail do."""
 
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Fewer seeds, steps and depths: under 10 seconds."""
+    """Fewer seeds, iterations and depths: under 10 seconds."""
     out: Path = Path("figures")
     """The folder for the figure (PNG, PDF) and its data (netCDF)."""
     seed: int = 0
@@ -138,13 +138,15 @@ def applies(case: str, method: str) -> bool:
     return method != "growth" or CASES[case] in ("residual2_relu", "residual2_prelu", "plain_prelu")
 
 
-def trained(case: str, method: str, depth: int, seeds: int, steps: int, root: int, dtype=torch.float64) -> st.Chain:
+def trained(
+    case: str, method: str, depth: int, seeds: int, iterations: int, root: int, dtype=torch.float64
+) -> st.Chain:
     """Return the chain after its training. With slopes held Adam starts at the identity, where no signal fades."""
     name, init = METHODS[method]
     least_slope = 0.0 if case == HELD else None
     start = "identity" if (case, method) == (HELD, "Adam") else init
     chain = st.Chain(CASES[case], depth, seeds=seeds, init=start, root=root, dtype=dtype)
-    if st.train(chain, TRAINED, name, steps, least_slope=least_slope, progress=False).interrupted:
+    if st.train(chain, TRAINED, name, iterations, least_slope=least_slope, progress=False).interrupted:
         raise SystemExit(1)
     return chain
 
@@ -182,9 +184,9 @@ def fits(plan: dict[int, tuple[int, ...]], root: int) -> xarray.Dataset:
     dims = ("case", "by", "depth", "seed")
     arrays: dict[str, np.ndarray] = {}
     single = np.full(shape, np.nan)
-    steps = {"adam": 1, "levenberg_marquardt": 2, "growth": 3}
+    iterations = {"adam": 1, "levenberg_marquardt": 2, "growth": 3}
     for case, method, depth in tqdm(jobs, desc="fits", disable=None):
-        seeds, number = plan[depth][0], plan[depth][steps[METHODS[method][0]]]
+        seeds, number = plan[depth][0], plan[depth][iterations[METHODS[method][0]]]
         place = (list(CASES).index(case), list(METHODS).index(method), list(plan).index(depth), slice(seeds))
         for name, values in measure(trained(case, method, depth, seeds, number, root)).items():
             arrays.setdefault(name, np.full(shape + values.shape[1:], np.nan, values.dtype))[place] = values
@@ -204,7 +206,7 @@ def shown(depths: list[int]) -> list[int]:
     return [30, depths[-1]]
 
 
-def race(depth: int, seeds: int, steps: int, root: int) -> tuple[float, np.ndarray, np.ndarray]:
+def race(depth: int, seeds: int, iterations: int, root: int) -> tuple[float, np.ndarray, np.ndarray]:
     """Return the seconds LM takes on residual PReLU, its errors, and Adam's by start and rate in the same time each."""
 
     def timed(init: str, method: str, number: int, rate: float = 0.01) -> tuple[float, np.ndarray]:
@@ -213,14 +215,14 @@ def race(depth: int, seeds: int, steps: int, root: int) -> tuple[float, np.ndarr
         st.train(chain, TRAINED, method, number, rate=rate, progress=False)
         return time.perf_counter() - began, mean_squares(chain)
 
-    seconds, errors = timed("knots", "levenberg_marquardt", steps)
+    seconds, errors = timed("knots", "levenberg_marquardt", iterations)
     # The fastest of some short runs, so that Adam has rather too much time than too little.
     number = max(10, int(30 * seconds / min(timed("pytorch", "adam", 30)[0] for _ in range(4))))
     return seconds, errors, np.array([timed(init, "adam", number, rate)[1] for init, rate in TRIED])
 
 
 def adam(
-    chain: st.Chain, task: st.Task, kind: Any, steps: int, epsilon: float, least_slope: float | None = None
+    chain: st.Chain, task: st.Task, kind: Any, iterations: int, epsilon: float, least_slope: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Train a plain PReLU chain by `st.train`'s Adam in any arithmetic that numpy can hold.
 
@@ -241,7 +243,7 @@ def adam(
     count, beta1, beta2 = number(float(len(x))), number(0.9), number(0.999)
     mean = square = p * zero
     best, first = np.full(len(p), np.inf), np.zeros(len(p))
-    for step in range(steps + 1):
+    for iteration in range(iterations + 1):
         if least_slope is not None:
             p[:, slope] = np.where(p[:, slope] < number(least_slope), number(least_slope), p[:, slope])
         h, states, inner = np.broadcast_to(x, (len(p), len(x))), [], []
@@ -252,7 +254,7 @@ def adam(
             h = np.where(z > zero, z, a[:, None] * z)
         residual = p[:, -2:-1] * h + p[:, -1:] - y
         best = np.minimum(best, ((residual * residual).sum(1) / count).astype(float))
-        if step == steps:
+        if iteration == iterations:
             break
         g = np.empty_like(p)
         back = residual * (number(2.0) / count)
@@ -265,21 +267,21 @@ def adam(
             g[:, depth + k] = back.sum(1)
             g[:, k] = (back * states[k]).sum(1)
             back = back * p[:, k, None]
-        first = np.abs(g[:, 0].astype(float)) if step == 0 else first
+        first = np.abs(g[:, 0].astype(float)) if iteration == 0 else first
         size = np.sqrt((g * g).sum(1, keepdims=True))
         g = g / np.where(size > one, size, one)
         mean = beta1 * mean + (one - beta1) * g
         square = beta2 * square + (one - beta2) * g * g
-        rate = number(0.01 * (0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2))
-        under = np.sqrt(square / (one - beta2 ** (step + 1))) + number(epsilon)
+        rate = number(0.01 * (0.01 + 0.99 * (1 + math.cos(math.pi * iteration / iterations)) / 2))
+        under = np.sqrt(square / (one - beta2 ** (iteration + 1))) + number(epsilon)
         # Without an epsilon, 0 / 0 is for parameters that never had a gradient.
-        p = p - rate * (mean / (one - beta1 ** (step + 1))) / np.where(under > zero, under, one)
+        p = p - rate * (mean / (one - beta1 ** (iteration + 1))) / np.where(under > zero, under, one)
     return best, first
 
 
 def numerics(quick: bool, root: int) -> xarray.Dataset:
     """Train plain PReLU chains in ever more digits; and more of them by epsilon and start."""
-    members, steps, points, depths = (2, 40, 8, (10, 30)) if quick else (4, 300, 16, (10, 30))
+    members, iterations, points, depths = (2, 40, 8, (10, 30)) if quick else (4, 300, 16, (10, 30))
     several, longer = (8, 200) if quick else (32, 2000)
     runs = {"free": (1e-8, None), "free, epsilon 0": (0.0, None), "held": (1e-8, 0.0), "held, epsilon 0": (0.0, 0.0)}
     if quick:
@@ -290,7 +292,7 @@ def numerics(quick: bool, root: int) -> xarray.Dataset:
         chain = st.Chain("plain_prelu", depth, seeds=members, root=root)
         for j, (epsilon, least) in enumerate(runs.values()):
             for k, kind in enumerate(PRECISIONS.values()):
-                errors[i, j, k], gradients[i] = adam(chain, sine(points), kind, steps, epsilon, least)
+                errors[i, j, k], gradients[i] = adam(chain, sine(points), kind, iterations, epsilon, least)
     chances = {}
     task = sine(32)
     for name, init, kind, epsilon in (

@@ -7,12 +7,12 @@ trained depth use its folds?
 
 Method. All counts are exact integers for the stored parameters, over many seeds. Fresh: torch's initialisation, depths
 1 to 300, on (-3, 3) and on the whole line, where theory gives their mean for four of the chains. Trained: Adam on the
-mean-squared error, counted at steps spread evenly on a logarithmic scale, and at the end (each seed at its best
+mean-squared error, counted at iterations spread evenly on a logarithmic scale, and at the end (each seed at its best
 parameters) at depths 3 to 100.
 
 Reading. Medians with bands from 25 to 75 % and from 5 to 95 % over seeds; the scale is linear below 1, so that 0 has a
-place, and so has step 0, drawn at one half. Top: fresh, against depth; black dotted is the theoretical maximum 2^L -
-1, grey dashed L folds, which theory expects on the whole line; crosses are the means measured there. Bottom: along
+place, and so has iteration 0, drawn at one half. Top: fresh, against depth; black dotted is the theoretical maximum 2^L
+- 1, grey dashed L folds, which theory expects on the whole line; crosses are the means measured there. Bottom: along
 training at depth 30, and folds at the end against depth.
 """
 
@@ -42,7 +42,7 @@ class Settings:
     """Folds, turns and regions of the five chains, fresh and trained."""
 
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Fewer seeds, steps and depths: under 10 seconds."""
+    """Fewer seeds, iterations and depths: under 10 seconds."""
     out: Path = Path("figures")
     """The folder for the figure (PNG, PDF) and its data (netCDF)."""
     seed: int = 0
@@ -88,10 +88,10 @@ def whole_line(depths: list[int], seeds: int, root: int) -> xarray.Dataset:
     )
 
 
-def trained(depths: list[int], seeds: int, steps: int, root: int) -> xarray.Dataset:
+def trained(depths: list[int], seeds: int, iterations: int, root: int) -> xarray.Dataset:
     """Count the chains along training at depth MIDDLE, and all at the end."""
     task = st.Task(torch.sin, INTERVAL)
-    watched = sorted({0, *np.unique(np.geomspace(1, steps, 25).astype(int)).tolist()})
+    watched = sorted({0, *np.unique(np.geomspace(1, iterations, 25).astype(int)).tolist()})
     shape = (len(st.ARCHITECTURES), len(depths))
     end, loss = np.empty((*shape, 3, seeds)), np.empty((*shape, seeds))
     negative, along = np.zeros((*shape, seeds)), np.empty((shape[0], len(watched), 3, seeds))
@@ -99,11 +99,11 @@ def trained(depths: list[int], seeds: int, steps: int, root: int) -> xarray.Data
         for d, depth in enumerate(depths):
             chain = st.Chain(name, depth, seeds=seeds, root=root)
 
-            def watch(step: int, _: torch.Tensor, chain: st.Chain = chain, a: int = a) -> None:
-                if step in watched:
-                    along[a, watched.index(step)] = numbers(chain)
+            def watch(iteration: int, _: torch.Tensor, chain: st.Chain = chain, a: int = a) -> None:
+                if iteration in watched:
+                    along[a, watched.index(iteration)] = numbers(chain)
 
-            history = st.train(chain, task, steps=steps, on_step=watch if depth == MIDDLE else None)
+            history = st.train(chain, task, iterations=iterations, on_iteration=watch if depth == MIDDLE else None)
             if history.interrupted:
                 raise SystemExit(1)
             end[a, d], loss[a, d] = numbers(chain), history.best_loss.numpy()
@@ -115,9 +115,9 @@ def trained(depths: list[int], seeds: int, steps: int, root: int) -> xarray.Data
             "trained": (("architecture", "depth_trained", "kind", "seed"), end),
             "loss": (("architecture", "depth_trained", "seed"), loss, {"long_name": "mean-squared error"}),
             "slope_below_0": (("architecture", "depth_trained", "seed"), negative),
-            "along": (("architecture", "step", "kind", "seed"), along),
+            "along": (("architecture", "iteration", "kind", "seed"), along),
         },
-        names | {"depth_trained": depths, "step": watched},
+        names | {"depth_trained": depths, "iteration": watched},
     )
 
 
@@ -187,7 +187,7 @@ def draw(data: xarray.Dataset) -> plt.Figure:
                 st.plots.counts(by_depth(data.depth, part), ax, label=label, colour=shade)
             for ax, kind in zip(axes[1], ("folds", "turns"), strict=False):
                 part = data.along.sel(architecture=name, kind=kind)
-                st.plots.counts(by_depth(np.maximum(data.step, 0.5), part), ax, colour=shade)
+                st.plots.counts(by_depth(np.maximum(data.iteration, 0.5), part), ax, colour=shade)
             part = data.trained.sel(architecture=name, kind="folds")
             st.plots.counts(by_depth(data.depth_trained, part), axes[1, 2], colour=shade)
         axes[1, 1].set_yticks([0, 1, 2, 5], ["0", "1", "2", "5"])  # powers of ten alone would not let a 2 be read
@@ -207,7 +207,7 @@ def draw(data: xarray.Dataset) -> plt.Figure:
         axes[1, 2].set(xscale="log", xlim=(float(data.depth_trained[0]), float(data.depth_trained[-1])))
         axes[1, 2].set(title="folds, trained", ylabel="folds")
         for ax, kind in zip(axes[1], ("folds", "turns"), strict=False):
-            ax.set(xscale="log", xlabel="step of training", title=f"{kind} along training, depth {MIDDLE}", ylabel=kind)
+            ax.set(xscale="log", xlabel="iteration", title=f"{kind} along training, depth {MIDDLE}", ylabel=kind)
         extra = [
             plt.Line2D([], [], color="black", linestyle=":", label="maximum, $2^L - 1$"),
             plt.Line2D([], [], color="#777777", linestyle="--", label="one a step, $L$"),
@@ -222,10 +222,15 @@ def draw(data: xarray.Dataset) -> plt.Figure:
 def main(settings: Settings) -> None:
     st.plots.make_folder(settings.out)  # before the work, not after it
     if settings.quick:
-        depths, seeds, steps, depths_trained = [1, 3, 10, 30, 100], 32, 200, [3, MIDDLE]
+        depths, depths_trained, seeds, iterations = [1, 3, 10, 30, 100], [3, MIDDLE], 32, 200
     else:
-        depths, seeds, steps, depths_trained = [1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300], 200, 1000, [3, 10, 30, 100]
-    data = trained(depths_trained, min(seeds, 64), steps, settings.seed)
+        depths, seeds, iterations, depths_trained = (
+            [1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300],
+            200,
+            1000,
+            [3, 10, 30, 100],
+        )
+    data = trained(depths_trained, min(seeds, 64), iterations, settings.seed)
     data["fresh"] = fresh(depths, seeds, settings.seed).rename(seed="seed_fresh")
     data = data.merge(whole_line(depths, seeds, settings.seed))
 

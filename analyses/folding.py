@@ -50,18 +50,18 @@ class Settings:
     """The folding of a line into sin(x), and what cannot be folded."""
 
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Fewer seeds and steps, and no GIF: under 10 seconds."""
+    """Fewer seeds and iterations, and no GIF: under 10 seconds."""
     out: Path = Path("figures")
     """The folder for the figure (PNG, PDF), its data (netCDF) and the GIF."""
     seed: int = 0
     """The root seed."""
 
 
-def train(name: str, depth: int, seeds: int, steps: int, root: int) -> tuple[np.ndarray, np.ndarray]:
+def train(name: str, depth: int, seeds: int, iterations: int, root: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the tables of all seeds and their maximal errors on a fine grid."""
     task = st.Task(TARGETS[name], INTERVAL)
     chain = st.Chain(ARCHITECTURE, depth, seeds=seeds, root=root)
-    if st.train(chain, task, steps=steps).interrupted:
+    if st.train(chain, task, iterations=iterations).interrupted:
         raise SystemExit(1)
     x = torch.linspace(*INTERVAL, 4001, dtype=torch.float64)
     return chain.table(), (chain(x) - TARGETS[name](x)).abs().amax(1).detach().numpy()
@@ -150,11 +150,11 @@ def draw(data: xarray.Dataset) -> plt.Figure:
 
 def main(settings: Settings) -> None:
     st.plots.make_folder(settings.out)  # before the work, not after it
-    seeds, steps, depth = (32, 400, 20) if settings.quick else (128, 3000, 30)
-    tables, errors = train("sin x", DEPTH, seeds, steps, settings.seed)
+    seeds, iterations, depth = (32, 400, 20) if settings.quick else (128, 3000, 30)
+    tables, errors = train("sin x", DEPTH, seeds, iterations, settings.seed)
     table = tables[np.argmin(errors)]
     x = np.linspace(*INTERVAL, 600)
-    runs = {name: train(name, depth, seeds, steps, settings.seed) for name in TARGETS}
+    runs = {name: train(name, depth, seeds, iterations, settings.seed) for name in TARGETS}
     best = {name: st.restrict(found[np.argmin(worst)], INTERVAL) for name, (found, worst) in runs.items()}
     data = xarray.Dataset(
         {

@@ -68,7 +68,7 @@ class Settings:
     """Gradient norms of the five chains: by layer, against depth, along training."""
 
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Fewer seeds, steps and layers: under 10 seconds."""
+    """Fewer seeds, iterations and layers: under 10 seconds."""
     out: Path = Path("figures")
     """The folder for the figure (PNG, PDF) and its data (netCDF)."""
     seed: int = 0
@@ -214,29 +214,29 @@ def deviation(data: xarray.Dataset, case: int) -> float | None:
     return (float(measured.rate) - theory) / float(measured.standard_error)
 
 
-def training(depth: int, seeds: int, steps: int, root: int) -> xarray.Dataset:
+def training(depth: int, seeds: int, iterations: int, root: int) -> xarray.Dataset:
     """Return the norms at the first and the last layer and the loss along training on sin."""
     task = st.Task(torch.sin, INTERVAL, points=128)
-    watched = sorted({0, *np.unique(np.geomspace(1, steps, 24).astype(int)).tolist()})
+    watched = sorted({0, *np.unique(np.geomspace(1, iterations, 24).astype(int)).tolist()})
     ends, ratio = np.empty((len(STARTS), len(watched), 2, seeds)), np.empty((len(STARTS), len(watched), seeds))
     loss = np.empty(ratio.shape)
     for s, (name, init) in enumerate(STARTS.values()):
         chain = st.Chain(name, depth, seeds=seeds, init=init, root=root)
 
-        def watch(step: int, losses: torch.Tensor, chain: st.Chain = chain, s: int = s) -> None:
-            if step in watched:
-                at, found = watched.index(step), norms(chain, task.x)["input"].numpy() / DECADE
+        def watch(iteration: int, losses: torch.Tensor, chain: st.Chain = chain, s: int = s) -> None:
+            if iteration in watched:
+                at, found = watched.index(iteration), norms(chain, task.x)["input"].numpy() / DECADE
                 ends[s, at], ratio[s, at], loss[s, at] = found[[0, -1]], found[0] - found[-1], losses.numpy()
 
-        if st.train(chain, task, steps=steps, on_step=watch).interrupted:
+        if st.train(chain, task, iterations=iterations, on_iteration=watch).interrupted:
             raise SystemExit(1)
     return xarray.Dataset(
         {
-            "log10_norm": (("start", "step", "end", "seed"), ends),
-            "log10_ratio": (("start", "step", "seed"), ratio),
-            "loss": (("start", "step", "seed"), loss, {"long_name": "mean-squared error"}),
+            "log10_norm": (("start", "iteration", "end", "seed"), ends),
+            "log10_ratio": (("start", "iteration", "seed"), ratio),
+            "loss": (("start", "iteration", "seed"), loss, {"long_name": "mean-squared error"}),
         },
-        {"start": list(STARTS), "step": watched, "end": ["first layer", "last layer"]},
+        {"start": list(STARTS), "iteration": watched, "end": ["first layer", "last layer"]},
         {"depth": depth},
     )
 
@@ -299,9 +299,9 @@ def describe_training(data: xarray.Dataset) -> list[str]:
 def main(settings: Settings) -> None:
     st.plots.make_folder(settings.out)  # before the work, not after it
     if settings.quick:
-        depth, seeds, depths, trained_depth, trained_seeds, steps = 100, 60, [1, 2, 3, 5, 10, 30, 100], 30, 8, 200
+        depth, seeds, depths, trained_depth, trained_seeds, iterations = 100, 60, [1, 2, 3, 5, 10, 30, 100], 30, 8, 200
     else:
-        depth, seeds, trained_depth, trained_seeds, steps = 500, 240, 100, 40, 1000
+        depth, seeds, trained_depth, trained_seeds, iterations = 500, 240, 100, 40, 1000
         depths = [1, 2, 3, 5, 10, 30, 100, 300, 1000]
     x = torch.linspace(*INTERVAL, 32, dtype=torch.float64)
 
@@ -325,8 +325,8 @@ def main(settings: Settings) -> None:
     table = rates(depth, seeds, x, settings.seed)
     compared = describe_rates(table)
     print(f"  Do not exist: {table.refused}.")
-    print(f"Trained on sin(x), depth {trained_depth}, {steps} steps of Adam, {trained_seeds} seeds:")
-    along = training(trained_depth, trained_seeds, steps, settings.seed)
+    print(f"Trained on sin(x), depth {trained_depth}, {iterations} iterations of Adam, {trained_seeds} seeds:")
+    along = training(trained_depth, trained_seeds, iterations, settings.seed)
     words = describe_training(along)
 
     groups = {"by_layer": layers, "against_depth": deep, "rates": table, "training": along}
@@ -492,18 +492,18 @@ def draw_rates(data: xarray.Dataset, ax: plt.Axes) -> None:
 
 def draw_training(data: xarray.Dataset, ends: plt.Axes, ratio: plt.Axes) -> None:
     """Draw first and last layer, and their ratio, along training."""
-    step = np.maximum(data.step, 0.5)
+    iteration = np.maximum(data.iteration, 0.5)
     for start in data.start.values:
         one, shade = data.sel(start=start), SHADES[start]
         for end, style in (("first layer", "-"), ("last layer", "--")):
-            ends.plot(step, one.log10_norm.sel(end=end).median("seed"), style, color=shade, linewidth=1.3)
+            ends.plot(iteration, one.log10_norm.sel(end=end).median("seed"), style, color=shade, linewidth=1.3)
         low, middle, high = np.quantile(one.log10_ratio, LEVELS, axis=1, method="inverted_cdf")
-        ratio.fill_between(step, low, high, color=shade, alpha=0.22, linewidth=0)
-        ratio.plot(step, middle, color=shade, linewidth=1.5)
+        ratio.fill_between(iteration, low, high, color=shade, alpha=0.22, linewidth=0)
+        ratio.plot(iteration, middle, color=shade, linewidth=1.5)
     ratio.axhline(0, color="#999999", linewidth=0.8, zorder=0)
     for ax in (ends, ratio):
         ax.set_yscale("symlog", linthresh=1)
-        ax.set(xscale="log", xlabel="step of training")
+        ax.set(xscale="log", xlabel="iteration")
         powers(ax)
     keys = [plt.Line2D([], [], color="#555555", linestyle=v, label=k) for k, v in (("first", "-"), ("last", "--"))]
     ends.legend(handles=keys, title="layer", loc="lower left", bbox_to_anchor=(0, 0.15))

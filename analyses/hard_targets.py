@@ -3,14 +3,14 @@
 Question. sin(x) is the one function that the article fits. What happens on others: with a corner, a jump, many turns,
 noise, and on one that no such chain can follow? Where a fit fails, is it the chain or the training that cannot?
 
-Method. Residual PReLU chains of depth 30, 64 members, on 256 points of (-3, 3), by four methods. Adam: 2000 steps from
-torch's initialisation. Levenberg-Marquardt: 200 steps from kinks spread evenly. Growth: half of the members from one
-step, half from ten drawn as He et al. do. With homotopy: from five steps, while the target moves from x to what is
-wanted. Two targets get a path of their own beside these. The sawtooth with jumps is led to from the fits of the
+Method. Residual PReLU chains of depth 30, 64 members, on 256 points of (-3, 3), by four methods. Adam: 2000 iterations
+from torch's initialisation. Levenberg-Marquardt: 200 iterations from kinks spread evenly. Growth: half of the members
+from one step, half from ten drawn as He et al. do. With homotopy: from five steps, while the target moves from x to
+what is wanted. Two targets get a path of their own beside these. The sawtooth with jumps is led to from the fits of the
 triangle wave, whose peaks are moved to one side in stages. For x + 1.5 sin 3x chains are built that follow its turns
 and have the spikes that they need, and grown from there. All errors are mean squares on 10,000 other points; those of
-the noisy sample are against the sine without noise. A member has failed where more than 1 % of the target's variance
-is left. What is then asked: does it stand still, so that 100 more steps of Levenberg-Marquardt lower the error of the
+the noisy sample are against the sine without noise. A member has failed where more than 1 % of the target's variance is
+left. What is then asked: does it stand still, so that 100 more iterations of Levenberg-Marquardt lower the error of the
 training points by less than 1 %? How many turns has it, and how many has the target? Does a re-start with homotopy heal
 it? And can a chain follow the target's turns at all: a chain is monotone on some stretch on which it takes its whole
 range, and the share of the range that the target takes on its best monotone stretch is found on the grid.
@@ -77,7 +77,7 @@ class Settings:
     """What a chain of one neuron a layer can be trained to."""
 
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Fewer members, steps and depth: under 10 seconds."""
+    """Fewer members, iterations and depth: under 10 seconds."""
     out: Path = Path("figures")
     """The folder for the figure (PNG, PDF) and its data (netCDF)."""
     seed: int = 0
@@ -116,9 +116,9 @@ def task_of(name: str, size: Size) -> st.Task:
     return st.Task.from_samples(task.x, task.y + 0.1 * noise)
 
 
-def train(chain: st.Chain, task: st.Task, method: str, steps: int, **options: float) -> st.Chain:
+def train(chain: st.Chain, task: st.Task, method: str, iterations: int, **options: float) -> st.Chain:
     """Train a chain and return it."""
-    if st.train(chain, task, method, steps, progress=False, **options).interrupted:
+    if st.train(chain, task, method, iterations, progress=False, **options).interrupted:
         raise SystemExit(1)
     return chain
 

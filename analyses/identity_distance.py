@@ -155,7 +155,7 @@ def crossings(data: xarray.Dataset) -> tuple[np.ndarray, np.ndarray]:
     return np.array(depths, dtype=float), np.array(distances)
 
 
-def train(depths: list[int], steps: int, root: int) -> xarray.Dataset:
+def train(depths: list[int], iterations: int, root: int) -> xarray.Dataset:
     """Return the median distance and decades of chains of width 1 trained on sin(x), from two starts."""
     task = st.Task(torch.sin, (-3, 3), points=128)
     x = torch.linspace(-3, 3, 9, dtype=torch.float64)
@@ -164,7 +164,7 @@ def train(depths: list[int], steps: int, root: int) -> xarray.Dataset:
         for start in ("pytorch", "identity"):
             for depth in depths:
                 chain = st.Chain(name, depth, seeds=16, init=start, root=root)
-                history = st.train(chain, task, steps=steps)
+                history = st.train(chain, task, iterations=iterations)
                 if history.interrupted:
                     raise SystemExit(1)
                 s = st.spectrum(chain, x)

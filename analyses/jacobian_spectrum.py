@@ -52,7 +52,7 @@ class Settings:
     """Plain against residual PReLU: log |J| against depth, fresh and trained."""
 
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Fewer seeds, steps and layers: under 10 seconds."""
+    """Fewer seeds, iterations and layers: under 10 seconds."""
     out: Path = Path("figures")
     """The folder for the figure (PNG, PDF) and its data (netCDF)."""
     seed: int = 0
@@ -170,7 +170,7 @@ def describe(name: str, s: st.Spectrum) -> str:
 
 def main(settings: Settings) -> None:
     st.plots.make_folder(settings.out)  # before the work, not after it
-    seeds, depth, steps = (40, 300, 300) if settings.quick else (200, 1000, 2000)
+    seeds, depth, iterations = (40, 300, 300) if settings.quick else (200, 1000, 2000)
     trained_seeds, trained_depth = seeds // 2, 100
     x = torch.linspace(-3, 3, 9, dtype=torch.float64)
     task = st.Task(torch.sin, (-3, 3), points=128)
@@ -200,12 +200,12 @@ def main(settings: Settings) -> None:
         ("residual2_prelu", "pytorch"),
     ):
         chain = st.Chain(name.split(",")[0], trained_depth, seeds=trained_seeds, init=init, root=settings.seed)
-        history = st.train(chain, task, steps=steps)
+        history = st.train(chain, task, iterations=iterations)
         if history.interrupted:
             raise SystemExit(1)
         losses[name] = history.best_loss
         trained[name] = st.spectrum(chain, x)
-    print(f"Trained on sin(x), depth {trained_depth}, {steps} steps of Adam, {trained_seeds} seeds:")
+    print(f"Trained on sin(x), depth {trained_depth}, {iterations} iterations of Adam, {trained_seeds} seeds:")
     for name, s in trained.items():
         print(describe(name, s))
         print(f"    mean-squared error: best {losses[name].min():.1e}, median {losses[name].median():.1e}")

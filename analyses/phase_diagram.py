@@ -139,7 +139,7 @@ def predict(weights: np.ndarray, depth: int) -> xarray.Dataset:
     differences = [np.full(len(weights), LIKE)]
     for _ in tqdm(range(depth), desc="recursion", disable=None):
         # Of the states, from that of the pre-activations that follow.
-        c = st.theory.correlation_step(c, q, weights, BIAS)
+        c = st.theory.correlation_map(c, q, weights, BIAS)
         states = (c * q - BIAS**2) / (weights**2 * size)
         differences.append(states[0] - states[1])
     log_chi = np.log10(st.theory.chi_1(weights, BIAS))
@@ -162,7 +162,7 @@ def clusters(points: int, width: int, generator: torch.Generator) -> tuple[torch
     return x, (1.0 - 2.0 * (which % 2))[:, None].double().expand(points, width).clone()
 
 
-def train(weights: np.ndarray, depths: list[int], seeds: int, steps: int, root: int) -> xarray.Dataset:
+def train(weights: np.ndarray, depths: list[int], seeds: int, iterations: int, root: int) -> xarray.Dataset:
     """Return the error on new points after training, by weight scale, depth and seed."""
     width = 16
     generator = torch.Generator().manual_seed(root)
@@ -173,7 +173,7 @@ def train(weights: np.ndarray, depths: list[int], seeds: int, steps: int, root: 
         net = networks(depth, width, len(weights) * seeds, root, readout=True, dtype=torch.float32)
         with torch.no_grad():
             net.weight *= scales
-        history = st.train(net, st.Task.from_samples(*seen), steps=steps, rate=0.002)
+        history = st.train(net, st.Task.from_samples(*seen), iterations=iterations, rate=0.002)
         if history.interrupted:
             raise SystemExit(1)
         with torch.no_grad():

@@ -433,9 +433,9 @@ def width_n() -> Iterator[Case]:
     )
     q, c = 1.5**2 + 0.3**2, (1.5**2 * (16 - 6) / 16 + 0.3**2) / (1.5**2 + 0.3**2)
     yield case(
-        theory.variance_step,
-        "variance_step(2.34, 1.5, 0.3), tanh",
-        theory.variance_step(q, 1.5, 0.3, "tanh"),
+        theory.variance_map,
+        "variance_map(2.34, 1.5, 0.3), tanh",
+        theory.variance_map(q, 1.5, 0.3, "tanh"),
         lambda m, r: 1.5**2 * np.tanh(tanh_layer(m, r)[:, 0]) ** 2 + 0.3**2,
         1000,
     )
@@ -515,9 +515,9 @@ def broken() -> Iterator[Case]:
     yield Case(kind, "E g^2 to the power 40", "residual2_relu", square, averaged, broken=why)
     variance = 1.5**2 + 0.3**2
     for _ in range(4):
-        variance = float(theory.variance_step(variance, 1.5, 0.3, "tanh"))
+        variance = float(theory.variance_map(variance, 1.5, 0.3, "tanh"))
     why = "variance after five tanh layers: width 2, not infinite"
-    yield Case(kind, "variance_step, five layers", "width n", variance, narrow, 8000, broken=why)
+    yield Case(kind, "variance_map, five layers", "width n", variance, narrow, 8000, broken=why)
 
 
 def all_cases() -> list[Case]:

@@ -1,20 +1,20 @@
 """Which members of a chain die in training, in which layer, why, and do they come back?
 
 Question. Peng (2017) says of the plain ReLU chain that it dies, of the residual one that very deep it can still die,
-and that PReLU solves the dying. How many members are dead before the first step, how many die in training on sin(x),
-where and by what, how many are only flat or stuck? Does a smaller learning rate or another method help?
+and that PReLU solves the dying. How many members are dead before the first iteration, how many die in training on
+sin(x), where and by what, how many are only flat or stuck? Does a smaller learning rate or another method help?
 
 Method. A member is dead when its derivative is exactly 0 at every point, flat when its output varies by less than 1 %
 of the target's range, stuck when its best error is not below 0.99 of the best constant's. Its layer of death is the
-first behind which all derivatives are 0. Every step of training is looked at: a member is alive where one point has no
+first behind which all derivatives are 0. Every iteration is looked at: a member is alive where one point has no
 zero factor on its way, and only those without such a witness are decided exactly, at all points. Plain ReLU chains are
-mostly born dead, so many are drawn and those alive are trained. For a death in training the step before says what moved
-the killing layer's pre-activation under 0, at the point where it was highest: its weight, its bias, or the layers
+mostly born dead, so many are drawn and those alive are trained. For a death in training the iteration before says what
+moved the killing layer's pre-activation under 0, at the point where it was highest: its weight, its bias, or the layers
 before it. Shares have 95 % Wilson intervals.
 
-Reading. Top: share of plain ReLU members that are dead against the step, those born dead as the offset; in which layer,
-a row a depth, percent of the deaths at birth and in training; one member as it dies. Bottom: dead, flat and stuck
-members at the end against depth (residual 1 ReLU is always stuck: f(x) >= x); what made the members die, by the
+Reading. Top: share of plain ReLU members that are dead against the iteration, those born dead as the offset; in which
+layer, a row a depth, percent of the deaths at birth and in training; one member as it dies. Bottom: dead, flat and
+stuck members at the end against depth (residual 1 ReLU is always stuck: f(x) >= x); what made the members die, by the
 distance that was left in units of the rate.
 """
 
@@ -63,7 +63,7 @@ class Settings:
     """Which members of a chain die in training, where and why."""
 
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Fewer seeds, steps and depths: under 10 seconds."""
+    """Fewer seeds, iterations and depths: under 10 seconds."""
     out: Path = Path("figures")
     """The folder for the figure (PNG, PDF) and its data (netCDF)."""
     seed: int = 0
@@ -82,20 +82,21 @@ def death_layers(chain: st.Chain, x: torch.Tensor) -> tuple[Array, Array]:
 
 
 class Watch:
-    """Looks at every step of a training, and keeps when and where each member died first, and the tables around it."""
+    """Looks at every iteration of a training, and keeps when and where each member died first, and the tables around
+    it."""
 
     def __init__(self, chain: st.Chain, x: torch.Tensor) -> None:
         self.chain, self.x = chain, x
         self.table = chain.table()
         self.layer, self.witness = death_layers(chain, x)
         self.born, self.start = self.layer.copy(), self.table.copy()
-        self.step_of_death = np.full(chain.seeds, -1)
+        self.iteration_of_death = np.full(chain.seeds, -1)
         self.layer_of_death = np.zeros_like(self.layer)
         self.revivals = np.zeros_like(self.layer)
         self.before, self.after = self.table.copy(), self.table.copy()
-        self.dead_by_step: list[Array] = []
+        self.dead_by_iteration: list[Array] = []
 
-    def __call__(self, step: int, _losses: torch.Tensor) -> None:
+    def __call__(self, iteration: int, _losses: torch.Tensor) -> None:
         table = self.chain.table()
         # The dead stay dead as long as nothing up to their layer of death moves.
         beyond = np.arange(table.shape[1]) >= self.layer[:, None]
@@ -105,12 +106,12 @@ class Watch:
         if open_.size:
             chain = st.Chain.from_table(table[open_], self.chain.architecture)
             layer[open_], self.witness[open_] = death_layers(chain, self.x)
-        first = (layer > 0) & (self.step_of_death < 0) & (self.born == 0)
-        self.step_of_death[first], self.layer_of_death[first] = step, layer[first]
+        first = (layer > 0) & (self.iteration_of_death < 0) & (self.born == 0)
+        self.iteration_of_death[first], self.layer_of_death[first] = iteration, layer[first]
         self.before[first], self.after[first] = self.table[first], table[first]
         self.revivals += (self.layer > 0) & (layer == 0)
         self.layer, self.table = layer, table
-        self.dead_by_step.append(layer > 0)
+        self.dead_by_iteration.append(layer > 0)
 
     def _alive(self, table: Array) -> Array:
         """Return which members are surely alive: no factor is near 0 on the way of their witness."""
@@ -153,7 +154,7 @@ def train(
     task: st.Task,
     root: int,
     init: str = "pytorch",
-    steps: int = 1000,
+    iterations: int = 1000,
     rate: float = RATE,
     method: str = "adam",
 ) -> xarray.Dataset:
@@ -164,16 +165,16 @@ def train(
     parts = []
     for group in groups:
         chain = st.Chain(architecture, depth, seeds=group.tolist(), init=init, root=root)
-        parts.append(train_group(chain, task, method, steps, rate))
+        parts.append(train_group(chain, task, method, iterations, rate))
     attrs = {"architecture": architecture, "init": init, "depth": depth, "method": method, "rate": rate}
     return xarray.concat(parts, "seed").assign_attrs(attrs)
 
 
-def train_group(chain: st.Chain, task: st.Task, method: str, steps: int, rate: float) -> xarray.Dataset:
+def train_group(chain: st.Chain, task: st.Task, method: str, iterations: int, rate: float) -> xarray.Dataset:
     """Train the members of a chain and return by seed what became of them."""
     watch = Watch(chain, task.x)
     first = shape_of(chain, task)
-    history = st.train(chain, task, method, steps, rate=rate, clip=CLIP, on_step=watch)
+    history = st.train(chain, task, method, iterations, rate=rate, clip=CLIP, on_iteration=watch)
     if history.interrupted:
         raise SystemExit(1)
     kept = death_layers(chain, task.x)[0] > 0  # the chain is at its best parameters now
@@ -182,7 +183,7 @@ def train_group(chain: st.Chain, task: st.Task, method: str, steps: int, rate: f
     data: dict[str, Any] = {
         "born_dead": watch.born > 0,
         "dead": watch.layer > 0,
-        "step_of_death": watch.step_of_death,
+        "iteration_of_death": watch.iteration_of_death,
         "layer_of_death": watch.layer_of_death,
         "revivals": watch.revivals,
         "dead_at_best": kept,
@@ -191,25 +192,27 @@ def train_group(chain: st.Chain, task: st.Task, method: str, steps: int, rate: f
         **{f"{name}_first": value for name, value in first.items()},
         **last,
     }
-    dead = np.array(watch.dead_by_step)
-    dead = np.concatenate([dead, np.repeat(dead[-1:], steps + 1 - len(dead), 0)])  # one may converge before the end
+    dead = np.array(watch.dead_by_iteration)
+    dead = np.concatenate(
+        [dead, np.repeat(dead[-1:], iterations + 1 - len(dead), 0)]
+    )  # one may converge before the end
     variables = {name: ("seed", value) for name, value in data.items()} | deaths(watch, task, history, rate)
-    variables["dead_by_step"] = (("step", "seed"), dead)
-    return xarray.Dataset(variables, {"seed": list(chain.members), "step": np.arange(steps + 1)})
+    variables["dead_by_iteration"] = (("iteration", "seed"), dead)
+    return xarray.Dataset(variables, {"seed": list(chain.members), "iteration": np.arange(iterations + 1)})
 
 
 def deaths(watch: Watch, task: st.Task, history: st.History, rate: float) -> dict[str, Any]:
     """Return by seed why it died: NaN and -1 for those that did not, or not in training, and for other chains.
 
     With z = w h + b the killing layer's pre-activation at the point where it was highest among those then alive, the
-    step's change of z is, exactly, (w' - w) h' + (b' - b) + w (h' - h).
+    iteration's change of z is, exactly, (w' - w) h' + (b' - b) + w (h' - h).
     """
     seeds = watch.chain.seeds
     names = ("distance", "drop", *(f"drop_{i}" for i in range(len(MOVERS))), "live_points", "gradient", "loss_before")
     names += ("range_before",)
     found = {name: np.full(seeds, np.nan) for name in names}
     mover, all_off = np.full(seeds, -1), np.zeros(seeds, dtype=bool)
-    died = np.flatnonzero(watch.step_of_death > 0) if watch.chain.architecture.name == "plain_relu" else []
+    died = np.flatnonzero(watch.iteration_of_death > 0) if watch.chain.architecture.name == "plain_relu" else []
     for s in died:
         k = watch.layer_of_death[s] - 1
         runs = [pre_activations(table[s], k, task.x.numpy()) for table in (watch.before, watch.after)]
@@ -221,7 +224,7 @@ def deaths(watch: Watch, task: st.Task, history: st.History, rate: float) -> dic
         for i, part in enumerate(parts):
             found[f"drop_{i}"][s] = -part
         mover[s], all_off[s] = int(np.argmin(parts)), (z_after <= 0).all()
-        found["loss_before"][s] = history.loss[watch.step_of_death[s] - 1, s]
+        found["loss_before"][s] = history.loss[watch.iteration_of_death[s] - 1, s]
     if len(died):
         chain = st.Chain.from_table(watch.before[died], watch.chain.architecture)
         output = chain(task.x)
@@ -276,7 +279,7 @@ class Size:
 
     draws: int
     seeds: int
-    steps: int
+    iterations: int
     relu_depths: tuple[int, ...]
     depths: tuple[int, ...]
     init_depth: int
@@ -299,9 +302,9 @@ def experiments(size: Size, root: int, task: st.Task) -> dict[str, xarray.Datase
 
     def add(name: str, depth: int, members: Sequence[int] | int, init: str = "pytorch", **options: Any) -> None:
         method, rate = options.get("method", "adam"), options.get("rate", RATE)
-        steps = options.pop("steps", size.steps)
-        key = key_of(size, name, init, depth, method, rate, steps)
-        runs[key] = train(name, depth, members, task, root, init, steps, **options)
+        iterations = options.pop("iterations", size.iterations)
+        key = key_of(size, name, init, depth, method, rate, iterations)
+        runs[key] = train(name, depth, members, task, root, init, iterations, **options)
 
     born = {}
     for init in ("pytorch", "he"):
@@ -309,17 +312,17 @@ def experiments(size: Size, root: int, task: st.Task) -> dict[str, xarray.Datase
         for depth in size.relu_depths:
             add("plain_relu", depth, alive_members(born[init], depth, size.seeds), init)
     few = alive_members(born["pytorch"], size.rate_depth, size.seeds)
-    # The same members at other rates, over as many steps as have the same rate times steps.
+    # The same members at other rates, over as many iterations as have the same rate times iterations.
     for factor in FACTORS:
-        add("plain_relu", size.rate_depth, few, rate=RATE * factor, steps=round(size.steps / factor))
-    add("plain_relu", size.rate_depth, few, method="levenberg_marquardt", steps=100)
+        add("plain_relu", size.rate_depth, few, rate=RATE * factor, iterations=round(size.iterations / factor))
+    add("plain_relu", size.rate_depth, few, method="levenberg_marquardt", iterations=100)
     # That the dead at birth do not come back, and Levenberg-Marquardt's way with them.
     dead = np.flatnonzero((born["pytorch"] > 0) & (born["pytorch"] <= size.rate_depth))[: size.seeds].tolist()
-    runs["born dead adam"] = train("plain_relu", size.rate_depth, dead, task, root, steps=size.steps)
+    runs["born dead adam"] = train("plain_relu", size.rate_depth, dead, task, root, iterations=size.iterations)
     runs["born dead levenberg_marquardt"] = train(
-        "plain_relu", size.rate_depth, dead, task, root, steps=100, method="levenberg_marquardt"
+        "plain_relu", size.rate_depth, dead, task, root, iterations=100, method="levenberg_marquardt"
     )
-    add("residual2_relu", 10, size.seeds, method="levenberg_marquardt", steps=60)
+    add("residual2_relu", 10, size.seeds, method="levenberg_marquardt", iterations=60)
     for name in LABELS:
         for depth in size.depths if name != "plain_relu" else ():
             add(name, depth, size.seeds)
@@ -331,32 +334,32 @@ def experiments(size: Size, root: int, task: st.Task) -> dict[str, xarray.Datase
 
 
 def example(runs: dict[str, xarray.Dataset], size: Size, root: int, task: st.Task) -> xarray.Dataset:
-    """Train the member again, alone, that varied most one step before it died for good; return its functions.
+    """Train the member again, alone, that varied most one iteration before it died for good; return its functions.
 
-    Alone it takes the same path, step by step.
+    Alone it takes the same path, iteration by iteration.
     """
     data = runs[key_of(size, "plain_relu", depth=min(size.relu_depths))]
-    gone = (data.step_of_death > 0) & data.dead
+    gone = (data.iteration_of_death > 0) & data.dead
     seed = int(data.seed[np.argmax(data.range_before.where(gone, -1).values)]) if gone.any() else int(data.seed[0])
-    death = int(data.step_of_death.sel(seed=seed))
+    death = int(data.iteration_of_death.sel(seed=seed))
     chain = st.Chain("plain_relu", data.attrs["depth"], seeds=[seed], root=root)
     outputs: list[Array] = []
     history = st.train(
         chain,
         task,
-        steps=size.steps,
+        iterations=size.iterations,
         rate=RATE,
         clip=CLIP,
-        on_step=lambda *_: outputs.append(chain(task.x).detach()[0]),
+        on_iteration=lambda *_: outputs.append(chain(task.x).detach()[0]),
     )
-    steps = sorted({0, max(0, death - 5), max(0, death - 1), max(0, death)})
+    iterations = sorted({0, max(0, death - 5), max(0, death - 1), max(0, death)})
     return xarray.Dataset(
         {
-            "output": (("at", "x"), np.stack([outputs[step].numpy() for step in steps])),
-            "loss": ("step", history.loss[:, 0].numpy()),
+            "output": (("at", "x"), np.stack([outputs[iteration].numpy() for iteration in iterations])),
+            "loss": ("iteration", history.loss[:, 0].numpy()),
             "target": ("x", task.y.numpy()),
         },
-        {"at": steps, "x": task.x.numpy(), "step": np.arange(size.steps + 1)},
+        {"at": iterations, "x": task.x.numpy(), "iteration": np.arange(size.iterations + 1)},
         {"seed": seed, "depth": data.attrs["depth"], "death": death},
     )
 
@@ -368,9 +371,9 @@ def key_of(
     depth: int = 0,
     method: str = "adam",
     rate: float = RATE,
-    steps: int | None = None,
+    iterations: int | None = None,
 ) -> str:
-    return f"{name} {init} {depth} {method} {rate:g} {size.steps if steps is None else steps}"
+    return f"{name} {init} {depth} {method} {rate:g} {size.iterations if iterations is None else iterations}"
 
 
 def born_dead(layers: Array, depth: int) -> int:
@@ -412,7 +415,10 @@ def layer_shares(runs: dict[str, xarray.Dataset], size: Size) -> xarray.Dataset:
     layers = runs["births"]["pytorch"].to_numpy()
     for d, depth in enumerate(size.relu_depths):
         data = runs[key_of(size, "plain_relu", depth=depth)]
-        where = (layers[(layers > 0) & (layers <= depth)], data.layer_of_death.values[data.step_of_death.values > 0])
+        where = (
+            layers[(layers > 0) & (layers <= depth)],
+            data.layer_of_death.values[data.iteration_of_death.values > 0],
+        )
         for w, found in enumerate(where):
             values[w, d, :depth] = np.bincount(found, minlength=depth + 1)[1 : depth + 1] / max(1, len(found))
     coords = {"when": ["birth", "training"], "depth": list(size.relu_depths), "layer": np.arange(1, deepest + 1)}
@@ -434,20 +440,27 @@ def draw(tree: dict[str, xarray.Dataset], size: Size) -> plt.Figure:
         for depth, shade in shades.items():
             data = tree[key_of(size, "plain_relu", depth=depth)]
             born = born_dead(layers, depth) / len(layers)
-            place = data.step + 1
+            place = data.iteration + 1
             whole.plot(
-                place, 100 * (born + (1 - born) * data.dead_by_step.mean("seed")), color=shade, label=f"depth {depth}"
+                place,
+                100 * (born + (1 - born) * data.dead_by_iteration.mean("seed")),
+                color=shade,
+                label=f"depth {depth}",
             )
             whole.axhline(100 * born, color=shade, linestyle=":", linewidth=1)
-            part.plot(place, 100 * data.dead_by_step.mean("seed"), color=shade, label=f"depth {depth}, rate {RATE:g}")
+            part.plot(
+                place, 100 * data.dead_by_iteration.mean("seed"), color=shade, label=f"depth {depth}, rate {RATE:g}"
+            )
         for factor, style in zip(FACTORS, ("--", "-."), strict=True):
-            rate, steps = RATE * factor, round(size.steps / factor)
-            data = tree[key_of(size, "plain_relu", depth=size.rate_depth, rate=rate, steps=steps)]
+            rate, iterations = RATE * factor, round(size.iterations / factor)
+            data = tree[key_of(size, "plain_relu", depth=size.rate_depth, rate=rate, iterations=iterations)]
             shade = shades[size.rate_depth]
             label = f"depth {size.rate_depth}, rate {rate:g}"
-            part.plot(data.step + 1, 100 * data.dead_by_step.mean("seed"), color=shade, linestyle=style, label=label)
+            part.plot(
+                data.iteration + 1, 100 * data.dead_by_iteration.mean("seed"), color=shade, linestyle=style, label=label
+            )
         for ax, title in ((whole, "plain ReLU, all drawn\n(dotted: born dead)"), (part, "of those alive at birth")):
-            ax.set(xscale="log", xlabel="step + 1", ylabel="dead, %", title=title)
+            ax.set(xscale="log", xlabel="iteration + 1", ylabel="dead, %", title=title)
             ax.legend(fontsize=7)
         whole.set_ylim(100 * born_dead(layers, min(size.relu_depths)) / len(layers) - 5, 101)
         part.set_ylim(0, 100)
@@ -473,10 +486,10 @@ def draw(tree: dict[str, xarray.Dataset], size: Size) -> plt.Figure:
         shown.plot(one.x, one.target, color="#999999", linestyle="--", label="sin(x)")
         looks = (("#56B4E9", "-"), ("#0072B2", "-"), ("#D55E00", "-"), ("#000000", "-"))
         for at, (shade, style) in zip(one["at"].values, looks, strict=False):
-            shown.plot(one.x, one.output.sel(at=at), color=shade, linestyle=style, label=f"step {at}")
+            shown.plot(one.x, one.output.sel(at=at), color=shade, linestyle=style, label=f"iteration {at}")
         shown.set(
             xlabel="x",
-            title=f"member {one.attrs['seed']}, depth {one.attrs['depth']}, dies at step {one.attrs['death']}",
+            title=f"member {one.attrs['seed']}, depth {one.attrs['depth']}, dies at iteration {one.attrs['death']}",
         )
         shown.legend(fontsize=7)
 
@@ -511,7 +524,7 @@ def draw(tree: dict[str, xarray.Dataset], size: Size) -> plt.Figure:
         causes.axvline(1, color="#555555", linestyle="--", linewidth=1)
         causes.set(
             xscale="log",
-            xlabel="pre-activation left one step before / rate",
+            xlabel="pre-activation left one iteration before / rate",
             ylabel="deaths",
             title="what moved it under 0 most",
         )
@@ -526,18 +539,18 @@ def count(data: xarray.DataArray) -> int:
 def table(runs: dict[str, xarray.Dataset]) -> None:
     """Print what became of the members of every run."""
     print(
-        f"{'architecture':<17}{'init':<10}{'depth':>5}  {'method':<20}{'rate':>6}{'steps':>6}{'seeds':>6}{'born':>6}"
-        f"{'died':>6}{'back':>6}{'dead':>6}{'flat':>6}{'stuck':>6}{'off':>6}"
+        f"{'architecture':<17}{'init':<10}{'depth':>5}  {'method':<20}{'rate':>6}{'iterations':>11}{'seeds':>6}"
+        f"{'born':>6}{'died':>6}{'back':>6}{'dead':>6}{'flat':>6}{'stuck':>6}{'off':>6}"
     )
     for data in runs.values():
         if "dead" not in data:
             continue
-        a, steps = data.attrs, data.step.size - 1
-        died = data.step_of_death > 0
+        a, iterations = data.attrs, data.iteration.size - 1
+        died = data.iteration_of_death > 0
         back = (died | data.born_dead) & ~data.dead
         rate = f"{a['rate']:g}" if a["method"] == "adam" else ""
         print(
-            f"{LABELS[a['architecture']]:<17}{a['init']:<10}{a['depth']:>5}  {a['method']:<20}{rate:>6}{steps:>6}"
+            f"{LABELS[a['architecture']]:<17}{a['init']:<10}{a['depth']:>5}  {a['method']:<20}{rate:>6}{iterations:>11}"
             f"{data.seed.size:>6}{count(data.born_dead):>6}{count(died):>6}{count(back):>6}{count(data.dead):>6}"
             f"{count(data.flat):>6}{count(data.stuck):>6}{float(data.off.mean()):>6.2f}"
         )
@@ -562,18 +575,18 @@ def relu_findings(runs: dict[str, xarray.Dataset], size: Size, limit: float) -> 
         + "; ".join(f"depth {d} {percent(count(r.dead), r.seed.size)}" for d, r in base.items())
         + "."
     )
-    parts = [r.isel(seed=(r.step_of_death > 0).values) for r in base.values()]
-    everyone = xarray.concat([p.drop_vars("dead_by_step") for p in parts], "seed", combine_attrs="drop")
+    parts = [r.isel(seed=(r.iteration_of_death > 0).values) for r in base.values()]
+    everyone = xarray.concat([p.drop_vars("dead_by_iteration") for p in parts], "seed", combine_attrs="drop")
     n = everyone.seed.size
     if n == 0:
         return [*lines, "None died in training."]
-    half, late = (float(everyone.step_of_death.quantile(q)) for q in (0.5, 0.9))
+    half, late = (float(everyone.iteration_of_death.quantile(q)) for q in (0.5, 0.9))
     back = count(~everyone.dead)
     lines.append(
-        f"When: of {n} deaths in training half come by step {half:.0f} and nine in ten by step {late:.0f}. Back at the "
-        f"end are {back} of {n}; {count(everyone.revivals > 0)} were alive again at some "
-        f"step, of which {count((everyone.revivals > 0) & everyone.all_off)} had died of a layer that is off at all "
-        "points. Where layers each are off at some points, together at all, the bias of one still has a gradient. "
+        f"When: of {n} deaths in training half come by iteration {half:.0f} and nine in ten by iteration {late:.0f}. "
+        f"Back at the end are {back} of {n}; {count(everyone.revivals > 0)} were alive again at some "
+        f"iteration, of which {count((everyone.revivals > 0) & everyone.all_off)} had died of a layer that is off at "
+        "all points. Where layers each are off at some points, together at all, the bias of one still has a gradient. "
         f"Training ends at the best parameters: there {count(everyone.dead & ~everyone.dead_at_best)} of the "
         f"{count(everyone.dead)} dead are still alive."
     )
@@ -593,7 +606,7 @@ def relu_findings(runs: dict[str, xarray.Dataset], size: Size, limit: float) -> 
         f"Why: in {percent(count(everyone.all_off), n)} the killing layer is off at all points, in the others at those "
         "that the layers before leave. What moved it most: "
         + ", ".join(f"{name} {percent(k, n)}" for name, k in zip(MOVERS, shares, strict=True))
-        + f". One step before, its highest pre-activation was {float(near.median()):.2g} learning rates above 0 "
+        + f". One iteration before, its highest pre-activation was {float(near.median()):.2g} learning rates above 0 "
         f"(median; 5 to 95 %: {float(near.quantile(0.05)):.2g} to {float(near.quantile(0.95)):.2g}), "
         f"{float(everyone.live_points.median()):.0f} points were alive, up to {float(everyone.live_points.max()):.0f}, "
         f"and the output varied by {float(everyone.range_before.median()):.2g} (median); "
@@ -602,7 +615,9 @@ def relu_findings(runs: dict[str, xarray.Dataset], size: Size, limit: float) -> 
     )
     depth = size.rate_depth
     rates = {
-        factor: runs[key_of(size, "plain_relu", depth=depth, rate=RATE * factor, steps=round(size.steps / factor))]
+        factor: runs[
+            key_of(size, "plain_relu", depth=depth, rate=RATE * factor, iterations=round(size.iterations / factor))
+        ]
         for factor in (FACTORS[0], 1.0, FACTORS[1])
     }
     low, usual, high = (data.dead.values for data in rates.values())
@@ -610,15 +625,15 @@ def relu_findings(runs: dict[str, xarray.Dataset], size: Size, limit: float) -> 
         saved, lost = int((fast & ~slow).sum()), int((slow & ~fast).sum())
         chance = binomtest(saved, saved + lost).pvalue if saved + lost else 1.0
         lines.append(
-            f"Rate {names[0] * RATE:g} against {names[1] * RATE:g}, the same rate times steps and members, depth "
+            f"Rate {names[0] * RATE:g} against {names[1] * RATE:g}, the same rate times iterations and members, depth "
             f"{depth}: the smaller one saves {saved} and loses {lost} (sign test, p = {chance:.1g}), "
             + ("so fewer die" if chance < 0.05 and saved > lost else "so it makes no difference that is seen here")
             + f": {percent(int(slow.sum()), len(slow))} against {percent(int(fast.sum()), len(fast))}."
         )
-    lm = runs[key_of(size, "plain_relu", depth=depth, method="levenberg_marquardt", steps=100)]
+    lm = runs[key_of(size, "plain_relu", depth=depth, method="levenberg_marquardt", iterations=100)]
     lines.append(
-        f"Levenberg-Marquardt, the same members: die {percent(count(lm.step_of_death > 0), lm.seed.size)}, dead at the "
-        f"end {percent(count(lm.dead), lm.seed.size)}, stuck {percent(count(lm.stuck), lm.seed.size)}."
+        f"Levenberg-Marquardt, the same members: die {percent(count(lm.iteration_of_death > 0), lm.seed.size)}, dead "
+        f"at the end {percent(count(lm.dead), lm.seed.size)}, stuck {percent(count(lm.stuck), lm.seed.size)}."
     )
     born = [runs[f"born dead {method}"] for method in ("adam", "levenberg_marquardt")]
     lines.append(
@@ -640,14 +655,14 @@ def tree_layers(runs: dict[str, xarray.Dataset], size: Size) -> dict[int, Array]
 
 def verdicts(runs: dict[str, xarray.Dataset], size: Size) -> list[str]:
     """Hold the article's claims against the numbers."""
-    lines, columns = [], ["born_dead", "step_of_death"]
+    lines, columns = [], ["born_dead", "iteration_of_death"]
     ever: dict[str, tuple[int, int]] = {}
     for name in LABELS:
         chosen = [r for r in runs.values() if r.attrs.get("architecture") == name and r.attrs["method"] == "adam"]
         one = xarray.concat(
-            [r[columns].drop_vars("step", errors="ignore") for r in chosen], "seed", combine_attrs="drop"
+            [r[columns].drop_vars("iteration", errors="ignore") for r in chosen], "seed", combine_attrs="drop"
         )
-        ever[name] = count(one.born_dead | (one.step_of_death > 0)), one.seed.size
+        ever[name] = count(one.born_dead | (one.iteration_of_death > 0)), one.seed.size
     for name in ("residual1_relu", "residual2_relu", "residual2_prelu", "plain_prelu"):
         by_depth = {d: runs[key_of(size, name, depth=d)] for d in size.depths}
         text = f"{LABELS[name]}: ever dead {percent(*ever[name])} over all starts and depths. "
@@ -677,8 +692,8 @@ def verdicts(runs: dict[str, xarray.Dataset], size: Size) -> list[str]:
     )
     lines.append(
         f"CLAIM, plain ReLU dies with more layers: {'HELD' if deep > 0.99 and rising else 'REFINED'}. At depth 100 "
-        f"{100 * deep:.2f} % are dead before the first step, so it is the start and not the training that kills them; "
-        "what is alive at birth dies the more often the deeper it is"
+        f"{100 * deep:.2f} % are dead before the first iteration, so it is the start and not the training that kills "
+        "them; what is alive at birth dies the more often the deeper it is"
         + ("." if rising else ", which was not so in every case here.")
     )
     last, paired = (runs[key_of(size, name, depth=size.depths[-1])] for name in ("residual2_relu", "residual2_prelu"))
@@ -687,8 +702,8 @@ def verdicts(runs: dict[str, xarray.Dataset], size: Size) -> list[str]:
         f"CLAIM, residual 2 ReLU can still die very deep: {'HELD' if relu[0] else 'REFUTED for members'}. {relu[0]} of "
         f"{relu[1]} are ever dead: where a ReLU is off the bypass has slope 1. What dies are single steps: at depth "
         f"{size.depths[-1]} {100 * float(last.off_first.mean()):.0f} % of the ReLUs at birth and "
-        f"{100 * float(last.off.mean()):.0f} % at the end are off at all points; stuck after {size.steps} steps are "
-        f"{percent(count(last.stuck), last.seed.size)}."
+        f"{100 * float(last.off.mean()):.0f} % at the end are off at all points; stuck after {size.iterations} "
+        f"iterations are {percent(count(last.stuck), last.seed.size)}."
     )
     lines.append(
         f"CLAIM, PReLU solves the dying: {'REFUTED' if prelu[0] else 'HELD for residual chains'}. Ever dead are "

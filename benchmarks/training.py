@@ -114,12 +114,12 @@ def against_adam() -> None:
         st.train(chain, task, "levenberg_marquardt", progress=False)
         seconds = time.perf_counter() - start
         trial = st.Chain("residual2_prelu", depth, seeds=8)
-        steps = int(300 * seconds / best_time(lambda c=trial: st.train(c, task, steps=300, progress=False), 2))
+        steps = int(300 * seconds / best_time(lambda c=trial: st.train(c, task, iterations=300, progress=False), 2))
         errors = []
         for init in ("pytorch", "knots"):
             for rate in (0.003, 0.01, 0.03):
                 other = st.Chain("residual2_prelu", depth, seeds=8, init=init)
-                st.train(other, task, steps=max(1, steps), rate=rate, progress=False)
+                st.train(other, task, iterations=max(1, steps), rate=rate, progress=False)
                 errors.append(median_error(other))
         reached = median_error(chain)
         print(

@@ -132,20 +132,20 @@ def watch(
     colour: str = "viridis",
     quantity: str = "gradients",
 ) -> Figure:
-    """Draw log10 of the norm of every layer, upwards, at every step, to the right, as a colour.
+    """Draw log10 of the norm of every layer, upwards, at every iteration, to the right, as a colour.
 
     Grey is an exact zero, red a norm with a NaN or an infinity in it. Of a chain's seeds the median is drawn. Layers
     without parameters that train are left out, and in a picture of activations those that never gave an output.
 
     Args:
-        result: a `WatchRecord`, or its dataset, with any choice of steps and layers.
+        result: a `WatchRecord`, or its dataset, with any choice of iterations and layers.
         ax: where to draw; None makes a new figure.
         label: what the title says.
         colour: one of matplotlib's colour maps.
         quantity: "gradients", "activations" or "parameters".
 
     Raises:
-        ValueError: for a record without steps, or a quantity that it does not have.
+        ValueError: for a record without iterations, or a quantity that it does not have.
 
     >>> import torch, stability as st
     >>> model = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(3)))
@@ -154,9 +154,9 @@ def watch(
     >>> figure = st.plots.watch(record)
     """
     check_name("quantity", quantity, _QUANTITIES)
-    steps, layers, values = _log10(result, quantity)
+    iterations, layers, values = _log10(result, quantity)
     figure, ax = axes_of(ax)
-    edges = _edges(steps), np.arange(len(layers) + 1) + 0.5
+    edges = _edges(iterations), np.arange(len(layers) + 1) + 0.5
     finite = np.isfinite(values)
     ax.grid(False)
     if finite.any():
@@ -170,7 +170,7 @@ def watch(
             ones = np.ma.array(np.ones_like(values), mask=~where)
             ax.pcolormesh(*edges, ones, cmap=ListedColormap([shade]), rasterized=True)
     entries = [Patch(color=shade, label=name) for name, (where, shade) in marks.items() if where.any()]
-    name_axes(ax, "step (backward pass)", "layer", None)
+    name_axes(ax, "iteration (backward pass)", "layer", None)
     if label is not None:
         ax.set_title(label, loc="right" if entries else "center")
     if entries:  # above the image, which leaves no room inside
@@ -184,7 +184,7 @@ def watch(
 def _log10(
     result: WatchRecord | xarray.Dataset, quantity: str
 ) -> tuple[NDArray[np.int64], NDArray[np.str_], NDArray[np.float64]]:
-    """Return the steps, the layers and log10 of a quantity, (layers, steps)."""
+    """Return the iterations, the layers and log10 of a quantity, (layers, iterations)."""
     data = dataset_of(result, WatchRecord, "st.watch")
     name = f"log_{quantity}"
     if name not in data:
@@ -192,23 +192,23 @@ def _log10(
             f"the record has no {name}: it has {', '.join(map(str, data))}. A chain's has no activations, and a "
             "record has parameters if it is asked for them, watch(model, parameters=True)"
         )
-    if data.sizes["step"] == 0:
-        raise ValueError("the record has no steps: no backward pass has reached the model's parameters yet")
-    values = data[name].transpose("layer", "step", ...).to_numpy().astype(np.float64) / math.log(10)
+    if data.sizes["iteration"] == 0:
+        raise ValueError("the record has no iterations: no backward pass has reached the model's parameters yet")
+    values = data[name].transpose("layer", "iteration", ...).to_numpy().astype(np.float64) / math.log(10)
     if values.ndim == 3:
         values = np.quantile(values, 0.5, axis=2, method="inverted_cdf")
     layers = data["layer"].to_numpy()
     kept = (values > -math.inf).any(axis=1) if quantity == "activations" else data["trains"].to_numpy()
     kept = kept if kept.any() else ~kept
     layers, values = layers[kept], values[kept]
-    return data["step"].to_numpy(), layers, values
+    return data["iteration"].to_numpy(), layers, values
 
 
-def _edges(steps: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return where one step's column ends and the next begins."""
-    middles = (steps[1:] + steps[:-1]) / 2
-    first, last = (middles[0], middles[-1]) if len(middles) else (steps[0] + 0.5, steps[0] - 0.5)
-    return np.array([2 * steps[0] - first, *middles, 2 * steps[-1] - last])
+def _edges(iterations: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return where one iteration's column ends and the next begins."""
+    middles = (iterations[1:] + iterations[:-1]) / 2
+    first, last = (middles[0], middles[-1]) if len(middles) else (iterations[0] + 0.5, iterations[0] - 0.5)
+    return np.array([2 * iterations[0] - first, *middles, 2 * iterations[-1] - last])
 
 
 def _short(name: str) -> str:

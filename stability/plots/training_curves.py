@@ -29,7 +29,7 @@ def fits(
 
     >>> import torch, stability as st
     >>> task, chain = st.Task(torch.sin, (-3, 3)), st.Chain("residual2_prelu", depth=5, seeds=9)
-    >>> history = st.train(chain, task, steps=50, progress=False)
+    >>> history = st.train(chain, task, iterations=50, progress=False)
     >>> figure = st.plots.fits(chain, task=task)
     """
     if not isinstance(result, Chain) or not isinstance(task, Task) or task.x.ndim != 1 or result.width != 1:
@@ -48,11 +48,11 @@ def fits(
 
 
 def history(result: History, ax: Axes | None = None, *, label: str | None = None, colour: str = DEFAULT) -> Figure:
-    """Draw the loss against the step: the median over seeds, and a band from 5 % to 95 %.
+    """Draw the loss against the iteration: the median over seeds, and a band from 5 % to 95 %.
 
     >>> import torch, stability as st
     >>> chain = st.Chain("residual2_prelu", depth=5, seeds=9)
-    >>> record = st.train(chain, st.Task(torch.sin, (-3, 3)), steps=50, progress=False)
+    >>> record = st.train(chain, st.Task(torch.sin, (-3, 3)), iterations=50, progress=False)
     >>> figure = st.plots.history(record)
     """
     if not isinstance(result, History):
@@ -62,10 +62,10 @@ def history(result: History, ax: Axes | None = None, *, label: str | None = None
     levels = torch.quantile(
         loss, torch.tensor([0.05, 0.5, 0.95], dtype=loss.dtype), dim=1, interpolation="nearest"
     ).numpy()
-    steps = np.arange(len(loss))
+    iterations = np.arange(len(loss))
     levels = np.where(np.isfinite(levels), levels, np.nan)
-    ax.fill_between(steps, levels[0], levels[2], color=colour, alpha=0.2, linewidth=0)
-    ax.plot(steps, levels[1], color=colour, label=label, linewidth=1.2)
+    ax.fill_between(iterations, levels[0], levels[2], color=colour, alpha=0.2, linewidth=0)
+    ax.plot(iterations, levels[1], color=colour, label=label, linewidth=1.2)
     ax.set_yscale("log")
-    name_axes(ax, "step", "mean-squared error", label)
+    name_axes(ax, "iteration", "mean-squared error", label)
     return figure

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
@@ -36,7 +37,7 @@ class GrowthFit:
 
     quantity: str
     along: str
-    positions: Array
+    positions: Tensor
     laws: tuple[Law, ...]
     seeds: int
     alive: int
@@ -149,7 +150,7 @@ class GrowthFit:
         law = f"exp({value} {self.along}^{exponent:.3g})"
         return f"{verb} as {law} ({ends} at the exponent {exponent:.3g}{edge}){unsettled}"
 
-    def predict(self, positions: ArrayLike) -> Array:
+    def predict(self, positions: ArrayLike | Tensor) -> Tensor:
         """Return the mean log of the best law at `positions`, of their shape, from the mean intercept.
 
         Raises:
@@ -160,7 +161,9 @@ class GrowthFit:
         at = np.asarray(positions, dtype=np.float64)
         if not ((at > 0) & np.isfinite(at)).all():
             raise ValueError(f"positions are {positions!r}: expected finite numbers above 0")
-        return np.asarray(self.best.intercept + self.best.coefficient * trend(self.best.shape, at, self.best.exponent))
+        return torch.as_tensor(
+            self.best.intercept + self.best.coefficient * trend(self.best.shape, at, self.best.exponent)
+        )
 
 
 def fit_series(
@@ -205,7 +208,7 @@ def fit_series(
         laws = [fit_law(shape, spread, at, logs[:, alive], level) for shape in SHAPES for spread in SPREADS]
     dead = float((logs[-1] == -math.inf).mean())
     ordered = tuple(sorted(laws, key=lambda law: law.bic))
-    return GrowthFit(quantity, along, at, ordered, logs.shape[1], int(alive.sum()), dead, level)
+    return GrowthFit(quantity, along, torch.from_numpy(at), ordered, logs.shape[1], int(alive.sum()), dead, level)
 
 
 def _holds_zero(interval: tuple[float, float] | None) -> bool:

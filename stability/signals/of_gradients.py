@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, overload
+from collections.abc import Sequence
+from typing import Any
 
 from stability.foundation.checks import check_positive
 from stability.reading import Layers
@@ -16,7 +16,6 @@ from stability.signals.step_gradients import step_gradients
 from stability.signals.table_gradients import width_one_gradients
 
 
-@overload
 def gradient_norms(
     net: AnyNetwork,
     x: Any,
@@ -26,28 +25,7 @@ def gradient_norms(
     source: str | int | None = None,
     batch_dim: int | None = 0,
     memory: float = 4.0,
-) -> GradientNorms: ...
-@overload
-def gradient_norms(
-    net: AnyNetwork,
-    x: Any,
-    loss: Mapping[str, Loss],
-    layers: str | Sequence[str] | Layers | None = None,
-    *,
-    source: str | int | None = None,
-    batch_dim: int | None = 0,
-    memory: float = 4.0,
-) -> dict[str, GradientNorms]: ...
-def gradient_norms(
-    net: AnyNetwork,
-    x: Any,
-    loss: Loss | Mapping[str, Loss],
-    layers: str | Sequence[str] | Layers | None = None,
-    *,
-    source: str | int | None = None,
-    batch_dim: int | None = 0,
-    memory: float = 4.0,
-) -> GradientNorms | dict[str, GradientNorms]:
+) -> GradientNorms:
     """Return the log norms of a loss's gradient, layer by layer: with respect to parameters, states and weights.
 
     No norm overflows or underflows, at any depth: at width 1 the gradient comes from the derivatives of the steps,
@@ -65,7 +43,7 @@ def gradient_norms(
             dictionary of keyword inputs.
         loss: for a chain maps the output (seeds, points) or (seeds, points, n) to one value a seed, (seeds,), that
             depends on that seed's output alone; at width 1 the output comes in float64. Otherwise maps what
-            the network returns to a scalar. Or several losses by name: the result is then a dictionary.
+            the network returns to a scalar.
         layers, source, batch_dim: how a module is read, see `st.layers`.
         memory: GiB that the states of a chain of width n may take; points are taken in portions that fit. A module
             takes what a training step does.
@@ -86,13 +64,6 @@ def gradient_norms(
     (torch.Size([50, 1]), torch.Size([50, 1]))
     """
     check_positive("memory", memory)
-    if isinstance(loss, Mapping):
-        if not loss:
-            raise ValueError("loss is an empty mapping: expected at least one loss by name")
-        return {
-            name: gradient_norms(net, x, one, layers, source=source, batch_dim=batch_dim, memory=memory)
-            for name, one in loss.items()
-        }
     reading = read(net, x, layers, source, batch_dim)
     if isinstance(reading, Steps):
         if not any(value.requires_grad for value in reading.chain.parameters()):

@@ -66,12 +66,12 @@ def watch(
     >>> model = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(3)))
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     >>> with watch(model) as record:
-    ...     for step in range(5):
+    ...     for iteration in range(5):
     ...         optimizer.zero_grad()
     ...         model(torch.ones(8, 4)).square().mean().backward()
     ...         optimizer.step()
     >>> record.layers, record.log_gradients.shape
-    (('0', '1', '2'), torch.Size([5, 3]))
+    (('0', '1', '2'), torch.Size([5, 3, 1]))
     """
     every = check_integer("every", every, 1)
     return _watching(watched(model, layers, source), every, bool(parameters))
@@ -79,7 +79,7 @@ def watch(
 
 @contextmanager
 def _watching(of: Watched, every: int, parameters: bool) -> Iterator[WatchRecord]:
-    record = WatchRecord((), every, of.members, parameters, ())
+    record = WatchRecord((), every, of.members or (0,), parameters, of.members is None, ())
     watcher = _Watcher(of, record)
     try:
         watcher.attach()
@@ -205,7 +205,7 @@ class _Watcher:
         if dims_kept == 0:
             return quick_log_norm(tensor)
         logs = log_norm(tensor, dims_kept)
-        return logs.T if dims_kept == 2 else logs[None]  # (steps, seeds)
+        return logs.T if dims_kept == 2 else logs[None]  # (steps of the chain, seeds)
 
     def _begin(self) -> None:
         number, self.passes = self.passes, self.passes + 1

@@ -21,7 +21,7 @@ Values = MutableSequence[Any]  # of floats, or of tensors on the model's device
 class Row:
     """One backward pass: logs of norms, of gradients and parameters one a parameter, of activations one a layer."""
 
-    step: int
+    number: int
     gradients: Values
     parameters: Values | None
     activations: Values
@@ -31,27 +31,29 @@ class Row:
 class WatchRecord:
     """What `watch` recorded so far; every quantity is the natural log of a norm, float64, on the CPU.
 
-    A step is a backward pass, and a chain's quantities have a third dimension, the seeds. Before the first pass there
-    are zero steps. -inf is an exact zero, +inf stands for a NaN or an infinity among the entries.
+    An iteration is a backward pass; a module counts as one seed. Before the first pass there are zero iterations. -inf
+    is an exact zero, +inf stands for a NaN or an infinity among the entries.
 
     Attributes:
         layers: the names of the layers.
         every: which passes are recorded.
-        members: the member numbers of a chain, else None.
-        steps: int64 (steps,), the numbers of the passes, counted from 0.
-        log_gradients: (steps, layers): the L2 norm of the loss gradient with respect to a layer's parameters; -inf
-            as well for a layer that has none that train, see `trains`.
-        log_activations: (steps, layers): the root mean square of what the last module of a layer returns; -inf as well
-            for a layer that gave none, such as one without a module. None for a chain, for which see `propagation`.
-        log_parameters: (steps, layers): the L2 norm of a layer's parameters at which the gradient was taken, so that
-            log_gradients - log_parameters is the size of the gradient relative to what it changes. None unless
-            parameters=True asked for it.
+        members: the member numbers of a chain, (0,) for a module.
+        iterations: int64 (iterations,), the numbers of the passes, counted from 0.
+        log_gradients: (iterations, layers, seeds): the L2 norm of the loss gradient with respect to a layer's
+            parameters; -inf as well for a layer that has none that train, see `trains`.
+        log_activations: (iterations, layers, seeds): the root mean square of what the last module of a layer returns;
+            -inf as well for a layer that gave none, such as one without a module. None for a chain, for which see
+            `propagation`.
+        log_parameters: (iterations, layers, seeds): the L2 norm of a layer's parameters at which the gradient was
+            taken, so that log_gradients - log_parameters is the size of the gradient relative to what it changes. None
+            unless parameters=True asked for it.
     """
 
     layers: tuple[str, ...]
     every: int
-    members: tuple[int, ...] | None
+    members: tuple[int, ...]
     with_parameters: bool
+    with_activations: bool
     spans: tuple[range, ...]
     rows: list[Row] = field(default_factory=list)
     _read: dict[str, tuple[int, Tensor]] = field(default_factory=dict)
@@ -60,12 +62,12 @@ class WatchRecord:
         return len(self.rows)
 
     def __repr__(self) -> str:
-        seeds = "" if self.members is None else f", {len(self.members)} seeds"
-        return f"WatchRecord({len(self)} steps, {len(self.layers)} layers{seeds})"
+        seeds = f", {len(self.members)} seeds" if len(self.members) > 1 else ""
+        return f"WatchRecord({len(self)} iterations, {len(self.layers)} layers{seeds})"
 
     @property
-    def steps(self) -> Tensor:
-        return torch.tensor([row.step for row in self.rows], dtype=torch.int64)
+    def iterations(self) -> Tensor:
+        return torch.tensor([row.number for row in self.rows], dtype=torch.int64)
 
     @property
     def trains(self) -> Tensor:
@@ -86,9 +88,9 @@ class WatchRecord:
 
     @property
     def log_activations(self) -> Tensor | None:
-        if self.members is not None:
+        if not self.with_activations:
             return None
-        shape = (len(self), len(self.layers))
+        shape = (len(self), len(self.layers), 1)
         unseen = [-math.inf] * len(self.layers)  # in a pass before the layers were known
         flat = [value for row in self.rows for value in (row.activations or unseen)]
         return self._once("activations", lambda: _stack(flat, ()).reshape(shape))
@@ -107,27 +109,26 @@ class WatchRecord:
                 "the layers are not known, as the model itself was not called, only parts of it: give watch "
                 "layers=st.layers(model, x)"
             )
-        seeds = () if self.members is None else (len(self.members),)
-        result = torch.full((len(rows), len(self.layers), *seeds), -math.inf, dtype=torch.float64)
+        seeds = len(self.members)
+        result = torch.full((len(rows), len(self.layers), seeds), -math.inf, dtype=torch.float64)
         for index, span in enumerate(self.spans):
             if not span:  # no layer holds this parameter
                 continue
-            shape = (len(span), *seeds) if seeds else ()
-            own = _stack([row[index] for row in rows], shape).reshape(len(rows), len(span), *seeds)
+            shape = () if self.with_activations else (len(span), seeds)  # a number a parameter, or one a step and seed
+            own = _stack([row[index] for row in rows], shape).reshape(len(rows), len(span), seeds)
             layers = slice(span.start, span.stop)
             result[:, layers] = combine(torch.stack([result[:, layers], own]), dim=0)
         return result
 
     def to_dataset(self) -> xarray.Dataset:
-        """Return what is there with dims (step, layer), and seed for a chain."""
-        dims = ("step", "layer") if self.members is None else ("step", "layer", "seed")
+        """Return what is there with dims (iteration, layer, seed)."""
+        dims = ("iteration", "layer", "seed")
         coords: dict[str, Any] = {
-            "step": self.steps.numpy(),
+            "iteration": self.iterations.numpy(),
             "layer": np.array(self.layers, dtype=str),
+            "seed": np.array(self.members),
             "trains": ("layer", self.trains.numpy()),
         }
-        if self.members is not None:
-            coords["seed"] = np.array(self.members)
         names = {
             "log_gradients": (self.log_gradients, "log norm of the gradient"),
             "log_activations": (self.log_activations, "log root mean square of the output"),

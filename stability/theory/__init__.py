@@ -1,7 +1,7 @@
 """What is known in closed form: forms in sympy with their checks, and plain functions with their sources."""
 
 from stability.theory.closed_form import Agreement, ClosedForm
-from stability.theory.wide.mean_field import activation_kernel, correlation_step, derivative_kernel, variance_step
+from stability.theory.wide.mean_field import activation_kernel, correlation_map, derivative_kernel, variance_map
 from stability.theory.wide.phases import (
     chi_1,
     chi_q,
@@ -59,7 +59,7 @@ __all__ = [
     "chi_1",
     "chi_q",
     "correlation_depth_scale",
-    "correlation_step",
+    "correlation_map",
     "critical_scale",
     "derivative_kernel",
     "edge_of_chaos",
@@ -91,5 +91,5 @@ __all__ = [
     "step_formula",
     "survival_probability",
     "variance_depth_scale",
-    "variance_step",
+    "variance_map",
 ]

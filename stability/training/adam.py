@@ -43,14 +43,14 @@ def root(values: Tensor) -> Tensor:
 def adam(
     objective: Objective, options: Options, state: dict[str, Tensor], betas: tuple[float, float] = (0.9, 0.999)
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Run Adam (Kingma and Ba 2015, algorithm 1), yielding before each step and after the last.
+    """Run Adam (Kingma and Ba 2015, algorithm 1), yielding before each iteration and after the last.
 
     The rate falls from `rate` to a hundredth of it along half a cosine. A member whose loss or gradient is not
     finite stops moving.
 
     Args:
         objective: its parameters are changed in place.
-        options: steps, rate, clip, homotopy.
+        options: iterations, rate, clip, homotopy.
         state: all that the run needs to go on from where it is, beside the parameters; empty at the start.
 
     Yields:
@@ -60,23 +60,23 @@ def adam(
     mean = state.setdefault("mean", torch.zeros_like(parameters))
     square = state.setdefault("square", torch.zeros_like(parameters))
     status = state.setdefault("status", torch.full_like(parameters[:, 0], MOVING, dtype=torch.int64))
-    step = state.setdefault("step", torch.zeros((), dtype=torch.int64))
+    iteration = state.setdefault("adam_iteration", torch.zeros((), dtype=torch.int64))
     objective.hold_slopes()
     while True:
-        now = int(step)
+        now = int(iteration)
         share = options.share(now)
         losses, gradients = objective.losses_and_gradients(share)
         status[~(losses.isfinite() & gradients.isfinite().all(dim=1))] = STOPPED
         moving = (status == MOVING)[:, None]
         yield (losses if share == 1.0 else objective.losses_and_gradients()[0]), status
-        if now == options.steps or not moving.any():
+        if now == options.iterations or not moving.any():
             return
         gradients = clip_by_member(gradients.where(moving, 0), options.clip)
         mean.lerp_(gradients, 1 - betas[0])
         square.mul_(betas[1]).addcmul_(gradients, gradients, value=1 - betas[1])
         denominator = root(square / (1 - betas[1] ** (now + 1))).add_(1e-8)
-        rate = options.rate * (0.01 + 0.99 * (1 + math.cos(math.pi * now / options.steps)) / 2)
+        rate = options.rate * (0.01 + 0.99 * (1 + math.cos(math.pi * now / options.iterations)) / 2)
         update = (mean / denominator).mul_(-rate / (1 - betas[0] ** (now + 1)))
         parameters += update * moving
         objective.hold_slopes()
-        step += 1
+        iteration += 1

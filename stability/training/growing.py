@@ -107,8 +107,8 @@ def growth(objective: TableObjective, options: Options, state: dict[str, Tensor]
 
     Args, yields: as in `adam`.
     """
-    plan = sizes(min(options.start, objective.chain.depth), objective.chain.depth, options.steps)
-    between = max(1, (2 * options.steps // 3) // max(1, len(plan) - 1))
+    plan = sizes(min(options.start, objective.chain.depth), objective.chain.depth, options.iterations)
+    between = max(1, (2 * options.iterations // 3) // max(1, len(plan) - 1))
 
     def stage(iteration: int) -> int:
         return min(iteration // between, len(plan) - 1)
@@ -127,7 +127,7 @@ def growth(objective: TableObjective, options: Options, state: dict[str, Tensor]
         growing.spread()
         yield losses, status
         grown = plan[stage(now)] == plan[-1]
-        if now == options.steps or (grown and has_arrived(now, options, status)):
+        if now == options.iterations or (grown and has_arrived(now, options, status)):
             return
         members.advance(now, options.share(now), options.share(now - 1))
         iteration += 1

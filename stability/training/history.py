@@ -15,12 +15,12 @@ class History:
     """The record of a run of `st.train`.
 
     Attributes:
-        loss: float64 (steps + 1, seeds), the mean-squared error before each step and after the last; inf from
+        loss: float64 (iterations + 1, seeds), the mean-squared error before each iteration and after the last; inf from
             where a member stopped, constant from where it converged. An interrupted run has fewer rows.
-        best_step: int64 (seeds,), the row of `loss` whose parameters the chain has now.
-        stopped_step: int64 (seeds,), the row at which a member's loss or gradient was not finite, -1 for none.
-        converged_step: int64 (seeds,), the row from which on no step lowered a member's loss, -1 where the run ended
-            before that; Adam never converges.
+        best_iteration: int64 (seeds,), the row of `loss` whose parameters the chain has now.
+        stopped_iteration: int64 (seeds,), the row at which a member's loss or gradient was not finite, -1 for none.
+        converged_iteration: int64 (seeds,), the row from which on no iteration lowered a member's loss, -1 where the
+            run ended before that; Adam never converges.
         members: the member numbers along the seeds.
         method: the training method.
         path: "kernel" for the compiled loops over the step table, "torch" for automatic differentiation.
@@ -28,9 +28,9 @@ class History:
     """
 
     loss: Tensor
-    best_step: Tensor
-    stopped_step: Tensor
-    converged_step: Tensor
+    best_iteration: Tensor
+    stopped_iteration: Tensor
+    converged_iteration: Tensor
     members: tuple[int, ...]
     method: str
     path: Literal["kernel", "torch"]
@@ -39,27 +39,27 @@ class History:
     @property
     def best_loss(self) -> Tensor:
         """The loss of each seed at the parameters that the chain has now, (seeds,)."""
-        return self.loss.gather(0, self.best_step[None])[0]
+        return self.loss.gather(0, self.best_iteration[None])[0]
 
     def __repr__(self) -> str:
         low, middle, high = (f"{self.best_loss.quantile(q, interpolation='nearest'):.2e}" for q in (0.0, 0.5, 1.0))
-        converged = int((self.converged_step >= 0).sum())
+        converged = int((self.converged_iteration >= 0).sum())
         return (
-            f"History({self.method!r}, steps={len(self.loss) - 1}, seeds={len(self.members)}, path={self.path!r}, "
+            f"History({self.method!r}, iterations={len(self.loss) - 1}, seeds={len(self.members)}, path={self.path!r}, "
             f"best loss {low} to {high}, median {middle}"
             + (f", {converged} converged" if self.method != "adam" else "")
             + ")"
         )
 
     def to_dataset(self) -> xarray.Dataset:
-        """Return the losses with dims (step, seed)."""
-        coords = {"step": np.arange(len(self.loss)), "seed": list(self.members)}
+        """Return the losses with dims (iteration, seed)."""
+        coords = {"iteration": np.arange(len(self.loss)), "seed": list(self.members)}
         return xarray.Dataset(
             {
-                "loss": (("step", "seed"), self.loss.numpy(), {"long_name": "mean-squared error"}),
-                "best_step": ("seed", self.best_step.numpy()),
-                "stopped_step": ("seed", self.stopped_step.numpy()),
-                "converged_step": ("seed", self.converged_step.numpy()),
+                "loss": (("iteration", "seed"), self.loss.numpy(), {"long_name": "mean-squared error"}),
+                "best_iteration": ("seed", self.best_iteration.numpy()),
+                "stopped_iteration": ("seed", self.stopped_iteration.numpy()),
+                "converged_iteration": ("seed", self.converged_iteration.numpy()),
             },
             coords,
             attrs={"method": self.method, "path": self.path, "interrupted": int(self.interrupted)},

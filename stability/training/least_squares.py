@@ -139,17 +139,17 @@ class LeastSquares:
             objective.operations * 100,
         )
 
-    def advance(self, step: int, share: float, before: float) -> None:
-        """Do what follows the yield of a step: an iteration, and now and then a look at the idle kinks.
+    def advance(self, iteration: int, share: float, before: float) -> None:
+        """Do what follows the yield of an iteration: the iteration itself, and now and then a look at the idle kinks.
 
         Args:
-            step: which step.
-            share: the target's there; before: the one of the step before.
+            iteration: which.
+            share: the target's there; before: the one before.
         """
         if share != before:  # the target has moved on, and so do members that had arrived
             arrived = self.status == CONVERGED
             self.damping[arrived] = self.damping[arrived].clamp(max=marquardt.FIRST_DAMPING)
             self.status[arrived] = MOVING
-        if step % BETWEEN_LOOKS == BETWEEN_LOOKS - 1:
-            self.use_idle_kinks(share, step // BETWEEN_LOOKS)
+        if iteration % BETWEEN_LOOKS == BETWEEN_LOOKS - 1:
+            self.use_idle_kinks(share, iteration // BETWEEN_LOOKS)
         self.iterate(share)

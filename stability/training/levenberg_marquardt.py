@@ -17,10 +17,10 @@ from stability.training.status import MOVING, STOPPED
 
 
 def warm_up(objective: TableObjective, options: Options, state: dict[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Run the steps of Adam that come before another method, yielding before each."""
-    if options.adam_steps and "iteration" not in state:
-        for progress in adam(objective, replace(options, steps=options.adam_steps, homotopy=0.0), state):
-            if int(state["step"]) == options.adam_steps:
+    """Run the iterations of Adam that come before another method, yielding before each."""
+    if options.adam_iterations and "iteration" not in state:
+        for progress in adam(objective, replace(options, iterations=options.adam_iterations, homotopy=0.0), state):
+            if int(state["adam_iteration"]) == options.adam_iterations:
                 break
             yield progress
 
@@ -46,11 +46,11 @@ def levenberg_marquardt(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Run Levenberg-Marquardt (Marquardt 1963), yielding before each iteration and after the last.
 
-    An iteration solves (J J^T + damping D) step = -J r for the numbers of a member, J (numbers, points) the derivatives
-    of its residuals r and D the diagonal of J J^T, no entry under a hundredth of their mean; or, where the numbers are
-    more than the points, the same step from J^T D^-1 J. The damping is raised until the step lowers the error. A member
-    has converged where none does, or where a lightly damped one lowers it by less than 1e-10 of it. Every tenth
-    iteration kinks that bend nothing are moved to where the error is.
+    An iteration solves (J J^T + damping D) update = -J r for the numbers of a member, J (numbers, points) the
+    derivatives of its residuals r and D the diagonal of J J^T, no entry under a hundredth of their mean; or, where the
+    numbers are more than the points, the same update from J^T D^-1 J. The damping is raised until the update lowers the
+    error. A member has converged where none does, or where a lightly damped one lowers it by less than 1e-10 of it.
+    Every tenth iteration kinks that bend nothing are moved to where the error is.
 
     Args, yields: as in `adam`.
     """
@@ -62,7 +62,7 @@ def levenberg_marquardt(
         losses = members.losses()
         status[~losses.isfinite()] = STOPPED
         yield losses, status
-        if now == options.steps or has_arrived(now, options, status):
+        if now == options.iterations or has_arrived(now, options, status):
             return
         members.advance(now, options.share(now), options.share(now - 1))
         iteration += 1

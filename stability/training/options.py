@@ -2,22 +2,53 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import TypedDict
+
+from stability.foundation.checks import check_integer, check_name, check_number, check_positive
+
+
+class MethodOptions(TypedDict, total=False):
+    """What a method may be told by name; see `stability.train`."""
+
+    rate: float
+    clip: float
+    adam_iterations: int
+    homotopy: float
+    start: int
+    least_slope: float | None
 
 
 @dataclass(frozen=True)
 class Options:
-    """What `st.train` is asked for; see there. `steps` are those of the method, after `adam_steps` of Adam."""
+    """What `st.train` is asked for; see there. `iterations` are the method's, after `adam_iterations` of Adam."""
 
-    steps: int
+    iterations: int
     rate: float
     clip: float
-    adam_steps: int
+    adam_iterations: int
     homotopy: float
     start: int
     least_slope: float
 
-    def share(self, step: int) -> float:
-        """The share of the target in what is fitted at a step of the method, the rest being the identity."""
-        length = self.homotopy * self.steps
-        return min(1.0, (step + 1) / length) if length > 0 else 1.0
+    def share(self, iteration: int) -> float:
+        """The share of the target in what is fitted at an iteration of the method, the rest being the identity."""
+        length = self.homotopy * self.iterations
+        return min(1.0, (iteration + 1) / length) if length > 0 else 1.0
+
+
+def check_options(iterations: int, given: MethodOptions) -> Options:
+    """Return all options, those that are not given as they are by default."""
+    for name in given:
+        check_name("option of training", name, MethodOptions.__annotations__)
+    least_slope = given.get("least_slope")
+    return Options(
+        iterations=check_integer("iterations", iterations, 1),
+        rate=check_positive("rate", given.get("rate", 0.01)),
+        clip=check_positive("clip", given.get("clip", 1.0)),
+        adam_iterations=check_integer("adam_iterations", given.get("adam_iterations", 0), 0),
+        homotopy=check_number("homotopy", given.get("homotopy", 0.0), 0, 1),
+        start=check_integer("start", given.get("start", 1), 1),
+        least_slope=-math.inf if least_slope is None else check_number("least_slope", least_slope, maximum=1),
+    )

@@ -31,7 +31,7 @@ class Run:
 
     Args:
         objective: the members' losses.
-        total: how many steps there will be, those of every part of the method.
+        total: how many iterations there will be, those of every part of the method.
     """
 
     def __init__(self, objective: Objective, total: int) -> None:
@@ -39,24 +39,24 @@ class Run:
         self.objective, self.total = objective, total
         self.best = parameters.clone()
         self.best_loss = torch.full((seeds,), math.inf, dtype=parameters.dtype, device=parameters.device)
-        self.best_step = torch.zeros(seeds, dtype=torch.int64, device=parameters.device)
-        self.stopped = torch.full_like(self.best_step, -1)
-        self.converged = torch.full_like(self.best_step, -1)
+        self.best_iteration = torch.zeros(seeds, dtype=torch.int64, device=parameters.device)
+        self.stopped = torch.full_like(self.best_iteration, -1)
+        self.converged = torch.full_like(self.best_iteration, -1)
         self.record: list[Tensor] = []
         self.state: dict[str, Tensor] = {}
         self.interrupted = False
 
     def note(self, losses: Tensor, status: Tensor) -> Tensor:
         """Take down the losses at the objective's parameters; return which members have not stopped."""
-        step = len(self.record)
+        iteration = len(self.record)
         alive = status != STOPPED
         self.record.append(losses.to(torch.float64).where(alive, math.inf))
-        self.stopped = self.stopped.where(alive | (self.stopped >= 0), step)
+        self.stopped = self.stopped.where(alive | (self.stopped >= 0), iteration)
         converged = status == CONVERGED
-        self.converged = torch.where(converged, self.converged.where(self.converged >= 0, step), -1)
+        self.converged = torch.where(converged, self.converged.where(self.converged >= 0, iteration), -1)
         better = alive & (losses < self.best_loss)
         self.best_loss = losses.where(better, self.best_loss)
-        self.best_step = self.best_step.where(~better, step)
+        self.best_iteration = self.best_iteration.where(~better, iteration)
         # Not by a mask as an index, for which torch wakes all its threads.
         self.best = self.objective.parameters.where(better[:, None], self.best)
         return alive
@@ -69,7 +69,7 @@ class Run:
             "parameters": self.objective.parameters,
             "best": self.best,
             "best_loss": self.best_loss,
-            "best_step": self.best_step,
+            "best_iteration": self.best_iteration,
             "stopped": self.stopped,
             "converged": self.converged,
             "record": record,
@@ -81,7 +81,11 @@ class Run:
         device = self.best.device
         tensors = {name: value.to(device) for name, value in tensors.items()}
         self.objective.parameters.copy_(tensors["parameters"])
-        self.best, self.best_loss, self.best_step = tensors["best"], tensors["best_loss"], tensors["best_step"]
+        self.best, self.best_loss, self.best_iteration = (
+            tensors["best"],
+            tensors["best_loss"],
+            tensors["best_iteration"],
+        )
         self.stopped, self.converged = tensors["stopped"], tensors["converged"]
         self.record = list(tensors["record"])
         self.state = {name.removeprefix("state."): v for name, v in tensors.items() if name.startswith("state.")}
@@ -92,7 +96,7 @@ class Run:
         if record and not self.interrupted:
             record += [record[-1]] * (self.total + 1 - len(record))
         loss = torch.stack(record).cpu() if record else torch.full((1, len(members)), math.inf, dtype=torch.float64)
-        ends = (self.best_step.cpu(), self.stopped.cpu(), self.converged.cpu())
+        ends = (self.best_iteration.cpu(), self.stopped.cpu(), self.converged.cpu())
         return History(loss, *ends, members, method, self.objective.path, self.interrupted)
 
 
@@ -120,8 +124,8 @@ class Keeper:
 
 
 @contextmanager
-def _interrupts_after_a_step() -> Iterator[threading.Event]:
-    """Let the first Ctrl-C wait for the end of a step, where all is in order; the second one does not wait."""
+def _interrupts_after_an_iteration() -> Iterator[threading.Event]:
+    """Let the first Ctrl-C wait for the end of an iteration, where all is in order; the second one does not wait."""
     asked = threading.Event()
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
@@ -139,14 +143,14 @@ def _interrupts_after_a_step() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def _steps(run: Run, method: Method) -> Iterator[Tensor]:
-    """Take a method from step to step and note each; yield which members have not stopped."""
+def _iterations(run: Run, method: Method) -> Iterator[Tensor]:
+    """Take a method from iteration to iteration and note each; yield which members have not stopped."""
     # Compiled loops have threads of their own, and what torch does beside them is short.
     alone = torch_on_one_thread if run.objective.path == "kernel" else nullcontext
-    steps = method(run.state)
+    iterations = method(run.state)
     while True:
         with alone():
-            progress = next(steps, None)
+            progress = next(iterations, None)
             alive = None if progress is None else run.note(*progress)
         if alive is None:
             return
@@ -158,27 +162,27 @@ def carry_out(
     method: Method,
     keeper: Keeper,
     label: str,
-    on_step: Callable[[int, Tensor], Any] | None,
+    on_iteration: Callable[[int, Tensor], Any] | None,
     progress: bool,
 ) -> None:
     """Let a method run to its end, or until it is interrupted; the objective's chain gets the best parameters."""
     quantiles = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64, device=run.best.device)
     shown, settled = -math.inf, True
     bar = tqdm(total=run.total, initial=max(0, len(run.record) - 1), disable=None if progress else True, desc=label)
-    with bar, _interrupts_after_a_step() as asked:
+    with bar, _interrupts_after_an_iteration() as asked:
         try:
-            for alive in _steps(run, method):
+            for alive in _iterations(run, method):
                 settled = True
                 keeper.keep(run)
-                step = len(run.record) - 1
-                if on_step is not None:
+                iteration = len(run.record) - 1
+                if on_iteration is not None:
                     run.objective.write(run.objective.parameters.where(alive[:, None], run.best))
-                    on_step(step, run.record[-1].clone())
+                    on_iteration(iteration, run.record[-1].clone())
                 if progress and time.monotonic() - shown > 0.2:
                     shown = time.monotonic()
                     low, middle, high = run.best_loss.double().quantile(quantiles, interpolation="nearest")
                     bar.set_postfix_str(f"best {low:.1e} median {middle:.1e} worst {high:.1e}", refresh=False)
-                bar.update(step > 0)
+                bar.update(iteration > 0)
                 if asked.is_set():
                     raise KeyboardInterrupt
                 settled = False
@@ -187,5 +191,5 @@ def carry_out(
             run.interrupted = True
         finally:
             run.objective.write(run.best)
-            if settled:  # in the middle of a step the parameters are neither those before it nor after
+            if settled:  # in the middle of an iteration the parameters are neither those before it nor after
                 keeper.keep(run, now=True)

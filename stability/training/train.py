@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
-from stability.foundation.checks import check_finite, check_integer, check_name, check_number, check_positive
+from stability.foundation.checks import check_finite, check_name, check_positive
 from stability.networks import Chain
 from stability.training import checkpoint as checkpoints
 from stability.training.adam import adam
@@ -20,36 +19,31 @@ from stability.training.growing import can_grow, growth
 from stability.training.history import History
 from stability.training.levenberg_marquardt import levenberg_marquardt
 from stability.training.objective import Objective, TableObjective, make_objective, runs_compiled
-from stability.training.options import Options
+from stability.training.options import MethodOptions, Options, check_options
 from stability.training.run import Keeper, Run, carry_out
 from stability.training.task import Task
 
-#: The training methods, and how many steps each does where nothing else is said.
+#: The training methods, and how many iterations each does where nothing else is said.
 METHODS: dict[str, Callable[..., Any]] = {
     "adam": adam,
     "levenberg_marquardt": levenberg_marquardt,
     "growth": growth,
 }
-_STEPS = {"adam": 2000, "levenberg_marquardt": 200, "growth": 1000}
+_ITERATIONS = {"adam": 2000, "levenberg_marquardt": 200, "growth": 1000}
 
 
 def train(
     chain: Chain,
     task: Task,
     method: str = "adam",
-    steps: int | None = None,
+    iterations: int | None = None,
     *,
-    rate: float = 0.01,
-    clip: float = 1.0,
-    adam_steps: int = 0,
-    homotopy: float = 0.0,
-    start: int = 1,
-    least_slope: float | None = None,
     checkpoint: str | Path | None = None,
     every: float = 60.0,
     resume: str | Path | None = None,
-    on_step: Callable[[int, Tensor], Any] | None = None,
+    on_iteration: Callable[[int, Tensor], object] | None = None,
     progress: bool = True,
+    **options: Unpack[MethodOptions],
 ) -> History:
     """Fit every member of `chain` to `task` by mean-squared error, in place; it ends at each seed's best parameters.
 
@@ -59,45 +53,47 @@ def train(
 
     The methods:
         "adam": Adam with each member's gradient clipped, the rate falling to a hundredth along half a cosine.
-        "levenberg_marquardt": Gauss-Newton steps, damped for each member. For chains of width 1, piecewise linear,
+        "levenberg_marquardt": Gauss-Newton iterations, damped for each member. For chains of width 1, piecewise linear,
             float64, on the CPU. A good start is init "knots". A step of two maps is fitted by its kink and its two
-            slopes, its weight made -1 or 1 first, which leaves the function as it is up to rounding. Every tenth step,
-            kinks of such steps that bend nothing (all states on one side, or the same slope on both) move to where they
-            promise most.
+            slopes, its weight made -1 or 1 first, which leaves the function as it is up to rounding. Every tenth
+            iteration, kinks of such steps that bend nothing (all states on one side, or the same slope on both) move to
+            where they promise most.
         "growth": the chain's first `start` steps alone by Levenberg-Marquardt, the others inserted between
             iterations, each as the identity, at the position and kink that promise the largest fall of the error; of
             the parameters given only those of the first steps and the read-out are used. For chains of two maps with
-            skip 1, and plain chains with trained slopes and a read-out. Two thirds of the steps serve growing.
+            skip 1, and plain chains with trained slopes and a read-out. Two thirds of the iterations serve growing.
 
     Starts, rates and dampings are made for points and values of a size near 1. The loss does not say when others are
     the reason for a poor fit: divide x and y by their sizes before.
 
-    Interrupted from the keyboard, the run ends after its step with the best until then, a warning and
+    Interrupted from the keyboard, the run ends after its iteration with the best until then, a warning and
     `History.interrupted`. With `checkpoint` it can be resumed, then and after a crash.
 
     Args:
         chain: the members; width 1 and piecewise linear on the CPU runs in compiled loops, all else in torch.
         task: what to fit.
         method: "adam", "levenberg_marquardt" or "growth".
-        steps: how many; 2000, 200 and 1000 by default.
-        rate: Adam's first learning rate.
-        clip: the L2 norm to which a member's gradient is scaled down in Adam where it is larger.
-        adam_steps: so many steps of Adam come before the other methods; in growth, with the first steps alone.
-        homotopy: the share of the steps, from 0 to 1, in which the target moves from x to the task's: what is
-            fitted is (1 - s) x + s target, s rising to 1. The losses recorded are those of the task.
-        start: the steps that growth begins with.
-        least_slope: trained slopes are held at this or above, from the first step on; at most 1, the slope at which a
-            step bends nothing. None leaves them free.
+        iterations: how many; 2000, 200 and 1000 by default.
         checkpoint: a file to which the run is written every so many seconds, and at its end.
         every: so many seconds.
         resume: a checkpoint to go on from, with the same chain, task and options, to the same result as an unbroken
             run, bit for bit on the same machine; it goes on being written to unless `checkpoint` is another.
-        on_step: called as on_step(step, losses) before each step and after the last, with the chain at the
-            parameters of that step (a stopped member at its best); `losses` is (seeds,).
+        on_iteration: called as on_iteration(iteration, losses) before each iteration and after the last, with the
+            chain at the parameters of that one (a stopped member at its best); `losses` is (seeds,).
         progress: whether to show a progress bar with the quantiles of the best losses, on a terminal.
+        options: those of the method:
+            rate: Adam's first learning rate, 0.01.
+            clip: the L2 norm to which a member's gradient is scaled down in Adam where it is larger, 1.
+            adam_iterations: so many iterations of Adam come before the other methods, 0; in growth, with the first
+                steps alone.
+            homotopy: the share of the iterations, from 0 to 1, in which the target moves from x to the task's, 0: what
+                is fitted is (1 - s) x + s target, s rising to 1. The losses recorded are those of the task.
+            start: the steps that growth begins with, 1.
+            least_slope: trained slopes are held at this or above, from the first iteration on; at most 1, the slope at
+                which a step bends nothing. None, the default, leaves them free.
 
     Returns:
-        A `History`: loss by step and seed, the best steps, the members that stopped and those that converged.
+        A `History`: loss by iteration and seed, the best iterations, the members that stopped and those that converged.
 
     Raises:
         ValueError, TypeError: for an unknown method, options that make no sense, parameters that are not finite, a
@@ -107,7 +103,7 @@ def train(
 
     >>> import torch, stability as st
     >>> chain = st.Chain("residual2_prelu", depth=10, seeds=8)
-    >>> history = st.train(chain, st.Task(torch.sin, (-3, 3)), steps=300, progress=False)
+    >>> history = st.train(chain, st.Task(torch.sin, (-3, 3)), iterations=300, progress=False)
     >>> history.loss.shape, history.path
     (torch.Size([301, 8]), 'kernel')
     >>> bool((history.best_loss < history.loss[0]).all())
@@ -124,29 +120,23 @@ def train(
     if not isinstance(task, Task):
         raise TypeError(f"task is a {type(task).__name__}: expected a stability.Task, or Task.from_samples(x, y)")
     run_method = METHODS[check_name("training method", method, METHODS)]
-    options = Options(
-        steps=_STEPS[method] if steps is None else check_integer("steps", steps, 1),
-        rate=check_positive("rate", rate),
-        clip=check_positive("clip", clip),
-        adam_steps=check_integer("adam_steps", adam_steps, 0),
-        homotopy=check_number("homotopy", homotopy, 0, 1),
-        start=check_integer("start", start, 1),
-        least_slope=-math.inf if least_slope is None else check_number("least_slope", least_slope, maximum=1),
-    )
+    chosen = check_options(_ITERATIONS[method] if iterations is None else iterations, options)
     every = check_positive("every", every)
-    if not (on_step is None or callable(on_step)):
-        raise TypeError(f"on_step is {on_step!r}: expected a function of a step and its losses, or None")
+    if not (on_iteration is None or callable(on_iteration)):
+        raise TypeError(
+            f"on_iteration is {on_iteration!r}: expected a function of an iteration and its losses, or None"
+        )
     _check_chain(chain, task)
     if method != "adam":
         _check_least_squares(chain, method)
-    elif adam_steps:
-        raise ValueError(f"adam_steps is {adam_steps} with method 'adam': use steps")
-    objective = make_objective(chain, task, options.least_slope)
+    elif chosen.adam_iterations:
+        raise ValueError(f"adam_iterations is {chosen.adam_iterations} with method 'adam': use iterations")
+    objective = make_objective(chain, task, chosen.least_slope)
     if method == "growth":
-        _check_growth(chain, objective, options)
-    run, keeper = _prepare(chain, task, method, options, objective, checkpoint, every, resume)
+        _check_growth(chain, objective, chosen)
+    run, keeper = _prepare(chain, task, method, chosen, objective, checkpoint, every, resume)
     label = f"{chain.architecture.name} L={chain.depth}"
-    carry_out(run, partial(run_method, objective, options), keeper, label, on_step, progress)
+    carry_out(run, partial(run_method, objective, chosen), keeper, label, on_iteration, progress)
     _warn(run, chain)
     return run.history(chain.members, method)
 
@@ -199,7 +189,7 @@ def _prepare(
     resume: str | Path | None,
 ) -> tuple[Run, Keeper]:
     """Return a run at its beginning, or where the checkpoint `resume` has it."""
-    run = Run(objective, options.steps + options.adam_steps)
+    run = Run(objective, options.iterations + options.adam_iterations)
     start, description = checkpoints.digest(run.best), checkpoints.describe(chain, task, method, options)
     if resume is not None:
         began, tensors = checkpoints.read(resume, description)
@@ -221,13 +211,13 @@ def _prepare(
 def _warn(run: Run, chain: Chain) -> None:
     if run.interrupted:
         warnings.warn(
-            f"interrupted at step {len(run.record) - 1} of {run.total}: the chain has the best parameters until then",
+            f"interrupted at iteration {len(run.record) - 1} of {run.total}: the chain has the best parameters so far",
             RuntimeWarning,
             stacklevel=3,
         )
     if (run.stopped >= 0).any():
         which = [(chain.members[i], int(run.stopped[i])) for i in (run.stopped >= 0).nonzero().flatten().tolist()]
-        shown = ", ".join(f"member {member} at step {step}" for member, step in which[:5])
+        shown = ", ".join(f"member {member} at iteration {last}" for member, last in which[:5])
         warnings.warn(
             f"{len(which)} of {chain.seeds} members stopped where their loss or gradient was not finite: {shown}"
             f"{', ...' if len(which) > 5 else ''}; they keep their best parameters. Try a smaller rate or init",

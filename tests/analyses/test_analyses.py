@@ -154,7 +154,7 @@ def test_fit_sines_adam_in_any_arithmetic_is_that_of_train():
         for kind, tolerance in ((np.float64, 1e-9), (Decimal, 1e-6)):
             errors, _ = script.adam(chain, task, kind, 40, 1e-8, least_slope)
             other = st.Chain("plain_prelu", 5, seeds=4)
-            history = st.train(other, task, steps=40, least_slope=least_slope, progress=False)
+            history = st.train(other, task, iterations=40, least_slope=least_slope, progress=False)
             np.testing.assert_allclose(errors, history.best_loss, rtol=tolerance)
 
 
@@ -171,7 +171,7 @@ def test_fold_counts(tmp_path):
         assert (data.fresh.sel(kind="turns", architecture=["plain_relu", "plain_prelu"]) == 0).all()
         assert (data.fresh.sel(kind="folds") <= 2.0**data.depth - 1).all()
         # What is watched along training begins with the fresh chains of the same seeds.
-        start = data.along.isel(step=0).sel(architecture="residual2_prelu", kind="folds")
+        start = data.along.isel(iteration=0).sel(architecture="residual2_prelu", kind="folds")
         np.testing.assert_array_equal(
             start, data.fresh.sel(architecture="residual2_prelu", kind="folds", depth=30)[: start.size]
         )
@@ -256,11 +256,13 @@ def test_gradient_norms(tmp_path):
     assert (deep.log10_norm.sel(architecture="residual1_relu", quantile=0.5)[-1] > 10).all()
 
     ratio = trained.log10_ratio
-    assert (abs(ratio.sel(start="plain PReLU from the identity", step=0)) < 1e-6).all()
+    assert (abs(ratio.sel(start="plain PReLU from the identity", iteration=0)) < 1e-6).all()
     assert ratio.sel(start="plain PReLU")[-1].median() < -15 < -3 < ratio.sel(start="residual PReLU")[-1].median()
     ends = trained.log10_norm
     np.testing.assert_allclose(
-        ends.sel(end="first layer") - ends.sel(end="last layer"), ratio.transpose("start", "step", "seed"), atol=1e-4
+        ends.sel(end="first layer") - ends.sel(end="last layer"),
+        ratio.transpose("start", "iteration", "seed"),
+        atol=1e-4,
     )
 
 
@@ -475,17 +477,17 @@ def test_training_death(tmp_path):
         expected = he.size * expected
         assert abs((he == layer).sum() - expected) <= 4 * np.sqrt(expected), layer
 
-    runs = [one for one in data.values() if "step_of_death" in one]
+    runs = [one for one in data.values() if "iteration_of_death" in one]
     assert len(runs) > 20
     for one in runs:
-        died = one.step_of_death > 0
+        died = one.iteration_of_death > 0
         assert one.dead.where(~died & ~one.born_dead.astype(bool), 0).sum() == 0
         assert one.flat.where(one.dead.astype(bool), 1).all()
         for seed in one.seed[died.values].values:
-            step = int(one.step_of_death.sel(seed=seed))
-            by_step = one.dead_by_step.sel(seed=seed)
-            assert by_step[step]
-            assert not by_step[:step].any()
+            iteration = int(one.iteration_of_death.sel(seed=seed))
+            by_iteration = one.dead_by_iteration.sel(seed=seed)
+            assert by_iteration[iteration]
+            assert not by_iteration[:iteration].any()
         if one.attrs["architecture"] != "plain_relu":
             assert not died.any()
             assert not one.born_dead.any()

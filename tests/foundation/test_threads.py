@@ -16,7 +16,7 @@ START = "import torch, stability as st; chain = st.Chain('plain_prelu', 10, seed
 
 
 @pytest.mark.parametrize(
-    "call", ["st.train(chain, st.Task(torch.sin, (-3, 3)), steps=1, progress=False)", "st.count(chain, (-3, 3))"]
+    "call", ["st.train(chain, st.Task(torch.sin, (-3, 3)), iterations=1, progress=False)", "st.count(chain, (-3, 3))"]
 )
 def test_torchs_number_of_threads_stays_what_it_was(call):
     # In a process of its own: threads are launched once.

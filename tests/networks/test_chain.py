@@ -101,7 +101,7 @@ def test_a_sixth_architecture_takes_a_few_lines_and_everything_works_on_it(monke
         h = h + torch.nn.functional.leaky_relu(chain.weight[:, layer, None] * h + chain.bias[:, layer, None], 0.25)
     torch.testing.assert_close(chain(x), h, rtol=1e-14, atol=1e-14)
     before = chain.table()
-    history = st.train(chain, st.Task(torch.sin, (-3, 3)), steps=50, progress=False)
+    history = st.train(chain, st.Task(torch.sin, (-3, 3)), iterations=50, progress=False)
     assert history.path == "kernel"
     assert (history.best_loss < history.loss[0]).all()
     assert not np.array_equal(chain.table(), before)

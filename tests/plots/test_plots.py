@@ -122,7 +122,7 @@ def test_the_best_fit_is_bold():
 
 
 def test_the_history_s_line_is_the_median():
-    history = st.train(st.Chain("plain_prelu", 3, seeds=5), st.Task(torch.sin, (-3, 3)), steps=20, progress=False)
+    history = st.train(st.Chain("plain_prelu", 3, seeds=5), st.Task(torch.sin, (-3, 3)), iterations=20, progress=False)
     _, ax = plt.subplots()
     st.plots.history(history, ax)
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), history.loss.median(1).values)

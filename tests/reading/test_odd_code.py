@@ -288,7 +288,7 @@ def test_activations_inside_dataclasses_are_watched():
         y = net(torch.ones(2, 4))
         y.sum().backward()
     assert record.layers == ("blocks.0", "blocks.1", "blocks.2")
-    assert record.log_activations[0, -1].exp().item() == pytest.approx(y.square().mean().sqrt().item(), rel=1e-6)
+    assert record.log_activations[0, -1, 0].exp().item() == pytest.approx(y.square().mean().sqrt().item(), rel=1e-6)
 
 
 def test_normalised_weights_scripted_parts_and_inputs_that_ask_for_a_gradient():
@@ -594,7 +594,7 @@ def test_calls_beyond_the_last_end_of_a_layer_are_not_recorded():
     second = net.cell(torch.tanh(net.cell(x)))
     expected = second.square().mean().sqrt().log().item()
     assert record.layers == ("cell#2",)
-    assert record.log_activations[0, 0].item() == pytest.approx(expected, abs=1e-12)
+    assert record.log_activations[0, 0, 0].item() == pytest.approx(expected, abs=1e-12)
 
 
 def test_points_may_change_their_dimension():

@@ -83,7 +83,7 @@ def test_along_the_layers_and_along_the_depth_are_two_questions():
         assert along_depth.positions.tolist() == list(depths)
     # The read-out's bias has the same gradient at any depth, and the whole gradient is never smaller than that.
     whole = st.fit_growth(results, along="depth", quantity="total")
-    assert np.ptp(whole.predict([10, 200])) < 1
+    assert np.ptp(whole.predict([10, 200]).numpy()) < 1
     assert st.fit_growth(results[::-1], along="depth").rate == st.fit_growth(results, along="depth").rate
     assert "a layer" in repr(along_depth)
 

@@ -115,15 +115,15 @@ def test_every_row_holds_the_norms_of_its_pass():
             assert len(record) == len(record.log_gradients) == step + 1  # it can be read while it grows
     assert record.layers == tuple(str(number) for number in range(8))
     assert record.trains.tolist() == [True, False] * 4
-    for values in (record.log_gradients, record.log_parameters, record.log_activations):
+    for values in (record.log_gradients[..., 0], record.log_parameters[..., 0], record.log_activations[..., 0]):
         assert values.dtype == torch.float64
         assert values.shape == (6, 8)
-    np.testing.assert_allclose(record.log_gradients[:, ::2], gradients, **TIGHT)
-    np.testing.assert_allclose(record.log_parameters[:, ::2], parameters, **TIGHT)
-    for values in (record.log_gradients, record.log_parameters):
+    np.testing.assert_allclose(record.log_gradients[:, ::2, 0], gradients, **TIGHT)
+    np.testing.assert_allclose(record.log_parameters[:, ::2, 0], parameters, **TIGHT)
+    for values in (record.log_gradients[..., 0], record.log_parameters[..., 0]):
         assert (values[:, 1::2] == -math.inf).all()
-    np.testing.assert_allclose(record.log_activations, activations, **TIGHT)
-    assert record.steps.tolist() == list(range(6))
+    np.testing.assert_allclose(record.log_activations[..., 0], activations, **TIGHT)
+    assert record.iterations.tolist() == list(range(6))
 
 
 def test_shared_weights_count_once_frozen_ones_do_not_and_the_rest_is_beside_what_comes_before():
@@ -144,10 +144,10 @@ def test_shared_weights_count_once_frozen_ones_do_not_and_the_rest_is_beside_wha
     assert record.layers == tuple(names)
     assert record.trains.tolist() == [bool(layer) for layer in layers]
     expected = [gradients_by_hand([layer])[0] if layer else -math.inf for layer in layers]
-    np.testing.assert_allclose(record.log_gradients[0], expected, **TIGHT)
+    np.testing.assert_allclose(record.log_gradients[0, ..., 0], expected, **TIGHT)
     expected = [by_hand(*layer) if layer else -math.inf for layer in layers]
-    np.testing.assert_allclose(record.log_parameters[0], expected, **TIGHT)
-    assert (record.log_activations[0] > -math.inf).all()
+    np.testing.assert_allclose(record.log_parameters[0, ..., 0], expected, **TIGHT)
+    assert (record.log_activations[0, ..., 0] > -math.inf).all()
 
 
 def test_a_gradient_that_is_none_counts_as_zero():
@@ -156,10 +156,10 @@ def test_a_gradient_that_is_none_counts_as_zero():
         model.encode(batch()).sum().backward()  # the head gets none
         model(batch()).sum().backward()
     assert record.layers == ("encode", "head")
-    assert record.log_gradients[0, 1] == -math.inf
-    assert record.log_activations[0, 1] == -math.inf
-    assert record.log_gradients[1].isfinite().all()
-    assert record.log_parameters.isfinite().all()
+    assert record.log_gradients[0, 1, 0] == -math.inf
+    assert record.log_activations[0, 1, 0] == -math.inf
+    assert record.log_gradients[1, ..., 0].isfinite().all()
+    assert record.log_parameters[..., 0].isfinite().all()
 
 
 def test_each_loss_s_pass_is_a_row_with_its_own_gradients():
@@ -178,7 +178,7 @@ def test_each_loss_s_pass_is_a_row_with_its_own_gradients():
         point = x.clone().requires_grad_()
         torch.autograd.grad(model(point).sum(), point)  # reaches no parameter
         torch.autograd.grad(model(x)[:, 0].sum(), list(model.parameters()))
-    np.testing.assert_allclose(record.log_gradients[:, ::2], [*expected, expected[1]], **TIGHT)
+    np.testing.assert_allclose(record.log_gradients[:, ::2, 0], [*expected, expected[1]], **TIGHT)
     assert torch.equal(record.log_activations[0], record.log_activations[1])  # one forward, two passes
 
 
@@ -196,8 +196,8 @@ def test_accumulated_gradients_are_recorded_pass_by_pass():
     with watch(model, parameters=True) as record:
         for seed in range(3):
             model(batch(seed=seed)).sum().backward()
-    np.testing.assert_allclose(record.log_gradients[:, ::2], expected, **TIGHT)
-    np.testing.assert_allclose(record.log_activations[:, 0], outputs, **TIGHT)
+    np.testing.assert_allclose(record.log_gradients[:, ::2, 0], expected, **TIGHT)
+    np.testing.assert_allclose(record.log_activations[:, 0, 0], outputs, **TIGHT)
 
 
 def test_several_calls_before_a_pass_have_one_root_mean_square_and_validation_has_none():
@@ -212,7 +212,7 @@ def test_several_calls_before_a_pass_have_one_root_mean_square_and_validation_ha
         loss.backward()
     assert len(record) == 1
     expected = rms_by_hand(model[0](first), model[0](second))
-    np.testing.assert_allclose(record.log_activations[0, 0], expected, **TIGHT)
+    np.testing.assert_allclose(record.log_activations[0, 0, 0], expected, **TIGHT)
 
 
 def test_every_third_pass():
@@ -222,7 +222,7 @@ def test_every_third_pass():
             for model in (full, third):
                 model.zero_grad()
                 model(batch(seed=seed)).square().mean().backward()
-    assert some.steps.tolist() == [0, 3, 6]
+    assert some.iterations.tolist() == [0, 3, 6]
     for name in ("log_gradients", "log_parameters", "log_activations"):
         assert torch.equal(getattr(some, name), getattr(all_rows, name)[::3])
 
@@ -234,9 +234,9 @@ def test_activations_that_were_not_recorded_are_not_taken_from_another_forward()
             y = model(batch(seed=seed))
             y.sum().backward(retain_graph=True)
             y.square().sum().backward()
-    assert record.steps.tolist() == [0, 3]
-    assert record.log_activations[0].isfinite().all()
-    assert (record.log_activations[1] == -math.inf).all()
+    assert record.iterations.tolist() == [0, 3]
+    assert record.log_activations[0, ..., 0].isfinite().all()
+    assert (record.log_activations[1, ..., 0] == -math.inf).all()
 
 
 @pytest.mark.parametrize("width", [1, 3])
@@ -266,7 +266,7 @@ def test_a_chain_is_recorded_step_by_step_and_seed_by_seed(name, width):
     assert record.log_activations is None
     assert record.layers == ("step 1", "step 2", "step 3", "step 4", "read-out")[:depth]
     data = record.to_dataset()
-    assert data.log_gradients.dims == ("step", "layer", "seed")
+    assert data.log_gradients.dims == ("iteration", "layer", "seed")
     assert data.seed.values.tolist() == [5, 2, 9]
     assert data.attrs == {}
     with pytest.raises(ValueError, match="leave out layers="):
@@ -283,7 +283,10 @@ def test_gradients_at_the_ends_of_the_range(dtype, size):
         (model(torch.ones(1, 4, dtype=dtype)) * torch.tensor([size, -size, 0, size], dtype=dtype)).sum().backward()
     rounded = torch.tensor(size, dtype=dtype).item()
     np.testing.assert_allclose(
-        record.log_gradients[0, 0], math.log(rounded) + math.log(12) / 2, atol=4 * torch.finfo(dtype).eps, rtol=1e-15
+        record.log_gradients[0, 0, 0],
+        math.log(rounded) + math.log(12) / 2,
+        atol=4 * torch.finfo(dtype).eps,
+        rtol=1e-15,
     )
 
 
@@ -292,7 +295,7 @@ def test_overflow_and_nan_are_infinite_and_zero_is_minus_infinity():
     with watch(model, parameters=True) as record:
         for factor in (math.inf, math.nan, 0.0):
             (model(torch.ones(1, 2)) * factor).sum().backward()
-    np.testing.assert_array_equal(record.log_gradients, [[np.inf] * 2, [np.inf] * 2, [-np.inf] * 2])
+    np.testing.assert_array_equal(record.log_gradients[..., 0], [[np.inf] * 2, [np.inf] * 2, [-np.inf] * 2])
     assert not record.to_dataset().log_gradients.isnull().any()
 
 
@@ -439,7 +442,7 @@ def test_what_torch_func_runs_is_let_through():
         st.spectrum(model, x)
         model(x).sum().backward()
     assert len(record) == 1
-    assert record.log_activations.isfinite().all()
+    assert record.log_activations[..., 0].isfinite().all()
 
 
 def test_outputs_that_are_no_single_tensor():
@@ -461,7 +464,7 @@ def test_outputs_that_are_no_single_tensor():
     with watch(model, parameters=True) as record:
         y = model(batch())
         y.sum().backward()
-    np.testing.assert_allclose(record.log_activations[0, 1], rms_by_hand(y), **TIGHT)
+    np.testing.assert_allclose(record.log_activations[0, 1, 0], rms_by_hand(y), **TIGHT)
 
 
 def test_what_the_layers_are():
@@ -497,8 +500,8 @@ def test_what_the_layers_are():
     head = [*model.head.parameters(), model.scale]  # what has no module belongs to the layer before it
     parameters = [[*model.first.parameters()], [*model.second.parameters()], [], head]
     expected = [by_hand(*(p.grad for p in layer)) if layer else -math.inf for layer in parameters]
-    np.testing.assert_allclose(record.log_gradients[0], expected, atol=1e-5)
-    np.testing.assert_allclose(record.log_activations[0, 3], rms_by_hand(y), atol=1e-6)
+    np.testing.assert_allclose(record.log_gradients[0, ..., 0], expected, atol=1e-5)
+    np.testing.assert_allclose(record.log_activations[0, 3, 0], rms_by_hand(y), atol=1e-6)
 
 
 def test_what_cannot_be_watched_is_named():
@@ -525,23 +528,23 @@ def test_what_cannot_be_watched_is_named():
 def test_a_record_without_steps_is_empty_and_cannot_be_drawn():
     with watch(mlp(), parameters=True) as record:
         pass
-    assert record.steps.shape == (0,)
+    assert record.iterations.shape == (0,)
     for values in (record.log_gradients, record.log_parameters, record.log_activations):
-        assert values.shape == (0, 0)
-    assert dict(record.to_dataset().sizes) == {"step": 0, "layer": 0}
+        assert values.shape == (0, 0, 1)
+    assert dict(record.to_dataset().sizes) == {"iteration": 0, "layer": 0, "seed": 1}
     model = mlp()
     with watch(model, st.layers(model, batch())) as record:
         pass
     assert record.layers == tuple(str(number) for number in range(8))
-    assert record.log_gradients.shape == (0, 8)
-    with pytest.raises(ValueError, match="the record has no steps"):
+    assert record.log_gradients.shape == (0, 8, 1)
+    with pytest.raises(ValueError, match="the record has no iterations"):
         draw(record)
     with watch(st.Chain("plain_relu", 3, seeds=2)) as record:
         pass
     assert record.log_gradients.shape == (0, 4, 2)
     assert record.log_parameters is None  # they were not asked for
     assert list(record.to_dataset()) == ["log_gradients"]
-    assert repr(record) == "WatchRecord(0 steps, 4 layers, 2 seeds)"
+    assert repr(record) == "WatchRecord(0 iterations, 4 layers, 2 seeds)"
 
 
 def test_the_dataset_is_what_was_recorded(tmp_path):
@@ -550,7 +553,7 @@ def test_the_dataset_is_what_was_recorded(tmp_path):
         for seed in range(4):
             model(batch(seed=seed)).sum().backward()
     data = record.to_dataset()
-    assert data.step.values.tolist() == [0, 2]
+    assert data.iteration.values.tolist() == [0, 2]
     assert data.layer.values.tolist() == list(record.layers)
     for name in ("log_gradients", "log_parameters", "log_activations"):
         np.testing.assert_array_equal(data[name], getattr(record, name))
@@ -568,7 +571,7 @@ def test_the_picture_holds_the_numbers_and_marks_what_is_no_number():
     figure, ax = plt.subplots()
     assert draw(record, ax) is figure
     image, zero, bad = ax.collections
-    values = record.log_gradients[:, ::2].T.numpy() / math.log(10)
+    values = record.log_gradients[:, ::2, 0].T.numpy() / math.log(10)
     np.testing.assert_array_equal(image.get_array().compressed(), values[np.isfinite(values)])
     np.testing.assert_array_equal(zero.get_array().mask, values != -np.inf)
     np.testing.assert_array_equal(bad.get_array().mask, values != np.inf)
@@ -576,7 +579,7 @@ def test_the_picture_holds_the_numbers_and_marks_what_is_no_number():
     assert zero.get_facecolors()[2].tolist()[:3] == pytest.approx([0xBB / 255] * 3)
     assert bad.get_facecolors()[3].tolist()[:3] == pytest.approx([0xD5 / 255, 0, 0])
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["exactly 0", "not finite"]
-    assert ax.get_xlabel() == "step (backward pass)"
+    assert ax.get_xlabel() == "iteration (backward pass)"
     assert ax.get_ylabel() == "layer"
     assert (ax.get_xlim(), ax.get_ylim()) == ((-1, 7), (0.5, 4.5))
     assert [t.get_text() for t in ax.get_yticklabels()] == ["0", "2", "4", "6"]
@@ -590,11 +593,11 @@ def test_pictures_of_parts_of_chains_and_of_other_quantities():
     ax = draw(record, quantity="activations").axes[0]
     assert ax.get_legend() is None
     np.testing.assert_array_equal(
-        ax.collections[0].get_array().ravel(), record.log_activations[0].numpy() / math.log(10)
+        ax.collections[0].get_array().ravel(), record.log_activations[0, ..., 0].numpy() / math.log(10)
     )
     ax = draw(record.to_dataset().isel(layer=[1, 3, 0]), quantity="parameters").axes[0]
     np.testing.assert_array_equal(  # blocks.2 is frozen, and left out
-        ax.collections[0].get_array().ravel(), record.log_parameters[0, [1, 0]].numpy() / math.log(10)
+        ax.collections[0].get_array().ravel(), record.log_parameters[0, [1, 0], 0].numpy() / math.log(10)
     )
     chain = st.Chain("plain_relu", 30, seeds=3)
     with watch(chain, parameters=True) as record:

@@ -296,8 +296,8 @@ def test_other_bad_input_is_refused():
         st.gradient_norms(chain, torch.tensor([1.0, math.nan], dtype=torch.float64), loss)
     with pytest.raises(TypeError, match="expected a stability"):
         st.gradient_norms(lambda x: x, POINTS, loss)
-    with pytest.raises(ValueError, match="empty mapping"):
-        st.gradient_norms(chain, POINTS, {})
+    with pytest.raises(TypeError, match=r"loss is {'mean': .*: expected a function of the network's output"):
+        st.gradient_norms(st.Chain("residual1_relu", 4), POINTS, {"mean": loss})
     with torch.no_grad():
         chain.weight[0, 3] = math.inf
     with pytest.raises(ValueError, match="step table"):

@@ -23,28 +23,28 @@ PROGRAM = """
 import sys, time, torch, stability as st
 task = st.Task(torch.sin, (-3, 3), points=64)
 chain = st.Chain("residual2_prelu", 12, seeds=5, init="knots", root=3)
-slow = lambda step, losses: time.sleep(0.02)
-st.train(chain, task, sys.argv[1], steps={steps}, checkpoint=sys.argv[2], every=0.05, on_step=slow, progress=False,
-         **{options})
+slow = lambda iteration, losses: time.sleep(0.02)
+st.train(chain, task, sys.argv[1], iterations={iterations}, checkpoint=sys.argv[2], every=0.05,
+         on_iteration=slow, progress=False, **{options})
 """
 
 CASES = {
     "adam": (300, {"homotopy": 0.5}),
-    "levenberg_marquardt": (150, {"adam_steps": 40}),
-    "growth": (200, {"adam_steps": 20, "homotopy": 0.3}),
+    "levenberg_marquardt": (150, {"adam_iterations": 40}),
+    "growth": (200, {"adam_iterations": 20, "homotopy": 0.3}),
 }
 
 
 @pytest.mark.parametrize("method", list(CASES))
 def test_a_run_that_was_killed_goes_on_to_the_same_result_bit_for_bit(method, tmp_path):
-    steps, options = CASES[method]
+    iterations, options = CASES[method]
     path = tmp_path / "run.safetensors"
-    command = [sys.executable, "-c", PROGRAM.format(steps=steps, options=options), method, str(path)]
+    command = [sys.executable, "-c", PROGRAM.format(iterations=iterations, options=options), method, str(path)]
     process = subprocess.Popen(command)
     try:
         started = time.monotonic()
         rows = 0
-        while rows < 30:  # in mid-run, after some steps of the method
+        while rows < 30:  # in mid-run, after some iterations of the method
             assert process.poll() is None, "the run ended before it was killed"
             assert time.monotonic() - started < 300
             time.sleep(0.02)
@@ -54,16 +54,16 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result_bit_for_bit(method, tm
     finally:
         process.kill()
         process.wait()
-    assert rows < steps
+    assert rows < iterations
 
     def chain():
         return st.Chain("residual2_prelu", 12, seeds=5, init="knots", root=3)
 
     broken, whole = chain(), chain()
-    resumed = st.train(broken, SINE, method, steps=steps, resume=path, progress=False, **options)
-    unbroken = st.train(whole, SINE, method, steps=steps, progress=False, **options)
+    resumed = st.train(broken, SINE, method, iterations=iterations, resume=path, progress=False, **options)
+    unbroken = st.train(whole, SINE, method, iterations=iterations, progress=False, **options)
     np.testing.assert_array_equal(broken.table(), whole.table())
-    for name in ("loss", "best_step", "stopped_step", "converged_step"):
+    for name in ("loss", "best_iteration", "stopped_iteration", "converged_iteration"):
         assert torch.equal(getattr(resumed, name), getattr(unbroken, name)), name
 
 
@@ -75,8 +75,10 @@ def interrupted(method, path, at, **options):
         if step == at:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.warns(RuntimeWarning, match=f"interrupted at step {at} of"):
-        history = st.train(chain, SINE, method, steps=90, checkpoint=path, on_step=stop, progress=False, **options)
+    with pytest.warns(RuntimeWarning, match=f"interrupted at iteration {at} of"):
+        history = st.train(
+            chain, SINE, method, iterations=90, checkpoint=path, on_iteration=stop, progress=False, **options
+        )
     return chain, history
 
 
@@ -90,13 +92,13 @@ def test_an_interrupted_run_goes_on_from_where_it_was(method, fresh, tmp_path):
     assert history.loss.shape == (34, 3)
     if fresh:
         chain = st.Chain("residual2_prelu", 6, seeds=3, init="knots")
-    resumed = st.train(chain, SINE, method, steps=90, resume=path, progress=False)
+    resumed = st.train(chain, SINE, method, iterations=90, resume=path, progress=False)
     whole = st.Chain("residual2_prelu", 6, seeds=3, init="knots")
-    expected = st.train(whole, SINE, method, steps=90, progress=False)
+    expected = st.train(whole, SINE, method, iterations=90, progress=False)
     np.testing.assert_array_equal(chain.table(), whole.table())
     assert torch.equal(resumed.loss, expected.loss)
     # A run that is over stays as it is.
-    again = st.train(chain, SINE, method, steps=90, resume=path, progress=False)
+    again = st.train(chain, SINE, method, iterations=90, resume=path, progress=False)
     assert torch.equal(again.loss, expected.loss)
     np.testing.assert_array_equal(chain.table(), whole.table())
 
@@ -125,14 +127,14 @@ def test_what_breaks_in_the_middle_of_a_step_is_not_kept(tmp_path, monkeypatch):
 
 def test_the_signal_s_handler_is_put_back():
     before = signal.getsignal(signal.SIGINT)
-    st.train(st.Chain("plain_relu", 2), SINE, steps=2, progress=False)
+    st.train(st.Chain("plain_relu", 2), SINE, iterations=2, progress=False)
     assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "run.safetensors"
-    st.train(st.Chain("residual2_prelu", 4, seeds=2), SINE, steps=5, checkpoint=path, progress=False)
+    st.train(st.Chain("residual2_prelu", 4, seeds=2), SINE, iterations=5, checkpoint=path, progress=False)
     return path
 
 
@@ -153,7 +155,7 @@ def with_frozen_slopes():
         (st.Chain("residual2_prelu", 4, seeds=2), st.Task(torch.cos, (-3, 3), 64), {}, "its task is"),
         (st.Chain("residual2_prelu", 4, seeds=2), st.Task.from_samples(SINE.x + 1, SINE.y), {}, "its task is"),
         (with_frozen_slopes(), SINE, {}, r"its trained parameters is \['weight'"),
-        (st.Chain("residual2_prelu", 4, seeds=2), SINE, {"steps": 6}, "its steps is '5', here it is '6'"),
+        (st.Chain("residual2_prelu", 4, seeds=2), SINE, {"iterations": 6}, "its iterations is '5', here it is '6'"),
         (st.Chain("residual2_prelu", 4, seeds=2), SINE, {"rate": 0.1}, "its rate is '0.01', here it is '0.1'"),
         (st.Chain("residual2_prelu", 4, seeds=2), SINE, {"method": "growth"}, "its method is 'adam'"),
     ],
@@ -161,7 +163,7 @@ def with_frozen_slopes():
 def test_a_checkpoint_of_another_run_is_refused(path, chain, task, options, message):
     before = chain.table()
     with pytest.raises(ValueError, match=f"is of another run: {message}"):
-        st.train(chain, task, **({"steps": 5} | options), resume=path, progress=False)
+        st.train(chain, task, **({"iterations": 5} | options), resume=path, progress=False)
     np.testing.assert_array_equal(chain.table(), before)
 
 
@@ -170,7 +172,7 @@ def test_a_checkpoint_that_began_with_other_parameters_is_refused(path):
     with torch.no_grad():
         chain.bias += 1
     with pytest.raises(ValueError, match="of a run that began with other parameters"):
-        st.train(chain, SINE, steps=5, resume=path, progress=False)
+        st.train(chain, SINE, iterations=5, resume=path, progress=False)
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "other", "version"])
@@ -188,18 +190,18 @@ def test_a_file_that_is_no_checkpoint_is_refused(path, damage, tmp_path):
             save_file({name: file.get_tensor(name) for name in file.keys()}, bad, metadata)  # noqa: SIM118
     message = "its layout version is 9" if damage == "version" else "is no whole checkpoint of st.train"
     with pytest.raises(ValueError, match=message):
-        st.train(st.Chain("residual2_prelu", 4, seeds=2), SINE, steps=5, resume=bad, progress=False)
+        st.train(st.Chain("residual2_prelu", 4, seeds=2), SINE, iterations=5, resume=bad, progress=False)
 
 
 def test_files_and_folders_that_are_not_there(tmp_path):
     chain = st.Chain("residual2_prelu", 4, seeds=2)
     with pytest.raises(FileNotFoundError, match=r"there is no checkpoint .*nowhere"):
-        st.train(chain, SINE, steps=5, resume=tmp_path / "nowhere", progress=False)
+        st.train(chain, SINE, iterations=5, resume=tmp_path / "nowhere", progress=False)
     with pytest.raises(FileNotFoundError, match=r"folder .*nowhere does not exist; make it first"):
-        st.train(chain, SINE, steps=5, checkpoint=tmp_path / "nowhere" / "run", progress=False)
+        st.train(chain, SINE, iterations=5, checkpoint=tmp_path / "nowhere" / "run", progress=False)
     for folder in (tmp_path, ""):
         with pytest.raises(IsADirectoryError, match="it is a folder; name a file"):
-            st.train(chain, SINE, steps=5, checkpoint=folder, progress=False)
+            st.train(chain, SINE, iterations=5, checkpoint=folder, progress=False)
 
 
 def test_on_a_full_disk_the_run_goes_on_and_the_last_good_checkpoint_stays(tmp_path, monkeypatch):
@@ -215,10 +217,10 @@ def test_on_a_full_disk_the_run_goes_on_and_the_last_good_checkpoint_stays(tmp_p
 
     monkeypatch.setattr(files, "save_file", fill_up)
     with pytest.warns(RuntimeWarning, match="no checkpoint was written, the run goes on: .*No space left") as caught:
-        history = st.train(chain, SINE, steps=9, checkpoint=path, every=1e-9, progress=False)
+        history = st.train(chain, SINE, iterations=9, checkpoint=path, every=1e-9, progress=False)
     assert len(caught) == 1
     assert len(calls) == 11
     monkeypatch.undo()
     assert [p.name for p in tmp_path.iterdir()] == ["run.safetensors"]
-    resumed = st.train(whole, SINE, steps=9, resume=path, progress=False)
+    resumed = st.train(whole, SINE, iterations=9, resume=path, progress=False)
     assert torch.equal(resumed.loss, history.loss)

@@ -61,7 +61,7 @@ def test_growth_passes_the_best_spline_of_as_many_folds(depth, share):
 
 def test_a_thousand_layers():
     chain = st.Chain("residual2_prelu", 1000, seeds=2, init="knots")
-    st.train(chain, SINE, "growth", steps=150, progress=False)
+    st.train(chain, SINE, "growth", iterations=150, progress=False)
     assert fresh_errors(chain).max() < 1e-6
 
 
@@ -72,13 +72,13 @@ def test_growth_uses_the_first_steps_alone():
     table[:, 2:, 1:] = 0.5
     chains[1].set_table(table)
     for chain in chains:
-        st.train(chain, SINE, "growth", steps=80, start=2, progress=False)
+        st.train(chain, SINE, "growth", iterations=80, start=2, progress=False)
     np.testing.assert_array_equal(chains[0].table(), chains[1].table())
 
 
 def test_before_all_steps_are_in_the_others_are_the_identity():
     chain, tables = st.Chain("plain_prelu", 6, seeds=2), []
-    st.train(chain, SINE, "growth", steps=60, on_step=lambda *_: tables.append(chain.table()), progress=False)
+    st.train(chain, SINE, "growth", iterations=60, on_iteration=lambda *_: tables.append(chain.table()), progress=False)
     identity = [0, 1, 0, 1, 0, 1]
     assert (tables[0][:, 1:6] == identity).all()
     unused = [(table[0, :6] == identity).all(1).sum() for table in tables]
@@ -89,7 +89,7 @@ def test_before_all_steps_are_in_the_others_are_the_identity():
 
 def test_members_that_had_arrived_go_on_at_once_after_an_insertion():
     chain = st.Chain("residual2_prelu", 3, seeds=4, init="knots")
-    loss = st.train(chain, SINE, "growth", steps=300, progress=False).loss
+    loss = st.train(chain, SINE, "growth", iterations=300, progress=False).loss
     for row in (100, 200):
         torch.testing.assert_close(loss[row], loss[row - 1], rtol=1e-6, atol=0)  # it had arrived
         assert (loss[row + 1] < 0.999 * loss[row]).all()
@@ -105,13 +105,13 @@ def test_plain_prelu_can_do_what_the_residual_chain_can():
 
 def test_relu_grows_too_and_keeps_its_slope():
     chain = st.Chain("residual2_relu", 10, seeds=4, init="knots")
-    st.train(chain, SINE, "growth", steps=300, progress=False)
+    st.train(chain, SINE, "growth", iterations=300, progress=False)
     assert fresh_errors(chain).max() < 2e-5
 
 
 def test_a_target_that_is_a_chain_is_made_exactly():
     chain = st.Chain("residual2_prelu", 4, seeds=4, init="knots")
-    st.train(chain, st.Task(torch.abs, (-3, 3)), "growth", steps=100, progress=False)
+    st.train(chain, st.Task(torch.abs, (-3, 3)), "growth", iterations=100, progress=False)
     assert fresh_errors(chain, torch.abs).max() < 1e-20
 
 
@@ -129,10 +129,10 @@ def test_growth_leaves_a_frozen_kind_or_refuses(name, kind):
     value = chain.get_parameter(kind).requires_grad_(False)
     before = value.clone()
     if kind == "readout_weight":
-        st.train(chain, SINE, "growth", steps=30, progress=False)
+        st.train(chain, SINE, "growth", iterations=30, progress=False)
     else:
         with pytest.raises(ValueError, match="cannot grow"):
-            st.train(chain, SINE, "growth", steps=30, progress=False)
+            st.train(chain, SINE, "growth", iterations=30, progress=False)
     assert torch.equal(value, before)
 
 
@@ -145,7 +145,7 @@ def test_growth_leaves_a_frozen_kind_or_refuses(name, kind):
         ({"homotopy": "half"}, TypeError, "homotopy is 'half'"),
         ({"least_slope": float("nan")}, ValueError, "least_slope is nan: expected a finite number"),
         ({"least_slope": 1.5}, ValueError, "least_slope is 1.5: expected a finite number of at most 1"),
-        ({"adam_steps": -1}, ValueError, "adam_steps is -1: expected an integer >= 0"),
+        ({"adam_iterations": -1}, ValueError, "adam_iterations is -1: expected an integer >= 0"),
         ({"every": 0}, ValueError, "every is 0: expected a finite number above 0"),
     ],
 )

@@ -242,7 +242,7 @@ def test_an_idle_kink_is_put_to_use():
     table = np.array([[[1.0, 1.0, 100.0, 0.0, 0.0, 0.25]]])
     chain = st.Chain.from_table(table, "residual2_prelu")
     task = st.Task(torch.abs, (-3, 3), points=63)
-    history = st.train(chain, task, "levenberg_marquardt", steps=60, progress=False)
+    history = st.train(chain, task, "levenberg_marquardt", iterations=60, progress=False)
     assert history.best_loss.item() < 1e-25
     assert history.loss[9].item() > 0.7  # about the best line
 
@@ -255,7 +255,9 @@ def test_the_teacher_is_found_again():
         start = teacher.table()[s : s + 1]
         start[..., 1:] *= 1 + 1e-3 * np.random.default_rng(s).normal(size=start[..., 1:].shape)
         chain = st.Chain.from_table(start, "residual2_prelu")
-        history = st.train(chain, st.Task.from_samples(SINE.x, y), "levenberg_marquardt", steps=100, progress=False)
+        history = st.train(
+            chain, st.Task.from_samples(SINE.x, y), "levenberg_marquardt", iterations=100, progress=False
+        )
         assert history.best_loss.item() < 1e-20
 
 
@@ -268,7 +270,7 @@ def test_neither_the_batch_nor_the_number_of_threads_changes_anything(method):
         for threads, seeds in ((1, 6), (2, 6), (2, [4]), (2, [5, 4, 1])):
             numba.set_num_threads(threads)
             chain = st.Chain("residual2_prelu", 40, seeds=seeds, init="knots")
-            st.train(chain, SINE, method, steps=60, homotopy=0.2, adam_steps=5, progress=False)
+            st.train(chain, SINE, method, iterations=60, homotopy=0.2, adam_iterations=5, progress=False)
             tables.append(chain.table()[chain.members.index(4)])
     finally:
         numba.set_num_threads(before)
@@ -281,7 +283,7 @@ def test_frozen_parameters_stay(name, frozen):
     chain = st.Chain(name, 5, seeds=3)
     value = chain.get_parameter(frozen).requires_grad_(False)
     before = value.clone()
-    history = st.train(chain, SINE, "levenberg_marquardt", steps=20, progress=False)
+    history = st.train(chain, SINE, "levenberg_marquardt", iterations=20, progress=False)
     assert torch.equal(value, before)
     assert (history.best_loss <= history.loss[0]).all()
     assert (history.best_loss < history.loss[0]).any()
@@ -290,11 +292,11 @@ def test_frozen_parameters_stay(name, frozen):
 @pytest.mark.parametrize("method", ["adam", "levenberg_marquardt", "growth"])
 def test_slopes_are_held_and_members_that_are_monotone_stay_above_isotonic_regression(method):
     chain = st.Chain("plain_prelu", 8, seeds=16, init="identity" if method == "growth" else "pytorch")
-    history = st.train(chain, SINE, method, steps=100, least_slope=0.0, progress=False)
+    history = st.train(chain, SINE, method, iterations=100, least_slope=0.0, progress=False)
     assert (chain.slope >= 0).all()
     assert (history.best_loss >= st.references.best_monotone(SINE) * (1 - 1e-12)).all()
     free = st.Chain("plain_prelu", 8, seeds=16, init="identity" if method == "growth" else "pytorch")
-    st.train(free, SINE, method, steps=100, progress=False)
+    st.train(free, SINE, method, iterations=100, progress=False)
     assert (free.slope < 0).any()
 
 
@@ -303,23 +305,23 @@ def test_slopes_are_held_and_members_that_are_monotone_stay_above_isotonic_regre
 @pytest.mark.parametrize("method", ["adam", "levenberg_marquardt", "growth"])
 def test_slopes_are_held_from_the_first_step_to_the_last(method, name, least):
     chain, seen = st.Chain(name, 6, seeds=6, init="pytorch"), []
-    options = {"steps": 30, "least_slope": least, "progress": False}
-    st.train(chain, SINE, method, on_step=lambda *_: seen.append(chain.slope.min().item()), **options)
+    options = {"iterations": 30, "least_slope": least, "progress": False}
+    st.train(chain, SINE, method, on_iteration=lambda *_: seen.append(chain.slope.min().item()), **options)
     assert min(seen) >= least
     assert (chain.slope >= least).all()
 
 
 def test_a_member_that_has_converged_says_so_and_stays():
     chain = st.Chain("residual2_prelu", 3, seeds=8, init="knots")
-    history = st.train(chain, SINE, "levenberg_marquardt", steps=150, progress=False)
-    assert (history.converged_step > 0).all()
-    for s, step in enumerate(history.converged_step.tolist()):
+    history = st.train(chain, SINE, "levenberg_marquardt", iterations=150, progress=False)
+    assert (history.converged_iteration > 0).all()
+    for s, step in enumerate(history.converged_iteration.tolist()):
         assert (history.loss[step:, s] == history.loss[step, s]).all()
         assert history.loss[step - 1, s] >= history.loss[step, s]
-    assert (history.stopped_step == -1).all()
+    assert (history.stopped_iteration == -1).all()
     assert "8 converged" in repr(history)
     short = st.train(st.Chain("residual2_prelu", 30, seeds=8, init="knots"), SINE, "levenberg_marquardt", 3)
-    assert (short.converged_step == -1).all()
+    assert (short.converged_iteration == -1).all()
 
 
 def test_the_homotopy_ends_at_the_task_and_its_losses_are_those_of_the_task():
@@ -329,30 +331,32 @@ def test_the_homotopy_ends_at_the_task_and_its_losses_are_those_of_the_task():
         def see(_step, losses, chain=chain, seen=seen):
             seen.append((losses, (chain(SINE.x) - SINE.y).square().mean(1).detach()))
 
-        st.train(chain, SINE, method, steps=30, homotopy=0.5, on_step=see, progress=False)
+        st.train(chain, SINE, method, iterations=30, homotopy=0.5, on_iteration=see, progress=False)
         for losses, expected in seen:
             torch.testing.assert_close(losses, expected, rtol=1e-12, atol=1e-15)
         assert (seen[-1][0] < seen[0][0]).all()
 
 
-def test_the_target_moves_from_the_first_step_to_the_end_of_its_share_of_the_steps():
-    options = Options(8, 0.1, 1.0, adam_steps=0, homotopy=0.5, start=1, least_slope=-np.inf)
+def test_the_target_moves_from_the_first_iteration_to_the_end_of_its_share():
+    options = Options(8, 0.1, 1.0, adam_iterations=0, homotopy=0.5, start=1, least_slope=-np.inf)
     assert [options.share(step) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
     assert replace(options, homotopy=0.0).share(0) == 1.0
 
 
 def test_a_run_is_over_only_after_a_look_at_the_kinks_and_at_the_task_s_own_target():
-    options = Options(100, 0.1, 1.0, adam_steps=0, homotopy=0.25, start=1, least_slope=-np.inf)
+    options = Options(100, 0.1, 1.0, adam_iterations=0, homotopy=0.25, start=1, least_slope=-np.inf)
     arrived, moving = torch.tensor([CONVERGED, CONVERGED]), torch.tensor([CONVERGED, MOVING])
     assert [has_arrived(step, options, arrived) for step in (10, 20, 24, 25, 30)] == [False] * 4 + [True]
     assert not has_arrived(30, options, moving)
     assert not has_arrived(0, replace(options, homotopy=0.0), arrived)
 
 
-def test_the_steps_of_adam_before_another_method_are_those_of_adam_on_the_task():
+def test_the_iterations_of_adam_before_another_method_are_those_of_adam_on_the_task():
     chains = [st.Chain("residual2_prelu", 6, seeds=3) for _ in range(2)]
-    adam = st.train(chains[0], SINE, steps=7, progress=False)
-    both = st.train(chains[1], SINE, "levenberg_marquardt", steps=20, adam_steps=7, homotopy=0.5, progress=False)
+    adam = st.train(chains[0], SINE, iterations=7, progress=False)
+    both = st.train(
+        chains[1], SINE, "levenberg_marquardt", iterations=20, adam_iterations=7, homotopy=0.5, progress=False
+    )
     assert torch.equal(both.loss[:7], adam.loss[:7])
     torch.testing.assert_close(both.loss[7], adam.loss[7], rtol=1e-12, atol=0)  # its weights are -1 or 1 now
 
@@ -366,7 +370,7 @@ def test_a_member_that_has_arrived_on_the_way_of_the_homotopy_goes_on(steps):
         chain.outer_bias.fill_(1 / steps)
     for kind, value in chain.named_parameters():
         value.requires_grad_(kind == "outer_bias")
-    history = st.train(chain, task, "levenberg_marquardt", steps=10 * steps, homotopy=0.1, progress=False)
+    history = st.train(chain, task, "levenberg_marquardt", iterations=10 * steps, homotopy=0.1, progress=False)
     assert history.best_loss.item() < 1e-20
 
 
@@ -377,9 +381,9 @@ def test_a_member_that_is_not_finite_stops_alone(method):
     table[1, :, 3] = 1e308
     table[1, :, 2] = 3.0
     chain.set_table(table)
-    with pytest.warns(RuntimeWarning, match="1 of 3 members stopped .* member 1 at step 0"):
-        history = st.train(chain, SINE, method, steps=20, progress=False)
-    assert history.stopped_step.tolist() == [-1, 0, -1]
+    with pytest.warns(RuntimeWarning, match="1 of 3 members stopped .* member 1 at iteration 0"):
+        history = st.train(chain, SINE, method, iterations=20, progress=False)
+    assert history.stopped_iteration.tolist() == [-1, 0, -1]
     assert torch.isinf(history.loss[:, 1]).all()
     assert (history.best_loss[[0, 2]] < 0.1).all()
 
@@ -392,13 +396,13 @@ def test_a_member_whose_derivatives_leave_the_range_stops_for_good(method):
     table[1, 0, 1:] = [1, 10, -1, 10, 0.25]
     table[1, 1, 1:] = [1, 10, 1e160, -1e161, 0.25]
     chain.set_table(table)
-    with pytest.warns(RuntimeWarning, match="member 1 at step 1"):
-        history = st.train(chain, SINE, method, steps=40, start=2, progress=False)
+    with pytest.warns(RuntimeWarning, match="member 1 at iteration 1"):
+        history = st.train(chain, SINE, method, iterations=40, start=2, progress=False)
     assert history.loss[0].isfinite().all()
     assert history.loss[1:, 1].isinf().all()
-    assert history.best_step[1] == 0
-    assert history.stopped_step.tolist() == [-1, 1]
-    assert history.converged_step[1] == -1
+    assert history.best_iteration[1] == 0
+    assert history.stopped_iteration.tolist() == [-1, 1]
+    assert history.converged_iteration[1] == -1
 
 
 def test_levenberg_marquardt_is_far_below_adam_and_no_member_passes_a_limit():
@@ -407,7 +411,7 @@ def test_levenberg_marquardt_is_far_below_adam_and_no_member_passes_a_limit():
     st.train(chain, task, "levenberg_marquardt", progress=False)
     error = (chain(FRESH) - FRESH.sin()).square().mean(1)
     other = st.Chain("residual2_prelu", 30, seeds=8)
-    adam = st.train(other, task, steps=1000, progress=False)  # takes about as long
+    adam = st.train(other, task, iterations=1000, progress=False)  # takes about as long
     assert error.median() < adam.best_loss.median() / 10
     # Levenberg-Marquardt finds the limits of what cannot fit.
     low = st.Chain("residual1_relu", 5, seeds=8)

@@ -18,7 +18,7 @@ from stability.training.options import Options
 from stability.training.status import MOVING
 
 FIVE = list(st.ARCHITECTURES)
-OPTIONS = Options(10, 0.1, 1.0, adam_steps=0, homotopy=0.0, start=1, least_slope=-math.inf)
+OPTIONS = Options(10, 0.1, 1.0, adam_iterations=0, homotopy=0.0, start=1, least_slope=-math.inf)
 SINE = st.Task(torch.sin, (-3, 3), points=64)
 
 
@@ -74,7 +74,15 @@ def test_adam_is_torch_s_adam_with_clipping_and_a_cosine_rate():
     chain = st.Chain("residual2_prelu", 6, seeds=[4])
     mine = st.Chain("residual2_prelu", 6, seeds=[4])
     reached = []
-    st.train(mine, SINE, steps=40, rate=0.02, clip=0.5, on_step=lambda *_: reached.append(mine.table()), progress=False)
+    st.train(
+        mine,
+        SINE,
+        iterations=40,
+        rate=0.02,
+        clip=0.5,
+        on_iteration=lambda *_: reached.append(mine.table()),
+        progress=False,
+    )
     optimizer = torch.optim.Adam(chain.parameters(), lr=0.02)
     for step in range(40):
         np.testing.assert_allclose(reached[step], chain.table(), rtol=0, atol=1e-11)
@@ -121,7 +129,7 @@ def test_roots_are_rounded_correctly():
 
 
 class Stumble:
-    """Member 1 has an infinite gradient once, at step 3, and a finite loss throughout."""
+    """Member 1 has an infinite gradient once, at iteration 3, and a finite loss throughout."""
 
     def __init__(self):
         self.parameters, self.step = torch.zeros(2, 1, dtype=torch.float64), -1
@@ -147,10 +155,10 @@ def test_a_member_that_stops_neither_coasts_nor_starts_again():
     assert len(set(places[3:])) == 1
 
 
-def test_on_step_works_beside_a_member_that_overflows():
+def test_on_iteration_works_beside_a_member_that_overflows():
     chain = st.Chain("residual2_prelu", 6, seeds=2)
     with pytest.warns(RuntimeWarning, match="2 of 2 members stopped"):
-        history = st.train(chain, SINE, steps=9, rate=1e308, on_step=lambda *_: None, progress=False)
+        history = st.train(chain, SINE, iterations=9, rate=1e308, on_iteration=lambda *_: None, progress=False)
     assert history.loss.shape == (10, 2)
     assert np.isfinite(chain.table()).all()
 
@@ -160,7 +168,7 @@ def test_a_member_takes_the_same_path_alone_and_among_others(width):
     x = torch.linspace(-2, 2, 20, dtype=torch.float64)[:, None].expand(20, width).squeeze(-1 if width == 1 else 0)
     task = st.Task.from_samples(x, x.sin())
     many, alone = (st.Chain("plain_prelu", 5, seeds=s, width=width) for s in (12, [7]))
-    record, single = (st.train(c, task, steps=60, progress=False) for c in (many, alone))
+    record, single = (st.train(c, task, iterations=60, progress=False) for c in (many, alone))
     # Compiled loops give the same bits; batched matrix products may sum in another order.
     tolerance = {"rtol": 0, "atol": 0} if width == 1 else {"rtol": 1e-9, "atol": 1e-12}
     torch.testing.assert_close(record.loss[:, 7], single.loss[:, 0], **tolerance)
@@ -176,7 +184,7 @@ def test_the_number_of_threads_changes_nothing():
     try:
         for threads in (1, max(2, before)):
             numba.set_num_threads(threads)
-            losses.append(st.train(st.Chain("residual2_prelu", 9, seeds=8), SINE, steps=50, progress=False).loss)
+            losses.append(st.train(st.Chain("residual2_prelu", 9, seeds=8), SINE, iterations=50, progress=False).loss)
     finally:
         numba.set_num_threads(before)
     assert torch.equal(*losses)
@@ -186,12 +194,12 @@ def test_the_number_of_threads_changes_nothing():
 def test_the_chain_ends_at_each_seed_s_best_parameters(dtype):
     chain = st.Chain("residual2_prelu", 10, seeds=60, dtype=dtype)
     # A rate at which the loss jumps, so that the best step is not the last.
-    history = st.train(chain, SINE, steps=80, rate=0.3, progress=False)
+    history = st.train(chain, SINE, iterations=80, rate=0.3, progress=False)
     losses = (chain(SINE.x.to(dtype)) - SINE.y.to(dtype)).square().mean(1).double()
     torch.testing.assert_close(losses.detach(), history.best_loss, rtol=1e3 * torch.finfo(dtype).eps, atol=0)
     assert torch.equal(history.best_loss, history.loss.amin(0))
-    np.testing.assert_array_equal(history.best_step, history.loss.numpy().argmin(0))
-    assert (history.best_step < 80).any()
+    np.testing.assert_array_equal(history.best_iteration, history.loss.numpy().argmin(0))
+    assert (history.best_iteration < 80).any()
     assert history.path == "kernel"
 
 
@@ -205,14 +213,14 @@ def test_a_member_that_overflows_stops_alone_and_is_reported(path):
     with torch.no_grad():
         chain.outer_weight[1] = 1e200
     spoiled = chain.outer_weight[1].clone()
-    with pytest.warns(RuntimeWarning, match="1 of 3 members stopped .* member 8 at step 0"):
-        history = st.train(chain, task, steps=30, progress=False)
+    with pytest.warns(RuntimeWarning, match="1 of 3 members stopped .* member 8 at iteration 0"):
+        history = st.train(chain, task, iterations=30, progress=False)
     assert history.path == path
-    assert history.stopped_step.tolist() == [-1, 0, -1]
+    assert history.stopped_iteration.tolist() == [-1, 0, -1]
     assert history.loss[:, 1].isinf().all()
     assert not history.loss.isnan().any()
     assert torch.equal(chain.outer_weight[1], spoiled)
-    expected = st.train(healthy, task, steps=30, progress=False)
+    expected = st.train(healthy, task, iterations=30, progress=False)
     torch.testing.assert_close(history.loss[:, [0, 2]], expected.loss, rtol=1e-12, atol=0)
 
 
@@ -228,12 +236,12 @@ def test_parameters_that_require_no_gradient_stay(width):
     chain.slope.requires_grad_(False)
     chain.readout_bias.requires_grad_(False)
     before = {kind: value.detach().clone() for kind, value in chain.named_parameters()}
-    st.train(chain, task, steps=20, progress=False)
+    st.train(chain, task, iterations=20, progress=False)
     kept = {kind for kind, value in chain.named_parameters() if torch.equal(value, before[kind])}
     assert kept == {"slope", "readout_bias"}
     chain.requires_grad_(False)
     with pytest.raises(ValueError, match="no parameter of the chain requires a gradient"):
-        st.train(chain, task, steps=20, progress=False)
+        st.train(chain, task, iterations=20, progress=False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -242,13 +250,13 @@ def test_half_precision_is_refused(dtype):
         st.train(st.Chain("plain_relu", 3, dtype=dtype), SINE)
 
 
-def test_on_step_sees_the_losses_and_the_chain_of_that_step():
+def test_on_iteration_sees_the_losses_and_the_chain_of_that_step():
     chain, seen = st.Chain("plain_prelu", 4, seeds=3), []
 
     def look(step, losses):
         seen.append((step, losses, (chain(SINE.x) - SINE.y).square().mean(1).detach()))
 
-    history = st.train(chain, SINE, steps=5, on_step=look, progress=False)
+    history = st.train(chain, SINE, iterations=5, on_iteration=look, progress=False)
     assert [step for step, *_ in seen] == list(range(6))
     for step, losses, recomputed in seen:
         assert torch.equal(losses, history.loss[step])
@@ -262,8 +270,8 @@ def test_an_interruption_keeps_the_best_until_then():
         if step == 10:
             raise KeyboardInterrupt
 
-    with pytest.warns(RuntimeWarning, match="interrupted at step 10 of 50"):
-        history = st.train(chain, SINE, steps=50, on_step=interrupt, progress=False)
+    with pytest.warns(RuntimeWarning, match="interrupted at iteration 10 of 50"):
+        history = st.train(chain, SINE, iterations=50, on_iteration=interrupt, progress=False)
     assert history.interrupted
     assert len(history.loss) == 11
     losses = (chain(SINE.x) - SINE.y).square().mean(1).detach()
@@ -273,7 +281,7 @@ def test_an_interruption_keeps_the_best_until_then():
 def test_width_n_trains_through_torch():
     chain = st.Chain(st.Architecture("smooth", skip=1, maps=2, activation="tanh"), 3, seeds=4, width=3)
     x = torch.linspace(-1, 1, 30, dtype=torch.float64)[:, None].expand(30, 3)
-    history = st.train(chain, st.Task.from_samples(x, x.sin()), steps=200, progress=False)
+    history = st.train(chain, st.Task.from_samples(x, x.sin()), iterations=200, progress=False)
     assert history.path == "torch"
     assert (history.best_loss < 0.01 * history.loss[0]).all()
 
@@ -287,7 +295,7 @@ class Terminal(io.StringIO):
 def test_the_progress_bar_shows_quantiles_on_a_terminal_only(monkeypatch, stream, progress):
     shown = stream()
     monkeypatch.setattr(sys, "stderr", shown)
-    st.train(st.Chain("plain_relu", 3, seeds=4), SINE, steps=3, progress=progress)
+    st.train(st.Chain("plain_relu", 3, seeds=4), SINE, iterations=3, progress=progress)
     expected = stream is Terminal and progress
     assert ("plain_relu L=3" in shown.getvalue()) == ("median" in shown.getvalue()) == expected
 
@@ -297,13 +305,13 @@ def test_the_interval_of_samples_is_their_range():
 
 
 def test_a_history_is_a_dataset():
-    history = st.train(st.Chain("plain_relu", 3, seeds=[4, 6]), SINE, steps=3, progress=False)
+    history = st.train(st.Chain("plain_relu", 3, seeds=[4, 6]), SINE, iterations=3, progress=False)
     data = history.to_dataset()
-    assert dict(data.sizes) == {"step": 4, "seed": 2}
+    assert dict(data.sizes) == {"iteration": 4, "seed": 2}
     assert data.seed.values.tolist() == [4, 6]
-    for name in ("loss", "best_step", "stopped_step"):
+    for name in ("loss", "best_iteration", "stopped_iteration"):
         np.testing.assert_array_equal(data[name], getattr(history, name))
-    assert repr(history).startswith("History('adam', steps=3, seeds=2, path='kernel', best loss ")
+    assert repr(history).startswith("History('adam', iterations=3, seeds=2, path='kernel', best loss ")
 
 
 # --- what the article says, and its limits ---
@@ -311,7 +319,7 @@ def test_a_history_is_a_dataset():
 
 def test_plain_relu_at_depth_30_ends_constant():
     chain = st.Chain("plain_relu", 30, seeds=200)
-    st.train(chain, SINE, steps=300, progress=False)
+    st.train(chain, SINE, iterations=300, progress=False)
     output = chain(SINE.x).detach()
     assert (output.amax(1) - output.amin(1) < 1e-9).double().mean() > 0.98
 
@@ -321,7 +329,7 @@ def test_plain_relu_at_depth_30_ends_constant():
 def test_residual1_relu_stays_above_x(depth, init, root):
     chain = st.Chain("residual1_relu", depth, seeds=5, init=init, root=root)
     assert (chain(SINE.x) >= SINE.x).all()
-    history = st.train(chain, SINE, steps=40, rate=0.05, progress=False)
+    history = st.train(chain, SINE, iterations=40, rate=0.05, progress=False)
     assert (chain(SINE.x) >= SINE.x).all()
     limit = st.references.best_above_identity(SINE)
     assert (history.best_loss >= limit * (1 - 1e-12)).all()
@@ -333,7 +341,7 @@ def test_residual1_relu_stays_above_x(depth, init, root):
 @pytest.mark.parametrize("depth", [2, 5, 30])
 def test_no_monotone_member_falls_below_isotonic_regression(name, init, depth):
     chain = st.Chain(name, depth, seeds=60, init=init)
-    losses = st.train(chain, SINE, steps=400, progress=False).best_loss
+    losses = st.train(chain, SINE, iterations=400, progress=False).best_loss
     monotone = (chain.slope >= 0).all(1) if name == "plain_prelu" else torch.ones(60, dtype=bool)
     assert monotone.any()
     limit = st.references.best_monotone(SINE)
@@ -346,7 +354,7 @@ def test_no_monotone_member_falls_below_isotonic_regression(name, init, depth):
 
 def test_residual2_prelu_at_depth_30_fits_the_sine():
     chain = st.Chain("residual2_prelu", 30, seeds=32)
-    history = st.train(chain, st.Task(torch.sin, (-3, 3), points=256), steps=1000, progress=False)
+    history = st.train(chain, st.Task(torch.sin, (-3, 3), points=256), iterations=1000, progress=False)
     assert history.best_loss.median() < 2e-3
 
 
@@ -387,7 +395,7 @@ def test_bad_tasks_are_refused(make, error, message):
     ("arguments", "error", "message"),
     [
         ({"method": "adamm"}, ValueError, "unknown training method 'adamm': known are 'adam'"),
-        ({"steps": 0}, ValueError, "steps is 0"),
+        ({"iterations": 0}, ValueError, "iterations is 0"),
         ({"rate": 0}, ValueError, "rate is 0: expected a finite number above 0"),
         ({"rate": -1.0}, ValueError, "rate is -1.0"),
         ({"rate": "fast"}, TypeError, "rate is 'fast'"),
@@ -395,7 +403,7 @@ def test_bad_tasks_are_refused(make, error, message):
         ({"task": torch.sin}, TypeError, "expected a stability.Task"),
         ({"chain": torch.nn.Linear(1, 1)}, TypeError, "expected a stability.Chain"),
         ({"chain": st.Chain("plain_relu", 2, width=3)}, ValueError, "width 3 needs samples"),
-        ({"on_step": 3}, TypeError, "on_step is 3: expected a function"),
+        ({"on_iteration": 3}, TypeError, "on_iteration is 3: expected a function"),
         (
             {"chain": st.Chain("plain_relu", 2, dtype=torch.float32), "task": st.Task(lambda x: x * 1e40, (0, 1))},
             ValueError,

@@ -74,7 +74,7 @@ def square_slope(variance: Array, activation: str, slope: Array | None) -> Array
     return kernels.mean(lambda z: phi.derivative(z) ** 2 + phi.function(z) * phi.curvature(z), variance)
 
 
-def variance_step(
+def variance_map(
     variance: ArrayLike,
     weight_scale: ArrayLike,
     bias_scale: ArrayLike = 0.0,
@@ -89,9 +89,9 @@ def variance_step(
         ValueError: for a negative scale or variance, an unknown activation.
 
     >>> import stability as st
-    >>> st.theory.variance_step([1.0, 4.0], 2**0.5, 0.5, "relu").round(12).tolist()
+    >>> st.theory.variance_map([1.0, 4.0], 2**0.5, 0.5, "relu").round(12).tolist()
     [1.25, 4.25]
-    >>> round(st.theory.variance_step(1.0, 1.0), 12)
+    >>> round(st.theory.variance_map(1.0, 1.0), 12)
     0.394294490398
     """
     q, w, b = (
@@ -160,7 +160,7 @@ def derivative_kernel(
     return plain(kernels.value_of(kernels.series(kernels.SMOOTH[activation].derivative, q, other), c))
 
 
-def correlation_step(
+def correlation_map(
     correlation: ArrayLike,
     variance: ArrayLike,
     weight_scale: ArrayLike,
@@ -178,7 +178,7 @@ def correlation_step(
         ValueError: for a correlation beyond -1 or 1, a negative scale or variance.
 
     >>> import stability as st
-    >>> round(st.theory.correlation_step(0.0, 1.0, 2**0.5, activation="relu"), 12)  # 1 / pi
+    >>> round(st.theory.correlation_map(0.0, 1.0, 2**0.5, activation="relu"), 12)  # 1 / pi
     0.318309886184
     """
     c, q, other = _pair(correlation, variance, other_variance)

@@ -63,7 +63,7 @@ def kernel(activation, correlation, variance, other):
 @pytest.mark.parametrize("variance", [1e-6, 0.3, 2.0, 25.0, 1000.0])
 def test_the_variance_is_that_of_mpmath(activation, variance):
     expected = 1.7 * mean(lambda z: PHI[activation](z) ** 2, variance) + 0.04
-    found = theory.variance_step(variance, math.sqrt(1.7), 0.2, activation, SLOPE)
+    found = theory.variance_map(variance, math.sqrt(1.7), 0.2, activation, SLOPE)
     assert math.isclose(found, expected, rel_tol=1e-12)
     found = theory.chi_1(1.3, activation=activation, slope=SLOPE, variance=variance)
     with mpmath.workdps(25):
@@ -99,17 +99,17 @@ def test_gelu_has_the_closed_form_of_its_mean_square():
     # E phi(z)^2 = q / 4 + q / (2 pi) (arcsin(q / (1 + q)) + 2 q / ((1 + q) sqrt(1 + 2 q))), Tsuchida et al. 2021.
     q = np.geomspace(1e-8, 1e6, 50)
     expected = q / 4 + q / (2 * np.pi) * (np.arcsin(q / (1 + q)) + 2 * q / ((1 + q) * np.sqrt(1 + 2 * q)))
-    np.testing.assert_allclose(theory.variance_step(q, 1.0, activation="gelu"), expected, rtol=1e-13)
+    np.testing.assert_allclose(theory.variance_map(q, 1.0, activation="gelu"), expected, rtol=1e-13)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_the_correlation_map_at_one_is_one_with_derivative_chi_1(activation):
     q, w, b, step = np.array([0.2, 1.0, 8.0]), 1.4, 0.3, 1e-5
-    at = theory.correlation_step(1.0, q, w, b, activation, SLOPE)
+    at = theory.correlation_map(1.0, q, w, b, activation, SLOPE)
     np.testing.assert_allclose(at, 1, rtol=1e-13)
     # One-sided differences of order 1 / 2 for kinks: 1 - f(1 - h) = h f'(1) - O(h^(3/2)).
-    below = theory.correlation_step(1 - step, q, w, b, activation, SLOPE)
-    slope = (1 - below) / step * theory.variance_step(q, w, b, activation, SLOPE) / q
+    below = theory.correlation_map(1 - step, q, w, b, activation, SLOPE)
+    slope = (1 - below) / step * theory.variance_map(q, w, b, activation, SLOPE) / q
     np.testing.assert_allclose(slope, theory.chi_1(w, b, activation, SLOPE, q), rtol=2 * math.sqrt(step))
 
 
@@ -123,9 +123,9 @@ def test_the_correlation_map_at_one_is_one_with_derivative_chi_1(activation):
     some.floats(0, 2),
 )
 def test_correlations_stay_correlations_and_do_not_depend_on_the_order(activation, c, q, r, w, b):
-    found = theory.correlation_step(c, q, w, b, activation, SLOPE, other_variance=r)
+    found = theory.correlation_map(c, q, w, b, activation, SLOPE, other_variance=r)
     assert -1 <= found <= 1
-    assert math.isclose(found, theory.correlation_step(c, r, w, b, activation, SLOPE, other_variance=q), abs_tol=1e-12)
+    assert math.isclose(found, theory.correlation_map(c, r, w, b, activation, SLOPE, other_variance=q), abs_tol=1e-12)
 
 
 @settings(max_examples=60, deadline=None)
@@ -133,17 +133,17 @@ def test_correlations_stay_correlations_and_do_not_depend_on_the_order(activatio
 def test_the_fixed_variance_is_fixed_and_attracts(activation, w, b, start):
     q = theory.fixed_variance(w, b, activation, SLOPE, start)
     if math.isinf(q):
-        following = theory.variance_step(start, w, b, activation, SLOPE)
+        following = theory.variance_map(start, w, b, activation, SLOPE)
         assert following > start or activation == "gelu"
         assert activation != "tanh"
         return
-    assert math.isclose(theory.variance_step(q, w, b, activation, SLOPE), q, rel_tol=1e-12, abs_tol=1e-300)
+    assert math.isclose(theory.variance_map(q, w, b, activation, SLOPE), q, rel_tol=1e-12, abs_tol=1e-300)
     if q > 0:
         assert theory.chi_q(w, b, activation, SLOPE, q) <= 1 + 1e-7
     # And it is where the recursion goes.
     here = start
     for _ in range(200):
-        here = theory.variance_step(here, w, b, activation, SLOPE)
+        here = theory.variance_map(here, w, b, activation, SLOPE)
     assert abs(here - q) <= abs(start - q) * (1 + 1e-12)
     assert (here - q) * (start - q) >= -1e-12 * q * q
 
@@ -155,13 +155,13 @@ def test_the_fixed_correlation_is_where_the_recursion_goes(activation, w, b):
     if math.isinf(q):
         return
     c = theory.fixed_correlation(w, b, activation, SLOPE)
-    assert abs(theory.correlation_step(c, q, w, b, activation, SLOPE) - c) < 1e-12
+    assert abs(theory.correlation_map(c, q, w, b, activation, SLOPE) - c) < 1e-12
     assert (c < 1) == (theory.chi_1(w, b, activation, SLOPE) > 1)
     scale = theory.correlation_depth_scale(w, b, activation, SLOPE)
     if scale < 15:
         here = 0.0
         for _ in range(400):
-            here = theory.correlation_step(here, q, w, b, activation, SLOPE)
+            here = theory.correlation_map(here, q, w, b, activation, SLOPE)
         assert abs(here - c) < 1e-9
 
 
@@ -200,7 +200,7 @@ def test_relu_at_the_edge_loses_decorrelation_as_the_square_of_the_depth():
     # 1 - c_l -> 9 pi^2 / (2 l^2) (Hayou et al. 2019, proposition 4).
     c, depth = 0.0, 4000
     for _ in range(depth):
-        c = theory.correlation_step(c, 1.0, math.sqrt(2), activation="relu")
+        c = theory.correlation_map(c, 1.0, math.sqrt(2), activation="relu")
     assert math.isclose((1 - c) * depth**2, 9 * math.pi**2 / 2, rel_tol=0.02)
 
 
@@ -245,10 +245,10 @@ def test_networks_are_where_the_recursions_say_for_infinite_width(activation, we
     q = weight**2 * size + bias**2
     c = (weight**2 * size * correlation + bias**2) / q
     for _ in range(depth - 1):
-        c = theory.correlation_step(c, q, weight, bias, activation, SLOPE)
-        q = theory.variance_step(q, weight, bias, activation, SLOPE)
+        c = theory.correlation_map(c, q, weight, bias, activation, SLOPE)
+        q = theory.variance_map(q, weight, bias, activation, SLOPE)
     mean_square = (
-        theory.variance_step(q, 1.0, 0.0, activation, SLOPE),
+        theory.variance_map(q, 1.0, 0.0, activation, SLOPE),
         theory.activation_kernel(c, q, activation, SLOPE),
     )
     found = {}
@@ -328,7 +328,7 @@ def test_the_variance_nears_its_fixed_point_with_its_depth_scale(activation):
     star, scale = (f(weight, bias, activation, SLOPE) for f in (theory.fixed_variance, theory.variance_depth_scale))
     here = star * (1 + 1e-6)
     for _ in range(3):
-        following = theory.variance_step(here, weight, bias, activation, SLOPE)
+        following = theory.variance_map(here, weight, bias, activation, SLOPE)
         assert math.isclose((following - star) / (here - star), math.exp(-1 / scale), rel_tol=1e-5)
         here = following
 
@@ -337,18 +337,18 @@ def test_arrays_of_a_million_parameters_are_one_call():
     w, b = np.linspace(0, 1.3, 10**6), np.full(10**6, 0.1)
     for function in (theory.fixed_variance, theory.chi_1, theory.correlation_depth_scale, theory.gradient_depth_scale):
         assert function(w, b, "relu").shape == w.shape
-    assert theory.variance_step(w, w, b).shape == w.shape
-    assert np.all(np.diff(theory.variance_step(w, w, b)) > 0)
+    assert theory.variance_map(w, w, b).shape == w.shape
+    assert np.all(np.diff(theory.variance_map(w, w, b)) > 0)
     assert theory.fixed_correlation(np.full((3, 1), 2.0), np.full(4, 0.2)).shape == (3, 4)
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: theory.variance_step(-1.0, 1.0), "variance is -1: expected numbers of 0 or more"),
-        (lambda: theory.variance_step(1.0, [1.0, -2.0]), "weight_scale is -2: expected numbers of 0 or more"),
+        (lambda: theory.variance_map(-1.0, 1.0), "variance is -1: expected numbers of 0 or more"),
+        (lambda: theory.variance_map(1.0, [1.0, -2.0]), "weight_scale is -2: expected numbers of 0 or more"),
         (lambda: theory.fixed_variance(1.0, -0.1), "bias_scale is -0.1"),
-        (lambda: theory.correlation_step(1.1, 1.0, 1.0), "correlation is 1.1: expected numbers from -1 to 1"),
+        (lambda: theory.correlation_map(1.1, 1.0, 1.0), "correlation is 1.1: expected numbers from -1 to 1"),
         (lambda: theory.activation_kernel(-2.0, 1.0), "correlation is -2"),
         (lambda: theory.chi_1(1.0, variance=-1.0), "variance is -1"),
         (lambda: theory.chi_q(math.nan), "weight_scale has 1 values that are not finite"),

@@ -162,7 +162,7 @@ def test_in_a_network_gradients_shatter_less_than_the_theorem_says():
     c, expected = 0.0, 1.0
     for _ in range(depth):
         expected *= 2 * theory.derivative_kernel(c, 1.0, "relu")
-        c = theory.correlation_step(c, 1.0, math.sqrt(2), activation="relu")
+        c = theory.correlation_map(c, 1.0, math.sqrt(2), activation="relu")
     error = inner.std() / math.sqrt(seeds)
     assert abs(inner.mean() - expected) < 4 * error + 3 / n
     assert abs(squares.mean() - 1) < 4 * squares.std() / math.sqrt(seeds)
