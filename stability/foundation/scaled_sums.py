@@ -14,7 +14,7 @@ from stability.foundation.log_norms import log_norm
 Part = tuple[Tensor, int]
 
 # Powers by which a product of two numbers of order 1 is exact in each dtype.
-_STEPS = {torch.float16: 12, torch.bfloat16: 100, torch.float32: 100, torch.complex64: 100}
+_LARGEST_POWER = {torch.float16: 12, torch.bfloat16: 100, torch.float32: 100, torch.complex64: 100}
 
 
 def largest_of(tensor: Tensor) -> float:
@@ -30,12 +30,12 @@ def log2_size(part: Part) -> int | None:
 
 def times_power_of_2(tensor: Tensor, exponent: int, unit: int) -> Tensor:
     """Return tensor * 2^exponent in units of 2^unit, by exact products as long as the result is in the range."""
-    power, step = exponent - unit, _STEPS.get(tensor.dtype, 1000)
+    power, most = exponent - unit, _LARGEST_POWER.get(tensor.dtype, 1000)
     if power == 0:
         return tensor
     power = max(-4000, min(4000, power))
     while power:
-        part = max(-step, min(step, power))
+        part = max(-most, min(most, power))
         tensor = tensor * 2.0**part
         power -= part
     return tensor

@@ -33,7 +33,7 @@ def leading_spectrum(
     """Return the k leading singular values of every prefix from products with J and J^T.
 
     For every prefix the right singular vectors are sought in the space of the last guess, of what P^T P makes of it,
-    and of the guess before (a locally optimal block iteration), by a Rayleigh-Ritz step in the log domain; the first
+    and of the guess before (a locally optimal block iteration), by a Rayleigh-Ritz projection in the log domain; the first
     guess is that of the prefix before. Values are approached from below. Deep prefixes cost in proportion to their
     depth, so that all of them cost in proportion to its square.
 
@@ -117,7 +117,7 @@ def _residuals(
     """Return log values, relative residuals and the directions P^T u of the guess.
 
     The residual of a value s with vectors u, v is what P^T u has outside the space of the guess, over s. Inside that
-    space the Rayleigh-Ritz step has left nothing but rounding.
+    space the Rayleigh-Ritz projection has left nothing but rounding.
     """
     values = left.log_values()[:, :k]
     back = _through(found, range(prefix - 1, -1, -1), left.basis, forward=False)

@@ -63,7 +63,7 @@ def counts(
     label: str | None = None,
     colour: str = DEFAULT,
 ) -> Figure:
-    """Draw counts against depth (or step): the median over seeds, and bands from 25 to 75 % and from 5 to 95 %.
+    """Draw counts against depth: the median over seeds, and bands from 25 to 75 % and from 5 to 95 %.
 
     The scale is linear up to 1 and logarithmic above, so that 0 has a place.
 

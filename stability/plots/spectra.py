@@ -71,7 +71,7 @@ def distribution(
     """Draw the distribution, over the batch and all values, of log10 of the singular values a layer.
 
     The curve is the share of products with log10 |dh_l/dx| / l up to each value, at one depth l. As it is taken a
-    layer, a law of large numbers shows as a step that grows steeper with depth. Exact zeros lie at -inf: with them
+    layer, a law of large numbers shows as a rise that grows steeper with depth. Exact zeros lie at -inf: with them
     the curve starts above 0.
 
     Args:

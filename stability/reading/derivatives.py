@@ -70,8 +70,8 @@ class Derivative:
         if self.is_identity:
             return directions
         each = self.before.size * max(self.before.width, self.after.width)
-        step = max(1, CHUNK // each)
-        parts = [some(directions[k : k + step]) for k in range(0, len(directions), step)]
+        portion = max(1, CHUNK // each)
+        parts = [some(directions[k : k + portion]) for k in range(0, len(directions), portion)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _pull_some(self, directions: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ def gradient_norms(
             the network returns to a scalar.
         layers, source, batch_dim: how a module is read, see `st.layers`.
         memory: GiB that the states of a chain of width n may take; points are taken in portions that fit. A module
-            takes what a training step does.
+            takes what a training iteration does.
 
     Raises:
         ValueError, TypeError: for a loss of another shape, that is not finite or does not depend on the network,

@@ -54,7 +54,7 @@ def watch(
             layer. A parameter that several layers share counts in the first; one that is frozen when the watch begins
             does not count.
         every: record the passes 0, every, 2 every, ... only; those between cost next to nothing.
-        parameters: record the norms of the parameters as well, for a few percent of a training step.
+        parameters: record the norms of the parameters as well, for a few percent of a training iteration.
 
     Returns:
         A context manager that gives the `WatchRecord`, which can be read at any time.
@@ -116,7 +116,7 @@ class _Watcher:
     """The hooks on one model, and what they know between two rows.
 
     `torch.autograd.graph.register_multi_grad_hook` would tell when a pass is complete, but it keeps all gradients
-    until then: autograd must copy each where it would hand it over, which costs 15 % of a training step and the
+    until then: autograd must copy each where it would hand it over, which costs 15 % of a training iteration and the
     gradients' memory once more. So each gradient's norm is taken when it comes, and the number of the running pass,
     which that function uses as well and no public name gives, tells to which row it belongs.
     """

@@ -61,8 +61,10 @@ def _smooth_fixed_variance(w: Array, b: Array, start: Array, activation: str) ->
     dead = place == 0
     place = np.where(dead, 1.0, place)
     up = w**2 * mean_square(place, activation, None) + b**2 > place
-    steps = 1.26 ** np.arange(121.0)
-    grid = np.where(up[..., None], place[..., None] * steps, np.maximum(place[..., None] / steps, b[..., None] ** 2))
+    factors = 1.26 ** np.arange(121.0)
+    grid = np.where(
+        up[..., None], place[..., None] * factors, np.maximum(place[..., None] / factors, b[..., None] ** 2)
+    )
     rises = w[..., None] ** 2 * mean_square(grid, activation, None) + b[..., None] ** 2 > grid
     turned = rises != up[..., None]
     last = np.where(turned.any(axis=-1), turned.argmax(axis=-1), 1)
@@ -74,7 +76,7 @@ def _smooth_fixed_variance(w: Array, b: Array, start: Array, activation: str) ->
 
 
 def _solve(w: Array, b: Array, low: Array, high: Array, activation: str) -> Array:
-    """Return the q in [low, high] with f(q) = q: Newton's steps, and halves of the bracket in log q where they leave.
+    """Return the q in [low, high] with f(q) = q: Newton's method, and halves of the bracket in log q where they leave.
 
     Which end is below is told by f(low) > low, as is so for a fixed point that attracts.
     """
@@ -193,10 +195,10 @@ def _fixed_correlation(w: Array, b: Array, q: Array, activation: str, slope: Arr
     phi = kernels.SMOOTH[activation]
     value, derivative = (kernels.series(f, q2, q2) for f in (phi.function, phi.derivative))
     at = np.zeros(q2.shape)
-    for _ in range(60):  # Newton's steps rise to the fixed point of a convex map from below
+    for _ in range(60):  # Newton's method rises to the fixed point of a convex map from below
         slope_there = w2 * kernels.value_of(derivative, at)
-        step = ((w2 * kernels.value_of(value, at) + b2) / q2 - at) / np.maximum(1 - slope_there, 1e-15)
-        following = np.clip(at + step, 0.0, 1.0)
+        move = ((w2 * kernels.value_of(value, at) + b2) / q2 - at) / np.maximum(1 - slope_there, 1e-15)
+        following = np.clip(at + move, 0.0, 1.0)
         done = (abs(following - at) <= 1e-15).all()
         at = following
         if done:
