@@ -33,9 +33,9 @@ def leading_spectrum(
     """Return the k leading singular values of every prefix from products with J and J^T.
 
     For every prefix the right singular vectors are sought in the space of the last guess, of what P^T P makes of it,
-    and of the guess before (a locally optimal block iteration), by a Rayleigh-Ritz projection in the log domain; the first
-    guess is that of the prefix before. Values are approached from below. Deep prefixes cost in proportion to their
-    depth, so that all of them cost in proportion to its square.
+    and of the guess before (a locally optimal block iteration), by a Rayleigh-Ritz projection in the log domain; the
+    first guess is that of the prefix before. Values are approached from below. Deep prefixes cost in proportion to
+    their depth, so that all of them cost in proportion to its square.
 
     Args:
         names, states: of the layers, and before the first of them and after each.

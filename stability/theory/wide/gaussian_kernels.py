@@ -2,8 +2,8 @@
 
 ReLU, PReLU and the identity are max(z, 0) + slope min(z, 0), with closed forms. Tanh and GELU are integrated with nodes
 evenly spaced in log |z|: no singularity of theirs is within 45 degrees of the real axis, whatever the variance, so that
-the trapezoidal rule errs by exp(-2 pi (pi / 4) / spacing), 1e-17. Gauss-Hermite nodes lie at fixed places instead, and at
-variance 100 two hundred of them leave an error of 1e-3.
+the trapezoidal rule errs by exp(-2 pi (pi / 4) / spacing), 1e-17. Gauss-Hermite nodes lie at fixed places instead, and
+at variance 100 two hundred of them leave an error of 1e-3.
 """
 
 from __future__ import annotations
