@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stability.foundation.formats import Format
 from stability.foundation.log_norms import log_norm
 
 
@@ -63,7 +64,7 @@ def times_power(tensor: Tensor, exponent: Tensor) -> Tensor:
     """Return tensor * 2^exponent, an exponent for each of the leading entries, down to zero and never past infinity."""
     power = exponent.clamp(-4000, 4000).reshape((*exponent.shape, *[1] * (tensor.ndim - exponent.ndim)))
     # In parts, as torch.ldexp multiplies by 2^exponent, which must itself be in the range of the dtype.
-    largest = torch.finfo(tensor.dtype).max  # of a complex dtype that of its parts
+    largest = Format(tensor.dtype).largest  # of a complex dtype that of its parts
     limit = 12 if largest < 1e5 else 100 if largest < 1e39 else 1000
     while bool((power != 0).any()):
         part = power.clamp(-limit, limit)

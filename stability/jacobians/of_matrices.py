@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from stability.foundation.checks import check_finite
+from stability.foundation.formats import coarsest
 from stability.jacobians.products import Array, PrefixProducts, log_spectral_norm
 from stability.jacobians.self_check import SelfCheck, self_check
 from stability.jacobians.spectrum import Spectrum
@@ -140,4 +141,4 @@ def layers_of(matrices: Matrices) -> tuple[list[Array], tuple[int, ...], torch.d
         dtypes.append(tensor.dtype if tensor.dtype.is_floating_point else torch.float64)
         layers.append(tensor.double().reshape(-1, *tensor.shape[-2:]).numpy())
     assert batch is not None
-    return layers, batch, max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
+    return layers, batch, coarsest(dtypes)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from stability.foundation.checks import check_integer, check_positive
+from stability.foundation.formats import Format, coarsest
 from stability.jacobians.leading import leading_spectrum
 from stability.jacobians.of_matrices import Matrices, matrix_spectrum, spectrum_of_layers
 from stability.jacobians.of_tables import width_one_spectrum
@@ -184,7 +185,7 @@ def _in_portions(
                     found.append(layer.jacobian())
                     dtypes.append(layer.dtype)
                     bar.update(stop - start)
-            dtype = max(dtypes, key=lambda one: torch.finfo(one).eps)
+            dtype = coarsest(dtypes)
             parts.append(spectrum_of_layers(found, (*lead, stop - start), dtype, check, distances, progress))
     return parts[0] if len(parts) == 1 else _join(parts, len(lead) + 1)
 
@@ -209,7 +210,7 @@ def _some_points(reading: Steps | Network, states: list[State], start: int, stop
         for whole, part in zip(states, own, strict=True):
             expected = whole.numbers("")[..., start:stop, :]
             got = part.numbers("")
-            scale = 1e3 * torch.finfo(expected.dtype).eps * math.sqrt(whole.width) * float(expected.abs().max())
+            scale = 1e3 * Format(expected.dtype).spacing * math.sqrt(whole.width) * float(expected.abs().max())
             if got.shape != expected.shape or not ((got - expected).abs() <= scale).all():
                 raise ValueError(
                     f"the network has other states for the points {start} to {stop - 1} alone than among all "

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stability.foundation.formats import Format
 from stability.jacobians.products import Array, PrefixProducts
 
 _EPS = 2.0**-52
@@ -57,7 +58,7 @@ class SelfCheck:
     def input_bound(self) -> Tensor:
         """(*batch), what rounding the layers to the dtype that they came in may have changed before: about
         eps(dtype) / eps times `value_bound`, as float64 for integers."""
-        return self.value_bound * (max(_EPS, torch.finfo(self.dtype).eps) / _EPS)
+        return self.value_bound * (max(_EPS, Format(self.dtype).spacing) / _EPS)
 
     @property
     def passed(self) -> Tensor:

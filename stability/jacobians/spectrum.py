@@ -11,13 +11,8 @@ import xarray
 from torch import Tensor
 
 from stability.foundation.checks import check_dtype
+from stability.foundation.formats import Format
 from stability.jacobians.self_check import SelfCheck
-
-
-def log_half_smallest(dtype: torch.dtype) -> float:
-    """Return the log of half the smallest positive subnormal number of `dtype`: what is no larger rounds to zero."""
-    limits = torch.finfo(check_dtype(dtype))
-    return math.log(limits.tiny) + math.log(limits.eps) - math.log(2)
 
 
 @dataclass(frozen=True, repr=False)
@@ -104,7 +99,7 @@ class Spectrum:
         That is where it is at most half the smallest positive subnormal number of `dtype`:
         2^-150 for float32, 2^-1075 for float64.
         """
-        return (self.log_values <= log_half_smallest(dtype)) & ~self.vanished
+        return (self.log_values <= Format(check_dtype(dtype)).log_least) & ~self.vanished
 
     def to_dataset(self) -> xarray.Dataset:
         """Return what is there with dims (depth, *batch, index).

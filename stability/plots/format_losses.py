@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from stability.foundation.checks import check_name
+from stability.foundation.formats import format_name
 from stability.plots.style import DEFAULT, axes_of, dataset_of, name_axes
 from stability.precision import FirstFailures, ForwardErrors
-from stability.reading.in_format import format_name
 
 _MARKS = {"activations": "o", "products": "s", "gradients": "^"}
 

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from stability.foundation.checks import check_integer
+from stability.foundation.formats import Format
 from stability.jacobians import Spectrum
-from stability.jacobians.spectrum import log_half_smallest
 from stability.plots.style import DEFAULT, axes_of, dataset_of, name_axes
 
 
@@ -114,8 +114,8 @@ def vanishing(
     figure, ax = axes_of(ax)
     depths, values = _log10(result)
     limits = {
-        "rounds to 0 in float32": (log_half_smallest(torch.float32) / math.log(10), "-"),
-        "rounds to 0 in float64": (log_half_smallest(torch.float64) / math.log(10), "--"),
+        "rounds to 0 in float32": (Format(torch.float32).log_least / math.log(10), "-"),
+        "rounds to 0 in float64": (Format(torch.float64).log_least / math.log(10), "--"),
         "exactly 0": (-math.inf, ":"),
     }
     for name, (limit, style) in limits.items():

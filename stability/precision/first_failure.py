@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from stability.foundation.checks import check_name
+from stability.foundation.formats import Format, check_formats, format_name
 from stability.foundation.log_norms import combine
 from stability.jacobians.of_tables import width_one_spectrum
 from stability.precision.format_runs import FormatRun, products_in, run_in
@@ -20,7 +21,7 @@ from stability.precision.forward_error import log_reach, of_runs, of_step_table,
 from stability.precision.predictions import ExactChain, Sizes, inputs_of, predict_chain, predict_network
 from stability.reading import Layers
 from stability.reading.chains import Steps, StepTable
-from stability.reading.in_format import Format, check_formats, format_name, in_format
+from stability.reading.in_format import in_format
 from stability.reading.network import Network
 from stability.reading.read import AnyNetwork, read
 from stability.reading.refusals import refuse_chance

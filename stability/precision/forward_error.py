@@ -16,13 +16,14 @@ from scipy.special import erfinv
 from torch import Tensor
 
 from stability.foundation.checks import check_name, check_positive
+from stability.foundation.formats import FORMATS, Format, check_formats, format_name
 from stability.foundation.log_norms import combine, log_norm
 from stability.foundation.threads import side_by_side
 from stability.precision.format_runs import FormatRun, run_in
 from stability.precision.kernels import expected_errors, forward_errors
 from stability.reading import Layers
 from stability.reading.chains import Steps, StepTable
-from stability.reading.in_format import FORMATS, Format, check_formats, format_name, in_format
+from stability.reading.in_format import in_format
 from stability.reading.network import Network
 from stability.reading.read import AnyNetwork, read
 

@@ -10,13 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stability.foundation.formats import Format
 from stability.foundation.log_norms import combine, log_norm
 from stability.foundation.threads import side_by_side
 from stability.jacobians.step_derivatives import log_factors
 from stability.precision.forward_error import log_expected_errors
 from stability.precision.kernels import expected_errors
 from stability.reading.chains import StepTable
-from stability.reading.in_format import Format, in_format
+from stability.reading.in_format import in_format
 from stability.reading.passes import Pass
 from stability.signals.gradient_norms import GradientNorms
 from stability.signals.losses import Loss, loss_of_members

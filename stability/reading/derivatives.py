@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stability.foundation.formats import Format
 from stability.reading.cuts import below
 from stability.reading.recording import Edge, coarsest_dtype
 from stability.reading.states import State
@@ -150,7 +151,7 @@ class Derivative:
         apart = ((back * v).sum(dim=-1) - (there * u).sum(dim=-1)).abs()
         size = torch.minimum((back * v).abs().sum(dim=-1), (there * u).abs().sum(dim=-1))
         size = size + (back.norm(dim=-1) * v.double().norm(dim=-1)) / math.sqrt(v.shape[-1])
-        if not (apart <= 1e4 * torch.finfo(self.dtype).eps * size).all():
+        if not (apart <= 1e4 * Format(self.dtype).spacing * size).all():
             raise ValueError(
                 f"the derivatives of layer {self.name} in forward and in backward mode disagree (by "
                 f"{float((apart / size).max()):.1e}): the layer has a wrong derivative in one mode"
@@ -250,7 +251,7 @@ class Derivative:
         v, own = direction.to("cpu", torch.float64)[..., None], matrix.mT
         error = ((own @ v)[..., 0] - expected).abs()
         scale = (own.abs() @ v.abs())[..., 0].amax(dim=-1, keepdim=True)
-        allowed = 1e3 * torch.finfo(self.dtype).eps * math.sqrt(own.shape[-1]) * scale
+        allowed = 1e3 * Format(self.dtype).spacing * math.sqrt(own.shape[-1]) * scale
         if (error <= allowed).all():
             return None
         try:
@@ -289,9 +290,8 @@ def check_chain(layers: Sequence[Derivative]) -> None:
         direct, back = both.pull(cotangent), one.pull(following.pull(cotangent))
         finite = direct.isfinite() & back.isfinite()
         size = torch.where(finite, direct, 0.0).abs().amax(dim=-1, keepdim=True)
-        limits = torch.finfo(direct.dtype)
         apart = torch.where(finite, (back - direct).abs(), 0.0)
-        if (apart > 1e4 * torch.finfo(both.dtype).eps * size + limits.tiny / limits.eps).any():
+        if (apart > 1e4 * Format(both.dtype).spacing * size + Format(direct.dtype).faint).any():
             raise ValueError(
                 f"the derivatives of the layers {one.name} and {following.name} do not make up that of both: what the "
                 "state between them passes on is changed, as by a hook on a tensor; take it out"

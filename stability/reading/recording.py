@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from stability.foundation.formats import coarsest
 from stability.reading.inputs import Inputs
 from stability.reading.trees import map_tensors, tensors_in
 
@@ -82,7 +83,7 @@ def edge_of(tensor: Tensor) -> Edge | None:
 
 def coarsest_dtype(nodes: Iterable[Node]) -> torch.dtype:
     """Return the floating dtype of the fewest digits among those of the tensors that nodes made."""
-    return max(floating_dtypes(nodes), key=lambda dtype: torch.finfo(dtype).eps)
+    return coarsest(floating_dtypes(nodes))
 
 
 def floating_dtypes(nodes: Iterable[Node]) -> set[torch.dtype]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stability.foundation.formats import Format
 from stability.reading.inputs import Inputs
 from stability.reading.trees import tensors_in
 
@@ -65,7 +66,7 @@ def same_values(one: Any, other: Any) -> bool:
                 return False
             continue
         size = a.detach().abs().nan_to_num(posinf=0.0).max() if a.numel() else 0.0
-        tolerance = 1e3 * torch.finfo(a.dtype).eps * float(size)
+        tolerance = 1e3 * Format(a.dtype).spacing * float(size)
         if not torch.allclose(a.detach(), b.detach(), rtol=0.0, atol=tolerance, equal_nan=True):
             return False
     return True

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from stability.foundation.formats import Format, finest
 from stability.reading.recording import Edge
 
 
@@ -75,9 +76,7 @@ class State:
         """A tensor without numbers, on the device and in the widest real dtype of the state."""
         known = next((value for value in self.values if value is not None), None)
         dtypes = [dtype.to_real() if dtype.is_complex else dtype for dtype in self.dtypes]
-        return torch.empty(
-            0, dtype=min(dtypes, key=lambda one: torch.finfo(one).eps), device=None if known is None else known.device
-        )
+        return torch.empty(0, dtype=finest(dtypes), device=None if known is None else known.device)
 
     def zeros(self) -> list[Tensor]:
         """Return tensors of 0, as those of the state."""
@@ -168,7 +167,7 @@ def check_state(name: str, state: State) -> None:
             )
         one = State(state.edges[:1], (value,), (shape,), (value.dtype,), state.batch_dim, state.batch)
         size = one.flat([value]).abs().amax(dim=-1) if one.has_points else value.abs().amax().reshape(1)
-        lost = (size > 0) & (size < torch.finfo(value.dtype).tiny)
+        lost = (size > 0) & (size < Format(value.dtype).smallest)
         if lost.any():
             raise ValueError(
                 f"the state after layer {name} is below the smallest normal number of {value.dtype} at point "

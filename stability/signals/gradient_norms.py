@@ -13,9 +13,9 @@ import torch
 import xarray
 from torch import Tensor
 
-from stability.foundation.checks import check_name
+from stability.foundation.checks import check_dtype, check_name
+from stability.foundation.formats import Format
 from stability.foundation.log_norms import combine
-from stability.jacobians.spectrum import log_half_smallest
 from stability.reading.chains import step_names
 
 
@@ -117,7 +117,7 @@ class GradientNorms:
 
     def underflows(self, dtype: torch.dtype, quantity: str = "parameters") -> Tensor:
         """Bool (layers, seeds): where the norm is not zero, but rounds to zero in `dtype`."""
-        return (self[quantity] <= log_half_smallest(dtype)) & (self[quantity] > -math.inf)
+        return (self[quantity] <= Format(check_dtype(dtype)).log_least) & (self[quantity] > -math.inf)
 
     def quantiles(self, quantity: str, q: Sequence[float] = (0.05, 0.5, 0.95), alive: bool = False) -> Tensor:
         """Return quantiles of the logs over seeds, (len(q), layers): values that some seed has.

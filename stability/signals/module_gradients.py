@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stability.foundation.scaled_sums import Part, largest_of, log_norm_of, times_power_of_2
-from stability.reading.backward import LossGradients, loss_gradients
+from stability.reading.loss_gradients import LossGradients, loss_gradients
 from stability.reading.network import Network
 from stability.reading.passes import Pass
 from stability.reading.recording import edge_of

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from stability.foundation.formats import Format
 from stability.foundation.scaled_sums import Part, largest_of, log2_size, log_norm_of, scaled_sum, times_power_of_2
 from stability.reading.cuts import Path, below
 from stability.reading.passes import Pass, stretch_masks
@@ -29,42 +30,6 @@ Gradients = tuple[Tensor | None, ...]
 
 
 @dataclass
-class LossGradients:
-    """The gradients of a loss.
-
-    Attributes:
-        states: for each state asked for the log of the norm of the gradient with respect to it; None where it is not
-            separated from what else the loss takes.
-        parameters: by name, the gradient as a tensor and an exponent of 2.
-        missing: the names of the parameters that the loss does not depend on.
-    """
-
-    states: list[float | None]
-    parameters: dict[str, Part]
-    missing: list[str]
-
-
-def loss_gradients(found: Pass, value: Tensor, states: Sequence[State | None]) -> LossGradients:
-    """Return the gradients of a scalar with respect to states of a pass and all parameters that require one.
-
-    Raises:
-        ValueError: where a gradient is not finite, and where ordinary automatic differentiation, as far as it stays in
-            the range, says something else.
-    """
-    named = {p: n for n, p in found.module.named_parameters() if p.requires_grad}
-    found_plainly = torch.autograd.grad(value, list(named), retain_graph=True, allow_unused=True) if named else ()
-    plain = {n: None if g is None else g.to_dense() for n, g in zip(named.values(), found_plainly, strict=True)}
-    missing = [name for name, gradient in plain.items() if gradient is None]
-    walk = _Walk(found, value, states)
-    parameters = walk.run(named)
-    _compare(walk, plain, parameters)
-    if walk.may_have_lost(parameters):
-        lifted = _Walk(found, value, states, walk.lift)
-        _refuse_lost(walk, parameters, lifted, lifted.run(named))
-    return LossGradients(walk.measured, parameters, missing)
-
-
-@dataclass
 class _Held:
     """A tensor of a cut that waits for its exponent: what later stretches handed to it, and from which."""
 
@@ -72,7 +37,7 @@ class _Held:
     released: bool = False
 
 
-class _Walk:
+class BackwardPass:
     """One backward pass with its hooks."""
 
     def __init__(self, found: Pass, value: Tensor, states: Sequence[State | None], lifted: int = 0) -> None:
@@ -175,11 +140,11 @@ class _Walk:
                 outside = [[p for p, s in self.held[e].parts if s > cut] for e in others]
                 sizes = []
                 for arrived, exponent in (part for some in (*parts, *outside) for part in some):
-                    size, limits = largest_of(arrived), torch.finfo(arrived.dtype)
+                    size = largest_of(arrived)
                     if not math.isfinite(size):
                         self._note(cut + 1, arrived.shape)
                     elif size:
-                        self.faint |= size < limits.tiny / limits.eps
+                        self.faint |= size < Format(arrived.dtype).faint
                         sizes.append(math.frexp(size)[1] + exponent)
                 self.exponents[cut] = max(sizes) - self.lifted + self.room if sizes else unit
                 for place in self.at_cut.get(cut, ()):
@@ -279,7 +244,7 @@ class _Walk:
     @property
     def lift(self) -> int:
         """An exponent of 2 by which numbers of order 1 may be raised in every format of the graph."""
-        return int(math.log2(min(torch.finfo(dtype).max for dtype in self.dtypes))) // 2
+        return int(math.log2(min(Format(dtype).largest for dtype in self.dtypes))) // 2
 
     @cached_property
     def dtypes(self) -> set[torch.dtype]:
@@ -290,8 +255,7 @@ class _Walk:
         """Whether something is zero, or so small, that it may have left the range within a stretch."""
         if self.faint or any(state == -math.inf for state in self.measured if state is not None):
             return True
-        sizes = ((largest_of(gradient), torch.finfo(gradient.dtype)) for gradient, _ in parameters.values())
-        return any(size < limits.tiny / limits.eps for size, limits in sizes)
+        return any(largest_of(gradient) < Format(gradient.dtype).faint for gradient, _ in parameters.values())
 
     def _where(self, stretch: int) -> str:
         """Return words for the layer that holds a stretch of the way back."""
@@ -305,46 +269,3 @@ class _Walk:
             if run.first <= own <= run.last:
                 return f"layer {run.name}"
         return "the network"
-
-
-def _refuse_lost(walk: _Walk, parameters: Mapping[str, Part], lifted: _Walk, again: Mapping[str, Part]) -> None:
-    """Raise where a gradient is another one when all are raised by a power of 2: part of it has left the range."""
-    pairs = {
-        f"the parameter {name}": (log_norm_of([part]), log_norm_of([again[name]])) for name, part in parameters.items()
-    }
-    places = (*(f"the state before layer {name}" for name in walk.found.layers), "the output")
-    for place, state, other in zip(places, walk.measured, lifted.measured, strict=True):
-        if state is not None and other is not None:
-            pairs[place] = (state, other)
-    eps = max(torch.finfo(dtype).eps for dtype in walk.dtypes)
-    for name, (one, other) in pairs.items():
-        if other < math.inf and one != other and not abs(one - other) <= max(1e-3, 100 * eps):
-            raise ValueError(
-                f"the gradient with respect to {name} underflows on its way through a single layer, or through what "
-                "several layers have in common: take a wider dtype, net.double()"
-            )
-
-
-def _compare(walk: _Walk, plain: Mapping[str, Tensor | None], parameters: dict[str, Part]) -> None:
-    """Raise where an ordinary backward pass that stayed in the range has other gradients."""
-    every = [torch.finfo(dtype) for dtype in walk.dtypes]
-    limits, eps = max(every, key=lambda one: one.tiny), max(one.eps for one in every)
-    least, largest = math.log2(limits.tiny) - math.log2(limits.eps), math.log2(limits.max) / 2
-    known = [e for e in walk.exponents if e is not None]
-    if min(known) < least or max(known) > largest:
-        return
-    values = dict(walk.found.module.named_parameters())
-    for name, gradient in plain.items():
-        if gradient is None or values[name]._backward_hooks or not gradient.isfinite().all():
-            continue  # a hook of the user's on a parameter changes what it gets, not the gradient of the loss
-        limits = torch.finfo(gradient.dtype)
-        size = float(gradient.abs().max().double()) if gradient.numel() else 0.0
-        if not limits.tiny / limits.eps < size < limits.max * limits.eps:
-            continue
-        want = log_norm_of([(gradient, 0)])
-        got = log_norm_of([parameters[name]]) if name in parameters else -math.inf
-        if abs(got - want) > max(1e4 * limits.eps, 10 * eps) + 1e-9:
-            raise ValueError(
-                f"the gradient of the parameter {name} is e^{got:.6g} where an ordinary backward pass has "
-                f"e^{want:.6g}: the network behaves otherwise when its backward pass is followed"
-            )
