@@ -27,8 +27,8 @@ from stability.reading.read import AnyNetwork, read
 from stability.reading.refusals import refuse_chance
 from stability.signals.gradient_norms import GradientNorms
 from stability.signals.losses import Loss
+from stability.signals.measure_propagation import propagation_of_steps
 from stability.signals.module_gradients import norms_in
-from stability.signals.propagation import propagation_of_steps
 from stability.signals.step_gradients import step_gradients
 from stability.signals.table_gradients import width_one_gradients
 

@@ -215,7 +215,7 @@ def test_predicted_failures_are_the_measured_ones(name, init):
 @pytest.mark.parametrize("dtype", FORMATS)
 def test_what_a_format_cannot_hold_takes_the_branch_of_zero(dtype):
     # A state, then a pre-activation, that halves until the format has none left.
-    one = Format(dtype, getattr(torch, dtype))
+    one = Format(getattr(torch, dtype))
     number = torch.finfo(one.dtype).smallest_normal * torch.finfo(one.dtype).eps * 4
     halves = [[[0.5, 1, 0, 0, 0, 1]] * 6, [[1, 0.5**k, 0, 0, 0, 1] for k in range(6)]]
     for table in np.array(halves, dtype=np.float64)[:, None]:
@@ -233,7 +233,7 @@ def test_what_a_format_cannot_hold_takes_the_branch_of_zero(dtype):
 
 def test_the_largest_number_that_rounds_to_zero():
     for dtype in FORMATS:
-        largest = Fraction(2) ** Format(dtype, getattr(torch, dtype)).log2_least
+        largest = Fraction(2) ** Format(getattr(torch, dtype)).log2_least
         for number, held in [(largest, False), (largest * (1 + Fraction(1, 2**8)), True)]:
             # Python rounds to float64, torch to the others.
             rounded = float(number)
@@ -261,7 +261,7 @@ def test_expected_errors_are_those_of_many_runs(outer, roundings):
 
 
 def _expected(table, x, dtype, outer):
-    one, logs = Format(dtype, getattr(torch, dtype)), np.empty((table.shape[1] + 1, len(table), len(x)))
+    one, logs = Format(getattr(torch, dtype)), np.empty((table.shape[1] + 1, len(table), len(x)))
     log_expected_errors(0, len(table), table, x, one.roundoff, one.log2_least, outer, False, logs)
     return logs
 
