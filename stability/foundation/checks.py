@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -131,7 +130,7 @@ def check_float64(*owners: object) -> None:
                 )
 
 
-def check_finite(name: str, values: torch.Tensor | NDArray[Any]) -> None:
+def check_finite(name: str, values: torch.Tensor | NDArray[np.generic]) -> None:
     """Raise if there is a NaN or an infinity in `values`, naming the first place."""
     if isinstance(values, torch.Tensor):
         wide = torch.complex128 if values.is_complex() else torch.float64

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -84,7 +83,7 @@ def leading_spectrum(
             before, guess = guess, _orthonormal(np.concatenate([turned, space], axis=1))[:, :kept]
         log_values[prefix - 1], residuals[prefix - 1], undecided[prefix - 1] = values, residual, left.lost
 
-    def shaped(a: NDArray[Any]) -> Tensor:
+    def shaped(a: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(a).reshape(depth, *batch, *a.shape[2:])
 
     return Spectrum(shaped(log_values), (k,) * depth, shaped(undecided), residuals=shaped(residuals))

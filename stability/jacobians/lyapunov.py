@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -78,7 +78,7 @@ class LyapunovExponents:
 
 def lyapunov(
     net: AnyNetwork | Matrices,
-    x: Any = None,
+    x: object = None,
     layers: str | Sequence[str] | Layers | None = None,
     *,
     source: str | int | None = None,

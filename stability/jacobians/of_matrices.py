@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -71,7 +70,7 @@ def spectrum_of_layers(
     log_values, lost, conditions, product_distances = _run(layers, size, distances, progress)
     log_values = np.ascontiguousarray(log_values[..., : sizes[0]])
 
-    def shaped(values: NDArray[Any]) -> Tensor:
+    def shaped(values: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(values).reshape(depth, *batch, *values.shape[2:])
 
     layer_distances = None
@@ -113,7 +112,7 @@ def layers_of(matrices: Matrices) -> tuple[list[Array], tuple[int, ...], torch.d
     is_array = isinstance(matrices, np.ndarray | Tensor) and matrices.ndim > 0
     if not is_array and (isinstance(matrices, str) or not isinstance(matrices, Sequence)):
         raise TypeError(f"matrices is {matrices!r}: expected a tensor or a sequence of matrices, the first one first")
-    given: list[Any] = list(matrices)  # type: ignore[arg-type]
+    given: list[object] = list(matrices)  # type: ignore[arg-type]
     if not given:
         raise ValueError("there are no matrices: expected at least one layer")
     layers: list[Array] = []

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from stability.reading.states import State
 
 def spectrum(
     net: AnyNetwork | Matrices,
-    x: Any = None,
+    x: object = None,
     layers: str | Sequence[str] | Layers | None = None,
     k: int | None = None,
     *,
@@ -121,13 +121,15 @@ def spectrum(
     return dataclasses.replace(part, x=reading.x.detach().to("cpu", copy=True), members=reading.members, layers=names)
 
 
-def _of_matrices(matrices: Any, layers: Any, k: int | None, check: bool, distances: bool, progress: bool) -> Spectrum:
+def _of_matrices(
+    matrices: AnyNetwork | Matrices, layers: object, k: int | None, check: bool, distances: bool, progress: bool
+) -> Spectrum:
     if isinstance(matrices, nn.Module):
         raise TypeError(f"x is missing: a {type(matrices).__name__} has Jacobians only at points")
     for name, value in (("layers", layers), ("k", k)):
         if value is not None:
             raise ValueError(f"matrices have no {name}=: leave it out, all values of all of them come back")
-    return matrix_spectrum(matrices, check, distances, progress)
+    return matrix_spectrum(cast(Matrices, matrices), check, distances, progress)
 
 
 @contextmanager

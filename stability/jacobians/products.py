@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +81,7 @@ class PrefixProducts:
         self._by_rotations(jacobi.right_vectors, vectors)
         return vectors
 
-    def _by_rotations(self, kernel: Callable[..., None], *arrays: NDArray[Any]) -> None:
+    def _by_rotations(self, kernel: Callable[..., None], *arrays: NDArray[np.generic]) -> None:
         parts = (self._mantissas, self._exponents, self._mixing, self.ranks, *arrays)
 
         def run(first: int, last: int) -> None:
@@ -136,7 +135,7 @@ class PrefixProducts:
         )
         expected = logs.sum(axis=1)
         if rank < mixing.shape[2]:
-            triangle: Any = np.linalg.qr(mixing.transpose(0, 2, 1), mode="r")
+            triangle: Array = np.linalg.qr(mixing.transpose(0, 2, 1), mode="r")  # type: ignore[assignment]
             mixing = triangle.transpose(0, 2, 1)
             with np.errstate(divide="ignore"):
                 expected = expected + np.log(abs(np.diagonal(mixing, axis1=1, axis2=2))).sum(axis=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import xarray
@@ -113,7 +112,9 @@ def propagation(
     return figure
 
 
-def _draw_quantiles(ax: Axes, layers: NDArray[Any], logs: xarray.DataArray, label: str | None, colour: str) -> None:
+def _draw_quantiles(
+    ax: Axes, layers: NDArray[np.generic], logs: xarray.DataArray, label: str | None, colour: str
+) -> None:
     """Draw the median and two bands of natural logs (layers, ...), as log10."""
     values = logs.to_numpy().astype(np.float64).reshape(len(layers), -1) / math.log(10)
     levels = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95], axis=1, method="inverted_cdf")

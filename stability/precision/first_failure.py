@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import xarray
@@ -156,7 +155,7 @@ class FirstFailures:
         )
 
 
-def _mean(output: Any) -> Tensor:
+def _mean(output: object) -> Tensor:
     if not isinstance(output, Tensor) or not output.is_floating_point():
         got = output.dtype if isinstance(output, Tensor) else type(output).__name__
         raise TypeError(
@@ -171,7 +170,7 @@ def _mean_of_members(output: Tensor) -> Tensor:
 
 def first_failure(
     net: AnyNetwork,
-    x: Any,
+    x: object,
     formats: Sequence[str | torch.dtype] = ("float16", "bfloat16", "float32", "float64"),
     loss: Loss | None = None,
     layers: str | Sequence[str] | Layers | None = None,

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +17,7 @@ from stability.foundation.checks import check_name, check_positive
 from stability.foundation.formats import FORMATS, Format, check_formats, format_name
 from stability.foundation.log_norms import combine, log_norm
 from stability.foundation.threads import side_by_side
+from stability.networks import Chain
 from stability.precision.format_runs import FormatRun, run_in
 from stability.precision.kernels import expected_errors, forward_errors
 from stability.reading import Layers
@@ -26,6 +25,8 @@ from stability.reading.chains import Steps, StepTable
 from stability.reading.in_format import in_format
 from stability.reading.network import Network
 from stability.reading.read import AnyNetwork, read
+
+Arrays = tuple[NDArray[np.float64], ...]
 
 
 @dataclass(frozen=True, repr=False)
@@ -72,7 +73,7 @@ class ForwardErrors:
     def to_dataset(self) -> xarray.Dataset:
         """Return the errors and bounds with dims (dtype, depth, seed), depth 0 before the first layer."""
         over = ("dtype", "depth", "seed")
-        data: dict[str, Any] = {
+        data: dict[str, object] = {
             "log_errors": (over, torch.stack([self.log_errors[name] for name in self.formats]).numpy())
         }
         if self.log_bounds:
@@ -85,7 +86,7 @@ class ForwardErrors:
 
 def forward_error(
     net: AnyNetwork,
-    x: Any,
+    x: object,
     formats: Sequence[str | torch.dtype] | None = None,
     layers: str | Sequence[str] | Layers | None = None,
     *,
@@ -182,7 +183,7 @@ def log_reach(level: float) -> float:
 
 
 def log_expected_errors(
-    net: Any, table: NDArray[np.float64], points: NDArray[np.float64], sizes: Tensor, one: Format
+    net: Chain, table: NDArray[np.float64], points: NDArray[np.float64], sizes: Tensor, one: Format
 ) -> Tensor:
     """Return the log of the root of V in `forward_error`, summed over the points, relative to the states.
 
@@ -212,9 +213,11 @@ def of_step_table(reading: StepTable, formats: list[Format], level: float) -> Fo
         states = in_format(reading, one.dtype).states(graph=False, check=False)
         computed = torch.stack([state.tensor.double() for state in states]).cpu().numpy()
         log_sizes, log_errors, log_bounds = np.empty(shape), np.empty(shape), np.empty(shape)
-        arrays: tuple[NDArray[Any], ...] = (log_sizes, log_errors, log_bounds)
-        inputs = (table, points, computed)
-        run = partial(_run_kernel, inputs, arrays)
+        arrays = (log_sizes, log_errors, log_bounds)
+
+        def run(first: int, last: int, inputs: Arrays = (table, points, computed), results: Arrays = arrays) -> None:
+            forward_errors.forward_errors(first, last, *inputs, *results)
+
         side_by_side(run, len(table), 200.0 * log_sizes.size)
         sizes, error, bound = (combine(torch.from_numpy(a), 2) for a in arrays)
         errors[one.name] = _relative(error, sizes)
@@ -223,7 +226,3 @@ def of_step_table(reading: StepTable, formats: list[Format], level: float) -> Fo
         probable[one.name] = torch.minimum(expected + log_reach(level), bounds[one.name])
     names = tuple(one.name for one in formats)
     return ForwardErrors(errors, bounds, probable, level, sizes, names, reading.layers, reading.members)
-
-
-def _run_kernel(inputs: tuple[NDArray[Any], ...], arrays: tuple[NDArray[Any], ...], first: int, last: int) -> None:
-    forward_errors.forward_errors(first, last, *inputs, *arrays)

@@ -13,10 +13,9 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
 from stability.foundation.formats import Format
@@ -76,7 +75,7 @@ class BackwardPass:
         for edge in self.held:
             self.held_of[edge[0]].append(edge)
 
-    def run(self, named: Mapping[Any, str]) -> dict[str, Part]:
+    def run(self, named: Mapping[nn.Parameter, str]) -> dict[str, Part]:
         """Do the pass, and return the gradients of the parameters by name."""
         nodes = below([self.root])
         leaves = {torch.autograd.graph.get_gradient_edge(p).node: n for p, n in named.items()}
@@ -164,7 +163,7 @@ class BackwardPass:
 
         return hook
 
-    def _hands(self, node: Node, leaves: dict[Node, str]) -> Callable[[Gradients, Any], Gradients | None] | None:
+    def _hands(self, node: Node, leaves: dict[Node, str]) -> Callable[[Gradients, object], Gradients | None] | None:
         """Return what is to be done with the gradients that a node hands on; None if nothing."""
         own = self._stretch(node)
         at: list[tuple[int, Edge, str]] = []
@@ -181,7 +180,7 @@ class BackwardPass:
         if not at:
             return None
 
-        def hook(gave: Gradients, _: Any) -> Gradients | None:
+        def hook(gave: Gradients, _: object) -> Gradients | None:
             unit, changed = self._unit(own), None
             for place, edge, what in at:
                 gradient = gave[place]

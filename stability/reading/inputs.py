@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,12 +26,12 @@ class Inputs:
         batch_dim: which dimension of inputs and states tells the points apart; None where all of x is one point.
     """
 
-    args: tuple[Any, ...]
-    options: dict[str, Any]
+    args: tuple[object, ...]
+    options: dict[str, object]
     batch_dim: int | None
 
     @classmethod
-    def of(cls, x: Any, batch_dim: int | None) -> Inputs:
+    def of(cls, x: object, batch_dim: int | None) -> Inputs:
         """Return the inputs that `x` stands for, once they are checked.
 
         Raises:
@@ -101,7 +100,7 @@ class Inputs:
         """How many points there are."""
         return 1 if self.batch_dim is None else int(self.carrier[1].shape[self.batch_dim])
 
-    def mapped(self, function: Callable[[Tensor], Any]) -> Inputs:
+    def mapped(self, function: Callable[[Tensor], object]) -> Inputs:
         """Return the inputs with function(tensor) in the place of every tensor."""
         return replace(self, args=map_tensors(self.args, function), options=map_tensors(self.options, function))
 

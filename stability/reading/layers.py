@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import overload
 
 from stability.reading.naming import Choice
 
@@ -26,7 +26,7 @@ class Layer:
 
     name: str
     kind: str
-    shape: Any
+    shape: object
     parameters: tuple[str, ...]
     modules: tuple[str, ...]
     is_cut: bool

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from stability.reading.chains import Steps
 from stability.reading.layers import Layer, Layers
@@ -13,7 +12,7 @@ from stability.reading.read import AnyNetwork, read
 
 def layers(
     net: AnyNetwork,
-    x: Any,
+    x: object,
     layers: str | Sequence[str] | Layers | None = None,
     *,
     source: str | int | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import numpy as np
 from torch import Tensor, nn
@@ -21,8 +21,8 @@ AnyNetwork = Chain | nn.Module | Sequence[Callable[[Tensor], Tensor]] | np.ndarr
 
 
 def read(
-    net: Any,
-    x: Any,
+    net: object,
+    x: object,
     layers: str | Sequence[str] | Layers | None = None,
     source: str | int | None = None,
     batch_dim: int | None = 0,
@@ -69,12 +69,12 @@ def read(
     return Network(module, inputs, choice, source, expected)
 
 
-def is_chain(net: Any) -> TypeGuard[Chain]:
+def is_chain(net: object) -> TypeGuard[Chain]:
     """Whether a network is read step by step."""
     return isinstance(net, Chain) and type(net).forward is Chain.forward
 
 
-def as_module(net: Any) -> nn.Module:
+def as_module(net: object) -> nn.Module:
     """Return a module, or callables that follow one another as one."""
     if isinstance(net, nn.ModuleList):
         net = list(net)
@@ -100,11 +100,11 @@ class Function(nn.Module):
         super().__init__()
         self.function = function
 
-    def forward(self, state: Tensor) -> Any:
+    def forward(self, state: Tensor) -> object:
         return self.function(state)
 
 
-def refuse_conflict(layers: Layers, source: Any, batch_dim: Any = 0) -> None:
+def refuse_conflict(layers: Layers, source: object, batch_dim: object = 0) -> None:
     """Raise where something else is said than what layers were read with."""
     for name, value, default, own in (
         ("source", source, None, layers.source),
@@ -114,7 +114,7 @@ def refuse_conflict(layers: Layers, source: Any, batch_dim: Any = 0) -> None:
             raise ValueError(f"{name} is {value!r}, and layers= was read with {own!r}: leave out one")
 
 
-def refuse_options(layers: Any, source: Any, batch_dim: Any, depth: int) -> None:
+def refuse_options(layers: object, source: object, batch_dim: object, depth: int) -> None:
     """Raise for what is said of the layers of a chain, but for what `st.layers` returned of it."""
     if isinstance(layers, Layers):
         if layers.names != step_names(depth):

@@ -68,7 +68,7 @@ class Recording:
         embeddings: the calls of embeddings, each with where the whole numbers that it took are stored.
     """
 
-    output: Any = None
+    output: object = None
     calls: list[Call] = field(default_factory=list)
     seen: dict[Edge, Seen] = field(default_factory=dict)
     hooks_tensors: bool = False
@@ -119,8 +119,12 @@ class _Follower(TorchFunctionMode):
         self.by_storage: dict[int, list[Seen]] = {}
 
     def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+        self,
+        function: Callable[..., object],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         name = getattr(function, "__name__", "")
         if name == "__get__":  # an attribute
@@ -177,7 +181,7 @@ def recorded(net: nn.Module, inputs: Inputs, source: str | int | None = None) ->
 
     owner = threading.get_ident()  # others may run the network meanwhile
 
-    def before(module: nn.Module, args: Any, options: Any) -> None:
+    def before(module: nn.Module, args: object, options: object) -> None:
         if threading.get_ident() != owner:
             return
         with torch._C.DisableTorchFunction():
@@ -187,8 +191,8 @@ def recorded(net: nn.Module, inputs: Inputs, source: str | int | None = None) ->
             # The nodes now: an in-place operation gives a tensor another one later.
             running.append((module, list(_edges((args, options), follower)), place))
 
-    def after(name: str) -> Callable[[nn.Module, Any, Any], Any]:
-        def keep(module: nn.Module, _: Any, output: Any) -> Any:
+    def after(name: str) -> Callable[[nn.Module, object, object], object]:
+        def keep(module: nn.Module, _: object, output: Any) -> object:
             if threading.get_ident() != owner:
                 return None
             with torch._C.DisableTorchFunction():
@@ -229,7 +233,7 @@ def _with_graph(tensor: Tensor) -> Tensor:
     return tensor.requires_grad_().clone() if tensor.is_floating_point() or tensor.is_complex() else tensor
 
 
-def _edges(tree: Any, follower: _Follower) -> Iterator[Edge]:
+def _edges(tree: object, follower: _Follower) -> Iterator[Edge]:
     for tensor in tensors_in(tree):
         follower.see(tensor)
         if tensor.requires_grad and (edge := edge_of(tensor)) is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 from torch import nn
 
@@ -52,13 +52,13 @@ def refuse_chance(reading: Network, found: Pass, why: str) -> None:
 def random_place(reading: Network) -> str:
     """Return words for the innermost module that draws random numbers first."""
     first: list[str] = []
-    running: list[Any] = []
+    running: list[list[object]] = []
 
-    def before(*_: Any) -> None:
+    def before(*_: object) -> None:
         running.append(generators(reading.module))
 
-    def after(name: str, kind: str) -> Any:
-        def compare(*_: Any) -> None:
+    def after(name: str, kind: str) -> Callable[..., None]:
+        def compare(*_: object) -> None:
             if not same_states(running.pop(), generators(reading.module)) and not first:
                 first.append(f"in {kind} {name!r}" if name else "outside its modules")
 

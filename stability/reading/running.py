@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -12,7 +10,7 @@ from stability.reading.inputs import Inputs
 from stability.reading.trees import tensors_in
 
 
-def run(net: nn.Module, inputs: Inputs) -> Any:
+def run(net: nn.Module, inputs: Inputs) -> object:
     """Return what a network makes of inputs, which it may change in place.
 
     Raises:
@@ -53,7 +51,7 @@ def hooks_may_matter(net: nn.Module) -> bool:
     )
 
 
-def same_values(one: Any, other: Any) -> bool:
+def same_values(one: object, other: object) -> bool:
     """Whether two outputs of a network hold the same numbers, up to what rounding explains."""
     first, second = list(tensors_in(one)), list(tensors_in(other))
     if len(first) != len(second):

@@ -47,24 +47,25 @@ def undisturbed(net: nn.Module) -> Iterator[None]:
         yield
 
 
-def generators(net: nn.Module) -> list[Any]:
+def generators(net: nn.Module) -> list[object]:
     """Return the states of the random generators that a network may draw from."""
     found = (_generator(value) for part in net.modules() for value in vars(part).values())
     own = [pair[0]() for pair in found if pair is not None]
-    states: list[Any] = [torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tobytes(), *own]  # type: ignore[index]  # noqa: NPY002
+    states: list[object] = [torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tobytes(), *own]  # type: ignore[index]  # noqa: NPY002
     if torch.cuda.device_count():
         states += torch.cuda.get_rng_state_all()
     return states
 
 
-def same_states(one: list[Any], other: list[Any]) -> bool:
+def same_states(one: list[object], other: list[object]) -> bool:
     """Whether nothing was drawn between two calls of `generators`."""
     return len(one) == len(other) and all(
-        torch.equal(a, b) if isinstance(a, Tensor) else repr(a) == repr(b) for a, b in zip(one, other, strict=True)
+        torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else repr(a) == repr(b)
+        for a, b in zip(one, other, strict=True)
     )
 
 
-def _generator(value: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]] | None:
+def _generator(value: object) -> tuple[Callable[[], object], Callable[[Any], object]] | None:
     """Return how the state of a random generator is read and set, None for what is none."""
     if isinstance(value, torch.Generator | np.random.RandomState):
         return value.get_state, value.set_state
@@ -101,12 +102,12 @@ def _keep(value: Any, stack: ExitStack, known: set[int]) -> None:
         stack.callback(lambda: (value.clear(), add(held)))
 
 
-def _is_hooks(key: Any) -> bool:
+def _is_hooks(key: object) -> bool:
     """Whether an attribute of a module holds hooks, which come and go by their handles."""
     return isinstance(key, str) and key.startswith("_") and "_hooks" in key
 
 
-def _fill(value: dict[Any, Any], items: dict[Any, Any]) -> None:
+def _fill(value: dict[object, object], items: dict[object, object]) -> None:
     for key in [key for key in value if key not in items and not _is_hooks(key)]:
         del value[key]
     for key, one in items.items():

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 
-def tensors_in(tree: Any) -> Iterator[Tensor]:
+def tensors_in(tree: object) -> Iterator[Tensor]:
     """Yield the tensors of a tree, in order."""
     if isinstance(tree, Tensor):
         yield tree
@@ -25,7 +25,7 @@ def tensors_in(tree: Any) -> Iterator[Tensor]:
             yield from tensors_in(getattr(tree, part.name, None))
 
 
-def map_tensors(tree: Any, function: Callable[[Tensor], Any]) -> Any:
+def map_tensors(tree: Any, function: Callable[[Tensor], object]) -> Any:
     """Return a tree of the same kind with function(tensor) in the place of every tensor; other leaves stay."""
     if isinstance(tree, Tensor):
         return function(tree)
@@ -44,7 +44,7 @@ def map_tensors(tree: Any, function: Callable[[Tensor], Any]) -> Any:
     return tree
 
 
-def _filled(tree: Mapping[Any, Any], values: dict[Any, Any]) -> Any:
+def _filled(tree: Mapping[object, object], values: dict[object, object]) -> Any:
     """Return a mapping of the type of `tree` with other values, a plain dictionary where that type cannot be filled."""
     try:
         twin: Any = copy.copy(tree)

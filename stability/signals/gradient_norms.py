@@ -16,6 +16,7 @@ from torch import Tensor
 from stability.foundation.checks import check_dtype, check_name
 from stability.foundation.formats import Format
 from stability.foundation.log_norms import combine
+from stability.networks import Chain
 from stability.reading.chains import step_names
 
 
@@ -57,7 +58,7 @@ class GradientNorms:
     @classmethod
     def of_chain(
         cls,
-        net: Any,
+        net: Chain,
         kinds: dict[str, Tensor],
         inputs: Tensor,
         parameters: Tensor | None,

@@ -56,7 +56,7 @@ def _check_apart(values: Tensor, output: Tensor) -> None:
         )
 
 
-def evaluate(loss: Loss, output: Any) -> Tensor:
+def evaluate(loss: Loss, output: object) -> Tensor:
     """Return loss(output), a floating tensor."""
     if not callable(loss):
         raise TypeError(f"loss is {loss!r}: expected a function of the network's output")
@@ -68,7 +68,7 @@ def evaluate(loss: Loss, output: Any) -> Tensor:
     return values
 
 
-def scalar_loss(loss: Loss, output: Any) -> Tensor:
+def scalar_loss(loss: Loss, output: object) -> Tensor:
     """Return loss(output), a finite scalar that can be differentiated."""
     value = evaluate(loss, output)
     if value.numel() != 1:

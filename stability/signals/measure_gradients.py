@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from stability.foundation.checks import check_positive
 from stability.reading import Layers
@@ -18,7 +17,7 @@ from stability.signals.table_gradients import width_one_gradients
 
 def gradient_norms(
     net: AnyNetwork,
-    x: Any,
+    x: object,
     loss: Loss,
     layers: str | Sequence[str] | Layers | None = None,
     *,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +27,7 @@ Pairs = Sequence[tuple[int, int]] | Tensor | None
 
 def propagation(
     net: AnyNetwork,
-    x: Any,
+    x: object,
     layers: str | Sequence[str] | Layers | None = None,
     pairs: Pairs = None,
     *,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -92,15 +91,15 @@ class Propagation:
                     f"result {number} has other points, or pairs of them, than the first: join what is alike"
                 )
         over_seeds = ("log_norms", "log_largest", "log_updates", "correlations", "log_decorrelations")
-        joined: dict[str, Any] = {name: torch.cat([getattr(r, name) for r in results], dim=1) for name in over_seeds}
+        joined = {name: torch.cat([getattr(r, name) for r in results], dim=1) for name in over_seeds}
         members = tuple(range(joined["log_norms"].shape[1]))
-        return dataclasses.replace(first, members=members, **joined)
+        return dataclasses.replace(first, members=members, **joined)  # type: ignore[arg-type]
 
     def to_dataset(self) -> xarray.Dataset:
         """Return everything with dims (depth, seed, x) and (depth, seed, pair), depth 0 before the first layer."""
         about = {"units": "natural logarithm"}
         undefined = np.full((1, *self.log_updates.shape[1:]), -np.inf)
-        coords: dict[str, Any] = {
+        coords: dict[str, object] = {
             "depth": np.arange(self.depth + 1),
             "seed": list(self.members),
             "x": self.x.double().cpu().numpy() if self.x.ndim == 1 else np.arange(self.log_norms.shape[2]),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -73,7 +72,11 @@ def step_gradients(reading: Steps, loss: Loss, memory: float = 4.0) -> GradientN
 
 
 def _through(
-    function: Any, state: Tensor, values: Mapping[str, Tensor], back: Scaled, total: dict[str, Scaled]
+    function: Callable[[Tensor], Tensor],
+    state: Tensor,
+    values: Mapping[str, Tensor],
+    back: Scaled,
+    total: dict[str, Scaled],
 ) -> Scaled:
     """Take a gradient back through a function of the state, and add that of its parameters to `total`."""
     with torch.enable_grad():

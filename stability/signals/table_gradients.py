@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from stability.foundation.checks import COLUMNS
 from stability.foundation.threads import side_by_side
 from stability.jacobians.step_derivatives import factors
+from stability.networks import Chain
 from stability.reading.chains import StepTable
 from stability.signals.gradient_norms import GradientNorms
 from stability.signals.kernels import table_passes
@@ -23,7 +23,7 @@ from stability.signals.losses import Loss, loss_of_members
 _READOUT = {"readout_weight": COLUMNS.index("skip"), "readout_bias": COLUMNS.index("outer_bias")}
 
 
-def float64_output(net: Any, table: NDArray[np.float64], points: NDArray[np.float64]) -> Tensor:
+def float64_output(net: Chain, table: NDArray[np.float64], points: NDArray[np.float64]) -> Tensor:
     """Return what the chain makes of the points, float64 (seeds, points) on its device, from states in any range."""
     mantissas = np.empty((len(table), len(points)))
     exponents = np.empty(mantissas.shape, dtype=np.int64)
@@ -140,7 +140,7 @@ def _fill(
     inputs = (table, *factors(table), points, np.ascontiguousarray(cotangents), kinds, depth)
     logs = (np.empty((len(columns), seeds, rows)), np.empty((3, seeds, rows + 1)), np.empty((len(columns), seeds)))
 
-    def signed(kept: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    def signed(kept: int) -> tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.float64], NDArray[np.int32]]:
         of_table, squared = (kept, len(COLUMNS), rows), (kept, 3, rows + 1)
         return np.empty(of_table), np.empty(of_table, np.int32), np.empty(squared), np.empty(squared, np.int32)
 

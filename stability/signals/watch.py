@@ -8,10 +8,10 @@ import warnings
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from stability.foundation.checks import check_integer
 from stability.foundation.log_norms import combine, log_norm, quick_log_norm
@@ -93,10 +93,10 @@ class _Hook:
 
     only_looks = True
 
-    def __init__(self, method: Callable[..., None], index: Any) -> None:
+    def __init__(self, method: Callable[..., None], index: object) -> None:
         self.method, self.index = method, index
 
-    def __call__(self, *arguments: Any) -> None:
+    def __call__(self, *arguments: object) -> None:
         if not is_read():
             self.method(self.index, *arguments)
 
@@ -104,7 +104,7 @@ class _Hook:
         return _hook_of_a_copy, ()
 
 
-def _ignore(*_: Any) -> None:
+def _ignore(*_: object) -> None:
     """Do nothing, in the place of a hook."""
 
 
@@ -124,14 +124,14 @@ class _Watcher:
     def __init__(self, of: Watched, record: WatchRecord) -> None:
         self.of, self.record = of, record
         self.parameters = list(of.parameters.values())
-        self.handles: list[Any] = []
+        self.handles: list[RemovableHandle] = []
         self.on_cpu = of.members is None and all(p.device.type == "cpu" for p in self.parameters)
         self.passes = 0
         self.running = -1  # the number that autograd gave to the pass of the row
         self.row: Row | None = None
         self.ends: dict[str, list[int | None]] = {}
         self.counts: dict[str, int] = {}
-        self.calls: list[list[tuple[Any, int]]] = []
+        self.calls: list[list[tuple[Tensor | float, int]]] = []
         self.called = self.skipped = False  # whether a layer gave an output since the row before, or one not recorded
         self.activations: Values = self._empty(0)
         self.lock = threading.Lock()  # autograd has a thread for each device
@@ -160,7 +160,7 @@ class _Watcher:
         # Eight bytes a number where all are floats, so that long trainings fit.
         return array("d", [-math.inf]) * size if self.on_cpu else [-math.inf] * size
 
-    def _begins(self, _index: int, _module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+    def _begins(self, _index: int, _module: nn.Module, args: tuple[object, ...], options: dict[str, object]) -> None:
         """Read the layers when the model is first called, and count calls from then on anew."""
         if not _is_forward():
             return
@@ -174,7 +174,7 @@ class _Watcher:
                 layers = self.of.whole
             self._know(layers)
 
-    def _output(self, name: str, _module: nn.Module, _arguments: Any, output: Any) -> None:
+    def _output(self, name: str, _module: nn.Module, _arguments: object, output: object) -> None:
         if not _is_forward():
             return
         ends, number = self.ends[name], self.counts.get(name, 0)
@@ -200,7 +200,7 @@ class _Watcher:
         if self.row is not None:
             self.row.gradients[index] = self._log_norm(index, gradient)
 
-    def _log_norm(self, index: int, tensor: Tensor) -> Any:
+    def _log_norm(self, index: int, tensor: Tensor) -> Tensor | float:
         dims_kept = self.of.dims_kept[index]
         if dims_kept == 0:
             return quick_log_norm(tensor)
@@ -233,7 +233,7 @@ def _is_forward() -> bool:
     return torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1
 
 
-def _first_tensor(output: Any) -> Tensor | None:
+def _first_tensor(output: object) -> Tensor | None:
     if isinstance(output, Tensor):
         output = (output,)
     # Inside torch.func a tensor stands for many, which hold no numbers to look at; no public name tells them.
@@ -242,7 +242,7 @@ def _first_tensor(output: Any) -> Tensor | None:
     return next(numbers, None)
 
 
-def _root_mean_square(calls: list[tuple[Any, int]]) -> Any:
+def _root_mean_square(calls: list[tuple[Tensor | float, int]]) -> Tensor | float:
     """Return the log of the root mean square over outputs whose log norms and numbers of entries are given."""
     entries = sum(number for _, number in calls)
     if entries == 0:

@@ -123,7 +123,7 @@ class WatchRecord:
     def to_dataset(self) -> xarray.Dataset:
         """Return what is there with dims (iteration, layer, seed)."""
         dims = ("iteration", "layer", "seed")
-        coords: dict[str, Any] = {
+        coords: dict[str, object] = {
             "iteration": self.iterations.numpy(),
             "layer": np.array(self.layers, dtype=str),
             "seed": np.array(self.members),

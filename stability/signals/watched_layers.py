@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
@@ -62,7 +61,7 @@ class Watched:
         """The whole model as one layer."""
         return WatchedLayers((type(self.model).__name__,), {}, (range(1),) * len(self.parameters))
 
-    def read(self, args: tuple[Any, ...], options: dict[str, Any]) -> WatchedLayers:
+    def read(self, args: tuple[object, ...], options: dict[str, object]) -> WatchedLayers:
         """Return the layers that the model has when it is called so; it is run once more, and left as it was."""
         reading = Network(self.model, Inputs(args, options, None), self.choice, self.source)
         return _of_layers(layers_of(reading), self.parameters)

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -30,7 +29,7 @@ def digest(*tensors: Tensor) -> str:
     return found.hexdigest()
 
 
-def describe(chain: Chain, task: Task, method: str, options: Options) -> dict[str, Any]:
+def describe(chain: Chain, task: Task, method: str, options: Options) -> dict[str, object]:
     """Return what makes a run the one that it is, its parameters left out."""
     return {
         "layout version": VERSION,
@@ -48,13 +47,13 @@ def describe(chain: Chain, task: Task, method: str, options: Options) -> dict[st
     }
 
 
-def write(path: str | Path, description: Mapping[str, Any], start: str, tensors: Mapping[str, Tensor]) -> Path:
+def write(path: str | Path, description: Mapping[str, object], start: str, tensors: Mapping[str, Tensor]) -> Path:
     """Write a run to `path`, whole or not at all; `start` is the digest of the parameters that it began with."""
     metadata = {_KEY: json.dumps({"description": description, "start": start})}
     return write_tensors(path, tensors, metadata)
 
 
-def read(path: str | Path, description: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
+def read(path: str | Path, description: Mapping[str, object]) -> tuple[str, dict[str, Tensor]]:
     """Return the digest of the parameters that a run began with, and its tensors.
 
     Raises:

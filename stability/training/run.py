@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -106,7 +105,7 @@ class Keeper:
     A checkpoint that cannot be written is a warning: the run goes on, and the last good one stays.
     """
 
-    def __init__(self, path: str | Path | None, every: float, description: dict[str, Any], start: str) -> None:
+    def __init__(self, path: str | Path | None, every: float, description: dict[str, object], start: str) -> None:
         self.path, self._every, self._description, self._start = path, every, description, start
         self._last, self._warned = time.monotonic(), False
 
@@ -162,7 +161,7 @@ def carry_out(
     method: Method,
     keeper: Keeper,
     label: str,
-    on_iteration: Callable[[int, Tensor], Any] | None,
+    on_iteration: Callable[[int, Tensor], object] | None,
     progress: bool,
 ) -> None:
     """Let a method run to its end, or until it is interrupted; the objective's chain gets the best parameters."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from stability.training.run import Keeper, Run, carry_out
 from stability.training.task import Task
 
 #: The training methods, and how many iterations each does where nothing else is said.
-METHODS: dict[str, Callable[..., Any]] = {
+METHODS: dict[str, Callable[..., Iterator[tuple[Tensor, Tensor]]]] = {
     "adam": adam,
     "levenberg_marquardt": levenberg_marquardt,
     "growth": growth,

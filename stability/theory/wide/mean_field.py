@@ -11,8 +11,6 @@ al. 2017, "Deep information propagation"; Cho and Saul 2009, "Kernel methods for
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -46,7 +44,7 @@ def within(name: str, value: ArrayLike, low: float, high: float = np.inf) -> Arr
     return values
 
 
-def plain(values: Array) -> Any:
+def plain(values: Array) -> float | Array:
     return float(values) if np.ndim(values) == 0 else values
 
 
@@ -80,7 +78,7 @@ def variance_map(
     bias_scale: ArrayLike = 0.0,
     activation: str = "tanh",
     slope: ArrayLike = 0.25,
-) -> Any:
+) -> float | Array:
     """Return the variance of the next layer's pre-activations.
 
     weight_scale^2 E phi(z)^2 + bias_scale^2 with z ~ N(0, variance) (Poole et al. 2016, eq. 3).
@@ -115,7 +113,7 @@ def activation_kernel(
     activation: str = "tanh",
     slope: ArrayLike = 0.25,
     other_variance: ArrayLike | None = None,
-) -> Any:
+) -> float | Array:
     """Return E phi(u) phi(v), u and v normal with that correlation: the covariance of two states after the activation.
 
     Args:
@@ -143,7 +141,7 @@ def derivative_kernel(
     activation: str = "tanh",
     slope: ArrayLike = 0.25,
     other_variance: ArrayLike | None = None,
-) -> Any:
+) -> float | Array:
     """Return E phi'(u) phi'(v): by how much a layer multiplies the product of the gradients at two inputs.
 
     Times weight_scale^2 (Poole et al. 2016; Schoenholz et al. 2017, section 3). Arguments as for `activation_kernel`.
@@ -168,7 +166,7 @@ def correlation_map(
     activation: str = "tanh",
     slope: ArrayLike = 0.25,
     other_variance: ArrayLike | None = None,
-) -> Any:
+) -> float | Array:
     """Return the correlation of the next layer's pre-activations of two inputs.
 
     (weight_scale^2 E phi(u) phi(v) + bias_scale^2) / sqrt(q' r'), q' and r' the next variances (Poole et al. 2016,

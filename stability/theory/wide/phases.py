@@ -5,7 +5,7 @@ Arguments and sources as in `mean_field`: numbers or arrays, weight_scale^2 / wi
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,7 +22,7 @@ def fixed_variance(
     activation: str = "tanh",
     slope: ArrayLike = 0.25,
     start: ArrayLike = 1.0,
-) -> Any:
+) -> float | Array:
     """Return the variance q* that the layers tend to from `start`; inf where it grows without end.
 
     q' = f(q) rises with q, so the limit is the first fixed point on the way. Piecewise linear, with growth
@@ -103,7 +103,7 @@ def chi_1(
     activation: str = "tanh",
     slope: ArrayLike = 0.25,
     variance: ArrayLike | None = None,
-) -> Any:
+) -> float | Array:
     """Return chi_1 = weight_scale^2 E phi'(z)^2, the mean squared singular value of a layer's Jacobian.
 
     Gradients and the distance of close inputs grow by its square root a layer; above 1 is the chaotic phase, below the
@@ -126,7 +126,7 @@ def chi_q(
     activation: str = "tanh",
     slope: ArrayLike = 0.25,
     variance: ArrayLike | None = None,
-) -> Any:
+) -> float | Array:
     """Return chi_q = dq'/dq = weight_scale^2 (E phi'^2 + E phi phi''): what a layer makes of an error of the variance.
 
     (Schoenholz et al. 2017, section 3.) Arguments as for `chi_1`.
@@ -149,7 +149,7 @@ def _at(
     return w, within("variance", variance, 0), a
 
 
-def _at_fixed_variance(mean: Any, q: Array, activation: str, slope: Array | None) -> Array:
+def _at_fixed_variance(mean: Callable[..., Array], q: Array, activation: str, slope: Array | None) -> Array:
     """Return the mean of squares of the derivative at a variance that may be infinite, where GELU is ReLU."""
     if slope is not None:
         return np.asarray(mean(q, activation, slope))
@@ -159,7 +159,7 @@ def _at_fixed_variance(mean: Any, q: Array, activation: str, slope: Array | None
 
 def fixed_correlation(
     weight_scale: ArrayLike, bias_scale: ArrayLike = 0.0, activation: str = "tanh", slope: ArrayLike = 0.25
-) -> Any:
+) -> float | Array:
     """Return the correlation c* that two inputs tend to, from orthogonal ones, at the fixed variance.
 
     1 where chi_1 <= 1, the ordered phase. Above it, the one fixed point below 1: c' = f(c) has a power series with
@@ -217,7 +217,7 @@ def _scale_of(rate: Array) -> Array:
 
 def variance_depth_scale(
     weight_scale: ArrayLike, bias_scale: ArrayLike = 0.0, activation: str = "tanh", slope: ArrayLike = 0.25
-) -> Any:
+) -> float | Array:
     """Return xi_q = -1 / log chi_q: the variance is within exp(-l / xi_q) of its fixed point after l layers.
 
     (Schoenholz et al. 2017, section 3.) inf where it gets there slower, or there is no finite fixed point.
@@ -233,7 +233,7 @@ def variance_depth_scale(
 
 def correlation_depth_scale(
     weight_scale: ArrayLike, bias_scale: ArrayLike = 0.0, activation: str = "tanh", slope: ArrayLike = 0.25
-) -> Any:
+) -> float | Array:
     """Return xi_c = -1 / log(weight_scale^2 E phi'(u) phi'(v)) at the fixed correlation.
 
     The correlation of two inputs is within exp(-l / xi_c) of c* after l layers (Schoenholz et al. 2017, section 3).
@@ -251,7 +251,7 @@ def correlation_depth_scale(
 
 def gradient_depth_scale(
     weight_scale: ArrayLike, bias_scale: ArrayLike = 0.0, activation: str = "tanh", slope: ArrayLike = 0.25
-) -> Any:
+) -> float | Array:
     """Return -1 / log chi_1: the squared gradient changes as exp(-l / scale) over l layers towards the input.
 
     (Schoenholz et al. 2017, section 4.) Positive where gradients vanish, negative where they explode, inf between.
@@ -263,7 +263,7 @@ def gradient_depth_scale(
     return plain(_scale_of(np.asarray(chi_1(weight_scale, bias_scale, activation, slope))))
 
 
-def edge_of_chaos(bias_scale: ArrayLike = 0.0, activation: str = "tanh", slope: ArrayLike = 0.25) -> Any:
+def edge_of_chaos(bias_scale: ArrayLike = 0.0, activation: str = "tanh", slope: ArrayLike = 0.25) -> float | Array:
     """Return the weight_scale at which chi_1 is 1 at a fixed variance.
 
     Along the edge, weight_scale^2 = 1 / E phi'(z)^2 and bias_scale^2 = q - E phi(z)^2 / E phi'(z)^2 with the variance q

@@ -10,7 +10,6 @@ shattered gradients problem: if resnets are the answer, then what is the questio
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -93,7 +92,7 @@ def residual_signals(
     return ResidualSignals(mean_squares, np.clip(np.stack(covariances) / mean_squares, -1, 1), behind)
 
 
-def residual_growth_factor(weight_scale: ArrayLike, outer_scale: ArrayLike, slope: ArrayLike = 0.0) -> Any:
+def residual_growth_factor(weight_scale: ArrayLike, outer_scale: ArrayLike, slope: ArrayLike = 0.0) -> float | Array:
     """Return by how much the mean square of a ReLU (slope 0) or PReLU residual network is multiplied a layer.
 
     1 + outer_scale^2 weight_scale^2 (1 + slope^2) / 2, the rate of the exponential growth of states and of gradients
@@ -112,7 +111,7 @@ def residual_growth_factor(weight_scale: ArrayLike, outer_scale: ArrayLike, slop
 
 def residual_tanh_laws(
     weight_scale: ArrayLike, outer_scale: ArrayLike, outer_bias_scale: ArrayLike = 0.0
-) -> tuple[Any, Any]:
+) -> tuple[float | Array, float | Array]:
     """Return the rates at large depth of a tanh residual network: of p along depth, of log gradients along its root.
 
     States grow linearly, by outer_scale^2 + outer_bias_scale^2 a layer, for tanh^2 tends to 1. E sech^4 falls as 4 / (3
@@ -132,7 +131,7 @@ def residual_tanh_laws(
 
 def shattered_correlation(
     depth: ArrayLike, kind: str = "plain", co_active: ArrayLike = 0.25, strength: ArrayLike = 2.0
-) -> Any:
+) -> float | Array:
     """Return the correlation between the gradients at two inputs after `depth` ReLU layers (Balduzzi et al. 2017).
 
     Assumes that half of the units are active for each input, a share `co_active` for both, and that layers are

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import sympy
@@ -162,8 +161,8 @@ def scaled_limit(
     if DEPTH in step.laws.defaults:
         raise ValueError(f"init {step.init!r} depends on the depth already: take one that does not, such as 'pytorch'")
     half = sympy.Rational(1, 2)
-    average: Any
-    variance: Any
+    average: object
+    variance: object
     if step.architecture.skip == 0:
         average, variance = -sympy.oo, sympy.oo
         why = "log|J| has the mean -power L log L to leading order"

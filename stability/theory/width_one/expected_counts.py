@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import sympy
 
@@ -95,7 +94,7 @@ def _ends(interval: Sequence[float]) -> tuple[float, float]:
 class _Case:
     def __init__(self, architecture: Architecture, init: str, laws: Laws) -> None:
         self.architecture, self.init, self.laws = architecture, init, laws
-        self.defaults: dict[sympy.Symbol, Any] = {DEPTH: 100.0, **laws.defaults}
+        self.defaults: dict[sympy.Symbol, object] = {DEPTH: 100.0, **laws.defaults}
         self.domain: dict[sympy.Symbol, sympy.Set] = {
             DEPTH: sympy.Interval(1, sympy.oo),
             SCALE: sympy.Interval.open(0, sympy.oo),
@@ -103,8 +102,8 @@ class _Case:
         if SLOPE in laws.defaults:
             self.domain[SLOPE] = sympy.Interval.open(0, 1)
 
-    def counts(self, folds: Any, turns: Any, regions: Any, held: str, why: str) -> ExpectedCounts:
-        def form(what: str, expression: Any) -> ClosedForm:
+    def counts(self, folds: sympy.Expr, turns: sympy.Expr, regions: sympy.Expr, held: str, why: str) -> ExpectedCounts:
+        def form(what: str, expression: sympy.Expr) -> ClosedForm:
             name = f"expected {what} of {self.architecture.name}, {self.init}"
             domain = {symbol: allowed for symbol, allowed in self.domain.items() if symbol in self.defaults}
             return ClosedForm(name, sympy.sympify(expression), self.defaults, held, why, domain)

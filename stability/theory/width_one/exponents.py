@@ -11,7 +11,6 @@ constant. There the sign of the state is asked for.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import sympy
@@ -145,7 +144,7 @@ class Step:
     def form(
         self,
         quantity: str,
-        expression: Any,
+        expression: sympy.Expr,
         derivation: str,
         numeric: Callable[..., Array] | None = None,
         assumptions: str | None = None,
@@ -159,7 +158,7 @@ class Step:
         held = self.assumptions if assumptions is None else assumptions
         return ClosedForm(name, expression, self.laws.defaults, held, derivation, domain, numeric)
 
-    def evaluate(self, expression: sympy.Expr) -> Callable[..., Any]:
+    def evaluate(self, expression: sympy.Expr) -> Callable[..., Array]:
         return ClosedForm("", expression, self.laws.defaults, "", "").evaluate
 
     def by_quadrature(self, square: bool) -> Callable[..., Array] | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import sympy
@@ -136,7 +135,10 @@ def mean(values: Sequence[sympy.Expr]) -> sympy.Expr:
 
 
 def mean_by_quadrature(
-    terms: Sequence[Term], symbols: Sequence[sympy.Symbol], closed: Callable[[sympy.Expr], Any], square: bool = False
+    terms: Sequence[Term],
+    symbols: Sequence[sympy.Symbol],
+    closed: Callable[[sympy.Expr], Callable[..., Array]],
+    square: bool = False,
 ) -> Callable[..., Array] | None:
     """Return the mean log, or square of it, over terms as a function of the symbols' arrays; None if all are closed.
 

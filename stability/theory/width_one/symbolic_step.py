@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import sympy
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from stability.foundation.checks import COLUMNS, check_finite, check_name
 from stability.networks import Architecture, step_table
@@ -61,13 +60,13 @@ class StepFormula:
         return tuple(_symbol(kind) for kind in COLUMNS if kind in self.architecture.parameters)
 
     @cached_property
-    def _functions(self) -> dict[str, Any]:
+    def _functions(self) -> dict[str, Callable[..., NDArray[np.float64]]]:
         formulas = {"expression": self.expression, "derivative": self.derivative, "kink": self.kink, "jump": self.jump}
         return {
             name: sympy.lambdify([STATE, *self.symbols], formula, modules="numpy") for name, formula in formulas.items()
         }
 
-    def value(self, h: ArrayLike, of: str = "expression", **numbers: ArrayLike) -> Any:
+    def value(self, h: ArrayLike, of: str = "expression", **numbers: ArrayLike) -> NDArray[np.float64]:
         """Return a formula at states and numbers, an array of their common shape.
 
         Args:
