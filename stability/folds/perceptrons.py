@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from stability.folds.following import hooked_by_others
 from stability.folds.kernels.perceptron_knots import enumerate_layers
 from stability.folds.pieces import TooManyKnots
 from stability.folds.piecewise import PiecewiseLinear
@@ -34,10 +35,7 @@ def restrict_layers(model: nn.Module, low: float, high: float, limit: int | None
     modules: list[Any] = list(model) if type(model) is nn.Sequential else []
     if len(modules) % 2 == 0 or any(type(m) is not nn.Linear for m in modules[::2]) or modules[0].in_features != 1:
         return None
-    everywhere = nn.modules.module
-    if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
-        return None
-    if not all(map(_as_made, (model, *modules))):
+    if hooked_by_others() or not all(map(_as_made, (model, *modules))):
         return None
     widths = [1]
     parameters, slopes = [], []

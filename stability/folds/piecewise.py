@@ -19,7 +19,7 @@ from stability.folds.calculus import compose, distance
 from stability.folds.numbers import FLOOR, UNIT, Array, numbers, rationals, row_size, signs_of
 from stability.folds.pieces import Pieces, align, insert_at, interpolated, view
 from stability.folds.places import Places
-from stability.folds.refusal import module_in_use, refuse
+from stability.folds.refusal import refuse
 from stability.foundation.checks import check_finite, check_integer
 
 
@@ -206,8 +206,8 @@ class PiecewiseLinear(Pieces):
     # Integrals ------------------------------------------------------------------------------------------------------
 
     def _not_inside(self, name: str) -> None:
-        """Refuse in a network, where the name is that of a method of tensors with another meaning."""
-        if self._limit is not None or module_in_use():
+        """Refuse in a network that is followed: there the name is that of a method of tensors with another meaning."""
+        if self._limit is not None:
             refuse(f"Tensor.{name}", "it is not piecewise linear")
 
     def integral(self) -> Any:

@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from stability.folds.bends import hinge
+from stability.folds.following import module_in_use
 from stability.folds.largest import largest
 from stability.folds.numbers import FLOOR, UNIT, rationals, row_size
 from stability.folds.pieces import align, view
 from stability.folds.piecewise import PiecewiseLinear
-from stability.folds.refusal import module_in_use, refuse
+from stability.folds.refusal import refuse
 
 Rule = Callable[..., Any]
 
