@@ -159,7 +159,9 @@ def test_nothing_is_left_behind(ends):
         return [dict(v) for k, v in vars(EVERYWHERE).items() if k.startswith("_global") and isinstance(v, dict)]
 
     before = hooks()
-    net = nn.Sequential(nn.Linear(2, 3), {"refused": nn.GELU(), "of its own accord": Calls(raises)}.get(ends, nn.ReLU()))
+    net = nn.Sequential(
+        nn.Linear(2, 3), {"refused": nn.GELU(), "of its own accord": Calls(raises)}.get(ends, nn.ReLU())
+    )
     if ends == "well":
         st.restrict(net, LINE)
     elif ends == "windows left half-way":
