@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
+from stability.folds.arithmetic import A
 from stability.folds.numbers import UNIT, Array, flatten_rows, row_size
-from stability.folds.pieces import P, insert
+from stability.folds.pieces import insert
 from stability.folds.places import Places, crowded
 
 
-def select(condition: P, positive: P, other: P) -> P:
+def select(condition: A, positive: A, other: A) -> A:
     """Return `positive` where condition > 0 and `other` elsewhere; all on the same knots, equal where it is 0."""
     condition, (positive, other), _ = cross(condition, (positive, other))
     return _choose(condition, positive, other)
 
 
-def hinge(f: P, at: Any, below: Any, above: Any) -> P:
+def hinge(f: A, at: object, below: object, above: object) -> A:
     """Return at + below (f - at) where f <= at and at + above (f - at) where f > at.
 
     `below` and `above` are numbers, or arrays that broadcast against the values.
@@ -28,7 +28,7 @@ def hinge(f: P, at: Any, below: Any, above: Any) -> P:
     if at.any():
         f._data[: len(f.knots)][zero] = np.broadcast_to(at, f.shape)[tuple(np.nonzero(zero)[1:])] if f.shape else at
 
-    def side(f: P, slope: Array) -> P:
+    def side(f: A, slope: Array) -> A:
         if np.all(slope == 1):
             return f
         return (f - at) * slope + at if at.any() else f * slope
@@ -36,7 +36,7 @@ def hinge(f: P, at: Any, below: Any, above: Any) -> P:
     return _choose(condition, side(f, above), side(f, below))
 
 
-def cross(condition: P, others: Sequence[P]) -> tuple[P, list[P], Array]:
+def cross(condition: A, others: Sequence[A]) -> tuple[A, list[A], Array]:
     """Put a knot wherever an entry of `condition` crosses 0, in it and in the others; return also the zeros planted."""
     z = flatten_rows(condition.values)
     positive, negative = z > 0, z < 0
@@ -92,7 +92,7 @@ def cross(condition: P, others: Sequence[P]) -> tuple[P, list[P], Array]:
     return condition, others, zero.reshape(len(zero), *condition.shape)
 
 
-def _choose(condition: P, positive: P, other: P) -> P:
+def _choose(condition: A, positive: A, other: A) -> A:
     k = len(condition.knots)
     at = condition.values > 0
     on = at[:-1] | at[1:]

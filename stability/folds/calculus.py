@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -89,7 +88,7 @@ def compose(outer: P, inner: P) -> P:
     return composed
 
 
-def _ends_on_a_kink(outer: Pieces, end: Any, inside: Any) -> bool:
+def _ends_on_a_kink(outer: Pieces, end: object, inside: object) -> bool:
     kinks, (first, last) = outer.knots, outer._places.ends
     at_end = (first and end == kinks[0]) or (last and end == kinks[-1])
     return bool((at_end or (kinks[1:-1] == end).any()) and end != inside)

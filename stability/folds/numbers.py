@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stability.foundation.checks import check_finite
@@ -20,7 +20,7 @@ UNIT = 2.0**-53
 FLOOR = 2.0**-1060
 
 
-def numbers(name: str, given: ArrayLike) -> Array:
+def numbers(name: str, given: object) -> Array:
     if isinstance(given, Tensor):
         if given.is_complex():
             raise TypeError(f"{name} holds {given.dtype}: expected real numbers")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from stability.folds.following import hooked_by_others
 from stability.folds.kernels.perceptron_knots import enumerate_layers
+from stability.folds.numbers import Array
 from stability.folds.pieces import TooManyKnots
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.places import Places
@@ -23,25 +22,23 @@ def _as_made(module: nn.Module) -> bool:
     return not (held["_forward_hooks"] or held["_forward_pre_hooks"] or "forward" in held)
 
 
-def _numbers(parameter: Tensor) -> NDArray[Any]:
+def _numbers(parameter: Tensor) -> Array:
     # numpy knows all floats but one, and this way is the faster.
-    array: NDArray[Any] = (parameter.float() if parameter.dtype is torch.bfloat16 else parameter).numpy(force=True)
+    array: Array = (parameter.float() if parameter.dtype is torch.bfloat16 else parameter).numpy(force=True)
     return array
 
 
 def restrict_layers(model: nn.Module, low: float, high: float, limit: int | None) -> PiecewiseLinear | None:
     """Return the model on [low, high], or None if it is not Linear, activation, Linear, ..., from one input."""
-    modules: list[Any] = list(model) if type(model) is nn.Sequential else []
-    if len(modules) % 2 == 0 or any(type(m) is not nn.Linear for m in modules[::2]) or modules[0].in_features != 1:
+    modules = list(model) if type(model) is nn.Sequential else []
+    linears = [module for module in modules[::2] if type(module) is nn.Linear]
+    if len(modules) % 2 == 0 or len(linears) < len(modules[::2]) or linears[0].in_features != 1:
         return None
-    everywhere = nn.modules.module
-    if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
-        return None
-    if not all(map(_as_made, (model, *modules))):
+    if hooked_by_others() or not all(map(_as_made, (model, *modules))):
         return None
     widths = [1]
     parameters, slopes = [], []
-    for linear, activation in zip(modules[::2], [*modules[1::2], None], strict=True):
+    for linear, activation in zip(linears, [*modules[1::2], None], strict=True):
         if linear.in_features != widths[-1]:
             return None
         widths.append(linear.out_features)
@@ -50,12 +47,11 @@ def restrict_layers(model: nn.Module, low: float, high: float, limit: int | None
             return None  # pruned, or calculated from others
         parameters.append(_numbers(weight).ravel())
         parameters.append(np.zeros(widths[-1]) if bias is None else _numbers(bias))
-        kind = type(activation)
-        if kind is nn.ReLU:
+        if type(activation) is nn.ReLU:
             slopes.append(np.zeros(widths[-1]))
-        elif kind is nn.LeakyReLU:
+        elif type(activation) is nn.LeakyReLU:
             slopes.append(np.full(widths[-1], activation.negative_slope))
-        elif kind is nn.PReLU:
+        elif type(activation) is nn.PReLU:
             weight = activation._parameters.get("weight")
             if weight is None or weight.numel() not in (1, widths[-1]):
                 return None

@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from inspect import signature
-from typing import Any, ClassVar
+from fractions import Fraction
+from typing import Any, overload
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from stability.folds.as_tensor import AsTensor
 from stability.folds.bends import hinge, select
 from stability.folds.calculus import compose, distance
 from stability.folds.numbers import FLOOR, UNIT, Array, numbers, rationals, row_size, signs_of
-from stability.folds.pieces import Pieces, align, insert_at, interpolated, view
+from stability.folds.pieces import align, insert_at, interpolated
 from stability.folds.places import Places
-from stability.folds.refusal import module_in_use, refuse
+from stability.folds.refusal import refuse
 from stability.foundation.checks import check_finite, check_integer
 
 
@@ -42,7 +42,7 @@ class Count:
     undecided: int = field(default=0, compare=False)
 
 
-class PiecewiseLinear(Pieces):
+class PiecewiseLinear(AsTensor):
     """A continuous piecewise-linear function of one variable, of scalar or tensor values.
 
     Between two knots the function is affine. It is known three times over, each to rounding: by its values at the
@@ -76,9 +76,6 @@ class PiecewiseLinear(Pieces):
     0.0
     """
 
-    #: What torch functions do to a function: name -> rule(f, *args, **kwargs), filled by `torch_rules`.
-    rules: ClassVar[dict[str, Callable[..., Any]]] = {}
-
     def __init__(self, knots: ArrayLike, values: ArrayLike) -> None:
         t, v = numbers("knots", knots), numbers("values", values)
         if (t.dtype == object) != (v.dtype == object):
@@ -109,7 +106,19 @@ class PiecewiseLinear(Pieces):
         low, high = map(float, self.interval)
         return f"PiecewiseLinear([{low:g}, {high:g}], pieces={len(self.knots) - 1}, shape={tuple(self.shape)})"
 
-    def __call__(self, t: Any) -> Any:
+    @overload
+    def __call__(self, t: PiecewiseLinear) -> PiecewiseLinear: ...
+
+    @overload
+    def __call__(self, t: Tensor) -> Tensor: ...
+
+    @overload
+    def __call__(self, t: Array | Sequence[float | Fraction]) -> Array: ...
+
+    @overload
+    def __call__(self, t: float | Fraction) -> Array | float | Fraction: ...
+
+    def __call__(self, t: object) -> object:
         """Return the value at t: a number, an array or a tensor, which adds its shape in front; or compose, f(g)."""
         if isinstance(t, PiecewiseLinear):
             return compose(self, t)
@@ -174,49 +183,49 @@ class PiecewiseLinear(Pieces):
         """Return |f|."""
         return abs(self)
 
-    def maximum(self, other: Any) -> PiecewiseLinear:
+    def maximum(self, other: PiecewiseLinear | Tensor | Array | float) -> PiecewiseLinear:
         """Return the larger of the two at every point."""
         g = other if isinstance(other, PiecewiseLinear) else self * 0 + other
         f, g = align(self, g)
         return select(f - g, f, g)
 
-    def minimum(self, other: Any) -> PiecewiseLinear:
+    def minimum(self, other: PiecewiseLinear | Tensor | Array | float) -> PiecewiseLinear:
         """Return the smaller of the two at every point."""
         return -((-self).maximum(-other))
 
-    def restrict(self, low: Any, high: Any) -> PiecewiseLinear:
+    def restrict(self, low: float | Fraction, high: float | Fraction) -> PiecewiseLinear:
         """Return the function on a smaller interval, low < high."""
         first, last = self.interval
-        low, high = numbers("the interval", [low, high])
-        if not first <= low < high <= last:
-            raise ValueError(f"the interval is ({low}, {high}): expected low < high within [{first}, {last}]")
-        f = insert_at(self, np.array([low, high], dtype=self.knots.dtype))
-        i, j = np.searchsorted(f.knots, low, "right") - 1, np.searchsorted(f.knots, high, "left")
+        start, end = numbers("the interval", [low, high])
+        if not first <= start < end <= last:
+            raise ValueError(f"the interval is ({start}, {end}): expected low < high within [{first}, {last}]")
+        f = insert_at(self, np.array([start, end], dtype=self.knots.dtype))
+        i, j = np.searchsorted(f.knots, start, "right") - 1, np.searchsorted(f.knots, end, "left")
         k = len(f.knots)
         rows = np.concatenate([np.arange(i, j + 1), k + np.arange(i, j), 2 * k - 1 + np.arange(i, j - 1)])
         inside, (at_first, at_last) = self.knots[1:-1], self._places.ends
         ends = (
-            (inside == low).any() or (at_first and low == first),
-            (inside == high).any() or (at_last and high == last),
+            (inside == start).any() or (at_first and start == first),
+            (inside == end).any() or (at_last and end == last),
         )
         part = f._make(f._places[i : j + 1].with_ends(*ends), f._data[rows], f._errors[rows], f._undecided, f._limit)
-        part._doubt(self._places.near((low, high)))
+        part._doubt(self._places.near((start, end)))
         return part
 
     # Integrals ------------------------------------------------------------------------------------------------------
 
     def _not_inside(self, name: str) -> None:
-        """Refuse in a network, where the name is that of a method of tensors with another meaning."""
-        if self._limit is not None or module_in_use():
+        """Refuse in a network that is followed: there the name is that of a method of tensors with another meaning."""
+        if self._limit is not None:
             refuse(f"Tensor.{name}", "it is not piecewise linear")
 
-    def integral(self) -> Any:
+    def integral(self) -> Array | float | Fraction:
         """Return the integral over the interval, of the values' shape."""
         width = np.diff(self.knots).reshape(-1, *[1] * len(self.shape))
         total = (width * (self.values[1:] + self.values[:-1]) / 2).sum(axis=0)
         return total if self.shape else total if self.exact else float(total)
 
-    def inner(self, other: PiecewiseLinear) -> Any:
+    def inner(self, other: PiecewiseLinear) -> float | Fraction:
         """Return the scalar product, the integral of f g, summed over the entries of a tensor."""
         self._not_inside("inner")
         f, g = align(self, other)
@@ -228,7 +237,8 @@ class PiecewiseLinear(Pieces):
     def norm(self, p: float = 2) -> float:
         """Return (the integral of |f|^p)^(1/p) for an integer p >= 1, or the maximum of |f| for p = inf.
 
-        The entries of a tensor are summed under the integral, or are all looked at.
+        The entries of a tensor are summed under the integral, or are all looked at. In a network that `st.restrict`
+        follows it is refused, as is `inner`: what stands there means the norm of a tensor.
         """
         self._not_inside("norm")
         size = float(abs(self.values).max())
@@ -251,85 +261,4 @@ class PiecewiseLinear(Pieces):
         """
         if isinstance(target, PiecewiseLinear):
             return (self - target).norm(2)
-
         return distance(self, target)
-
-    # In the place of a tensor ---------------------------------------------------------------------------------------
-
-    dtype = torch.float64
-    device = torch.device("cpu")
-    requires_grad = False
-    is_cuda = is_nested = is_quantized = is_sparse = False
-
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
-    @classmethod
-    def __torch_function__(
-        cls, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        name = getattr(func, "__name__", str(func))
-        rule = cls.rules.get(name)
-        if rule is None:
-            refuse(f"torch's {name}", "it is not a rule for piecewise-linear functions")
-        return _call(rule, f"torch's {name}", *args, **(kwargs or {}))
-
-    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        name = ufunc.__name__
-        if method != "__call__" or kwargs or name not in self.rules:
-            refuse(f"numpy's {name}", "it is not a rule for piecewise-linear functions")
-        return _call(self.rules[name], f"numpy's {name}", *inputs)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        if name in type(self).rules:
-            return partial(_call, type(self).rules[name], f"Tensor.{name}", self)
-        if hasattr(torch.Tensor, name):
-            refuse(f"Tensor.{name}", "it is not a rule for piecewise-linear functions")
-        raise AttributeError(f"a PiecewiseLinear has no {name!r}")
-
-    def __getitem__(self, index: Any) -> PiecewiseLinear:
-        index = index if isinstance(index, tuple) else (index,)
-        return view(self, self._data[(slice(None), *index)])
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        refuse("an assignment to entries", "build the tensor with cat or stack")
-
-    def __len__(self) -> int:
-        if not self.shape:
-            raise TypeError("a scalar function has no length")
-        return self.shape[0]
-
-    def _refuse_comparison(self, *_: Any) -> Any:
-        refuse("a comparison or a branch on values", "along the line it is not one value; use maximum, minimum or abs")
-
-    __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = __bool__ = __float__ = __int__ = __index__ = (
-        _refuse_comparison
-    )
-
-    __hash__ = object.__hash__
-
-    def __pow__(self, _: Any) -> PiecewiseLinear:
-        return refuse("a power", "it is not piecewise linear; f.norm(p) integrates |f|^p")
-
-    def __array__(self, *_: Any, **__: Any) -> Array:
-        return refuse("numpy", "use f.knots, f.values and f.slopes, or f(t)")
-
-    def __matmul__(self, other: Any) -> PiecewiseLinear:
-        return self.rules["matmul"](self, other)  # type: ignore[no-any-return]
-
-    def __rmatmul__(self, other: Any) -> PiecewiseLinear:
-        return self.rules["matmul"](other, self)  # type: ignore[no-any-return]
-
-
-def _call(rule: Callable[..., Any], name: str, /, *args: Any, **kwargs: Any) -> Any:
-    # Torch takes some arguments by either of two names.
-    named = {"dim" if key == "axis" else key: value for key, value in kwargs.items()}
-    args = (*args, *(named.pop(key) for key in ("input", "other") if key in named))
-    try:
-        signature(rule).bind(*args, **named)
-    except TypeError as error:
-        refuse(f"{name} with these arguments", str(error))
-    return rule(*args, **named)

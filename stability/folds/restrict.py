@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from stability.folds.bends import hinge
 from stability.folds.exact_count import Coefficients
+from stability.folds.following import following
 from stability.folds.kernels.enumeration import enumerate_chain
 from stability.folds.lines import Line, line_of
 from stability.folds.perceptrons import restrict_layers
@@ -160,12 +161,10 @@ def _run(net: Any, line: PiecewiseLinear, limit: int | None) -> PiecewiseLinear:
     given._limit = _NO_LIMIT if limit is None else limit
     if isinstance(net, type):
         raise TypeError(f"net is the class {net.__name__}: expected an instance, {net.__name__}(...)")
-    if line.shape:
-        out = net(given)
-    else:
-        out = net(given._like(given._data.reshape(-1, 1, 1)))
-        if isinstance(out, PiecewiseLinear) and out.shape[:1] == (1,):
-            out = out._like(out._data.reshape(len(out._data), *(() if out.shape.numel() == 1 else out.shape[1:])))
+    with following():
+        out = net(given if line.shape else given._like(given._data.reshape(-1, 1, 1)))
+    if not line.shape and isinstance(out, PiecewiseLinear) and out.shape[:1] == (1,):
+        out = out._like(out._data.reshape(len(out._data), *(() if out.shape.numel() == 1 else out.shape[1:])))
     if not isinstance(out, PiecewiseLinear):
         raise TypeError(
             f"the network makes a {type(out).__name__} of the line: expected one tensor that depends on the input; "

@@ -241,7 +241,7 @@ def test_channels_that_do_not_fit_are_refused():
         (nn.Conv2d(3, 2, 3), image),
     ):
         with pytest.raises(ValueError, match=rf"in the module \({type(layer).__name__}\): the layer takes 3 channels"):
-            layer(line)
+            st.restrict(layer, line)
 
 
 def test_functions_take_their_arguments_by_name():

@@ -1,0 +1,86 @@
+"""The modules at work in a network that is being followed along a line."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from torch import nn
+from torch.nn.modules import module as everywhere
+from torch.utils.hooks import RemovableHandle
+
+#: From the outermost to the innermost; None where no network is followed.
+_at_work: ContextVar[tuple[nn.Module, ...] | None] = ContextVar("modules at work", default=None)
+
+
+@contextmanager
+def following() -> Iterator[None]:
+    """Know, in this thread and until the end of the block, which module is at work."""
+    with _hooks:
+        token = _at_work.set(())
+        try:
+            yield
+        finally:
+            _at_work.reset(token)
+
+
+def module_in_use() -> str:
+    """Say what the innermost module at work is, by its name in the outermost one; nothing where none is followed."""
+    modules = _at_work.get()
+    if not modules:
+        return ""
+    name = next((name for name, module in modules[0].named_modules() if module is modules[-1]), "")
+    kind = type(modules[-1]).__name__
+    return f" in module {name!r} ({kind})" if name else f" in the module ({kind})"
+
+
+def hooked_by_others() -> bool:
+    """Whether there are hooks on the calls of all modules besides those of `following`."""
+    hooks = (*everywhere._global_forward_pre_hooks.values(), *everywhere._global_forward_hooks.values())
+    return any(hook not in (_enter, _leave) for hook in hooks)
+
+
+def _enter(module: nn.Module, _: object) -> None:
+    outer = _at_work.get()
+    if outer is not None:
+        _at_work.set((*outer, module))
+
+
+def _leave(module: nn.Module, *_: object) -> None:
+    modules = _at_work.get()
+    if modules and modules[-1] is module:
+        _at_work.set(modules[:-1])
+
+
+class _Hooks:
+    """Torch's hooks on all modules, which are there as long as any thread follows a network.
+
+    One pair does for all: a thread that registered its own would change what another one is going through.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._runs = 0
+        self._handles: tuple[RemovableHandle, ...] = ()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._runs == 0:
+                self._handles = (
+                    everywhere.register_module_forward_pre_hook(_enter),
+                    # A network may catch what a module of it raises, and go on.
+                    everywhere.register_module_forward_hook(_leave, always_call=True),
+                )
+            self._runs += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._runs -= 1
+            if self._runs == 0:
+                for handle in self._handles:
+                    handle.remove()
+
+
+_hooks = _Hooks()
