@@ -19,7 +19,7 @@ ALLOWED = {
     "networks": set(),
     "reading": {"networks"},
     "theory": {"networks"},
-    "folds": set(),
+    "folds": {"networks"},
     "jacobians": {"reading", "networks"},
     "signals": {"jacobians", "reading", "networks"},
     "precision": {"signals", "jacobians", "reading", "networks"},

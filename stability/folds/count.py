@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +12,14 @@ from numpy.typing import NDArray
 from stability.folds.exact_count import count_table
 from stability.folds.numbers import signs_of
 from stability.folds.piecewise import Count, PiecewiseLinear
-from stability.folds.restrict import restrict, tables_of
+from stability.folds.restrict import AnyNet, restrict, tables_of
 from stability.foundation.checks import check_interval
 from stability.foundation.threads import workers
 
 
-def count(net: Any, interval: Sequence[float] | PiecewiseLinear | None = None) -> Count:
+def count(
+    net: AnyNet | PiecewiseLinear | Iterable[PiecewiseLinear], interval: Sequence[float] | PiecewiseLinear | None = None
+) -> Count:
     """Return how many folds, turns and regions a network has inside an interval.
 
     Folds are points where the slope of the output changes, turns are points where it changes sign (flat stretches
@@ -87,15 +88,15 @@ def _count_all(tables: NDArray[np.float64], ends: tuple[float, float]) -> list[t
         return list(pool.map(lambda table: count_table(table, ends), tables))
 
 
-def _are_windows(net: Any) -> bool:
+def _are_windows(net: object) -> bool:
     return isinstance(net, list | tuple) and len(net) > 0 and isinstance(net[0], PiecewiseLinear)
 
 
-def _pair(interval: Any) -> tuple[float, float]:
+def _pair(interval: Sequence[float] | PiecewiseLinear) -> tuple[float, float]:
     return check_interval(interval.interval if isinstance(interval, PiecewiseLinear) else interval)
 
 
-def _ends(interval: Any) -> tuple[float, float]:
+def _ends(interval: Sequence[float] | PiecewiseLinear | None) -> tuple[float, float]:
     """The ends of an interval of a chain, infinite ones allowed."""
     if interval is None:
         raise TypeError("there is no interval: expected st.count(net, (low, high)); (-inf, inf) is allowed")
@@ -116,7 +117,7 @@ def _ends(interval: Any) -> tuple[float, float]:
     return low, high
 
 
-def _count_windows(windows: Iterable[Any]) -> Count:
+def _count_windows(windows: Iterable[object]) -> Count:
     """Add up adjacent functions, with the knots between them where the slope changes."""
     folds, turns, regions, undecided, last_sign = 0, 0, 0, 0, 0
     last: PiecewiseLinear | None = None

@@ -234,13 +234,20 @@ class PiecewiseLinear(AsTensor):
         total = (width * (2 * a * c + a * d + b * c + 2 * b * d) / 6).sum()
         return total if f.exact else float(total)
 
-    def norm(self, p: float = 2) -> float:
+    def norm(self, p: float | None = None) -> float:
         """Return (the integral of |f|^p)^(1/p) for an integer p >= 1, or the maximum of |f| for p = inf.
+
+        There is no default, so that x.norm() in a network that is called directly is not taken for it.
 
         The entries of a tensor are summed under the integral, or are all looked at. In a network that `st.restrict`
         follows it is refused, as is `inner`: what stands there means the norm of a tensor.
         """
         self._not_inside("norm")
+        if p is None:
+            raise TypeError(
+                "norm() of a function needs its p, such as f.norm(2); in a network it would be the norm of a tensor, "
+                "which is not piecewise linear"
+            )
         size = float(abs(self.values).max())
         if p == math.inf or size == 0:
             return size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -23,6 +23,11 @@ from stability.folds.pieces import TooManyKnots
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.places import Places
 from stability.foundation.checks import check_finite, check_integer, check_table
+from stability.networks import Chain
+
+#: What may be followed along a line, and, a seed at a time, what then is: a table or what can be called.
+AnyNet = Chain | NDArray[np.float64] | Tensor | Sequence[Sequence[float]] | Callable[..., Tensor]
+Followed = NDArray[np.float64] | Callable[..., Tensor]
 
 _NO_LIMIT = 2**62
 _KEPT_AT_MOST = 2**21
@@ -31,10 +36,10 @@ _kept = threading.local()
 _CUT = 0.6180339887498949
 
 
-def tables_of(net: Any) -> tuple[NDArray[np.float64], bool] | None:
+def tables_of(net: object) -> tuple[NDArray[np.float64], bool] | None:
     """Return the step tables (seeds, rows, 6) of a chain or a table, and whether there are several; None for others."""
-    if callable(getattr(net, "table", None)):
-        if getattr(net, "width", 1) != 1:
+    if isinstance(net, Chain):
+        if net.width != 1:
             raise ValueError(
                 f"the chain has width {net.width}: only chains of width 1 are followed along a line; write it as a "
                 "torch module of Linear layers and activations"
@@ -48,7 +53,7 @@ def tables_of(net: Any) -> tuple[NDArray[np.float64], bool] | None:
     return None
 
 
-def restrict(net: Any, line: Line, exact: bool = False, window: int | None = None) -> Any:
+def restrict(net: AnyNet, line: Line, exact: bool = False, window: int | None = None) -> Any:
     """Return what a network does along a line: the function t -> net(line(t)), knots, values and slopes.
 
     There is a knot wherever the activation pattern changes; `simplify()` keeps those where the function bends. In
@@ -84,19 +89,17 @@ def restrict(net: Any, line: Line, exact: bool = False, window: int | None = Non
         raise TypeError(
             f"net is a {type(net).__name__}: expected a Chain, a step table or a piecewise-linear torch module"
         )
+    followed: list[Followed] = [net] if found is None else list(found[0])  # type: ignore[list-item]
     if window is not None:
         window = check_integer("window", window, 4)
-        if found is not None and found[1] and len(found[0]) > 1:
-            raise ValueError(f"there are {len(found[0])} seeds: windows are of one function; give one table (rows, 6)")
-        return _windows(net if found is None else found[0][0], line, exact, window)
-    if found is None:
-        return _along(net, line, exact, None)
-    tables, several = found
-    functions = [_along(table, line, exact, None) for table in tables]
-    return functions if several else functions[0]
+        if len(followed) > 1:
+            raise ValueError(f"there are {len(followed)} seeds: windows are of one function; give one table (rows, 6)")
+        return _windows(followed[0], line, exact, window)
+    functions = [_along(one, line, exact, None) for one in followed]
+    return functions if found is not None and found[1] else functions[0]
 
 
-def _windows(net: Any, line: PiecewiseLinear, exact: bool, window: int) -> Iterator[PiecewiseLinear]:
+def _windows(net: Followed, line: PiecewiseLinear, exact: bool, window: int) -> Iterator[PiecewiseLinear]:
     """Halve what remains of the line until it fits."""
     low, end = line.interval
     high = end
@@ -123,7 +126,7 @@ def _windows(net: Any, line: PiecewiseLinear, exact: bool, window: int) -> Itera
         low, high = high, min(end, high + 2 * (high - low))
 
 
-def _along(net: Any, line: PiecewiseLinear, exact: bool, limit: int | None) -> PiecewiseLinear:
+def _along(net: Followed, line: PiecewiseLinear, exact: bool, limit: int | None) -> PiecewiseLinear:
     if exact:
         f = _run(net, line.to_exact(_fast_rational()), limit)
         return f.to_exact(Fraction)
@@ -139,7 +142,7 @@ def _fast_rational() -> type:
     return kind
 
 
-def _run(net: Any, line: PiecewiseLinear, limit: int | None) -> PiecewiseLinear:
+def _run(net: Followed, line: PiecewiseLinear, limit: int | None) -> PiecewiseLinear:
     if isinstance(net, np.ndarray):
         if line.shape:
             raise ValueError(
@@ -176,7 +179,7 @@ def _run(net: Any, line: PiecewiseLinear, limit: int | None) -> PiecewiseLinear:
     return out
 
 
-def _check_result(net: Any, f: PiecewiseLinear) -> None:
+def _check_result(net: Followed, f: PiecewiseLinear) -> None:
     """Raise where the function is not finite, with the parameter that is not, if there is one."""
     if f.exact or np.isfinite(f._data).all():
         return
@@ -187,7 +190,7 @@ def _check_result(net: Any, f: PiecewiseLinear) -> None:
     raise ValueError("the network's values leave float64's range along the line: expected finite numbers")
 
 
-def _check_by_tensors(net: Any, line: PiecewiseLinear, f: PiecewiseLinear) -> None:
+def _check_by_tensors(net: Callable[..., Tensor], line: PiecewiseLinear, f: PiecewiseLinear) -> None:
     """Raise where the network does something else to a tensor: it is random, or it looks at what it is given."""
     values = itertools.chain(net.parameters(), net.buffers()) if isinstance(net, nn.Module) else ()
     like = next((v for v in values if v.is_floating_point()), torch.empty(0, dtype=torch.float64))

@@ -14,7 +14,7 @@ F = st.PiecewiseLinear([0.0, 1.0, 3.0], [0.0, 2.0, 0.0])
 G = st.PiecewiseLinear([0.0, 2.0, 3.0], [1.0, -1.0, 0.0])
 CALCULUS = [
     lambda f: f.norm(2),
-    lambda f: f.norm(),
+    lambda f: f.norm(2),
     lambda f: f.inner(G),
     lambda f: f.distance(G),
     lambda f: f.distance(torch.sin),
@@ -74,8 +74,8 @@ def test_what_a_restriction_returns_has_its_calculus_in_a_module():
 
     net = nn.Sequential(nn.Linear(1, 5), nn.ReLU(), nn.Linear(5, 5), nn.LeakyReLU(), nn.Linear(5, 1))
     for one in (net, Calls(net)):
-        f = st.restrict(one, st.interval(-2, 2))
-        assert Loss(one)(st.interval(-2, 2)) == (f.norm(2), f.inner(f), f.integral())
+        f = st.restrict(one, (-2, 2))
+        assert Loss(one)((-2, 2)) == (f.norm(2), f.inner(f), f.integral())
 
 
 def test_a_function_of_the_network_s_own_is_a_constant_in_it():
@@ -208,12 +208,12 @@ def test_threads_follow_and_calculate_at_once():
 
 def test_plain_layers_are_followed_the_fast_way_while_another_network_is():
     net = nn.Sequential(nn.Linear(1, 9), nn.ReLU(), nn.Linear(9, 9), nn.ReLU(), nn.Linear(9, 1)).double()
-    alone = st.restrict(net, st.interval(-2, 2))
+    alone = st.restrict(net, (-2, 2))
     meanwhile = []
 
     def looks(x):
         with ThreadPoolExecutor(1) as pool:
-            meanwhile.append(pool.submit(st.restrict, net, st.interval(-2, 2)).result())
+            meanwhile.append(pool.submit(st.restrict, net, (-2, 2)).result())
         return x
 
     st.restrict(Calls(looks), LINE)
@@ -221,3 +221,8 @@ def test_plain_layers_are_followed_the_fast_way_while_another_network_is():
     for f in meanwhile:
         for one, other in ((f.knots, alone.knots), (f.values, alone.values), (f._errors, alone._errors)):
             np.testing.assert_array_equal(one, other)
+
+
+def test_a_norm_without_its_order_is_refused_where_a_network_is_called_directly():
+    with pytest.raises(TypeError, match=r"norm\(\) of a function needs its p, such as f.norm\(2\)"):
+        Calls(lambda x: x / x.norm())(st.segment([1.0, 0.0], [1.0, 1.0]))
