@@ -8,6 +8,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from stability.foundation.step_formula import EXACT
 from stability.foundation.threads import side_by_side
 from stability.jacobians.kernels.derivatives_by_side import fill_factors
 
@@ -31,9 +32,9 @@ def factors(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np
     exponents = np.zeros(value.shape, dtype=np.int64)
     for place in [] if clear.all() else np.argwhere(~clear):
         seed, row, branch = place
-        s, w, _, o, _, a = map(Fraction, table[seed, row, [0, 1, 2, 3, 4, 5]])
-        g = s + w * o * (a if branch == 0 else 1)
-        value[tuple(place)], exponents[tuple(place)] = _scaled(g)
+        exact = EXACT.row_of(table[seed, row])
+        gain = EXACT.gain(exact, 1 if branch else exact.slope)
+        value[tuple(place)], exponents[tuple(place)] = _scaled(gain)
     return value, exponents
 
 

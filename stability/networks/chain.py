@@ -53,7 +53,8 @@ class Step:
         if self.outer_weight is not None:
             scalar = self.outer_weight.ndim == 1
             h_next = self.outer_weight[:, None] * h_next if scalar else h_next @ self.outer_weight.mT
-        # The order of a table's row, skip h + wb phi first and bb last, so that both readings agree to the bit.
+        # The formula of `step_formula` with matrices, and without what an architecture leaves out. Its order lets both
+        # readings agree to the bit.
         if isinstance(self.skip, Tensor):
             h_next = self.skip[:, None] * h + h_next
         elif self.skip != 0:

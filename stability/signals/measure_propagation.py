@@ -18,7 +18,7 @@ from stability.reading.derivatives import derivatives
 from stability.reading.read import AnyNetwork, read
 from stability.reading.refusals import normalises_by_batch
 from stability.reading.states import State
-from stability.signals.kernels import table_passes
+from stability.signals.kernels import forward_states
 from stability.signals.propagation import Propagation
 from stability.signals.scaled_steps import PassedLayer, states_of_chain
 
@@ -103,7 +103,7 @@ def _width_one(reading: StepTable, pairs: Pairs) -> Propagation:
     shape = (depth + 1, len(table), len(points))
     log_sizes, signs, updates = np.empty(shape), np.empty(shape, np.int8), np.empty((depth, *shape[1:]))
     side_by_side(
-        lambda first, last: table_passes.log_states(first, last, table, points, log_sizes, signs, updates),
+        lambda first, last: forward_states.log_states(first, last, table, points, log_sizes, signs, updates),
         len(table),
         10.0 * updates.size,
     )

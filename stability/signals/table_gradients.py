@@ -16,7 +16,8 @@ from stability.jacobians.step_derivatives import factors
 from stability.networks import Chain
 from stability.reading.chains import StepTable
 from stability.signals.gradient_norms import GradientNorms
-from stability.signals.kernels import table_passes
+from stability.signals.kernels import backward_pass, forward_states
+from stability.signals.kernels.row_gradients import Gradient
 from stability.signals.losses import Loss, loss_of_members
 
 #: Where a read-out's two parameters stand in its row.
@@ -28,7 +29,7 @@ def float64_output(net: Chain, table: NDArray[np.float64], points: NDArray[np.fl
     mantissas = np.empty((len(table), len(points)))
     exponents = np.empty(mantissas.shape, dtype=np.int64)
     side_by_side(
-        lambda first, last: table_passes.run(first, last, table, points, mantissas, exponents),
+        lambda first, last: forward_states.run(first, last, table, points, mantissas, exponents),
         len(table),
         mantissas.size * table.shape[1],
     )
@@ -137,18 +138,23 @@ def _fill(
     places = np.full(len(COLUMNS), -1)
     places[list(columns)] = range(len(columns))
     kinds = np.isin(COLUMNS, trained).astype(np.float64)
-    inputs = (table, *factors(table), points, np.ascontiguousarray(cotangents), kinds, depth)
-    logs = (np.empty((len(columns), seeds, rows)), np.empty((3, seeds, rows + 1)), np.empty((len(columns), seeds)))
+    inputs = backward_pass.Inputs(
+        table, *factors(table), points, np.ascontiguousarray(cotangents), kinds, places, depth
+    )
+    of_columns, norms = np.empty((len(columns), seeds, rows)), np.empty((3, seeds, rows + 1))
+    logs = backward_pass.Logs(of_columns, norms, np.empty((len(columns), seeds)))
 
-    def signed(kept: int) -> tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.float64], NDArray[np.int32]]:
+    def signed(kept: int) -> Gradient:
         of_table, squared = (kept, len(COLUMNS), rows), (kept, 3, rows + 1)
-        return np.empty(of_table), np.empty(of_table, np.int32), np.empty(squared), np.empty(squared, np.int32)
+        return Gradient(
+            np.empty(of_table), np.empty(of_table, np.int32), np.empty(squared), np.empty(squared, np.int32)
+        )
 
     shared = signed(seeds if keep else 1)
 
     def run(first: int, last: int) -> None:
         out = shared if keep else signed(1)
-        table_passes.gradients(first, last, *inputs, *out, places, *logs)
+        backward_pass.gradients(first, last, inputs, out, logs)
 
     side_by_side(run, seeds, 3 * seeds * rows * len(points))
     return TableGradients(*shared, *logs)

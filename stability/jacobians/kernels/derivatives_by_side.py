@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from numba import njit
 
+from stability.networks.kernels.steps import row_of, through
+
 #: Where |skip + product| falls below this part of |skip| + |product|, float64 is not.
 CANCELLATION = 1e-3
 
@@ -30,14 +32,15 @@ def fill_factors(first, last, table, values, clear):
     for s in range(first, last):
         rows, value, right = table[s], values[s], clear[s]
         for r in range(len(rows)):
-            skip, weight, outer_weight, slope = rows[r, 0], rows[r, 1], rows[r, 3], rows[r, 5]
-            inner = outer_weight * weight
+            row = row_of(rows[r])
+            inner = through(row, 1.0)
             # A product that is exactly 0 is told from one that underflows.
-            zero = (outer_weight == 0.0) | (weight == 0.0)
-            below_zero = zero | (slope == 0.0)
+            zero = (row.outer_weight == 0.0) | (row.weight == 0.0)
+            below_zero = zero | (row.slope == 0.0)
             above = 0.0 if zero else inner
-            below = 0.0 if below_zero else inner * slope
+            below = 0.0 if below_zero else through(row, row.slope)
             held = _in_range(abs(inner))
-            value[r, 0], value[r, 1] = skip + below, skip + above
-            right[r, 0] = (below_zero | (held & _in_range(abs(below)))) & _is_clear(skip, below, value[r, 0])
-            right[r, 1] = (zero | held) & _is_clear(skip, above, value[r, 1])
+            # The gain, of parts whose zeros are certain.
+            value[r, 0], value[r, 1] = row.skip + below, row.skip + above
+            right[r, 0] = (below_zero | (held & _in_range(abs(below)))) & _is_clear(row.skip, below, value[r, 0])
+            right[r, 1] = (zero | held) & _is_clear(row.skip, above, value[r, 1])

@@ -11,7 +11,8 @@ import math
 import numpy as np
 from numba import njit
 
-from stability.foundation.kernels.wide_numbers import wide_step
+from stability.networks.kernels.steps import after_activation, phi, pre_activation, row_of
+from stability.networks.kernels.wide_steps import wide_step
 
 #: Inside these bounds a step of a row whose numbers are inside the second pair cannot leave float64's range.
 SMALL, LARGE = 2.0**-400, 2.0**400
@@ -25,39 +26,39 @@ BLOCK = 2048
 
 
 @njit(inline="never")
-def _plain_layer(h, new, row, branch):
+def _plain_layer(h, new, numbers, branch):
     """One step of all points in plain float64; return whether all are still in the range in which that is safe."""
-    skip, weight, bias, outer_weight, outer_bias, slope = row
+    row = row_of(numbers)
     outside = 0
     for p in range(len(h)):
         old = h[p]
-        z = weight * old + bias
-        positive = z > 0.0
-        value = skip * old + outer_weight * (z if positive else slope * z) + outer_bias
+        z = pre_activation(row, old)
+        value = after_activation(row, old, phi(row, z))
         new[p] = value
-        branch[p] = positive
+        branch[p] = z > 0.0
         size = abs(value)
         outside += 0 if (((size > SMALL) & (size < LARGE)) | (size == 0.0)) else 1
     return outside == 0
 
 
 @njit(inline="never")
-def _wide_layer(h, exponent, row, safe, branch):
+def _wide_layer(h, exponent, numbers, safe, branch):
     """One step of all points, with exponents where they are needed; return whether any point is out of range."""
+    row = row_of(numbers)
     wide = False
     for p in range(len(h)):
         old = h[p]
         plain = exponent[p] == 0 and safe and (old == 0.0 or SMALL < abs(old) < LARGE)
         positive = False
         if plain:
-            z = row[1] * old + row[2]
+            z = pre_activation(row, old)
             positive = z > 0.0
-            new = row[0] * old + row[3] * (z if positive else row[5] * z) + row[4]
+            new = after_activation(row, old, phi(row, z))
             plain = new == 0.0 or SMALL < abs(new) < LARGE
             if plain:
                 h[p] = new
         if not plain:
-            h[p], exponent[p], positive = wide_step(old, exponent[p], row)
+            (h[p], exponent[p]), positive = wide_step(numbers, (old, exponent[p]))
         branch[p] = positive
         wide = wide or exponent[p] != 0 or not (h[p] == 0.0 or SMALL < abs(h[p]) < LARGE)
     return wide

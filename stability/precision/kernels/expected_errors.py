@@ -6,14 +6,17 @@ import math
 
 from numba import njit
 
-from stability.foundation.kernels.wide_numbers import (
-    add,
-    after_activation,
-    log_size,
-    multiply,
-    normalise,
-    pre_activation,
-)
+from stability.foundation.kernels.wide_numbers import is_positive, log_size, normalise, plus, times, wide
+from stability.networks.kernels.wide_steps import after_activation, gain, phi, pre_activation, row_of, side
+
+
+@njit(inline="always")
+def _in_range(number, floor):
+    """Return a normalised number, or 0 where it is at most half of 2^floor."""
+    mantissa, exponent = number
+    if exponent < floor or (exponent == floor and abs(mantissa) == 0.5):
+        return 0.0, 0
+    return mantissa, exponent
 
 
 @njit(cache=True, nogil=True)
@@ -34,52 +37,47 @@ def states_in_range(first, last, table, x, log2_least, log_sizes, positive):
     floor = log2_least + 1  # as the mantissa of a power of 2 is 1/2
     for s in range(first, last):
         for p in range(len(x)):
-            h, e = normalise(x[p], 0)
+            h = normalise(wide(x[p]))
             for r in range(rows + 1):
-                if e < floor or (e == floor and abs(h) == 0.5):
-                    h, e = 0.0, 0
-                log_sizes[r, s, p] = log_size(h, e)
+                h = _in_range(h, floor)
+                log_sizes[r, s, p] = log_size(h)
                 if r == rows:
                     break
-                row = table[s, r]
-                z, z_exponent = pre_activation(h, e, row)
-                if z_exponent < floor or (z_exponent == floor and abs(z) == 0.5):
-                    z, z_exponent = 0.0, 0
-                positive[r, s, p] = z > 0.0
-                h, e = after_activation(h, e, z, z_exponent, row[0], row)
+                row = row_of(table[s, r])
+                z = _in_range(pre_activation(row, h), floor)
+                positive[r, s, p] = is_positive(z)
+                h = after_activation(row, h, phi(row, z))
 
 
 @njit(inline="always")
-def _add_square(total, exponent, factor, number, number_exponent):
+def _add_square(total, factor, number):
     """Return total + factor number^2."""
-    m, e = normalise(number, number_exponent)
-    return add(total, exponent, factor * m * m, 2 * e)
+    m, e = normalise(number)
+    return plus(total, (factor * m * m, 2 * e))
 
 
 @njit(inline="always")
-def _times_square(total, exponent, factor):
+def _times_square(total, factor):
     """Return total factor^2."""
-    m, e = normalise(factor, 0)
-    return normalise(total * m * m, exponent + 2 * e)
+    m, e = normalise(factor)
+    return normalise((total[0] * m * m, total[1] + 2 * e))
 
 
 @njit(inline="always")
-def _smaller(a, a_exponent, b, b_exponent):
+def _smaller(first, second):
     """Return the number of the smaller modulus."""
-    a, a_exponent = normalise(a, a_exponent)
-    b, b_exponent = normalise(b, b_exponent)
+    a, a_exponent = normalise(first)
+    b, b_exponent = normalise(second)
     if a == 0.0 or (b != 0.0 and (a_exponent, abs(a)) < (b_exponent, abs(b))):
         return a, a_exponent
     return b, b_exponent
 
 
 @njit(inline="always")
-def _add_rounding_of_sum(total, exponent, unit, a, a_exponent, b, b_exponent):
-    """Return total + the mean square of the rounding of a + b, which is never further off than either is large."""
-    m, e = add(a, a_exponent, b, b_exponent)
-    m, e = _smaller(math.sqrt(unit) * m, e, a, a_exponent)
-    m, e = _smaller(m, e, b, b_exponent)
-    return _add_square(total, exponent, 1.0, m, e)
+def _add_rounding_of_sum(total, unit, first, second):
+    """Return total + the mean square of the rounding of a sum, which is never further off than either is large."""
+    m, e = plus(first, second)
+    return _add_square(total, 1.0, _smaller(_smaller((math.sqrt(unit) * m, e), first), second))
 
 
 @njit(cache=True, nogil=True)
@@ -99,47 +97,41 @@ def log_expected_errors(first, last, table, x, roundoff, log2_least, outer, skip
     """
     depth = table.shape[1]
     unit = 0.18 * roundoff * roundoff
-    floor, floor_exponent = 1.0 / 3.0, 2 * log2_least
+    floor = (1.0 / 3.0, 2 * log2_least)
     for s in range(first, last):
         for p in range(len(x)):
-            h, e = normalise(x[p], 0)
-            variance, ve = _add_square(0.0, 0, unit, h, e)
+            h = normalise(wide(x[p]))
+            variance = _add_square((0.0, 0), unit, h)
             for layer in range(depth + 1):
-                logs[layer, s, p] = 0.5 * log_size(variance, ve)
+                logs[layer, s, p] = 0.5 * log_size(variance)
                 if layer == depth:
                     break
-                skip, weight, bias, outer_weight, outer_bias, slope = table[s, layer]
-                product, pe = multiply(h, e, weight, 0)
-                z, ze = add(product, pe, bias, 0)
+                # The step one operation after the other, as each has a rounding of its own.
+                row = row_of(table[s, layer])
+                product = times(row.weight, h)
+                z = plus(product, row.bias)
                 # Parameters, products and sums are each rounded once.
-                rounding, re = _add_square(floor, floor_exponent, 2.0 * unit, product, pe)
-                if bias != 0.0:
-                    rounding, re = _add_square(rounding, re, unit, bias, 0)
-                    rounding, re = _add_rounding_of_sum(rounding, re, unit, product, pe, bias, 0)
-                side = 1.0 if z > 0.0 else slope
-                value, value_exponent = multiply(z, ze, side, 0)
-                rounding, re = _times_square(rounding, re, side)
-                if not z > 0.0 and slope != 0.0:
-                    rounding, re = _add_square(rounding, re, 2.0 * unit, value, value_exponent)
-                    rounding, re = add(rounding, re, floor, floor_exponent)
+                rounding = _add_square(floor, 2.0 * unit, product)
+                if row.bias[0] != 0.0:
+                    rounding = _add_square(rounding, unit, row.bias)
+                    rounding = _add_rounding_of_sum(rounding, unit, product, row.bias)
+                on = side(row, z)
+                value = times(on, z)
+                rounding = _times_square(rounding, on)
+                if not is_positive(z) and row.slope[0] != 0.0:
+                    rounding = plus(_add_square(rounding, 2.0 * unit, value), floor)
                 if outer:
-                    value, value_exponent = multiply(value, value_exponent, outer_weight, 0)
-                    rounding, re = _times_square(rounding, re, outer_weight)
-                    rounding, re = _add_square(rounding, re, 2.0 * unit, value, value_exponent)
-                    rounding, re = add(rounding, re, floor, floor_exponent)
-                kept, kept_exponent = multiply(h, e, skip, 0)
+                    value = times(row.outer_weight, value)
+                    rounding = _times_square(rounding, row.outer_weight)
+                    rounding = plus(_add_square(rounding, 2.0 * unit, value), floor)
+                kept = times(row.skip, h)
                 if skips:
-                    rounding, re = _add_square(rounding, re, 2.0 * unit, kept, kept_exponent)
-                    rounding, re = add(rounding, re, floor, floor_exponent)
-                if kept != 0.0:
-                    rounding, re = _add_rounding_of_sum(rounding, re, unit, kept, kept_exponent, value, value_exponent)
-                h, e = add(kept, kept_exponent, value, value_exponent)
-                if outer_bias != 0.0:
-                    rounding, re = _add_square(rounding, re, unit, outer_bias, 0)
-                    rounding, re = _add_rounding_of_sum(rounding, re, unit, h, e, outer_bias, 0)
-                h, e = add(h, e, outer_bias, 0)
-                gain, gain_exponent = multiply(outer_weight, 0, weight, 0)
-                gain, gain_exponent = multiply(gain, gain_exponent, side, 0)
-                gain, gain_exponent = add(gain, gain_exponent, skip, 0)
-                variance, ve = normalise(variance * gain * gain, ve + 2 * gain_exponent)
-                variance, ve = add(variance, ve, rounding, re)
+                    rounding = plus(_add_square(rounding, 2.0 * unit, kept), floor)
+                if kept[0] != 0.0:
+                    rounding = _add_rounding_of_sum(rounding, unit, kept, value)
+                h = plus(kept, value)
+                if row.outer_bias[0] != 0.0:
+                    rounding = _add_square(rounding, unit, row.outer_bias)
+                    rounding = _add_rounding_of_sum(rounding, unit, h, row.outer_bias)
+                h = plus(h, row.outer_bias)
+                variance = plus(_times_square(variance, gain(row, on)), rounding)

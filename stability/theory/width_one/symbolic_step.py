@@ -11,9 +11,11 @@ import sympy
 from numpy.typing import ArrayLike, NDArray
 
 from stability.foundation.checks import COLUMNS, check_finite, check_name
+from stability.foundation.step_formula import Row, step_formulas
 from stability.networks import Architecture, step_table
 from stability.networks.architecture import find_architecture
 
+_FORMULAS = step_formulas()
 #: The state that a step is a function of.
 STATE = sympy.Symbol("h", real=True)
 #: What the numbers of a step are called in print, with one affine map and with two.
@@ -129,8 +131,7 @@ def step_formula(architecture: str | Architecture) -> StepFormula:
         )
     row = _row({kind: kind for kind in found.kinds} | {"skip": "skip"}, step_table.fixed_entries(found))
     expression = _image(row)
-    weight, outer, slope = row["weight"], row["outer_weight"], row["slope"]
-    sides = tuple(row["skip"] + outer * side * weight for side in (sympy.Integer(1), slope))
+    sides = tuple(_FORMULAS.gain(row, side) for side in (sympy.Integer(1), row.slope))
     readout = None
     if found.readout:
         names = {column: kind for kind, column in step_table.READOUT.items()}
@@ -140,8 +141,8 @@ def step_formula(architecture: str | Architecture) -> StepFormula:
         expression,
         sympy.diff(expression, STATE),
         sides,
-        -row["bias"] / weight,
-        outer * (1 - slope) * sympy.Abs(weight),
+        -row.bias / row.weight,
+        row.outer_weight * (1 - row.slope) * sympy.Abs(row.weight),
         readout,
     )
 
@@ -150,9 +151,9 @@ def _symbol(kind: str) -> sympy.Symbol:
     return sympy.Symbol(kind, real=True)
 
 
-def _row(names: Mapping[str, str], fixed: Mapping[str, float]) -> dict[str, sympy.Expr]:
+def _row(names: Mapping[str, str], fixed: Mapping[str, float]) -> Row:
     """Return what stands in each column of a row: a number where it is fixed, else the symbol of that name."""
-    return {column: _number(fixed[column]) if column in fixed else _symbol(names[column]) for column in COLUMNS}
+    return Row(*(_number(fixed[column]) if column in fixed else _symbol(names[column]) for column in COLUMNS))
 
 
 def _number(value: float) -> sympy.Expr:
@@ -160,8 +161,9 @@ def _number(value: float) -> sympy.Expr:
     return sympy.Integer(int(value)) if value == int(value) else sympy.Float(value)
 
 
-def _image(row: Mapping[str, sympy.Expr]) -> sympy.Expr:
+def _image(row: Row) -> sympy.Expr:
     """Return what a row of the step table maps the state to."""
-    z = row["weight"] * STATE + row["bias"]
-    phi = sympy.Piecewise((z, z > 0), (row["slope"] * z, True))
-    return row["skip"] * STATE + row["outer_weight"] * phi + row["outer_bias"]
+    z = _FORMULAS.pre_activation(row, STATE)
+    # A symbol has no sign: both branches of phi stay.
+    phi = sympy.Piecewise((z, z > 0), (row.slope * z, True))
+    return _FORMULAS.after_activation(row, STATE, phi)
