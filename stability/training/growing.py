@@ -13,7 +13,7 @@ from stability.foundation.threads import side_by_side
 from stability.networks import Chain
 from stability.networks.seeding import uniforms
 from stability.training.kernels import kinks as places
-from stability.training.kernels.marquardt import FIRST_DAMPING, OUTER_BIAS
+from stability.training.kernels.marquardt import FIRST_DAMPING, OUTER_BIAS, Fit
 from stability.training.least_squares import LeastSquares, by_kinks, fixed_slope, numbers
 from stability.training.levenberg_marquardt import begin, has_arrived, warm_up
 from stability.training.objective import TableObjective, aim
@@ -85,10 +85,10 @@ class _Growing:
             chain.root, chain.architecture.name, chain.members, "kinks", positions, places.CANDIDATES, 2 * turn
         )
         table = np.concatenate([self.part.table, np.zeros((chain.seeds, now, 6))], axis=1)
-        x, y = self.part.x, aim(self.part.x, self.part.y, share)
+        fit = Fit(self.part.x, aim(self.part.x, self.part.y, share), rows, kinds)
         bypassed, slope = chain.architecture.maps == 2, fixed_slope(chain.architecture)
         side_by_side(
-            lambda first, last: places.grow(first, last, table, used, now, x, y, rows, kinds, uniform, bypassed, slope),
+            lambda first, last: places.grow(first, last, table, used, now, fit, uniform, bypassed, slope),
             chain.seeds,
             self.part.operations * places.CANDIDATES * 10,
         )

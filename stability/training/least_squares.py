@@ -108,13 +108,18 @@ class LeastSquares:
         side_by_side(lambda first, last: marquardt.losses(first, last, *arrays), len(out), self._objective.operations)
         return torch.from_numpy(out)
 
+    def _fit(self, share: float) -> marquardt.Fit:
+        """Return what is fitted, and by which numbers, at (1 - share) x + share y."""
+        x, y = self._objective.x, self._objective.y
+        return marquardt.Fit(x, aim(x, y, share), self.rows, self.kinds)
+
     def iterate(self, share: float) -> None:
         """Do one iteration towards (1 - share) x + share y."""
         objective = self._objective
-        arrays = (objective.x, aim(objective.x, objective.y, share), self.rows, self.kinds, objective.least_slope)
+        fit = self._fit(share)
         side_by_side(
             lambda first, last: marquardt.iterate(
-                first, last, self.table, *arrays, self.damping.numpy(), self.status.numpy()
+                first, last, self.table, fit, objective.least_slope, self.damping.numpy(), self.status.numpy()
             ),
             len(self.table),
             objective.operations * 3 * min(len(self.kinds), len(objective.x)),
@@ -129,11 +134,10 @@ class LeastSquares:
         uniform = uniforms(
             chain.root, chain.architecture.name, chain.members, "kinks", self._depth, kinks.CANDIDATES, 2 * turn + 1
         )
-        arrays = (objective.x, aim(objective.x, objective.y, share), self.rows, self.kinds, uniform)
-        slope = fixed_slope(chain.architecture)
+        fit, slope = self._fit(share), fixed_slope(chain.architecture)
         side_by_side(
             lambda first, last: kinks.use_idle_kinks(
-                first, last, self.table, *arrays, slope, self.damping.numpy(), self.status.numpy()
+                first, last, self.table, fit, uniform, slope, self.damping.numpy(), self.status.numpy()
             ),
             len(self.table),
             objective.operations * 100,

@@ -139,7 +139,7 @@ def test_an_iteration_solves_the_damped_equations(points):
     moved = np.empty_like(table)
     marquardt.move(table, rows, kinds, expected, -np.inf, moved)
     tables, dampings, status = table[None].copy(), np.array([damping]), np.array([MOVING])
-    marquardt.iterate(0, 1, tables, x, y, rows, kinds, -np.inf, dampings, status)
+    marquardt.iterate(0, 1, tables, marquardt.Fit(x, y, rows, kinds), -np.inf, dampings, status)
     assert np.mean(residuals(tables[0], x, y) ** 2) < np.mean(r**2)
     np.testing.assert_allclose(tables[0], moved, rtol=1e-9, atol=1e-11)
 
@@ -223,7 +223,8 @@ def test_kinks_that_bend_nothing_are_moved_into_the_states_and_the_function_stay
     )
     tables, damping, status = table[None].copy(), np.array([7.0]), np.array([CONVERGED])
     uniform = generator.uniform(size=(1, rows, kinks.CANDIDATES))
-    kinks.use_idle_kinks(0, 1, tables, x, y, where, kind, uniform, 0.0 if relu else np.nan, damping, status)
+    fit = marquardt.Fit(x, y, where, kind)
+    kinks.use_idle_kinks(0, 1, tables, fit, uniform, 0.0 if relu else np.nan, damping, status)
     scale = 1e3 * max(1, np.abs(before).max())
     np.testing.assert_allclose(residuals(tables[0], x, y), before, rtol=0, atol=1e-12 * scale)
     if status[0] == MOVING:
@@ -232,7 +233,7 @@ def test_kinks_that_bend_nothing_are_moved_into_the_states_and_the_function_stay
         reached = []
         for start in (table, tables[0]):
             one, d, s = start[None].copy(), np.array([1e-2]), np.array([MOVING])
-            marquardt.iterate(0, 1, one, x, y, where, kind, -np.inf, d, s)
+            marquardt.iterate(0, 1, one, fit, -np.inf, d, s)
             reached.append(np.mean(residuals(one[0], x, y) ** 2))
         assert np.isfinite(reached).all()
 

@@ -36,13 +36,13 @@ _WORTH = 1e-6
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _tangent(table, x, y, rows, kinds):
+def _tangent(table, fit):
     """Return one member's states, its residuals less what the numbers trained can take away, J, and chol(J J^T).
 
     Where there are as many numbers as points they can make everything: nothing is taken away, and there is no factor.
     """
-    count, points = rows.shape[0], x.shape[0]
-    states, residuals, jacobian = linearise(table, x, y, rows, kinds)
+    count, points = fit.rows.shape[0], fit.x.shape[0]
+    states, residuals, jacobian = linearise(table, fit)
     if count >= points:
         return states, residuals, jacobian[:0], np.empty((0, 0))
     factor = np.empty((count, count))
@@ -173,7 +173,7 @@ def insert(tables, used, position, kink, side, bypassed):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def grow(first, last, tables, used, more, x, y, rows, kinds, uniform, bypassed, slope):
+def grow(first, last, tables, used, more, fit, uniform, bypassed, slope):
     """Insert `more` steps into each of the members first to last, one at most before each row, where most is promised.
 
     Args:
@@ -181,17 +181,16 @@ def grow(first, last, tables, used, more, x, y, rows, kinds, uniform, bypassed, 
         tables: (seeds, used + more, 6), changed in place, the last `more` rows of each not in use before.
         used: how many rows are in use, a read-out among them.
         more: how many to insert, at most one for every position.
-        x, y: (points,).
-        rows, kinds: (count,), the numbers trained of the rows in use.
+        fit: a `marquardt.Fit`, by numbers of the rows in use.
         uniform: (seeds, positions, candidates), random numbers in (0, 1).
         bypassed: as in `insert`; slope: the fixed slope of the activation, NaN for one that is trained.
     """
-    points = x.shape[0]
+    points = fit.x.shape[0]
     positions = uniform.shape[1]
     promises, where, side = np.empty(positions), np.empty(positions), np.empty(positions, np.int64)
     for s in range(first, last):
         table = tables[s, :used]
-        states, residuals, jacobian, factor = _tangent(table, x, y, rows, kinds)
+        states, residuals, jacobian, factor = _tangent(table, fit)
         back = np.ones(points)
         for r in range(used, -1, -1):
             if r < positions:
@@ -209,7 +208,7 @@ def grow(first, last, tables, used, more, x, y, rows, kinds, uniform, bypassed, 
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def use_idle_kinks(first, last, tables, x, y, rows, kinds, uniform, slope, damping, status):
+def use_idle_kinks(first, last, tables, fit, uniform, slope, damping, status):
     """Move kinks that bend nothing to where the error is, in the members first to last; their functions stay.
 
     A kink bends nothing where all states of the points lie on one side of it, or where both sides have one slope. It
@@ -218,18 +217,18 @@ def use_idle_kinks(first, last, tables, x, y, rows, kinds, uniform, slope, dampi
     only where that slope is 0. A member with a kink moved goes on, from the first damping.
 
     Args:
-        first, last, tables, x, y, rows, kinds, damping, status: as in `least_squares.iterate`.
+        first, last, tables, fit, damping, status: as in `marquardt.iterate`.
         uniform: (seeds, steps, candidates), random numbers in (0, 1).
         slope: the fixed slope of the activation, NaN for one that is trained.
     """
-    points, steps = x.shape[0], uniform.shape[1]
-    h, h_next = np.empty_like(x), np.empty_like(x)
+    points, steps = fit.x.shape[0], uniform.shape[1]
+    h, h_next = np.empty_like(fit.x), np.empty_like(fit.x)
     for s in range(first, last):
         if status[s] > CONVERGED:
             continue
         table = tables[s]
-        loss = mean_square(table, x, y, h, h_next)
-        states, residuals, jacobian, factor = _tangent(table, x, y, rows, kinds)
+        loss = mean_square(table, fit.x, fit.y, h, h_next)
+        states, residuals, jacobian, factor = _tangent(table, fit)
         back = np.ones(points)
         moved_any = False
         for r in range(table.shape[0] - 1, -1, -1):
@@ -265,4 +264,5 @@ def _replace(row, h, h_next, kink, side, one_slope):
         row[WEIGHT], row[BIAS], row[OUTER_WEIGHT] = (1.0, -kink, 0.0) if side == ABOVE else (-1.0, kink, 0.0)
     else:
         set_sides(row, kink, one_slope, one_slope)
+    # A step solved for its outer_bias.
     row[OUTER_BIAS] = h_next - row[0] * h - one_slope * (h - kink)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from stability.networks.kernels.steps import FAST, run_forward
+from stability.foundation.step_formula import Row
+from stability.networks.kernels.steps import FAST, pre_activation, run_forward
 
 #: So many bytes of states stay in a core's own cache.
 _CACHE = 2**19
@@ -60,14 +61,17 @@ def losses_and_gradients(first, last, table, x, y, losses, gradients):
                 states[0] = before[k]
                 run_forward(table[s, start:stop], states)
             for r in range(stop - 1, start - 1, -1):
-                skip, weight, bias, outer_weight, _, slope = table[s, r]
+                # Not `row_of`, which would cost the loop over the points its vector lanes.
+                skip, weight, bias, outer_weight, outer_bias, slope = table[s, r]
+                row = Row(skip, weight, bias, outer_weight, outer_bias, slope)
                 h = states[r - start]
                 d_skip = d_weight = d_bias = d_outer_weight = d_outer_bias = d_slope = zero
                 for p in range(points):
-                    z = weight * h[p] + bias
+                    z = pre_activation(row, h[p])
                     g = back[p]
-                    phi_slope = table.dtype.type(1) if z > 0 else slope
-                    g_a = g * outer_weight
+                    # Not `side` and `gain`: the 1 has the table's dtype, and the parts are what the gradients need.
+                    phi_slope = table.dtype.type(1) if z > 0 else row.slope
+                    g_a = g * row.outer_weight
                     g_z = g_a * phi_slope
                     d_skip += g * h[p]
                     d_weight += g_z * h[p]
@@ -75,7 +79,7 @@ def losses_and_gradients(first, last, table, x, y, losses, gradients):
                     d_outer_weight += g * (z * phi_slope)
                     d_outer_bias += g
                     d_slope += zero if z > 0 else g_a * z
-                    back[p] = g * skip + g_z * weight
+                    back[p] = g * row.skip + g_z * row.weight
                 gradients[s, r, 0] = d_skip
                 gradients[s, r, 1] = d_weight
                 gradients[s, r, 2] = d_bias

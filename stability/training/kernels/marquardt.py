@@ -7,10 +7,12 @@ In the sides a step that bends nothing has full derivatives, and it never matter
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 from numba import njit
 
-from stability.networks.kernels.steps import FAST, run_forward, take_step
+from stability.networks.kernels.steps import FAST, gain, pre_activation, row_of, run_forward, side, take_step, through
 from stability.training.status import CONVERGED, MOVING, STOPPED
 
 WEIGHT, BIAS, OUTER_WEIGHT, OUTER_BIAS, SLOPE = 1, 2, 3, 4, 5
@@ -23,6 +25,20 @@ _LEAST_DAMPING = 1e-14
 _FLOOR = 1e-2
 #: Under light damping, a relative fall of the error that ends a member.
 _NO_GAIN = 1e-10
+
+
+class Fit(NamedTuple):
+    """What the members are fitted to, and by which numbers.
+
+    Attributes:
+        x, y: (points,).
+        rows, kinds: (count,), the numbers trained, the rows ascending.
+    """
+
+    x: Any
+    y: Any
+    rows: Any
+    kinds: Any
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
@@ -47,11 +63,11 @@ def losses(first, last, tables, x, y, out):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
-def pull_back(row, h, back):
+def pull_back(numbers, h, back):
     """Multiply the derivatives of the output by the states after a row, (points,), by those of the row."""
-    skip, weight, bias, outer_weight, _, slope = row
+    row = row_of(numbers)
     for p in range(h.shape[0]):
-        back[p] *= skip + outer_weight * weight * (1.0 if weight * h[p] + bias > 0 else slope)
+        back[p] *= gain(row, side(row, pre_activation(row, h[p])))
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
@@ -70,12 +86,12 @@ def residuals_and_jacobian(table, states, y, rows, kinds, residuals, jacobian):
     back = np.ones(points)
     k = rows.shape[0] - 1
     for r in range(depth - 1, -1, -1):
-        _, weight, bias, outer_weight, _, slope = table[r]
+        row = row_of(table[r])
         h = states[r]
         while k >= 0 and rows[k] == r:
             kind, out = kinds[k], jacobian[k]
             if kind >= BELOW:
-                kink = -bias / weight
+                kink = -row.bias / row.weight
                 for p in range(points):
                     distance = h[p] - kink
                     out[p] = back[p] * distance if (distance > 0) == (kind == ABOVE) else 0.0
@@ -83,16 +99,16 @@ def residuals_and_jacobian(table, states, y, rows, kinds, residuals, jacobian):
                 out[:] = back
             else:
                 for p in range(points):
-                    z = weight * h[p] + bias
-                    side = 1.0 if z > 0 else slope
+                    z = pre_activation(row, h[p])
+                    on = side(row, z)
                     if kind == WEIGHT:
-                        out[p] = back[p] * outer_weight * side * h[p]
+                        out[p] = back[p] * row.outer_weight * on * h[p]
                     elif kind == BIAS:
-                        out[p] = back[p] * outer_weight * side
+                        out[p] = back[p] * row.outer_weight * on
                     elif kind == OUTER_WEIGHT:
-                        out[p] = back[p] * side * z
+                        out[p] = back[p] * on * z
                     elif kind == SLOPE:
-                        out[p] = 0.0 if z > 0 else back[p] * outer_weight * z
+                        out[p] = 0.0 if z > 0 else back[p] * row.outer_weight * z
                     else:
                         out[p] = back[p] * h[p]
             k -= 1
@@ -100,13 +116,14 @@ def residuals_and_jacobian(table, states, y, rows, kinds, residuals, jacobian):
 
 
 @njit(inline="always")
-def linearise(table, x, y, rows, kinds):
+def linearise(table, fit):
     """Return the states of one member, its residuals and its Jacobian, as `residuals_and_jacobian` fills them."""
-    states = np.empty((table.shape[0] + 1, x.shape[0]))
-    residuals, jacobian = np.empty(x.shape[0]), np.empty((rows.shape[0], x.shape[0]))
-    states[0] = x
+    count, points = fit.rows.shape[0], fit.x.shape[0]
+    states = np.empty((table.shape[0] + 1, points))
+    residuals, jacobian = np.empty(points), np.empty((count, points))
+    states[0] = fit.x
     run_forward(table, states)
-    residuals_and_jacobian(table, states, y, rows, kinds, residuals, jacobian)
+    residuals_and_jacobian(table, states, fit.y, fit.rows, fit.kinds, residuals, jacobian)
     return states, residuals, jacobian
 
 
@@ -166,10 +183,11 @@ def solve_upper(factor, values):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def sides(row):
+def sides(numbers):
     """Return the slopes of a row's h -> outer_weight phi(weight h + bias) under and over its kink."""
-    steep, other = row[OUTER_WEIGHT] * row[WEIGHT], row[OUTER_WEIGHT] * row[WEIGHT] * row[SLOPE]
-    return (other, steep) if row[WEIGHT] > 0 else (steep, other)
+    row = row_of(numbers)
+    steep, other = through(row, 1.0), through(row, row.slope)
+    return (other, steep) if row.weight > 0 else (steep, other)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -210,10 +228,10 @@ def move(table, rows, kinds, step, least_slope, moved):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
-def _try_dampings(table, x, y, rows, kinds, least_slope, damping, loss):
+def _try_dampings(table, fit, least_slope, damping, loss):
     """Move one member by one step that lowers its loss; return its damping, its loss and what has become of it."""
-    count, points = rows.shape[0], x.shape[0]
-    _, residuals, jacobian = linearise(table, x, y, rows, kinds)
+    count, points = fit.rows.shape[0], fit.x.shape[0]
+    _, residuals, jacobian = linearise(table, fit)
     scale, gradient, step = np.empty(count), np.empty(count), np.empty(count)
     mean = 0.0
     for i in range(count):
@@ -260,8 +278,8 @@ def _try_dampings(table, x, y, rows, kinds, least_slope, damping, loss):
                 else:
                     step[i] = -unknown[i]
                 promise += step[i] * (damping * scale[i] * step[i] - gradient[i])
-            move(table, rows, kinds, step, least_slope, moved)
-            reached = mean_square(moved, x, y, h, h_next)
+            move(table, fit.rows, fit.kinds, step, least_slope, moved)
+            reached = mean_square(moved, fit.x, fit.y, h, h_next)
             if reached < loss:
                 kept = (loss - reached) * points / max(promise, 1e-300)
                 idle = loss - reached <= _NO_GAIN * loss and damping <= FIRST_DAMPING
@@ -274,23 +292,22 @@ def _try_dampings(table, x, y, rows, kinds, least_slope, damping, loss):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def iterate(first, last, tables, x, y, rows, kinds, least_slope, damping, status):
+def iterate(first, last, tables, fit, least_slope, damping, status):
     """Do one iteration of Levenberg-Marquardt with the members first to last that are moving.
 
     Args:
         first, last: which members.
         tables: (seeds, rows, 6), float64, changed in place.
-        x, y: (points,).
-        rows, kinds: (count,), the numbers trained, the rows ascending.
+        fit: a `Fit`.
         least_slope: under which no trained slope goes.
         damping: (seeds,), changed in place: raised until a step lowers the loss, lowered after a good one.
         status: (seeds,), changed in place: `MOVING`, `CONVERGED` or `STOPPED`.
     """
-    h, h_next = np.empty_like(x), np.empty_like(x)
+    h, h_next = np.empty_like(fit.x), np.empty_like(fit.x)
     for s in range(first, last):
         if status[s] == MOVING:
-            loss = mean_square(tables[s], x, y, h, h_next)
+            loss = mean_square(tables[s], fit.x, fit.y, h, h_next)
             if np.isfinite(loss):
-                damping[s], _, status[s] = _try_dampings(tables[s], x, y, rows, kinds, least_slope, damping[s], loss)
+                damping[s], _, status[s] = _try_dampings(tables[s], fit, least_slope, damping[s], loss)
             else:
                 status[s] = STOPPED
