@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from fractions import Fraction
 from functools import cache
 
 import numpy as np
@@ -34,6 +33,7 @@ from stability.folds.kernels.gains import Steps, fill_gains
 from stability.folds.kernels.value_space import DONE, FULL, LARGE, SMALL, advance
 from stability.folds.numbers import UNIT
 from stability.folds.rational import ExactRow, Orbit, dyadic, sign
+from stability.foundation.step_formula import EXACT
 
 Array = NDArray[np.float64]
 
@@ -76,8 +76,8 @@ class Coefficients:
         if cancelled.any():
             gain, gain_error = gain.copy(), gain_error.copy()
             for k, branch in np.argwhere(cancelled):
-                skip, weight, _, outer_weight, _, slope = map(Fraction, table[k].tolist())
-                gain[k, branch] = float(skip + outer_weight * weight * (1 if branch else slope))
+                exact = EXACT.row_of(table[k])
+                gain[k, branch] = float(EXACT.gain(exact, 1 if branch else exact.slope))
                 gain_error[k, branch] = abs(gain[k, branch]) * UNIT
         return gain, gain_error, shift, shift_error
 

@@ -13,6 +13,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from stability.foundation.step_formula import step_formulas
+
 Dyadic = tuple[int, int]  # an integer and the power of two that it is times
 
 
@@ -36,6 +38,9 @@ def sign(value: int | Fraction) -> int:
     return (value > 0) - (value < 0)
 
 
+_FORMULAS = step_formulas(_times, _add, lambda z: z[0] > 0, dyadic)
+
+
 class ExactRow:
     """One step as exact numbers: z = weight h + bias, then h -> gain h + shift by the sign of z."""
 
@@ -45,14 +50,12 @@ class ExactRow:
     @cached_property
     def gain(self) -> tuple[Dyadic, Dyadic]:
         """skip + outer_weight weight phi', for z <= 0 and z > 0."""
-        product = _times(self.outer_weight, self.weight)
-        return _add(self.skip, _times(product, self.slope)), _add(self.skip, product)
+        return _FORMULAS.gain(self, self.slope), _FORMULAS.gain(self, dyadic(1))
 
     @cached_property
     def shift(self) -> tuple[Dyadic, Dyadic]:
         """outer_weight bias phi' + outer_bias, for z <= 0 and z > 0."""
-        product = _times(self.outer_weight, self.bias)
-        return _add(_times(product, self.slope), self.outer_bias), _add(product, self.outer_bias)
+        return _FORMULAS.shift(self, self.slope), _FORMULAS.shift(self, dyadic(1))
 
     def gain_ratio(self, numerator: int, denominator: int) -> Fraction:
         """gain[numerator] / gain[denominator]."""
