@@ -133,6 +133,8 @@ def _back(table, factors, factor_exponents, easy, states, back, sums, gradient):
     """
     rows, points = len(table), len(back)
     _, _, squares, square_exponents = gradient
+    mantissas, common, apart, _ = states
+    sum_values, sum_exponents, shifts = sums
     own, h_own = np.zeros(points, np.int64), np.empty(points, np.int64)
     drops, rises = np.empty(rows, np.int64), np.empty(rows, np.int64)
     _fill_reach(factors, drops, rises)
@@ -147,21 +149,21 @@ def _back(table, factors, factor_exponents, easy, states, back, sums, gradient):
                 shift += gathered
             else:
                 own[:] = shift
-        row, ease = row_in_units(easy, r, table, states.common[r])
-        if together and not states.apart[r] and ease > 0:
+        row, ease = row_in_units(easy, r, table, common[r])
+        if together and not apart[r] and ease > 0:
             # A factor beyond float64's range belongs to a row that is not safe.
-            _plain_row(states.mantissas, r, back, row, (factors[r, 0], factors[r, 1]), sums.values)
-            sums.shifts[r] = shift
-            squares[0, r + 1], square_exponents[0, r + 1] = sums.values[6, r], 2 * shift
+            _plain_row(mantissas, r, back, row, (factors[r, 0], factors[r, 1]), sum_values)
+            shifts[r] = shift
+            squares[0, r + 1], square_exponents[0, r + 1] = sum_values[6, r], 2 * shift
             low += drops[r]
             high += rises[r]
         else:
             if together:
                 own[:] = shift
             fill_exponents(states, r, h_own)
-            sums.shifts[r] = OUTSIDE
-            _wide_row(r, table[r], factors[r], factor_exponents[r], states.mantissas[r], h_own, back, own, sums)
-            squares[0, r + 1], square_exponents[0, r + 1] = sums.values[6, r], sums.exponents[6, r]
+            shifts[r] = OUTSIDE
+            _wide_row(r, table[r], factors[r], factor_exponents[r], mantissas[r], h_own, back, own, sums)
+            squares[0, r + 1], square_exponents[0, r + 1] = sum_values[6, r], sum_exponents[6, r]
             shift, low, together = gather(back, own, BACK - 100, False)
             high = 0
     if together:
