@@ -33,7 +33,7 @@ from stability.folds.kernels.gains import Steps, fill_gains
 from stability.folds.kernels.value_space import DONE, FULL, LARGE, SMALL, advance
 from stability.folds.numbers import UNIT
 from stability.folds.rational import ExactRow, Orbit, dyadic, sign
-from stability.foundation.step_formula import EXACT
+from stability.networks.step_formula import EXACT
 
 Array = NDArray[np.float64]
 

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from stability.foundation.step_formula import step_formulas
+from stability.networks.step_formula import step_formulas
 
 Dyadic = tuple[int, int]  # an integer and the power of two that it is times
 

@@ -8,9 +8,9 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from stability.foundation.step_formula import EXACT
 from stability.foundation.threads import side_by_side
 from stability.jacobians.kernels.derivatives_by_side import fill_factors
+from stability.networks.step_formula import EXACT
 
 
 def factors(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -16,7 +16,7 @@ from stability.jacobians.step_derivatives import factors
 from stability.networks import Chain
 from stability.reading.chains import StepTable
 from stability.signals.gradient_norms import GradientNorms
-from stability.signals.kernels import backward_pass, forward_states
+from stability.signals.kernels import forward_states, table_gradient
 from stability.signals.kernels.row_gradients import Gradient
 from stability.signals.losses import Loss, loss_of_members
 
@@ -96,9 +96,9 @@ class TableGradients:
     """
 
     values: NDArray[np.float64]
-    exponents: NDArray[np.int32]
+    exponents: NDArray[np.integer]
     squares: NDArray[np.float64]
-    square_exponents: NDArray[np.int32]
+    square_exponents: NDArray[np.integer]
     logs: NDArray[np.float64]
     norm_logs: NDArray[np.float64]
     whole_logs: NDArray[np.float64]
@@ -138,11 +138,11 @@ def _fill(
     places = np.full(len(COLUMNS), -1)
     places[list(columns)] = range(len(columns))
     kinds = np.isin(COLUMNS, trained).astype(np.float64)
-    inputs = backward_pass.Inputs(
+    inputs = table_gradient.Inputs(
         table, *factors(table), points, np.ascontiguousarray(cotangents), kinds, places, depth
     )
     of_columns, norms = np.empty((len(columns), seeds, rows)), np.empty((3, seeds, rows + 1))
-    logs = backward_pass.Logs(of_columns, norms, np.empty((len(columns), seeds)))
+    logs = table_gradient.Logs(of_columns, norms, np.empty((len(columns), seeds)))
 
     def signed(kept: int) -> Gradient:
         of_table, squared = (kept, len(COLUMNS), rows), (kept, 3, rows + 1)
@@ -154,7 +154,7 @@ def _fill(
 
     def run(first: int, last: int) -> None:
         out = shared if keep else signed(1)
-        backward_pass.gradients(first, last, inputs, out, logs)
+        table_gradient.gradients(first, last, inputs, out, logs)
 
     side_by_side(run, seeds, 3 * seeds * rows * len(points))
     return TableGradients(*shared, *logs)

@@ -6,7 +6,7 @@ import operator
 
 from numba import njit
 
-from stability.foundation.step_formula import step_formulas
+from stability.networks.step_formula import step_formulas
 
 #: Sums over points may be reordered and fused, so that they run in vector lanes; NaN and infinity keep their meaning.
 FAST = {"reassoc", "nsz", "contract"}

@@ -7,7 +7,7 @@ import math
 from numba import njit
 
 from stability.foundation.kernels.wide_numbers import is_positive, plus, times, wide
-from stability.foundation.step_formula import step_formulas
+from stability.networks.step_formula import step_formulas
 
 row_of, pre_activation, phi, side, after_activation, step, through, gain, shift = step_formulas(
     times, plus, is_positive, wide, njit(inline="always")

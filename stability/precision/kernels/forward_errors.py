@@ -9,8 +9,8 @@ from numba import njit
 
 from stability.foundation.kernels import double_double as precise
 from stability.foundation.kernels.wide_numbers import log_size, plus, times, wide
-from stability.foundation.step_formula import step_formulas
 from stability.networks.kernels import steps
+from stability.networks.step_formula import step_formulas
 
 row_of, pre_activation, phi, _, after_activation = step_formulas(
     precise.times, precise.plus, precise.is_positive, precise.double_double, njit(inline="always")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
-from stability.foundation.step_formula import Row
 from stability.networks.kernels.steps import row_of
+from stability.networks.step_formula import Row
 
 #: Mantissas of states stay within 2^-STATE .. 2^STATE, and likewise what comes back and the numbers of a row, so that
 #: no product of them below leaves the range. A row of mild numbers moves a state so little that it is enough to look at
@@ -28,8 +30,8 @@ class Rows(NamedTuple):
         eases: int8 (rows,), how easy the rows are, see `_ease`, with biases in units of 1.
     """
 
-    columns: Any
-    eases: Any
+    columns: NDArray[np.float64]
+    eases: NDArray[np.integer]
 
 
 @njit(inline="always")

@@ -7,10 +7,11 @@ layer lie further apart than the range, or a bias does not fit the exponent, eac
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from stability.foundation.kernels.wide_numbers import log_size
 from stability.networks.kernels import steps
@@ -31,10 +32,10 @@ class States(NamedTuple):
         exponents: (rows + 1, points), those; untouched where they are not apart.
     """
 
-    mantissas: Any
-    common: Any
-    apart: Any
-    exponents: Any
+    mantissas: NDArray[np.float64]
+    common: NDArray[np.integer]
+    apart: NDArray[np.bool_]
+    exponents: NDArray[np.integer]
 
 
 @njit(inline="always")

@@ -1,15 +1,16 @@
 """Compiled: the gradient with respect to the six numbers of a row, from sums over the points.
 
 They are the derivatives of a step's formula by its numbers, each summed over the points of one side of the kink at a
-time: `backward_pass` takes the sums.
+time: `table_gradient` takes the sums.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from stability.foundation.kernels.wide_numbers import normalise, plus, square, times, wide
 from stability.signals.kernels.wide_sums import sum_of
@@ -27,9 +28,9 @@ class Sums(NamedTuple):
         shifts: (rows,), the exponent of what came back to a row; OUTSIDE if its sums have their own.
     """
 
-    values: Any
-    exponents: Any
-    shifts: Any
+    values: NDArray[np.float64]
+    exponents: NDArray[np.integer]
+    shifts: NDArray[np.integer]
 
 
 class Gradient(NamedTuple):
@@ -41,10 +42,10 @@ class Gradient(NamedTuple):
             each row and after the last; to the parameters of a row; and of weights times gradients.
     """
 
-    values: Any
-    exponents: Any
-    squares: Any
-    square_exponents: Any
+    values: NDArray[np.float64]
+    exponents: NDArray[np.integer]
+    squares: NDArray[np.float64]
+    square_exponents: NDArray[np.integer]
 
 
 @njit(inline="never")

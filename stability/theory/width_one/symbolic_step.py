@@ -11,9 +11,9 @@ import sympy
 from numpy.typing import ArrayLike, NDArray
 
 from stability.foundation.checks import COLUMNS, check_finite, check_name
-from stability.foundation.step_formula import Row, step_formulas
 from stability.networks import Architecture, step_table
 from stability.networks.architecture import find_architecture
+from stability.networks.step_formula import Row, step_formulas
 
 _FORMULAS = step_formulas()
 #: The state that a step is a function of.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from stability.foundation.step_formula import Row
 from stability.networks.kernels.steps import FAST, pre_activation, run_forward
+from stability.networks.step_formula import Row
 
 #: So many bytes of states stay in a core's own cache.
 _CACHE = 2**19

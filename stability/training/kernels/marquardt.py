@@ -7,10 +7,11 @@ In the sides a step that bends nothing has full derivatives, and it never matter
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from stability.networks.kernels.steps import FAST, gain, pre_activation, row_of, run_forward, side, take_step, through
 from stability.training.status import CONVERGED, MOVING, STOPPED
@@ -35,10 +36,10 @@ class Fit(NamedTuple):
         rows, kinds: (count,), the numbers trained, the rows ascending.
     """
 
-    x: Any
-    y: Any
-    rows: Any
-    kinds: Any
+    x: NDArray[np.floating]
+    y: NDArray[np.floating]
+    rows: NDArray[np.integer]
+    kinds: NDArray[np.integer]
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)

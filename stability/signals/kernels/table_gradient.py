@@ -5,10 +5,11 @@ What comes back to a layer has, like its states, one exponent for all points or 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from stability.foundation.kernels.logs import fill_logs
 from stability.foundation.kernels.wide_numbers import normalise, square, times
@@ -41,14 +42,14 @@ class Inputs(NamedTuple):
         depth: how many rows count in `Logs.whole`.
     """
 
-    table: Any
-    factors: Any
-    factor_exponents: Any
-    x: Any
-    cotangents: Any
-    trained: Any
-    places: Any
-    depth: Any
+    table: NDArray[np.float64]
+    factors: NDArray[np.float64]
+    factor_exponents: NDArray[np.integer]
+    x: NDArray[np.float64]
+    cotangents: NDArray[np.float64]
+    trained: NDArray[np.float64]
+    places: NDArray[np.integer]
+    depth: int
 
 
 class Logs(NamedTuple):
@@ -60,9 +61,9 @@ class Logs(NamedTuple):
         whole: (columns, seeds), of the norm of a column's gradient over all rows that count.
     """
 
-    columns: Any
-    norms: Any
-    whole: Any
+    columns: NDArray[np.float64]
+    norms: NDArray[np.float64]
+    whole: NDArray[np.float64]
 
 
 @njit(inline="never", fastmath=SUMS)

@@ -16,16 +16,20 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+#: In any arithmetic: a float, a Fraction, an expression, a pair of mantissa and exponent.
+Number = Any
+Formula = Callable[..., Number]
+
 
 class Row(NamedTuple):
     """The numbers of a step, in the order of the columns of a step table and in any arithmetic."""
 
-    skip: Any
-    weight: Any
-    bias: Any
-    outer_weight: Any
-    outer_bias: Any
-    slope: Any
+    skip: Number
+    weight: Number
+    bias: Number
+    outer_weight: Number
+    outer_bias: Number
+    slope: Number
 
 
 class Formulas(NamedTuple):
@@ -42,23 +46,23 @@ class Formulas(NamedTuple):
         gain, shift: of a row and phi'.
     """
 
-    row_of: Callable[..., Any]
-    pre_activation: Callable[..., Any]
-    phi: Callable[..., Any]
-    side: Callable[..., Any]
-    after_activation: Callable[..., Any]
-    step: Callable[..., Any]
-    through: Callable[..., Any]
-    gain: Callable[..., Any]
-    shift: Callable[..., Any]
+    row_of: Formula
+    pre_activation: Formula
+    phi: Formula
+    side: Formula
+    after_activation: Formula
+    step: Formula
+    through: Formula
+    gain: Formula
+    shift: Formula
 
 
 def step_formulas(
-    times: Callable[..., Any] = operator.mul,
-    plus: Callable[..., Any] = operator.add,
-    is_positive: Callable[..., Any] = lambda z: z > 0,
-    number: Callable[..., Any] = lambda value: value,
-    compiled: Callable[..., Any] = lambda function: function,
+    times: Formula = operator.mul,
+    plus: Formula = operator.add,
+    is_positive: Formula = lambda z: z > 0,
+    number: Formula = lambda value: value,
+    compiled: Formula = lambda function: function,
 ) -> Formulas:
     """Return the formulas of a step in an arithmetic, without one in that of Python's operators.
 
@@ -74,40 +78,40 @@ def step_formulas(
     """
 
     @compiled
-    def row_of(numbers: Any) -> Any:
+    def row_of(numbers: Number) -> Number:
         skip, weight, bias, outer_weight, outer_bias, slope = numbers
         return Row(number(skip), number(weight), number(bias), number(outer_weight), number(outer_bias), number(slope))
 
     @compiled
-    def pre_activation(row: Any, h: Any) -> Any:
+    def pre_activation(row: Number, h: Number) -> Number:
         return plus(times(row.weight, h), row.bias)
 
     @compiled
-    def phi(row: Any, z: Any) -> Any:
+    def phi(row: Number, z: Number) -> Number:
         return z if is_positive(z) else times(row.slope, z)
 
     @compiled
-    def side(row: Any, z: Any) -> Any:
+    def side(row: Number, z: Number) -> Number:
         return number(1) if is_positive(z) else row.slope
 
     @compiled
-    def after_activation(row: Any, h: Any, activated: Any) -> Any:
+    def after_activation(row: Number, h: Number, activated: Number) -> Number:
         return plus(plus(times(row.skip, h), times(row.outer_weight, activated)), row.outer_bias)
 
     @compiled
-    def step(row: Any, h: Any) -> Any:
+    def step(row: Number, h: Number) -> Number:
         return after_activation(row, h, phi(row, pre_activation(row, h)))
 
     @compiled
-    def through(row: Any, side: Any) -> Any:
+    def through(row: Number, side: Number) -> Number:
         return times(times(row.outer_weight, row.weight), side)
 
     @compiled
-    def gain(row: Any, side: Any) -> Any:
+    def gain(row: Number, side: Number) -> Number:
         return plus(row.skip, through(row, side))
 
     @compiled
-    def shift(row: Any, side: Any) -> Any:
+    def shift(row: Number, side: Number) -> Number:
         return plus(times(times(row.outer_weight, row.bias), side), row.outer_bias)
 
     return Formulas(row_of, pre_activation, phi, side, after_activation, step, through, gain, shift)
