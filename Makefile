@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo figures test zoo lint types check bench clean
+.PHONY: demo figures test test-all zoo lint types check bench clean
 
 demo: .venv/ready
 	$(BIN)/python analyses/jacobian_spectrum.py
@@ -25,6 +25,10 @@ figures: .venv/ready
 test: .venv/ready
 	$(BIN)/python -m pytest --numprocesses=2
 
+# What `test` leaves out, after it: long statistics, and the scripts as a whole.
+test-all: test
+	$(BIN)/python -m pytest --numprocesses=2 -m slow tests
+
 zoo: .venv/zoo
 	$(BIN)/python -m pytest --numprocesses=2 -m zoo tests/zoo
 
@@ -35,7 +39,7 @@ lint: .venv/ready
 types: .venv/ready
 	$(BIN)/mypy
 
-check: test lint types
+check: test-all lint types
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/training.py

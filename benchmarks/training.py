@@ -22,7 +22,7 @@ from numba import njit
 from torch import nn
 
 import stability as st
-from stability.training.kernels.losses_and_gradients import OPERATIONS
+from stability.training.kernels.training_kernel import OPERATIONS
 from stability.training.objective import ModuleObjective, TableObjective
 
 SEEDS, POINTS, DEPTH, LOOPED = 256, 256, 100, 2

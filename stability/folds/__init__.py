@@ -2,7 +2,7 @@
 
 from stability.folds import torch_rules as _torch_rules  # noqa: F401  (fills the rules of PiecewiseLinear)
 from stability.folds.construct import construct, tent
-from stability.folds.count import count
+from stability.folds.count_folds import count
 from stability.folds.lines import segment
 from stability.folds.piecewise import Count, PiecewiseLinear
 from stability.folds.restrict import restrict

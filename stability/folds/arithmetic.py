@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stability.folds.numbers import FLOOR, UNIT, Array, numbers, rationals, row_size
 from stability.folds.pieces import Pieces, align
-from stability.folds.refusal import refuse
+from stability.folds.refuse import refuse
 
 A = TypeVar("A", bound="Arithmetic")
 

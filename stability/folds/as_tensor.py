@@ -13,7 +13,7 @@ import torch
 from stability.folds.arithmetic import Arithmetic
 from stability.folds.numbers import Array
 from stability.folds.pieces import view
-from stability.folds.refusal import refuse
+from stability.folds.refuse import refuse
 
 
 class AsTensor(Arithmetic):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from stability.folds.numbers import FLOOR, UNIT, Array, flatten_rows, rationals, row_size
 from stability.folds.places import Places, Source, merge
-from stability.folds.refusal import refuse
+from stability.folds.refuse import refuse
 
 P = TypeVar("P", bound="Pieces")
 

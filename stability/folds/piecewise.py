@@ -19,7 +19,7 @@ from stability.folds.calculus import compose, distance
 from stability.folds.numbers import FLOOR, UNIT, Array, numbers, rationals, row_size, signs_of
 from stability.folds.pieces import align, insert_at, interpolated
 from stability.folds.places import Places
-from stability.folds.refusal import refuse
+from stability.folds.refuse import refuse
 from stability.foundation.checks import check_finite, check_integer
 
 

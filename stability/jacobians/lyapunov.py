@@ -14,10 +14,10 @@ from tqdm.auto import tqdm
 
 from stability.jacobians.of_matrices import Matrices, layers_of
 from stability.jacobians.of_networks import states_of
-from stability.jacobians.of_tables import width_one_spectrum
+from stability.jacobians.of_step_tables import width_one_spectrum
 from stability.jacobians.products import Array, PrefixProducts
 from stability.reading import Layers
-from stability.reading.chains import Steps, StepTable
+from stability.reading.chain_reading import Steps, StepTable
 from stability.reading.derivatives import derivatives
 from stability.reading.read import AnyNetwork, read
 

@@ -14,12 +14,12 @@ from tqdm.auto import tqdm
 
 from stability.foundation.checks import check_integer, check_positive
 from stability.foundation.formats import Format, coarsest
-from stability.jacobians.leading import leading_spectrum
+from stability.jacobians.leading_values import leading_spectrum
 from stability.jacobians.of_matrices import Matrices, matrix_spectrum, spectrum_of_layers
-from stability.jacobians.of_tables import width_one_spectrum
+from stability.jacobians.of_step_tables import width_one_spectrum
 from stability.jacobians.spectrum import Spectrum
 from stability.reading import Layers
-from stability.reading.chains import Steps, StepTable
+from stability.reading.chain_reading import Steps, StepTable
 from stability.reading.derivatives import check_chain, derivatives
 from stability.reading.network import Network
 from stability.reading.read import AnyNetwork, read

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import ArpackError, svds
 
 from stability.foundation.threads import side_by_side
-from stability.jacobians.kernels import graded, jacobi
+from stability.jacobians.kernels import graded, jacobi_svd
 
 Array = NDArray[np.float64]
 
@@ -78,7 +78,7 @@ class PrefixProducts:
     def right_vectors(self) -> Array:
         """Return the right singular vectors as rows, (batch, r, columns), by falling value; 0 beyond the rank."""
         vectors = np.empty_like(self._mixing)
-        self._by_rotations(jacobi.right_vectors, vectors)
+        self._by_rotations(jacobi_svd.right_vectors, vectors)
         return vectors
 
     def _by_rotations(self, kernel: Callable[..., None], *arrays: NDArray[np.generic]) -> None:
@@ -106,7 +106,7 @@ class PrefixProducts:
         if columns >= graded.LAPACK_FROM:
             rest = ~self._by_lapack(log_values)
         if rest.any():
-            self._by_rotations(jacobi.log_singular_values, rest, log_values)
+            self._by_rotations(jacobi_svd.log_singular_values, rest, log_values)
         return log_values
 
     def _by_lapack(self, log_values: Array) -> NDArray[np.bool_]:

@@ -4,8 +4,9 @@ from stability.foundation.files import make_folder
 from stability.plots.folded_lines import counts, function
 from stability.plots.format_losses import failures, forward_error
 from stability.plots.layer_profiles import gradient_norms, propagation, watch
+from stability.plots.save_figure import save
 from stability.plots.spectra import distribution, spectrum, vanishing
-from stability.plots.style import STYLE, colour, save
+from stability.plots.style import STYLE, colour
 from stability.plots.training_curves import fits, history
 
 __all__ = [

@@ -1,8 +1,7 @@
-"""The house style: one colour an architecture everywhere, and how a figure and its data are written."""
+"""The house style: one colour an architecture everywhere, and one look."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Protocol
 
 import matplotlib as mpl
@@ -11,8 +10,6 @@ import xarray
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-
-from stability.foundation.files import make_folder, write_atomically
 
 # Okabe and Ito's palette, which people with any colour vision can tell apart.
 _COLOURS = {
@@ -86,40 +83,3 @@ def name_axes(ax: Axes, x: str, y: str, label: str | None) -> None:
     ax.set_ylabel(y)
     if label is not None:
         ax.legend()
-
-
-def save(figure: Figure, data: xarray.Dataset | xarray.DataTree, folder: str | Path, name: str) -> list[Path]:
-    """Write a figure as PNG and PDF with its data as netCDF beside it, each whole or not at all.
-
-    Args:
-        figure: what to write.
-        data: the data that made it.
-        folder: where, made if it is not there.
-        name: the name of the three files.
-
-    Returns:
-        The paths written.
-
-    Raises:
-        OSError: for a folder that cannot be written to, or a full disk; what was there before is unchanged.
-    """
-    folder = make_folder(folder)
-    # No date inside, so that the same data give the same files.
-    metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
-
-    def image(path: Path) -> None:
-        kind = path.suffix.removeprefix(".")
-        with mpl.rc_context(STYLE):
-            figure.savefig(path, format=kind, metadata=metadata[kind])
-
-    def table(path: Path) -> None:
-        groups = data.to_dict() if isinstance(data, xarray.DataTree) else {"/": data}
-        packed = {"zlib": True, "shuffle": True}
-        encoding = {group: dict.fromkeys(part.data_vars, packed) for group, part in groups.items()}
-        if isinstance(data, xarray.DataTree):
-            data.to_netcdf(path, engine="h5netcdf", encoding=encoding)
-        else:
-            data.to_netcdf(path, engine="h5netcdf", encoding=encoding["/"])
-
-    writers = {".png": image, ".pdf": image, ".nc": table}
-    return [write_atomically(folder / f"{name}{suffix}", write) for suffix, write in writers.items()]

@@ -14,22 +14,22 @@ from tqdm.auto import tqdm
 from stability.foundation.checks import check_name
 from stability.foundation.formats import Format, check_formats, format_name
 from stability.foundation.log_norms import combine
-from stability.jacobians.of_tables import width_one_spectrum
+from stability.jacobians.of_step_tables import width_one_spectrum
 from stability.precision.format_runs import FormatRun, products_in, run_in
 from stability.precision.forward_error import log_reach, of_runs, of_step_table, reference
 from stability.precision.predictions import ExactChain, Sizes, inputs_of, predict_chain, predict_network
 from stability.reading import Layers
-from stability.reading.chains import Steps, StepTable
+from stability.reading.chain_reading import Steps, StepTable
 from stability.reading.in_format import in_format
 from stability.reading.network import Network
 from stability.reading.read import AnyNetwork, read
 from stability.reading.refusals import refuse_chance
+from stability.signals.chain_gradients import step_gradients
 from stability.signals.gradient_norms import GradientNorms
 from stability.signals.losses import Loss
 from stability.signals.measure_propagation import propagation_of_steps
 from stability.signals.module_gradients import norms_in
-from stability.signals.step_gradients import step_gradients
-from stability.signals.table_gradients import width_one_gradients
+from stability.signals.step_table_gradients import width_one_gradients
 
 #: What can fail, in the order of `FirstFailures.measured`.
 QUANTITIES = ("activations", "products", "gradients")

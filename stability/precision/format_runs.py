@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stability.foundation.log_norms import log_norm
-from stability.reading.chains import Steps
+from stability.reading.chain_reading import Steps
 from stability.reading.derivatives import closed
 from stability.reading.network import Network
 from stability.reading.refusals import refuse_chance

@@ -19,9 +19,9 @@ from stability.foundation.log_norms import combine, log_norm
 from stability.foundation.threads import side_by_side
 from stability.networks import Chain
 from stability.precision.format_runs import FormatRun, run_in
-from stability.precision.kernels import expected_errors, forward_errors
+from stability.precision.kernels import error_bounds, expected_errors
 from stability.reading import Layers
-from stability.reading.chains import Steps, StepTable
+from stability.reading.chain_reading import Steps, StepTable
 from stability.reading.in_format import in_format
 from stability.reading.network import Network
 from stability.reading.read import AnyNetwork, read
@@ -216,7 +216,7 @@ def of_step_table(reading: StepTable, formats: list[Format], level: float) -> Fo
         arrays = (log_sizes, log_errors, log_bounds)
 
         def run(first: int, last: int, inputs: Arrays = (table, points, computed), results: Arrays = arrays) -> None:
-            forward_errors.forward_errors(first, last, *inputs, *results)
+            error_bounds.forward_errors(first, last, *inputs, *results)
 
         side_by_side(run, len(table), 200.0 * log_sizes.size)
         sizes, error, bound = (combine(torch.from_numpy(a), 2) for a in arrays)

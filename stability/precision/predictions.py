@@ -16,13 +16,13 @@ from stability.foundation.threads import side_by_side
 from stability.jacobians.step_derivatives import log_factors
 from stability.precision.forward_error import log_expected_errors
 from stability.precision.kernels import expected_errors
-from stability.reading.chains import StepTable
+from stability.reading.chain_reading import StepTable
 from stability.reading.in_format import in_format
 from stability.reading.passes import Pass
 from stability.signals.gradient_norms import GradientNorms
 from stability.signals.losses import Loss, loss_of_members
 from stability.signals.propagation import Propagation
-from stability.signals.table_gradients import float64_output
+from stability.signals.step_table_gradients import float64_output
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from torch.autograd.graph import GradientEdge
 from stability.foundation.formats import Format
 from stability.foundation.scaled_sums import Part, largest_of, log2_size, log_norm_of, scaled_sum, times_power_of_2
 from stability.reading.cuts import Path, below
+from stability.reading.forward_recording import Edge, Node, edge_of, floating_dtypes
 from stability.reading.passes import Pass, stretch_masks
-from stability.reading.recording import Edge, Node, edge_of, floating_dtypes
 from stability.reading.states import State
 
 Gradients = tuple[Tensor | None, ...]

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 
-from stability.reading.recording import Edge, Node
+from stability.reading.forward_recording import Edge, Node
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from stability.foundation.formats import Format
 from stability.reading.cuts import below
-from stability.reading.recording import Edge, coarsest_dtype
+from stability.reading.forward_recording import Edge, coarsest_dtype
 from stability.reading.states import State
 
 Array = NDArray[np.float64]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stability.networks import Chain
-from stability.reading.chains import Steps
+from stability.reading.chain_reading import Steps
 from stability.reading.network import Network
 
 AnyReading = TypeVar("AnyReading", bound=Steps | Network)

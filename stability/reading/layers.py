@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
 
-from stability.reading.naming import Choice
+from stability.reading.layer_rule import Choice
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stability.reading.chains import Steps
+from stability.reading.chain_reading import Steps
 from stability.reading.layers import Layer, Layers
 from stability.reading.network import Network
 from stability.reading.read import AnyNetwork, read

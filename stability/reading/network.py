@@ -12,10 +12,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stability.foundation.checks import check_finite
 from stability.reading.cuts import Path, below
+from stability.reading.forward_recording import Edge, Node, Recording, edge_of, recorded
 from stability.reading.inputs import Inputs
-from stability.reading.naming import Choice, Run, check_names, name_runs
+from stability.reading.layer_rule import Choice, Run, check_names, name_runs
 from stability.reading.passes import Pass
-from stability.reading.recording import Edge, Node, Recording, edge_of, recorded
 from stability.reading.running import hooks_may_matter, run, same_values, title
 from stability.reading.traces import generators, same_states, undisturbed
 from stability.reading.trees import tensors_in

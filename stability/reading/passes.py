@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from stability.reading.cuts import Cut, Path, below
+from stability.reading.forward_recording import Node, Recording
 from stability.reading.inputs import Inputs
-from stability.reading.naming import Choice, Run, spans_of
-from stability.reading.recording import Node, Recording
+from stability.reading.layer_rule import Choice, Run, spans_of
 from stability.reading.running import title
 from stability.reading.states import State, check_state
 from stability.reading.trees import tensors_in

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from stability.foundation.checks import check_finite, check_float64
 from stability.networks import Chain
-from stability.reading.chains import Steps, StepTable, step_names
+from stability.reading.chain_reading import Steps, StepTable, step_names
 from stability.reading.inputs import Inputs
+from stability.reading.layer_rule import check_choice
 from stability.reading.layers import Layers
-from stability.reading.naming import check_choice
 from stability.reading.network import Network
 
 #: What every verb takes: a chain, a step table (seeds, rows, 6), a module, or callables that follow one another.

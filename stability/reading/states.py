@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from stability.foundation.formats import Format, finest
-from stability.reading.recording import Edge
+from stability.reading.forward_recording import Edge
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from stability.signals.fit_growth import fit_growth
 from stability.signals.gradient_norms import GradientNorms
-from stability.signals.growth_fit import GrowthFit
 from stability.signals.growth_laws import Law
+from stability.signals.growth_verdict import GrowthFit
 from stability.signals.measure_gradients import gradient_norms
 from stability.signals.measure_propagation import propagation
 from stability.signals.propagation import Propagation

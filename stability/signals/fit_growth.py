@@ -14,7 +14,7 @@ from torch import Tensor
 from stability.foundation.checks import check_name
 from stability.foundation.log_norms import combine
 from stability.signals.gradient_norms import GradientNorms
-from stability.signals.growth_fit import GrowthFit, fit_series
+from stability.signals.growth_verdict import GrowthFit, fit_series
 from stability.signals.propagation import Propagation
 
 Result = GradientNorms | Propagation

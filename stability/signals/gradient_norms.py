@@ -17,7 +17,7 @@ from stability.foundation.checks import check_dtype, check_name
 from stability.foundation.formats import Format
 from stability.foundation.log_norms import combine
 from stability.networks import Chain
-from stability.reading.chains import step_names
+from stability.reading.chain_reading import step_names
 
 
 @dataclass(frozen=True, repr=False)

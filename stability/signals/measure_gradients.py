@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from stability.foundation.checks import check_positive
 from stability.reading import Layers
-from stability.reading.chains import Steps, StepTable
+from stability.reading.chain_reading import Steps, StepTable
 from stability.reading.read import AnyNetwork, read
+from stability.signals.chain_gradients import step_gradients
 from stability.signals.gradient_norms import GradientNorms
 from stability.signals.losses import Loss
 from stability.signals.module_gradients import module_gradients
-from stability.signals.step_gradients import step_gradients
-from stability.signals.table_gradients import width_one_gradients
+from stability.signals.step_table_gradients import width_one_gradients
 
 
 def gradient_norms(

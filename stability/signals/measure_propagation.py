@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from stability.foundation.log_norms import log_norm
-from stability.foundation.scaled import Scaled
+from stability.foundation.scaled_tensors import Scaled
 from stability.foundation.threads import side_by_side
 from stability.reading import Layers
-from stability.reading.chains import Steps, StepTable
+from stability.reading.chain_reading import Steps, StepTable
 from stability.reading.derivatives import derivatives
 from stability.reading.read import AnyNetwork, read
 from stability.reading.refusals import normalises_by_batch

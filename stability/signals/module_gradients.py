@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from stability.foundation.scaled_sums import Part, largest_of, log_norm_of, times_power_of_2
+from stability.reading.forward_recording import edge_of
 from stability.reading.loss_gradients import LossGradients, loss_gradients
 from stability.reading.network import Network
 from stability.reading.passes import Pass
-from stability.reading.recording import edge_of
 from stability.reading.running import title
 from stability.reading.states import State
 from stability.signals.gradient_norms import GradientNorms

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stability.foundation.scaled import Scaled, times_power
+from stability.foundation.scaled_tensors import Scaled, times_power
 from stability.networks.chain import Step
-from stability.reading.chains import Steps
+from stability.reading.chain_reading import Steps
 
 
 @dataclass(frozen=True)

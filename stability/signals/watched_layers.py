@@ -10,10 +10,10 @@ from torch import nn
 from stability.foundation.checks import check_float64
 from stability.networks import Chain
 from stability.reading import Layers
-from stability.reading.chains import step_names
+from stability.reading.chain_reading import step_names
 from stability.reading.inputs import Inputs
+from stability.reading.layer_rule import Choice, check_choice, check_names
 from stability.reading.list_layers import layers_of
-from stability.reading.naming import Choice, check_choice, check_names
 from stability.reading.network import Network
 from stability.reading.read import is_chain, refuse_conflict, refuse_options
 

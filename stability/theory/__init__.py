@@ -38,8 +38,8 @@ from stability.theory.wide.residual_mean_field import (
 from stability.theory.width_one.critical_scale import CriticalScale, ScaledLimit, critical_scale, scaled_limit
 from stability.theory.width_one.death import Estimate, born_dead, born_dead_by_sampling, born_dead_step
 from stability.theory.width_one.expected_counts import ExpectedCounts, expected_counts
-from stability.theory.width_one.exponents import log_variance, lyapunov_exponent, moment
 from stability.theory.width_one.gradient_rates import FailureDepth, failure_depth, gradient_rate
+from stability.theory.width_one.lyapunov_exponents import log_variance, lyapunov_exponent, moment
 from stability.theory.width_one.symbolic_step import StepFormula, step_formula
 
 __all__ = [

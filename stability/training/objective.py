@@ -16,7 +16,7 @@ from stability.foundation.checks import COLUMNS
 from stability.foundation.threads import side_by_side
 from stability.networks import Chain
 from stability.networks.step_table import entries
-from stability.training.kernels import losses_and_gradients as kernel
+from stability.training.kernels import training_kernel as kernel
 from stability.training.task import Task
 
 Values = TypeVar("Values", Tensor, NDArray[np.floating])

@@ -1,6 +1,7 @@
 """The scripts, run as a user runs them."""
 
 import importlib.util
+import runpy
 import subprocess
 import sys
 from decimal import Decimal
@@ -21,30 +22,19 @@ def run(name, *arguments):
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "jacobian_spectrum",
-        "fit_sine",
-        "fold_counts",
-        "folding",
-        "gradient_norms",
-        "hard_targets",
-        "identity_distance",
-        "phase_diagram",
-        "precision",
-        "theory_check",
-        "training_death",
-        "your_model",
-    ],
-)
-def test_help_names_the_four_options_and_the_method(name):
-    shown = run(name, "--help")
-    assert shown.returncode == 0, shown.stderr
+@pytest.mark.parametrize("path", sorted((ROOT / "analyses").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.slow
+def test_help_names_the_four_options_and_the_method(path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(path), "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(path), run_name="__main__")
+    assert ended.value.code in (0, None)
+    shown = capsys.readouterr().out
     for word in ("--quick", "--out", "--seed", "Question.", "Method.", "Reading."):
-        assert word in shown.stdout
+        assert word in shown
 
 
+@pytest.mark.slow
 def test_jacobian_spectrum(tmp_path):
     done = run("jacobian_spectrum", "--quick", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -83,6 +73,7 @@ def test_jacobian_spectrum(tmp_path):
         assert (abs(naive.naive - naive.true).isel(depth=-1, index=-1) > 1).all()
 
 
+@pytest.mark.slow
 def test_fit_sine(tmp_path):
     done = run("fit_sine", "--quick", "--out", tmp_path, "--seed", 3)
     assert done.returncode == 0, done.stderr
@@ -158,6 +149,7 @@ def test_fit_sines_adam_in_any_arithmetic_is_that_of_train():
             np.testing.assert_allclose(errors, history.best_loss, rtol=tolerance)
 
 
+@pytest.mark.slow
 def test_fold_counts(tmp_path):
     done = run("fold_counts", "--quick", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -177,6 +169,7 @@ def test_fold_counts(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_folding(tmp_path):
     done = run("folding", "--quick", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -192,6 +185,7 @@ def test_folding(tmp_path):
         assert (data.reached >= data.bound).all()
 
 
+@pytest.mark.slow
 def test_gradient_norms(tmp_path):
     done = run("gradient_norms", "--quick", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -266,6 +260,7 @@ def test_gradient_norms(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_hard_targets(tmp_path):
     done = run("hard_targets", "--quick", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -306,6 +301,7 @@ def test_hard_targets(tmp_path):
         assert far.sel(way="own path").min() < 0.1 * far.drop_sel(way="own path").min()
 
 
+@pytest.mark.slow
 def test_identity_distance(tmp_path):
     done = run("identity_distance", "--quick", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -328,6 +324,7 @@ def test_identity_distance(tmp_path):
         assert trained.chain.size == 12
 
 
+@pytest.mark.slow
 def test_phase_diagram(tmp_path):
     done = run("phase_diagram", "--quick", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -357,6 +354,7 @@ def test_phase_diagram(tmp_path):
     assert (error.isel(weight_scale=[0, -1], depth=-1) > 0.5).all()
 
 
+@pytest.mark.slow
 def test_precision(tmp_path):
     done = run("precision", "--quick", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -419,6 +417,7 @@ def test_precision(tmp_path):
     assert (tried.failed.sel(run="own scale").fillna(0) <= 0.05).all()
 
 
+@pytest.mark.slow
 def test_theory_check(tmp_path):
     done = run("theory_check", "--quick", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -462,6 +461,7 @@ def test_the_page_of_theory_is_what_its_script_writes(tmp_path):
             assert "- Derivation: " in entry, name
 
 
+@pytest.mark.slow
 def test_training_death(tmp_path):
     done = run("training_death", "--quick", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -510,6 +510,7 @@ def test_training_death(tmp_path):
     assert varies.sel(at=death) == 0 < varies.sel(at=death - 1)
 
 
+@pytest.mark.slow
 def test_your_model(tmp_path):
     done = run("your_model", "--quick", "--out", tmp_path)
     assert done.returncode == 0, done.stderr

@@ -258,9 +258,9 @@ def test_leading_values_of_a_deep_chain_and_all_of_a_narrow_one():
 
 
 def test_residuals_tell_what_has_not_converged(monkeypatch):
-    from stability.jacobians import leading
+    from stability.jacobians import leading_values
 
-    monkeypatch.setattr(leading, "ROUNDS", 1)
+    monkeypatch.setattr(leading_values, "ROUNDS", 1)
     matrix = torch.diag(torch.linspace(1, 0.9, 40, dtype=torch.float64))
     s = st.spectrum([lambda h: h @ matrix], rand(1, 40), k=2)
     errors = (s.log_values[0, 0, 0] - torch.tensor([1.0, 1 - 0.1 / 39], dtype=torch.float64).log()).abs()
@@ -290,7 +290,7 @@ def test_leading_values_of_a_layer_that_cannot_be_differentiated_twice_are_refus
         assert torch.equal(full.log_values, torch.full((1, 1, 2, 3), math.log(2), dtype=torch.float64))
     held = st.spectrum([Once.apply], rand(2, 3), k=1)  # its Jacobian is small enough to be formed
     assert held.log_values.flatten().tolist() == pytest.approx([math.log(2)] * 2, abs=1e-14)
-    monkeypatch.setattr("stability.jacobians.leading.HELD", 0)
+    monkeypatch.setattr("stability.jacobians.leading_values.HELD", 0)
     leading = st.spectrum([Twice.apply], rand(2, 3), k=1)
     assert leading.log_values.flatten().tolist() == pytest.approx([math.log(2)] * 2, abs=1e-14)
     with pytest.raises(ValueError, match=r"layer 0 has no forward mode of differentiation"):
@@ -422,7 +422,7 @@ def test_a_wrong_derivative_is_caught_by_a_probe():
 
 
 def test_a_derivative_that_differs_between_the_modes_is_caught(monkeypatch):
-    monkeypatch.setattr("stability.jacobians.leading.HELD", 0)
+    monkeypatch.setattr("stability.jacobians.leading_values.HELD", 0)
 
     class Twofold(torch.autograd.Function):
         @staticmethod

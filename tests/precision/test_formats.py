@@ -16,8 +16,8 @@ from torch import nn
 import stability as st
 from stability.foundation.formats import Format
 from stability.precision.forward_error import log_reach
+from stability.precision.kernels.error_bounds import forward_errors
 from stability.precision.kernels.expected_errors import log_expected_errors, states_in_range
-from stability.precision.kernels.forward_errors import forward_errors
 
 POINTS = torch.linspace(-3, 3, 9, dtype=torch.float64)
 X = torch.randn(5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import stability as st
-from stability.signals.growth_fit import fit_series
+from stability.signals.growth_verdict import fit_series
 
 ONE = torch.ones(1, dtype=torch.float64)
 MINUS_ONE = -ONE

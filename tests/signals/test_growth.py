@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from stability.signals.growth_fit import fit_series
 from stability.signals.growth_laws import SHAPES, SPREADS
+from stability.signals.growth_verdict import fit_series
 
 LAYERS = np.arange(1.0, 41.0)
 LAWS = [(shape, spread) for shape in SHAPES for spread in SPREADS]

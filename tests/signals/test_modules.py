@@ -9,7 +9,7 @@ from torch import nn
 
 import stability as st
 from stability.foundation.log_norms import combine
-from stability.foundation.scaled import Scaled
+from stability.foundation.scaled_tensors import Scaled
 
 from ..models import ResidualBlock
 

@@ -12,7 +12,7 @@ from hypothesis import strategies
 import stability as st
 from stability.foundation.checks import COLUMNS
 from stability.signals.kernels.easy_rows import scale_biases
-from stability.signals.table_gradients import gradients
+from stability.signals.step_table_gradients import gradients
 
 from . import oracle
 

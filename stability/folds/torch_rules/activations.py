@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stability.folds.bends import hinge
 from stability.folds.piecewise import PiecewiseLinear
-from stability.folds.refusal import refuse
+from stability.folds.refuse import refuse
 from stability.folds.torch_rules.dimensions import check_channels
 from stability.folds.torch_rules.registry import in_place, rule
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from stability.folds.numbers import FLOOR, UNIT, Array, rationals, row_size
 from stability.folds.piecewise import PiecewiseLinear
-from stability.folds.refusal import refuse
+from stability.folds.refuse import refuse
 from stability.folds.torch_rules.dimensions import Dims, check_channels, data_dimensions, on_batches
 from stability.folds.torch_rules.registry import Rule, rule
 

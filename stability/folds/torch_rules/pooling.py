@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from stability.folds.largest import largest
 from stability.folds.piecewise import PiecewiseLinear
-from stability.folds.refusal import refuse
+from stability.folds.refuse import refuse
 from stability.folds.torch_rules.dimensions import check_spatial, on_batches
 from stability.folds.torch_rules.linear_maps import linear_map
 from stability.folds.torch_rules.registry import Rule, rule

@@ -11,9 +11,9 @@ from scipy.optimize import brentq
 from stability.foundation.checks import check_positive
 from stability.networks import Architecture, Init
 from stability.theory.closed_form import ClosedForm
-from stability.theory.width_one.exponents import Step, lyapunov_exponent
 from stability.theory.width_one.growth_terms import mean
 from stability.theory.width_one.init_laws import DEPTH, SCALE
+from stability.theory.width_one.lyapunov_exponents import Step, lyapunov_exponent
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from scipy.stats import norm
 from stability.foundation.checks import check_name, check_number
 from stability.networks import Architecture, Init
 from stability.theory.closed_form import ClosedForm
-from stability.theory.width_one.exponents import log_variance, lyapunov_exponent
+from stability.theory.width_one.lyapunov_exponents import log_variance, lyapunov_exponent
 
 #: The powers of 2 that round to 0 and, but for a rounding error, those that are infinite.
 RANGES = {"float16": (-25, 16), "bfloat16": (-134, 128), "float32": (-150, 128), "float64": (-1075, 1024)}

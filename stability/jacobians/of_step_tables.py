@@ -12,7 +12,7 @@ from stability.foundation.threads import side_by_side
 from stability.jacobians.kernels import log_derivatives as kernel
 from stability.jacobians.spectrum import Spectrum
 from stability.jacobians.step_derivatives import log_factors
-from stability.reading.chains import StepTable
+from stability.reading.chain_reading import StepTable
 
 
 def width_one_spectrum(reading: StepTable, distances: bool) -> Spectrum:

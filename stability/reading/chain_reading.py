@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stability.foundation.checks import check_finite, check_points
 from stability.networks import Chain
-from stability.reading.recording import edge_of
+from stability.reading.forward_recording import edge_of
 from stability.reading.states import State, check_state
 
 

@@ -14,9 +14,9 @@ from stability.foundation.checks import COLUMNS
 from stability.foundation.threads import side_by_side
 from stability.jacobians.step_derivatives import factors
 from stability.networks import Chain
-from stability.reading.chains import StepTable
+from stability.reading.chain_reading import StepTable
 from stability.signals.gradient_norms import GradientNorms
-from stability.signals.kernels import forward_states, table_gradient
+from stability.signals.kernels import back_through_rows, forward_states
 from stability.signals.kernels.row_gradients import Gradient
 from stability.signals.losses import Loss, loss_of_members
 
@@ -138,11 +138,11 @@ def _fill(
     places = np.full(len(COLUMNS), -1)
     places[list(columns)] = range(len(columns))
     kinds = np.isin(COLUMNS, trained).astype(np.float64)
-    inputs = table_gradient.Inputs(
+    inputs = back_through_rows.Inputs(
         table, *factors(table), points, np.ascontiguousarray(cotangents), kinds, places, depth
     )
     of_columns, norms = np.empty((len(columns), seeds, rows)), np.empty((3, seeds, rows + 1))
-    logs = table_gradient.Logs(of_columns, norms, np.empty((len(columns), seeds)))
+    logs = back_through_rows.Logs(of_columns, norms, np.empty((len(columns), seeds)))
 
     def signed(kept: int) -> Gradient:
         of_table, squared = (kept, len(COLUMNS), rows), (kept, 3, rows + 1)
@@ -154,7 +154,7 @@ def _fill(
 
     def run(first: int, last: int) -> None:
         out = shared if keep else signed(1)
-        table_gradient.gradients(first, last, inputs, out, logs)
+        back_through_rows.gradients(first, last, inputs, out, logs)
 
     side_by_side(run, seeds, 3 * seeds * rows * len(points))
     return TableGradients(*shared, *logs)

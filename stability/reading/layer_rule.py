@@ -21,7 +21,7 @@ from torch import nn
 
 from stability.foundation.checks import check_name
 from stability.reading.cuts import Path
-from stability.reading.recording import Call
+from stability.reading.forward_recording import Call
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from stability.foundation.log_norms import combine
-from stability.foundation.scaled import Scaled
-from stability.reading.chains import Steps
+from stability.foundation.scaled_tensors import Scaled
+from stability.reading.chain_reading import Steps
 from stability.signals.gradient_norms import GradientNorms
 from stability.signals.losses import Loss, loss_of_members
 
