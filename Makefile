@@ -23,14 +23,14 @@ figures: .venv/ready
 	$(BIN)/python analyses/your_model.py
 
 test: .venv/ready
-	$(BIN)/python -m pytest --numprocesses=2
+	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
 
 # What `test` leaves out, after it: long statistics, and the scripts as a whole.
 test-all: test
-	$(BIN)/python -m pytest --numprocesses=2 -m slow tests
+	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal -m slow tests
 
 zoo: .venv/zoo
-	$(BIN)/python -m pytest --numprocesses=2 -m zoo tests/zoo
+	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal -m zoo tests/zoo
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -7,7 +7,7 @@ import math
 from numba import njit
 
 
-@njit(inline="always")
+@njit
 def normalise(number):
     """Return the pair of a mantissa in [1/2, 1), or of 0 and 0."""
     mantissa, exponent = number
@@ -15,20 +15,20 @@ def normalise(number):
     return m, exponent + e if m != 0.0 else 0
 
 
-@njit(inline="always")
+@njit
 def wide(value):
     """Return a plain number as a pair."""
     return float(value), 0
 
 
-@njit(inline="always")
+@njit
 def times(first, second):
     a, b = normalise(first)
     c, d = normalise(second)
     return normalise((a * c, b + d))
 
 
-@njit(inline="always")
+@njit
 def plus(first, second):
     a, b = normalise(first)
     c, d = normalise(second)
@@ -42,19 +42,19 @@ def plus(first, second):
     return normalise((a + math.ldexp(c, max(d - b, -1000)), b))
 
 
-@njit(inline="always")
+@njit
 def square(number):
     """Return the square, its mantissa not brought to order 1."""
     m, e = normalise(number)
     return m * m, 2 * e
 
 
-@njit(inline="always")
+@njit
 def is_positive(number):
     return number[0] > 0.0
 
 
-@njit(inline="always")
+@njit
 def log_size(number):
     """Return the natural log of the modulus, -inf for 0."""
     mantissa, exponent = number
