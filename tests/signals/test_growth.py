@@ -48,6 +48,7 @@ def straight(slopes, n=20):
     return LAYERS[:n, None] * np.asarray(slopes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOG_FACTORS)
 @pytest.mark.parametrize("seeds", [8, 50])
 def test_the_interval_covers_the_mean_log_of_a_factor(name, seeds):
@@ -60,6 +61,7 @@ def test_the_interval_covers_the_mean_log_of_a_factor(name, seeds):
     assert 460 <= covered <= 490, covered
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [0.5, 0.8])
 def test_the_level_is_that_of_the_interval(level):
     random = np.random.default_rng(0)

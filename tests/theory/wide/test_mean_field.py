@@ -238,6 +238,7 @@ def over_widths(measure, widths=(16, 32, 64)):
     return extrapolate(widths, [s.mean() for s in samples], [s.std() / math.sqrt(len(s)) for s in samples])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["tanh", "relu", "prelu", "gelu"])
 @pytest.mark.parametrize(("weight", "bias", "correlation"), [(1.5, 0.3, 0.2), (0.9, 0.5, -0.6)])
 def test_networks_are_where_the_recursions_say_for_infinite_width(activation, weight, bias, correlation):
@@ -268,6 +269,7 @@ def rate(net, width, correlation, first, last):
     return (d[last] - d[first]) / (last - first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("activation", "weight", "bias"), [("tanh", 1.0, 0.3), ("gelu", 1.1, 0.4), ("relu", 1.1, 0.4)])
 def test_decorrelations_decay_with_the_depth_scale(activation, weight, bias):
     # In the ordered phase, by chi_1 a layer, which is exp(-1 / xi_c); started at the fixed variance, close together.
@@ -281,6 +283,7 @@ def test_decorrelations_decay_with_the_depth_scale(activation, weight, bias):
     assert math.isclose(expected, math.log(theory.chi_1(weight, bias, activation)), rel_tol=1e-10)
 
 
+@pytest.mark.slow
 def test_close_inputs_part_by_chi_1_in_the_chaotic_phase():
     limit, error = over_widths(
         lambda n: rate(network("tanh", 14, n, 12_000 // n, 2.0, 0.3), n, 1 - 1e-12, 5, 14), (32, 64, 128)
@@ -291,6 +294,7 @@ def test_close_inputs_part_by_chi_1_in_the_chaotic_phase():
     assert error < 0.05 * expected
 
 
+@pytest.mark.slow
 def test_unlike_inputs_end_at_the_fixed_correlation_in_the_chaotic_phase():
     weight, bias, depth = 2.5, 0.4, 30
     q, c = theory.fixed_variance(weight, bias), theory.fixed_correlation(weight, bias)
@@ -305,6 +309,7 @@ def test_unlike_inputs_end_at_the_fixed_correlation_in_the_chaotic_phase():
     assert error < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("activation", "weight", "bias"), [("tanh", 1.0, 0.3), ("tanh", 2.0, 0.3), ("gelu", 1.2, 0.4)])
 def test_squared_gradients_change_by_chi_1_a_layer(activation, weight, bias):
     depth = 12
@@ -333,6 +338,7 @@ def test_the_variance_nears_its_fixed_point_with_its_depth_scale(activation):
         here = following
 
 
+@pytest.mark.slow
 def test_arrays_of_a_million_parameters_are_one_call():
     w, b = np.linspace(0, 1.3, 10**6), np.full(10**6, 0.1)
     for function in (theory.fixed_variance, theory.chi_1, theory.correlation_depth_scale, theory.gradient_depth_scale):

@@ -42,6 +42,7 @@ def z_of_variance(sample, expected):
     return (sample.var(ddof=1) - expected) / (squares.std(ddof=1) / math.sqrt(len(sample)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("widths", "activation", "bias"),
     [([20] * 20, "relu", 0.0), ([12, 30, 8, 20], "relu", 0.5), ([6] * 10, "linear", 0.0), ([2, 3, 2], "relu", 0.0)],
@@ -57,6 +58,7 @@ def test_log_squared_norm_is_that_of_networks(widths, activation, bias):
     assert abs(alive.mean() - share) <= 4 * math.sqrt(share * (1 - share) / len(sample))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("order", "widths"), [(1, [10] * 3), (2, [40]), (0.5, [20] * 10), (1.5, [40, 50])])
 def test_moments_of_small_relative_variance_are_those_of_networks(order, widths):
     first, second = theory.squared_norm_moment(order, widths), theory.squared_norm_moment(2 * order, widths)
@@ -64,6 +66,7 @@ def test_moments_of_small_relative_variance_are_those_of_networks(order, widths)
     assert abs(z_of_mean(stretches(widths, 40_000) ** order, first)) < 4
 
 
+@pytest.mark.slow
 def test_chains_obey_it_too():
     # The chain as the package initialises it, its products by automatic differentiation.
     width, depth, seeds = 16, 12, 4000

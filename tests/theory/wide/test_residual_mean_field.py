@@ -35,6 +35,7 @@ def inputs(width, correlation):
     return x * math.sqrt(width)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["tanh", "relu", "prelu", "gelu"])
 def test_networks_grow_as_the_recursion_says_for_infinite_width(activation):
     # Means over seeds at three widths, extrapolated in 1 / width: what is left is the mean field.
@@ -85,6 +86,7 @@ def test_gradients_grow_as_the_recursion_says(activation):
     assert (error < 0.1 * expected).all()
 
 
+@pytest.mark.slow
 def test_tanh_networks_grow_linearly_and_their_gradients_as_a_root():
     rate, root = theory.residual_tanh_laws(1.5, 0.8, 0.3)
     depth = 8000
@@ -145,6 +147,7 @@ def test_shattered_correlations_have_their_closed_forms():
         np.testing.assert_allclose(theory.shattered_correlation(depth, kind, co_active=0.5), 1, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_in_a_network_gradients_shatter_less_than_the_theorem_says():
     # Inputs become more alike from layer to layer; with their correlations in place of 1/4 the recursion holds.
     depth, n, seeds = 8, 128, 200

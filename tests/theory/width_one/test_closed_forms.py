@@ -180,6 +180,7 @@ SIMULATED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "init", "sign", "scale"), SIMULATED)
 def test_exponents_and_spreads_are_those_of_drawn_chains(architecture, init, sign, scale):
     depth, seeds = 500, 2000
@@ -201,6 +202,7 @@ def test_exponents_and_spreads_are_those_of_drawn_chains(architecture, init, sig
     assert abs(variance.check((logs[-1] - depth * mean) ** 2 / depth, **given).z) < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "init", "scale", "seeds"),
     [
@@ -273,6 +275,7 @@ def test_exponents_of_both_signs_and_zero_are_among_the_cases():
     assert logs[-1].std() > 5
 
 
+@pytest.mark.slow
 def test_plain_relu_steps_kill_half_and_pass_the_rest_on():
     _, steps, signs = steps_of("plain_relu", "he", None, 1.0, 0.25, 1, 40_000)
     alive = signs != 0
@@ -284,6 +287,7 @@ def test_plain_relu_steps_kill_half_and_pass_the_rest_on():
         theory.log_variance("plain_relu", "he")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize(("architecture", "slope"), [("plain_relu", 0), ("plain_prelu", 0.25)])
 @pytest.mark.parametrize("init", ["uniform", "he", "orthogonal"])

@@ -34,6 +34,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "init", "seeds"), CASES)
 def test_at_the_critical_scale_chains_neither_grow_nor_decay_and_beside_it_they_do(architecture, init, seeds):
     found = theory.critical_scale(architecture, init)

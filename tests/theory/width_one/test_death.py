@@ -29,6 +29,7 @@ def z_of(share, probability, count):
     return (share - probability) / math.sqrt(probability * (1 - probability) / count)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", ["pytorch", "uniform", "he", "orthogonal", "knots"])
 @pytest.mark.parametrize("x", [1.0, -0.4])
 def test_dead_at_a_point(init, x):

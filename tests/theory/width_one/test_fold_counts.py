@@ -16,6 +16,7 @@ def counts_of(architecture, init, scale, depth, seeds, interval):
     return st.count(table, interval)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [1, 2, 5, 12])
 @pytest.mark.parametrize(
     ("architecture", "init", "scale", "interval"),

@@ -44,6 +44,7 @@ def test_rates_by_depth(architecture, sign):
     assert abs(rate.check((first[1] - first[0]) / 200).z) < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize(("architecture", "init"), [("plain_prelu", "pytorch"), ("plain_prelu", "he")])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
