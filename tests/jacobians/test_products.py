@@ -41,7 +41,7 @@ def test_width_8_against_many_digits(prefix):
     assert s.self_check.passed
 
 
-@pytest.mark.parametrize(("depth", "digits"), [(64, 200), (512, 900), (1000, 1600)])
+@pytest.mark.parametrize(("depth", "digits"), [(64, 200), (512, 900), pytest.param(1000, 1600, marks=pytest.mark.slow)])
 def test_width_16_against_many_digits(depth, digits):
     layers = gaussian(depth, 16, seed=depth)
     s = st.spectrum(layers)

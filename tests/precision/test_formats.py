@@ -108,6 +108,7 @@ def test_the_bound_of_real_chains_holds_and_is_near(name, init):
             assert (above[compared] <= middle[compared] / 2).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", ["pytorch", "uniform", "he"])
 @pytest.mark.parametrize("name", st.ARCHITECTURES)
 def test_the_probable_bound_is_near_and_rarely_exceeded_in_half_precision_too(name, init):

@@ -73,6 +73,7 @@ def test_relu_growth_is_exact_at_every_width():
     np.testing.assert_allclose(found, theory.residual_growth_factor(0.7, 0.9) ** np.arange(depth + 1), rtol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 def test_gradients_grow_as_the_recursion_says(activation):
     depth, n = 10, 128

@@ -222,6 +222,7 @@ def test_one_percent_of_an_exponent_near_0_would_be_seen(architecture, init, sca
     assert 3 * agreement.standard_error < 0.01 * abs(agreement.predicted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "init", "sign", "scale"), SIMULATED)
 def test_variances_and_moments_of_steps_are_those_of_drawn_chains(architecture, init, sign, scale):
     depth, seeds = (100, 20_000) if init == "scaled" else (500, 2000)
@@ -316,6 +317,7 @@ FORMS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 def test_a_million_parameters_at_once(form):
     # What is integrated takes a sum over nodes for all parameters at once: fewer of them, to spare time.

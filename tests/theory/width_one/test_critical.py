@@ -92,6 +92,7 @@ def test_a_bypass_with_one_map_and_slopes_near_1_has_one():
     assert abs(exponent.check(s.finite_time_exponents[-1, :, 0, 0]).z) < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", ["pytorch", "he", "orthogonal"])
 @pytest.mark.parametrize("architecture", ["residual2_relu", "residual2_prelu"])
 def test_divided_by_the_root_of_the_depth_the_derivative_is_log_normal(architecture, init):

@@ -42,6 +42,7 @@ def test_dead_at_a_point(init, x):
         assert abs(z_of(share, form.value(depth=depth), seeds)) < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", ["uniform", "he", "orthogonal"])
 @pytest.mark.parametrize("interval", [(-1, 2), (0, 2), (1, 2), (-3, -1)])
 def test_dead_on_an_interval_without_biases(init, interval):
@@ -73,6 +74,7 @@ BOTH_NORMAL = st.Init("both normal", "", weight=st.Distribution("normal", 0.8), 
 WEAK = st.Init("weak", "", weight=st.Distribution("uniform", 0.3), bias=st.Distribution("uniform", 0.7))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", ["pytorch", "he", BOTH_NORMAL, WEAK], ids=["pytorch", "he", "normal", "weak"])
 @pytest.mark.parametrize("interval", [(-1, 1), (-0.2, 0.5), (0.3, 4), (-9, -2), (-0.1, 6), (2, 2.5)])
 def test_one_step_on_an_interval(init, interval):
@@ -88,6 +90,7 @@ def test_one_step_at_a_point_is_a_coin(init):
     assert form.value(middle=np.linspace(-5, 5, 101), radius=0).tolist() == pytest.approx([0.5] * 101, abs=1e-15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", ["pytorch", BOTH_NORMAL, WEAK], ids=["pytorch", "normal", "weak"])
 @pytest.mark.parametrize("interval", [(-3, 3), (0.5, 1)])
 def test_depth_with_biases(init, interval):
