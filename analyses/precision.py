@@ -495,7 +495,7 @@ def draw_failures(data: xarray.Dataset, ax: plt.Axes, named: bool) -> None:
     """Draw the rows of all formats, a block an architecture, the names of both to the left if they are wanted."""
     ticks, step, depth = [], len(FORMATS) + 0.6, data.attrs["depth"]
     for a, name in enumerate(LABELS):
-        st.plots.failures(data.sel(architecture=name), ax, colour=st.plots.colour(name), top=a * step, size=3.6)
+        st.plots.first_failure(data.sel(architecture=name), ax, colour=st.plots.colour(name), top=a * step, size=3.6)
         ticks += [a * step + row for row in range(len(FORMATS))]
         for row, dtype in enumerate(FORMATS):
             words, least = how(data.sel(architecture=name, dtype=dtype))

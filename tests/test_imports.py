@@ -85,6 +85,11 @@ def test_a_file_is_short_and_a_function_takes_few_arguments(path):
             assert len(given.posonlyargs) + len(given.args) + len(given.kwonlyargs) <= 10, node.name
 
 
+def test_types_are_named():
+    words = [node for path in MODULES for node in ast.walk(ast.parse(path.read_text()))]
+    assert sum(isinstance(node, ast.Name) and node.id == "Any" for node in words) < 40
+
+
 def test_the_package_loads_nothing_before_a_name_is_asked_for():
     program = "import sys, stability; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

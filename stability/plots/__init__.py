@@ -2,7 +2,7 @@
 
 from stability.foundation.files import make_folder
 from stability.plots.folded_lines import counts, function
-from stability.plots.format_losses import failures, forward_error
+from stability.plots.format_losses import first_failure, forward_error
 from stability.plots.layer_profiles import gradient_norms, propagation, watch
 from stability.plots.save_figure import save
 from stability.plots.spectra import distribution, spectrum, vanishing
@@ -14,7 +14,7 @@ __all__ = [
     "colour",
     "counts",
     "distribution",
-    "failures",
+    "first_failure",
     "fits",
     "forward_error",
     "function",

@@ -20,7 +20,7 @@ from stability.precision import FirstFailures, ForwardErrors
 _MARKS = {"activations": "o", "products": "s", "gradients": "^"}
 
 
-def failures(
+def first_failure(
     result: FirstFailures | xarray.Dataset,
     ax: Axes | None = None,
     *,
@@ -48,7 +48,7 @@ def failures(
     >>> import torch, stability as st
     >>> x = torch.linspace(-3, 3, 9, dtype=torch.float64)
     >>> f = st.first_failure(st.Chain("plain_prelu", depth=30, seeds=9), x, formats=["float16", "bfloat16"])
-    >>> figure = st.plots.failures(f)
+    >>> figure = st.plots.first_failure(f)
     """
     fresh = ax is None
     figure, ax = axes_of(ax)

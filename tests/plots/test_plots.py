@@ -208,7 +208,7 @@ def failing():
 def test_failures_are_drawn_where_they_are(failing, stored):
     figure, ax = plt.subplots()
     assert (
-        st.plots.failures(failing.to_dataset() if stored else failing, ax, label="mine", colour="#112233", top=2)
+        st.plots.first_failure(failing.to_dataset() if stored else failing, ax, label="mine", colour="#112233", top=2)
         is figure
     )
     marks = [line for line in ax.lines if line.get_marker() in ("o", "s", "^") and len(line.get_xdata())]
@@ -231,14 +231,14 @@ def test_failures_are_drawn_where_they_are(failing, stored):
     predicted = failing.first(predicted=True).double().numpy()[0, 1:]
     assert ticks == list(np.median(predicted, axis=1))
     assert ax.get_legend().get_texts()[0].get_text() == "mine: activations"
-    alone = st.plots.failures(failing).axes[0]
+    alone = st.plots.first_failure(failing).axes[0]
     assert [t.get_text() for t in alone.get_yticklabels()] == ["float16", "float64"]
 
 
 def test_a_prediction_that_fails_is_shown_beside_what_survives(failing):
     survives = dataclasses.replace(failing, measured=torch.zeros_like(failing.measured))
     _, ax = plt.subplots()
-    st.plots.failures(survives, ax)
+    st.plots.first_failure(survives, ax)
     assert all(line.get_markerfacecolor() == "white" for line in ax.lines if line.get_marker() in ("o", "s", "^"))
     ticks = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "|"]
     assert len(ticks) == 2
@@ -249,7 +249,7 @@ def test_what_was_not_measured_has_no_mark():
     net = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(5)))
     f = st.first_failure(net, torch.ones(3, 4), ["float32"])
     _, ax = plt.subplots()
-    st.plots.failures(f, ax)
+    st.plots.first_failure(f, ax)
     assert [line.get_marker() for line in ax.lines] == ["o", "^"]
 
 
