@@ -12,29 +12,11 @@ import math
 from numba import njit
 
 from stability.folds.numbers import UNIT
+from stability.foundation.kernels.double_double import two_product, two_sum
 
 #: More than the rounding of the few operations of any one bound.
 UP = 1.0 + 2.0**-48
 _FLOOR = 2.0**-1000  # an error bound above 0 stays above 0
-
-
-@njit(inline="always")
-def two_sum(a, b):
-    s = a + b
-    t = s - a
-    return s, (a - (s - t)) + (b - t)
-
-
-@njit(inline="always")
-def two_product(a, b):
-    p = a * b
-    c = 134217729.0 * a
-    a1 = c - (c - a)
-    a2 = a - a1
-    c = 134217729.0 * b
-    b1 = c - (c - b)
-    b2 = b - b1
-    return p, a2 * b2 - (((p - a1 * b1) - a2 * b1) - a1 * b2)
 
 
 @njit(inline="always")

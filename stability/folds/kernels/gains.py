@@ -8,7 +8,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from stability.folds.kernels.balls import UP, sign, two_product, two_sum
+from stability.folds.kernels.balls import UP, sign
+from stability.foundation.kernels.double_double import two_product, two_sum
 
 #: A row whose numbers are 0 or of a size within these does not leave float64's range.
 ROW_SMALL, ROW_LARGE = 2.0**-100, 2.0**100

@@ -6,10 +6,11 @@ import math
 
 from numba import njit
 
-from stability.folds.kernels.balls import affine, sign, two_product, wide_affine
+from stability.folds.kernels.balls import affine, sign, wide_affine
 from stability.folds.kernels.counting_state import ACTIVE, AT_INFINITY, LABELS, LIMBS, LIVE, NODES, PIECES, STRETCHES
 from stability.folds.kernels.pairs import rename, split
 from stability.folds.numbers import UNIT
+from stability.foundation.kernels.double_double import two_product
 
 #: A node within these, through a row that is safe, does not leave float64's range.
 SMALL, LARGE = 2.0**-400, 2.0**400
