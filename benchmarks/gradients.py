@@ -142,8 +142,8 @@ def _multiple(net: nn.Module, x: torch.Tensor) -> float:
 
 
 def watch_cost() -> None:
-    """Print how much longer a watched step of training takes, in percent."""
-    print(f"watch: a training step of {DEPTH} blocks of width {WIDTH}, batch {BATCH}, float32, one thread")
+    """Print how much longer a watched iteration of training takes, in percent."""
+    print(f"watch: a training iteration of {DEPTH} blocks of width {WIDTH}, batch {BATCH}, float32, one thread")
     for gradients in ("in range", "vanishing"):
         for optimizer in (torch.optim.SGD, torch.optim.Adam):
             _watch_cost(gradients, optimizer)

@@ -7,9 +7,10 @@ from typing import Self, TypeVar, cast
 import numpy as np
 from torch import Tensor
 
-from stability.folds.numbers import FLOOR, UNIT, Array, numbers, rationals, row_size
+from stability.folds.numbers import FLOOR, Array, numbers, rationals, row_size
 from stability.folds.pieces import Pieces, align
 from stability.folds.refuse import refuse
+from stability.foundation.formats import ROUNDOFF
 
 A = TypeVar("A", bound="Arithmetic")
 
@@ -21,7 +22,7 @@ class Arithmetic(Pieces):
         if isinstance(other, Pieces):
             f, g = align(self, cast(Self, other))
             data = f._data + g._data if sign > 0 else f._data - g._data
-            rounding = 0.0 if f.exact else UNIT * row_size(data)
+            rounding = 0.0 if f.exact else ROUNDOFF * row_size(data)
             undecided = f._undecided | g._undecided
             return f._make(
                 f._places, data, f._errors + g._errors + rounding * (_touched(f) & _touched(g)), undecided, f._limit
@@ -32,7 +33,7 @@ class Arithmetic(Pieces):
         count, errors = len(self.knots), self._errors.copy()
         data[:count] += constant if sign > 0 else -constant
         if not self.exact:
-            errors[:count] += UNIT * row_size(data[:count])
+            errors[:count] += ROUNDOFF * row_size(data[:count])
         return self._like(data, errors)
 
     def _constant(self, other: object) -> Array:
@@ -82,7 +83,7 @@ class Arithmetic(Pieces):
         """What rounding takes from products of the rows with numbers, at most; nothing from rows that are just 0."""
         if self.exact:
             return 0.0
-        return UNIT * row_size(products) + FLOOR * (_touched(self) | (self._errors > 0))
+        return ROUNDOFF * row_size(products) + FLOOR * (_touched(self) | (self._errors > 0))
 
     def __iadd__(self, other: object) -> Self:
         return self._become(self + other)

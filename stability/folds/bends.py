@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from stability.folds.arithmetic import A
-from stability.folds.numbers import UNIT, Array, flatten_rows, row_size
+from stability.folds.numbers import Array, flatten_rows, row_size
 from stability.folds.pieces import insert
 from stability.folds.places import Places, crowded
+from stability.foundation.formats import ROUNDOFF
 
 
 def select(condition: A, positive: A, other: A) -> A:
@@ -70,7 +71,7 @@ def cross(condition: A, others: Sequence[A]) -> tuple[A, list[A], Array]:
         blur = np.maximum(condition._errors[piece], condition._errors[piece + 1])
         width = (end - start).astype(np.float64)
         with np.errstate(divide="ignore", over="ignore"):
-            planted = np.minimum(2 * blur / (left + right) * width + 4 * UNIT * (np.abs(t) + width), width)
+            planted = np.minimum(2 * blur / (left + right) * width + 4 * ROUNDOFF * (np.abs(t) + width), width)
     order = sorted(range(len(t)), key=lambda i: (piece[i], t[i])) if condition.exact else np.lexsort((t, piece))
     piece, t, entry, planted = piece[order], t[order], entry[order], planted[order]
     if not condition.exact:
@@ -111,7 +112,7 @@ def _choose(condition: A, positive: A, other: A) -> A:
             above, below = flatten_rows(side).any(axis=1), ~flatten_rows(side).all(axis=1)
             errors[rows] = np.maximum(positive._errors[rows] * above, other._errors[rows] * below)
         changed = flatten_rows(differ).any(axis=1)
-        slope_errors = errors[k : 2 * k - 1] + UNIT * row_size(slopes)
+        slope_errors = errors[k : 2 * k - 1] + ROUNDOFF * row_size(slopes)
         errors[2 * k - 1 :] += np.where(changed, slope_errors[1:] + slope_errors[:-1], 0.0)
     undecided = condition._undecided | positive._undecided | other._undecided
     return condition._make(condition._places, data, errors, undecided, condition._limit)

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stability.folds.numbers import FLOOR, UNIT, row_size
+from stability.folds.numbers import FLOOR, row_size
 from stability.folds.pieces import P, Pieces, insert
 from stability.folds.places import Places
 from stability.foundation.checks import check_finite
+from stability.foundation.formats import ROUNDOFF
 
 
 def compose(outer: P, inner: P) -> P:
@@ -42,7 +43,7 @@ def compose(outer: P, inner: P) -> P:
         doubtful = _on_a_kink(outer, inner)
         blur = np.maximum(inner._errors[piece], inner._errors[piece + 1]) + outer._places.error[level]
         height = np.abs(kink - v[piece]) + np.abs(v[piece + 1] - kink)
-        error = np.minimum(2 * blur / height * width + 4 * UNIT * (np.abs(t) + width), width)
+        error = np.minimum(2 * blur / height * width + 4 * ROUNDOFF * (np.abs(t) + width), width)
     inner = insert(inner, piece, Places(t, error), planted=True)
     new = piece + 1 + np.arange(len(piece))
     inner._data[new] = kink
@@ -68,7 +69,7 @@ def compose(outer: P, inner: P) -> P:
     errors = np.zeros(len(data))
     if not inner.exact:
         steep = row_size(outer.slopes)
-        rounding = 3 * UNIT * row_size(data)
+        rounding = 3 * ROUNDOFF * row_size(data)
         far = np.abs(v - outer.knots[near[piece_of]])
         outer_slope = outer._errors[len(outer.knots) : 2 * len(outer.knots) - 1]
         errors[:k] = outer._errors[near[piece_of]] + steep.max() * inner._errors[:k] + outer_slope[on[piece_of]] * far

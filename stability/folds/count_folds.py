@@ -8,17 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from stability.folds.exact_count import count_table
 from stability.folds.numbers import signs_of
 from stability.folds.piecewise import Count, PiecewiseLinear
-from stability.folds.restrict import AnyNet, restrict, tables_of
+from stability.folds.restrict import Followable, restrict, tables_of
 from stability.foundation.checks import check_interval
 from stability.foundation.threads import workers
 
 
 def count(
-    net: AnyNet | PiecewiseLinear | Iterable[PiecewiseLinear], interval: Sequence[float] | PiecewiseLinear | None = None
+    net: Followable | PiecewiseLinear | Iterable[PiecewiseLinear],
+    interval: Sequence[float] | PiecewiseLinear | None = None,
 ) -> Count:
     """Return how many folds, turns and regions a network has inside an interval.
 
@@ -33,8 +35,8 @@ def count(
     Args:
         net: a `Chain`; step tables (seeds, rows, 6); one table (rows, 6); a `PiecewiseLinear`; the iterator that
             `st.restrict(..., window=...)` returns; or a piecewise-linear `nn.Module`.
-        interval: (low, high), open, also (-inf, inf), for a chain or a table; a line (`st.segment(p, q)`) or a pair
-            for a module; nothing for a function or windows, which have their own.
+        interval: (low, high), open, also (-inf, inf) for a chain or a table; a line (`st.segment(p, q)`) or a pair for
+            a module; nothing for a function or windows, which have their own.
 
     Returns:
         A `Count`: for a `Chain` and for tables object arrays (seeds,) of integers, else three integers. For a vector
@@ -57,7 +59,7 @@ def count(
     found = tables_of(net) if not _are_windows(net) else None
     if found is not None:
         tables, several = found
-        ends = _ends(interval)
+        ends = _ends(_along(interval) if isinstance(interval, PiecewiseLinear) else interval)
         counts = _count_all(tables, ends)
         if not several:
             return Count(*counts[0])
@@ -88,6 +90,18 @@ def _count_all(tables: NDArray[np.float64], ends: tuple[float, float]) -> list[t
         return list(pool.map(lambda table: count_table(table, ends), tables))
 
 
+def _along(line: PiecewiseLinear) -> tuple[float, float]:
+    """Return the interval that a straight line runs through: a chain folds it as often as the interval itself."""
+    low, high = (float(end) for end in (line.values.min(), line.values.max()))
+    if line.shape or len(line.knots) != 2 or low == high:
+        raise ValueError(
+            f"the line has values of shape {tuple(line.shape)} and {len(line.knots)} knots: a chain is counted on an "
+            "interval (low, high), or along a straight line from one number to another; else take "
+            "st.restrict(chain, line).count()"
+        )
+    return low, high
+
+
 def _are_windows(net: object) -> bool:
     return isinstance(net, list | tuple) and len(net) > 0 and isinstance(net[0], PiecewiseLinear)
 
@@ -96,14 +110,12 @@ def _pair(interval: Sequence[float] | PiecewiseLinear) -> tuple[float, float]:
     return check_interval(interval.interval if isinstance(interval, PiecewiseLinear) else interval)
 
 
-def _ends(interval: Sequence[float] | PiecewiseLinear | None) -> tuple[float, float]:
+def _ends(interval: Sequence[float] | None) -> tuple[float, float]:
     """The ends of an interval of a chain, infinite ones allowed."""
     if interval is None:
         raise TypeError("there is no interval: expected st.count(net, (low, high)); (-inf, inf) is allowed")
-    if isinstance(interval, PiecewiseLinear):
-        return _pair(interval)
     try:
-        if isinstance(interval, str):
+        if not isinstance(interval, Sequence | np.ndarray | Tensor) or any(isinstance(end, str) for end in interval):
             raise TypeError
         low, high = map(float, interval)
     except OverflowError:

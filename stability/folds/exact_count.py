@@ -29,10 +29,10 @@ from stability.folds.kernels.counting_state import (
     Pairs,
     Room,
 )
-from stability.folds.kernels.gains import Steps, fill_gains
+from stability.folds.kernels.gains import StepGains, fill_gains
 from stability.folds.kernels.value_space import DONE, FULL, LARGE, SMALL, advance
-from stability.folds.numbers import UNIT
 from stability.folds.rational import ExactRow, Orbit, dyadic, sign
+from stability.foundation.formats import ROUNDOFF
 from stability.networks.step_formula import EXACT
 
 Array = NDArray[np.float64]
@@ -46,7 +46,7 @@ class Coefficients:
         gain, gain_error, shift, shift_error = np.empty((4, rows, 2))
         safe, gain_sign = np.empty(rows, dtype=bool), np.empty((rows, 2), dtype=np.int8)
         exponents = np.zeros((rows, 2, 2), dtype=np.int64)
-        self.steps = steps = Steps(table, safe, gain, gain_error, gain_sign, shift, shift_error, exponents)
+        self.steps = steps = StepGains(table, safe, gain, gain_error, gain_sign, shift, shift_error, exponents)
         self.certain = not fill_gains(steps)
         if self.certain:
             return
@@ -78,7 +78,7 @@ class Coefficients:
             for k, branch in np.argwhere(cancelled):
                 exact = EXACT.row_of(table[k])
                 gain[k, branch] = float(EXACT.gain(exact, 1 if branch else exact.slope))
-                gain_error[k, branch] = abs(gain[k, branch]) * UNIT
+                gain_error[k, branch] = abs(gain[k, branch]) * ROUNDOFF
         return gain, gain_error, shift, shift_error
 
 
@@ -173,7 +173,7 @@ def _total(multiplicities: NDArray[np.uint64]) -> int:
 
 
 def _pass_kink(
-    label: int, layer: int, steps: Steps, labels: Labels, passages: dict[int, Counter[tuple[int, int]]]
+    label: int, layer: int, steps: StepGains, labels: Labels, passages: dict[int, Counter[tuple[int, int]]]
 ) -> None:
     """Take a label through a layer whose kink it meets: each side goes where its own derivative leads."""
     below, above, gain_sign = labels.below, labels.above, steps.gain_sign[layer]

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stability.folds.numbers import UNIT, Array, flatten_rows, row_size
+from stability.folds.numbers import Array, flatten_rows, row_size
 from stability.folds.pieces import insert
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.places import Places, crowded
+from stability.foundation.formats import ROUNDOFF
 
 Index = NDArray[np.intp]
 
@@ -63,7 +64,7 @@ def largest(f: PiecewiseLinear, entries: Index, shape: Sequence[int]) -> Piecewi
     data[2 * k - 1 :] = np.where(same, np.take_along_axis(f.bends, entry[1:], 1), slopes[1:] - slopes[:-1])
     errors = f._errors.copy()
     if not f.exact:
-        rise = errors[k : 2 * k - 1] + UNIT * row_size(slopes)
+        rise = errors[k : 2 * k - 1] + ROUNDOFF * row_size(slopes)
         steady = same.all(axis=1)
         errors[2 * k - 1 :] += np.where(steady, 0.0, rise[1:] + rise[:-1])
         # Where only losers bend, the row has none of their errors.
@@ -136,7 +137,7 @@ def _crossings(
         if not f.exact:
             width = finish - begin
             blur = 4 * np.maximum(errors[piece], errors[piece + 1]) / (left + right)
-            error = np.minimum(blur * width + 4 * UNIT * (np.abs(place) + width), width)
+            error = np.minimum(blur * width + 4 * ROUNDOFF * (np.abs(place) + width), width)
         found.append((piece, window, place, np.full(len(piece), step), now, next_one, error))
         now, since, step = next_one, place, step + 1
     return tuple(np.concatenate(column) for column in zip(*found, strict=True))  # type: ignore[return-value]

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from stability.folds.numbers import numbers
+from stability.folds.pieces import NO_LIMIT
 from stability.folds.piecewise import PiecewiseLinear
 from stability.foundation.checks import check_interval
 
@@ -20,7 +21,7 @@ def line_of(line: object) -> PiecewiseLinear:
     """Return the line that a user names: a function as it is, for a pair (low, high) the function x on [low, high]."""
     if isinstance(line, PiecewiseLinear):
         return line
-    if isinstance(line, str) or not isinstance(line, Sequence | np.ndarray | Tensor):
+    if isinstance(line, str | bytes) or not isinstance(line, Sequence | np.ndarray | Tensor):
         raise TypeError(f"the line is {line!r}: expected an interval (low, high), or st.segment(start, end)")
     ends = check_interval(line)  # type: ignore[arg-type]
     return PiecewiseLinear(ends, ends)
@@ -44,4 +45,7 @@ def segment(start: ArrayLike | Tensor, end: ArrayLike | Tensor) -> PiecewiseLine
         raise ValueError(f"the ends of the segment have shape {p.shape}: expected at least one entry")
     if (p == q).all():
         raise ValueError("the segment is from a point to itself: expected two different points")
-    return PiecewiseLinear(np.array([0.0, 1.0]), np.stack([p, q]))
+    line = PiecewiseLinear(np.array([0.0, 1.0]), np.stack([p, q]))
+    # In a network that is called with it directly a norm is that of a tensor, and must be refused.
+    line._limit = NO_LIMIT
+    return line

@@ -14,8 +14,6 @@ from stability.foundation.checks import check_finite
 
 #: float64, or objects that are all rational numbers of one type.
 Array = NDArray[Any]
-#: The largest relative rounding error of float64.
-UNIT = 2.0**-53
 #: More than underflow takes from a product and from the bound of its error.
 FLOOR = 2.0**-1060
 

@@ -12,14 +12,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stability.folds.numbers import FLOOR, UNIT, Array, flatten_rows, rationals, row_size
+from stability.folds.numbers import FLOOR, Array, flatten_rows, rationals, row_size
 from stability.folds.places import Places, Source, merge
 from stability.folds.refuse import refuse
+from stability.foundation.formats import ROUNDOFF
 
 P = TypeVar("P", bound="Pieces")
 
 
 decision = itertools.count()
+
+
+#: Of the knots of a function in a network that is followed, where there is no limit to them; None where none is.
+NO_LIMIT = 2**62
 
 
 class TooManyKnots(Exception):
@@ -222,7 +227,7 @@ def insert(f: P, piece: Array, fresh: Places, planted: bool = False) -> P:
         errors[new] = (
             np.maximum(f._errors[piece], f._errors[piece + 1])
             + slope_errors[piece] * np.abs(knots - f.knots[near])
-            + 3 * UNIT * (row_size(data[new]) + size * np.abs(knots - f.knots[near]))
+            + 3 * ROUNDOFF * (row_size(data[new]) + size * np.abs(knots - f.knots[near]))
             + FLOOR * (size > 0)
         )
         if planted:

@@ -16,11 +16,12 @@ from torch import Tensor
 from stability.folds.as_tensor import AsTensor
 from stability.folds.bends import hinge, select
 from stability.folds.calculus import compose, distance
-from stability.folds.numbers import FLOOR, UNIT, Array, numbers, rationals, row_size, signs_of
+from stability.folds.numbers import FLOOR, Array, numbers, rationals, row_size, signs_of
 from stability.folds.pieces import align, insert_at, interpolated
 from stability.folds.places import Places
 from stability.folds.refuse import refuse
 from stability.foundation.checks import check_finite, check_integer
+from stability.foundation.formats import ROUNDOFF
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,9 @@ class PiecewiseLinear(AsTensor):
             check_finite("the slopes of the function (piece)", data[len(t) :])
             # Two differences and a quotient, each of numbers that are exact.
             slopes = errors[len(t) : 2 * len(t) - 1]
-            slopes[:] = 3 * UNIT * row_size(data[len(t) : 2 * len(t) - 1])
+            slopes[:] = 3 * ROUNDOFF * row_size(data[len(t) : 2 * len(t) - 1])
             slopes += FLOOR * (row_size(v[1:] - v[:-1]) > 0)
-            errors[2 * len(t) - 1 :] = slopes[1:] + slopes[:-1] + UNIT * row_size(data[2 * len(t) - 1 :])
+            errors[2 * len(t) - 1 :] = slopes[1:] + slopes[:-1] + ROUNDOFF * row_size(data[2 * len(t) - 1 :])
         self._hold(Places(t), data, errors, {}, None)
 
     def __repr__(self) -> str:
@@ -217,7 +218,7 @@ class PiecewiseLinear(AsTensor):
     def _not_inside(self, name: str) -> None:
         """Refuse in a network that is followed: there the name is that of a method of tensors with another meaning."""
         if self._limit is not None:
-            refuse(f"Tensor.{name}", "it is not piecewise linear")
+            refuse(f"Tensor.{name}", "it is not piecewise linear; what st.restrict(network, line) returns has norms")
 
     def integral(self) -> Array | float | Fraction:
         """Return the integral over the interval, of the values' shape."""
@@ -234,7 +235,7 @@ class PiecewiseLinear(AsTensor):
         total = (width * (2 * a * c + a * d + b * c + 2 * b * d) / 6).sum()
         return total if f.exact else float(total)
 
-    def norm(self, p: float | None = None) -> float:
+    def norm(self, p: float | None = None, *more: object, **options: object) -> float:
         """Return (the integral of |f|^p)^(1/p) for an integer p >= 1, or the maximum of |f| for p = inf.
 
         There is no default, so that x.norm() in a network that is called directly is not taken for it.
@@ -243,10 +244,10 @@ class PiecewiseLinear(AsTensor):
         follows it is refused, as is `inner`: what stands there means the norm of a tensor.
         """
         self._not_inside("norm")
-        if p is None:
+        if p is None or more or options:
             raise TypeError(
-                "norm() of a function needs its p, such as f.norm(2); in a network it would be the norm of a tensor, "
-                "which is not piecewise linear"
+                "norm of a function takes its p and no more, such as f.norm(2); in a network it would be the norm of a "
+                "tensor, which is not piecewise linear"
             )
         size = float(abs(self.values).max())
         if p == math.inf or size == 0:

@@ -19,17 +19,16 @@ from stability.folds.following import following
 from stability.folds.kernels.enumeration import enumerate_chain
 from stability.folds.lines import Line, line_of
 from stability.folds.perceptrons import restrict_layers
-from stability.folds.pieces import TooManyKnots
+from stability.folds.pieces import NO_LIMIT, TooManyKnots
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.places import Places
 from stability.foundation.checks import check_finite, check_integer, check_table
 from stability.networks import Chain
 
 #: What may be followed along a line, and, a seed at a time, what then is: a table or what can be called.
-AnyNet = Chain | NDArray[np.float64] | Tensor | Sequence[Sequence[float]] | Callable[..., Tensor]
+Followable = Chain | NDArray[np.float64] | Tensor | Sequence[Sequence[float]] | Callable[..., Tensor]
 Followed = NDArray[np.float64] | Callable[..., Tensor]
 
-_NO_LIMIT = 2**62
 _KEPT_AT_MOST = 2**21
 _kept = threading.local()
 # Windows end at a place that no kink of round numbers falls on.
@@ -53,7 +52,7 @@ def tables_of(net: object) -> tuple[NDArray[np.float64], bool] | None:
     return None
 
 
-def restrict(net: AnyNet, line: Line, exact: bool = False, window: int | None = None) -> Any:
+def restrict(net: Followable, line: Line, exact: bool = False, window: int | None = None) -> Any:
     """Return what a network does along a line: the function t -> net(line(t)), knots, values and slopes.
 
     There is a knot wherever the activation pattern changes; `simplify()` keeps those where the function bends. In
@@ -127,10 +126,10 @@ def _windows(net: Followed, line: PiecewiseLinear, exact: bool, window: int) -> 
 
 
 def _along(net: Followed, line: PiecewiseLinear, exact: bool, limit: int | None) -> PiecewiseLinear:
-    if exact:
-        f = _run(net, line.to_exact(_fast_rational()), limit)
-        return f.to_exact(Fraction)
-    return _run(net, line, limit)
+    f = _run(net, line.to_exact(_fast_rational()) if exact else line, limit)
+    f = f.to_exact(Fraction) if exact else f
+    f._limit = None  # it is a function now, and followed no more
+    return f
 
 
 def _fast_rational() -> type:
@@ -161,7 +160,7 @@ def _run(net: Followed, line: PiecewiseLinear, limit: int | None) -> PiecewiseLi
             _check_result(net, fast)
             return fast
     given = line._like(line._data)
-    given._limit = _NO_LIMIT if limit is None else limit
+    given._limit = NO_LIMIT if limit is None else limit
     if isinstance(net, type):
         raise TypeError(f"net is the class {net.__name__}: expected an instance, {net.__name__}(...)")
     with following():
@@ -173,7 +172,6 @@ def _run(net: Followed, line: PiecewiseLinear, limit: int | None) -> PiecewiseLi
             f"the network makes a {type(out).__name__} of the line: expected one tensor that depends on the input; "
             "wrap it so that it returns one"
         )
-    out._limit = None
     _check_result(net, out)
     _check_by_tensors(net, line, out)
     return out
@@ -220,7 +218,6 @@ def _chain_rule(table: NDArray[np.float64], h: PiecewiseLinear, limit: int | Non
     h._limit = limit
     for skip, weight, bias, outer_weight, outer_bias, slope in table.tolist():
         h = h * skip + hinge(h * weight + bias, 0.0, slope, 1.0) * outer_weight + outer_bias
-    h._limit = None
     return h
 
 
@@ -237,7 +234,7 @@ def _enumerate(table: NDArray[np.float64], low: float, high: float, limit: int |
         shift_error,
         low,
         high,
-        _NO_LIMIT if limit is None else limit,
+        NO_LIMIT if limit is None else limit,
         _kept.work,
         _kept.where,
     )

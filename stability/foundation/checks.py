@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 import numpy as np
 import torch
@@ -78,9 +78,11 @@ def check_members(seeds: int | Sequence[int] | torch.Tensor) -> tuple[int, ...]:
 def check_interval(interval: Sequence[float]) -> tuple[float, float]:
     """Return a finite interval (low, high) with low < high."""
     try:
-        if isinstance(interval, str) or any(isinstance(end, str) for end in interval):
+        if isinstance(interval, str | bytes | Set | Mapping) or any(isinstance(end, str) for end in interval):
             raise TypeError
         low, high = map(float, interval)
+    except OverflowError:
+        raise ValueError("an end of the interval is out of float64's range: expected two finite ends") from None
     except (TypeError, ValueError):
         raise TypeError(f"the interval is {interval!r}: expected two numbers (low, high)") from None
     if not math.isfinite(high - low):

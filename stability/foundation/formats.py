@@ -73,6 +73,14 @@ class Format:
         return self.log2_least * math.log(2)
 
 
+#: Of float64, in which all is calculated: the spacing above 1, half of it, and the smallest normal number.
+SPACING, ROUNDOFF, SMALLEST = (
+    Format(torch.float64).spacing,
+    Format(torch.float64).roundoff,
+    Format(torch.float64).smallest,
+)
+
+
 def coarsest(dtypes: Iterable[torch.dtype]) -> torch.dtype:
     """Return the one of the largest roundoff."""
     return max(dtypes, key=lambda dtype: Format(dtype).roundoff)

@@ -48,7 +48,8 @@ class LyapunovExponents:
     stretches: int
 
     def __repr__(self) -> str:
-        pairs = zip(self.exponents.flatten(0, -2)[0], self.standard_errors.flatten(0, -2)[0], strict=True)
+        k = self.exponents.shape[-1]
+        pairs = zip(self.exponents.reshape(-1, k)[0], self.standard_errors.reshape(-1, k)[0], strict=True)
         values = [f"{one:+.4g} +- {error:.1g}" for one, error in list(pairs)[:3]]
         more = ", ..." if self.exponents.shape[-1] > 3 else ""
         first = "" if self.exponents[..., 0].numel() == 1 else " of the first"
@@ -62,14 +63,15 @@ class LyapunovExponents:
         which a module is one.
 
         Raises:
-            ValueError: for a batch of one.
+            ValueError: for fewer than two seeds.
         """
         members = self.exponents
         if members.ndim == 3:
             members = members.mean(dim=1)
         if members.ndim < 2 or len(members) < 2:
             raise ValueError(
-                f"the exponents have shape {tuple(self.exponents.shape)}: pooling needs a batch of two or more"
+                f"the exponents have shape {tuple(self.exponents.shape)}: pooling needs two seeds or more, of which a "
+                "module is one, as its points share its weights"
             )
         mean, vanished = members.mean(dim=0), (members == -math.inf).any(dim=0)
         error = torch.where(vanished, 0.0, members.where(~vanished, 0.0).std(dim=0) / math.sqrt(len(members)))
@@ -149,6 +151,8 @@ def _from_sums(sums: Array, batch: tuple[int, ...]) -> LyapunovExponents:
     exponents = np.where(vanished, -math.inf, rates.mean(axis=0))
     errors = np.where(vanished, 0.0, rates.std(axis=0, ddof=1) / math.sqrt(stretches))
     k = sums.shape[2]
+    order = np.argsort(-exponents, axis=1, kind="stable")
+    exponents, errors = (np.take_along_axis(found, order, axis=1) for found in (exponents, errors))
     return LyapunovExponents(
         torch.from_numpy(exponents).reshape(*batch, k),
         torch.from_numpy(errors).reshape(*batch, k),

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stability.foundation.formats import Format
+from stability.foundation.formats import SPACING, Format
 from stability.jacobians.products import Array, PrefixProducts
 
-_EPS = 2.0**-52
 #: A change of the layers that is far above rounding, and far below what bends the answer.
 _NUDGE = 2.0**-30
 
@@ -52,13 +51,13 @@ class SelfCheck:
     @property
     def value_bound(self) -> Tensor:
         """(*batch), of the error of a single log value of the last prefix: bound + n eps sensitivity."""
-        return self.bound[-1] + self.values * _EPS * self.sensitivity
+        return self.bound[-1] + self.values * SPACING * self.sensitivity
 
     @property
     def input_bound(self) -> Tensor:
         """(*batch), what rounding the layers to the dtype that they came in may have changed before: about
         eps(dtype) / eps times `value_bound`, as float64 for integers."""
-        return self.value_bound * (max(_EPS, Format(self.dtype).spacing) / _EPS)
+        return self.value_bound * (max(SPACING, Format(self.dtype).spacing) / SPACING)
 
     @property
     def passed(self) -> Tensor:
@@ -113,7 +112,7 @@ def self_check(
     return SelfCheck(
         determinant=determinant,
         reversed=torch.from_numpy(differences).reshape(batch),
-        bound=torch.from_numpy(_EPS * (k * conditions + largest)).reshape(depth, *batch),
+        bound=torch.from_numpy(SPACING * (k * conditions + largest)).reshape(depth, *batch),
         sensitivity=torch.from_numpy(sensitivity).reshape(batch),
         values=k,
         dtype=dtype,

@@ -119,7 +119,7 @@ class Spectrum:
         }
         if self.members is not None:
             coords["seed"] = np.array(self.members)
-        if self.x is not None and self.x.ndim == 1:
+        if self.x is not None and self.x.shape == shape[-1:]:
             coords["x"] = self.x.double().cpu().numpy()
         over = ("depth", *batch)
         about = {"units": "natural logarithm"}

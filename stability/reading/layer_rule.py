@@ -43,7 +43,7 @@ class Span:
 
 
 @dataclass
-class Run:
+class LayerRun:
     """A layer: its name, the class of what it is, and the first and the last of its stretches.
 
     Attributes:
@@ -89,7 +89,7 @@ def spans_of(path: Path, calls: Iterable[Call]) -> list[Span]:
     return spans
 
 
-def name_runs(net: nn.Module, path: Path, calls: Sequence[Call], choice: Choice) -> list[Run]:
+def name_runs(net: nn.Module, path: Path, calls: Sequence[Call], choice: Choice) -> list[LayerRun]:
     """Return the layers of a path with cuts, in order."""
     spans = spans_of(path, calls)
     parts = dict(net.named_modules())
@@ -119,12 +119,12 @@ def name_runs(net: nn.Module, path: Path, calls: Sequence[Call], choice: Choice)
         kind = type(first.module if holder is None else parts[holder]).__name__
         if len(group) > 1 and holder is None:
             kind = f"{kind} ... {type(last.module).__name__}"
-        runs.append(Run(name, kind, group[0].first, max(span.last for span in group), own))
+        runs.append(LayerRun(name, kind, group[0].first, max(span.last for span in group), own))
     _close_gaps(runs, spans, len(path.cuts), whole=choice is None or choice == "every")
     return runs
 
 
-def _close_gaps(runs: list[Run], spans: list[Span], stretches: int, whole: bool) -> None:
+def _close_gaps(runs: list[LayerRun], spans: list[Span], stretches: int, whole: bool) -> None:
     """Let what no layer covers belong to the layer before it, but what other modules do where layers are named."""
     for run, following in itertools.pairwise(runs):
         inside = [] if whole else [s.call.name for s in spans if s.first > run.last and s.last < following.first]
@@ -225,9 +225,9 @@ def _named(spans: list[Span], parts: Mapping[str, nn.Module], choice: str | tupl
     return found
 
 
-def _by_operation(path: Path) -> list[Run]:
+def _by_operation(path: Path) -> list[LayerRun]:
     """Return each cut as a layer, called as the operation of its node."""
-    runs: list[Run] = []
+    runs: list[LayerRun] = []
     counts: dict[str, int] = {}
     for number, cut in enumerate(path.cuts):
         if number == 0 and len(path.cuts) > 1:
@@ -235,7 +235,7 @@ def _by_operation(path: Path) -> list[Run]:
         kind = cut.lead[0].name().rpartition("::")[2].rstrip("0123456789").removesuffix("Backward")
         counts[kind] = counts.get(kind, 0) + 1
         name = kind.lower() if counts[kind] == 1 else f"{kind.lower()}#{counts[kind]}"
-        runs.append(Run(name, kind, number, number))
+        runs.append(LayerRun(name, kind, number, number))
     runs[0].first = 0
     return runs
 

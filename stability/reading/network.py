@@ -14,7 +14,7 @@ from stability.foundation.checks import check_finite
 from stability.reading.cuts import Path, below
 from stability.reading.forward_recording import Edge, Node, Recording, edge_of, recorded
 from stability.reading.inputs import Inputs
-from stability.reading.layer_rule import Choice, Run, check_names, name_runs
+from stability.reading.layer_rule import Choice, LayerRun, check_names, name_runs
 from stability.reading.passes import Pass
 from stability.reading.running import hooks_may_matter, run, same_values, title
 from stability.reading.traces import generators, same_states, undisturbed
@@ -143,7 +143,7 @@ class Network:
         _refuse_reentrance(self.module, [t.grad_fn for t in outputs])
         groups = [call.gave for call in recording.calls if len(call.gave) > 1]
         # The source and the end are those that give most layers by the rule, whichever layers are asked for.
-        runs: list[Run] = []
+        runs: list[LayerRun] = []
         best = Path([], source)
         for sources in self._candidates(recording, given, source):
             for edge in _ends(outputs):

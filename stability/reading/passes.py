@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from stability.reading.cuts import Cut, Path, below
 from stability.reading.forward_recording import Node, Recording
 from stability.reading.inputs import Inputs
-from stability.reading.layer_rule import Choice, Run, spans_of
+from stability.reading.layer_rule import Choice, LayerRun, spans_of
 from stability.reading.running import title
 from stability.reading.states import State, check_state
 from stability.reading.trees import tensors_in
@@ -39,7 +39,7 @@ class Pass:
         choice: Choice,
         recording: Recording,
         path: Path,
-        runs: list[Run],
+        runs: list[LayerRun],
         outputs: Sequence[Tensor],
         takes_input: bool,
         random: bool,
@@ -49,7 +49,7 @@ class Pass:
         self.output, self.random, self.takes_input = recording.output, random, takes_input
         self.is_cut = bool(runs)
         whole = type(module).__name__
-        self.runs = list(runs) or [Run(whole, whole, 0, 0)]
+        self.runs = list(runs) or [LayerRun(whole, whole, 0, 0)]
         self.layers = tuple(run.name for run in self.runs)
         self.batch = (inputs.points,)
         if self.is_cut:

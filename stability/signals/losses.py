@@ -59,7 +59,7 @@ def _check_apart(values: Tensor, output: Tensor) -> None:
 def evaluate(loss: Loss, output: object) -> Tensor:
     """Return loss(output), a floating tensor."""
     if not callable(loss):
-        raise TypeError(f"loss is {loss!r}: expected a function of the network's output")
+        raise TypeError(f"loss is {loss!r}: expected a function of the network's output; of several take one at a time")
     values = loss(output)
     if not isinstance(values, Tensor):
         raise TypeError(f"the loss returns a {type(values).__name__}: expected a tensor, use functions of torch")

@@ -18,7 +18,7 @@ from stability.foundation.log_norms import combine, log_norm, quick_log_norm
 from stability.reading import Layers
 from stability.reading.traces import is_read
 from stability.reading.trees import tensors_in
-from stability.signals.watch_record import Row, Values, WatchRecord
+from stability.signals.watch_record import Values, WatchedPass, WatchRecord
 from stability.signals.watched_layers import Watched, WatchedLayers, watched
 
 
@@ -128,7 +128,7 @@ class _Watcher:
         self.on_cpu = of.members is None and all(p.device.type == "cpu" for p in self.parameters)
         self.passes = 0
         self.running = -1  # the number that autograd gave to the pass of the row
-        self.row: Row | None = None
+        self.row: WatchedPass | None = None
         self.ends: dict[str, list[int | None]] = {}
         self.counts: dict[str, int] = {}
         self.calls: list[list[tuple[Tensor | float, int]]] = []
@@ -224,7 +224,7 @@ class _Watcher:
             parameters = self._empty(len(self.parameters))
             for index, parameter in enumerate(self.parameters):
                 parameters[index] = self._log_norm(index, parameter)
-        self.row = Row(number, gradients, parameters, self.activations)
+        self.row = WatchedPass(number, gradients, parameters, self.activations)
         self.record.rows.append(self.row)
 
 

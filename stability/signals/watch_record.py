@@ -18,7 +18,7 @@ Values = MutableSequence[Any]  # of floats, or of tensors on the model's device
 
 
 @dataclass
-class Row:
+class WatchedPass:
     """One backward pass: logs of norms, of gradients and parameters one a parameter, of activations one a layer."""
 
     number: int
@@ -55,7 +55,7 @@ class WatchRecord:
     with_parameters: bool
     with_activations: bool
     spans: tuple[range, ...]
-    rows: list[Row] = field(default_factory=list)
+    rows: list[WatchedPass] = field(default_factory=list)
     _read: dict[str, tuple[int, Tensor]] = field(default_factory=dict)
 
     def __len__(self) -> int:

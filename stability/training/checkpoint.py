@@ -17,7 +17,7 @@ from stability.training.options import Options
 from stability.training.task import Task
 
 #: Raised when the layout changes, so that an old file is refused and not misread.
-VERSION = 1
+VERSION = 2
 _KEY = "stability.train"
 
 

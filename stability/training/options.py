@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TypedDict
 
-from stability.foundation.checks import check_integer, check_name, check_number, check_positive
+from stability.foundation.checks import check_integer, check_number, check_positive
 
 
 class MethodOptions(TypedDict, total=False):
@@ -38,10 +38,28 @@ class Options:
         return min(1.0, (iteration + 1) / length) if length > 0 else 1.0
 
 
-def check_options(iterations: int, given: MethodOptions) -> Options:
-    """Return all options, those that are not given as they are by default."""
+def check_options(method: str, iterations: int, given: MethodOptions) -> Options:
+    """Return all options, those that are not given as they are by default.
+
+    Raises:
+        TypeError: for an option that there is not.
+        ValueError: for one that would have no effect, and for values out of their range.
+    """
+    known = MethodOptions.__annotations__
     for name in given:
-        check_name("option of training", name, MethodOptions.__annotations__)
+        if name not in known:
+            others = "iterations, checkpoint, every, resume, on_iteration, progress"
+            raise TypeError(f"train has no option {name!r}: it takes {', '.join(known)}, and beside them {others}")
+    adam = method == "adam" or given.get("adam_iterations", 0)
+    without_effect = {
+        "start": method != "growth" and "it is the number of steps that growth begins with",
+        "adam_iterations": method == "adam" and given.get("adam_iterations") and "use iterations",
+        "rate": not adam and "it is Adam's, of which there are no iterations: see adam_iterations",
+        "clip": not adam and "it is Adam's, of which there are no iterations: see adam_iterations",
+    }
+    for name, why in without_effect.items():
+        if name in given and why:
+            raise ValueError(f"{name} has no effect with method {method!r}: {why}")
     least_slope = given.get("least_slope")
     return Options(
         iterations=check_integer("iterations", iterations, 1),

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stability.foundation.checks import check_integer
+from stability.foundation.formats import ROUNDOFF
 from stability.training.kernels.knots import improve, insertions
-from stability.training.kernels.segments import UNIT, one_more_knot, one_more_segment, segment_costs
+from stability.training.kernels.segments import one_more_knot, one_more_segment, segment_costs
 from stability.training.task import Task
 
 Array = NDArray[np.float64]
@@ -210,7 +211,7 @@ class _Search:
     def _limit(self) -> float:
         """The lower bound for as many folds as there are rows of sums."""
         # A sum of that many terms, none below 0, and the mean.
-        rounding = 2 * (len(self.sums) + 4) * UNIT
+        rounding = 2 * (len(self.sums) + 4) * ROUNDOFF
         return self._in_units_of_y(float(self.sums[-1][-1]) * (1 - rounding) / len(self.x))
 
     def _in_units_of_y(self, error: float) -> float:

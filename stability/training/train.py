@@ -120,7 +120,7 @@ def train(
     if not isinstance(task, Task):
         raise TypeError(f"task is a {type(task).__name__}: expected a stability.Task, or Task.from_samples(x, y)")
     run_method = METHODS[check_name("training method", method, METHODS)]
-    chosen = check_options(_ITERATIONS[method] if iterations is None else iterations, options)
+    chosen = check_options(method, _ITERATIONS[method] if iterations is None else iterations, options)
     every = check_positive("every", every)
     if not (on_iteration is None or callable(on_iteration)):
         raise TypeError(
@@ -129,8 +129,6 @@ def train(
     _check_chain(chain, task)
     if method != "adam":
         _check_least_squares(chain, method)
-    elif chosen.adam_iterations:
-        raise ValueError(f"adam_iterations is {chosen.adam_iterations} with method 'adam': use iterations")
     objective = make_objective(chain, task, chosen.least_slope)
     if method == "growth":
         _check_growth(chain, objective, chosen)

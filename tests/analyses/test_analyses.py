@@ -34,6 +34,12 @@ def test_help_names_the_four_options_and_the_method(path, monkeypatch, capsys):
         assert word in shown
 
 
+def test_a_script_runs_by_itself():
+    shown = run("jacobian_spectrum", "--help")
+    assert shown.returncode == 0, shown.stderr
+    assert "--quick" in shown.stdout
+
+
 @pytest.mark.slow
 def test_jacobian_spectrum(tmp_path):
     done = run("jacobian_spectrum", "--quick", "--out", tmp_path)

@@ -465,3 +465,18 @@ def test_a_smooth_chain_is_refused():
     architecture = st.Architecture("plain_tanh", skip=0, maps=1, activation="tanh")
     with pytest.raises(ValueError, match=r"'tanh' has no step table.*piecewise-linear activation"):
         st.count(st.Chain(architecture, 3), (0, 1))
+
+
+def test_a_chain_is_counted_along_a_straight_line_of_numbers_and_along_no_other():
+    chain = st.Chain("residual2_prelu", depth=20, seeds=3)
+    whole = st.count(chain, (-3, 3))
+    for line in (st.segment(-3.0, 3.0), st.segment(3.0, -3.0)):
+        along = st.count(chain, line)
+        assert (along.folds == whole.folds).all()
+        assert along.folds.tolist() == [f.count().folds for f in st.restrict(chain, line)]
+    for line in (st.segment([0.0, 0.0], [1.0, 2.0]), st.PiecewiseLinear([0, 1, 2], [-3, 3, -3])):
+        with pytest.raises(ValueError, match="a chain is counted on an interval"):
+            st.count(chain, line)
+    for pair in (("-3", "3"), {-3: 1, 3: 2}, {-3, 3}):
+        with pytest.raises(TypeError, match="expected two numbers"):
+            st.count(chain, pair)

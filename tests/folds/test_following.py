@@ -1,5 +1,6 @@
 """A function is one along the line in a network that is followed, and a value with its own calculus everywhere else."""
 
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,7 +15,7 @@ F = st.PiecewiseLinear([0.0, 1.0, 3.0], [0.0, 2.0, 0.0])
 G = st.PiecewiseLinear([0.0, 2.0, 3.0], [1.0, -1.0, 0.0])
 CALCULUS = [
     lambda f: f.norm(2),
-    lambda f: f.norm(2),
+    lambda f: f.norm(math.inf),
     lambda f: f.inner(G),
     lambda f: f.distance(G),
     lambda f: f.distance(torch.sin),
@@ -223,6 +224,7 @@ def test_plain_layers_are_followed_the_fast_way_while_another_network_is():
             np.testing.assert_array_equal(one, other)
 
 
-def test_a_norm_without_its_order_is_refused_where_a_network_is_called_directly():
-    with pytest.raises(TypeError, match=r"norm\(\) of a function needs its p, such as f.norm\(2\)"):
-        Calls(lambda x: x / x.norm())(st.segment([1.0, 0.0], [1.0, 1.0]))
+@pytest.mark.parametrize("norm", [lambda x: x.norm(), lambda x: x.norm(2), lambda x: x.inner(x)])
+def test_a_norm_is_refused_where_a_network_is_called_directly(norm):
+    with pytest.raises(TypeError, match=r"Tensor.(norm|inner) cannot be followed along a line"):
+        Calls(lambda x: x / norm(x))(st.segment([1.0, 0.0], [1.0, 1.0]))

@@ -513,7 +513,7 @@ def test_exponents_of_chains_and_of_dead_ones():
         st.lyapunov(st.Chain("plain_prelu", 5), x)
     with pytest.raises(TypeError, match="x is missing"):
         st.lyapunov(nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="pooling needs a batch"):
+    with pytest.raises(ValueError, match="pooling needs two seeds or more"):
         st.lyapunov([np.eye(2)] * 40).pooled()
 
 
@@ -525,3 +525,23 @@ def test_a_block_that_stands_in_a_sequential_twice_is_two_layers():
     alike = st.spectrum([block, block, block], x)
     assert len(shared.log_values) == 3
     assert torch.equal(shared.log_values, alike.log_values)
+
+
+def test_exponents_fall_and_those_of_matrices_without_a_batch_can_be_printed():
+    found = st.lyapunov(torch.randn(60, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
+    assert (found.exponents.diff() <= 0).all()
+    assert repr(found).startswith(f"LyapunovExponents({float(found.exponents[0]):+.4g}")
+    torch.manual_seed(0)
+    chain = st.Chain("residual2_prelu", 40, seeds=3, width=3)
+    assert (
+        st.lyapunov(chain, torch.randn(4, 3, dtype=torch.float64), progress=False).exponents.diff(dim=-1) <= 0
+    ).all()
+    net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(40))).double()
+    with pytest.raises(ValueError, match="pooling needs two seeds or more, of which a module is one"):
+        st.lyapunov(net, rand(5, 3), progress=False).pooled()
+
+
+def test_a_network_whose_one_point_is_all_of_a_vector_has_a_dataset():
+    net = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3)).double()
+    s = st.spectrum(net, rand(3), batch_dim=None, progress=False)
+    assert dict(s.to_dataset().sizes) == {"depth": 3, "seed": 1, "x": 1, "index": 3}

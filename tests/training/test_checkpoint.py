@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 import stability as st
 from stability.foundation import files
+from stability.training.checkpoint import VERSION
 from stability.training.least_squares import LeastSquares
 
 SINE = st.Task(torch.sin, (-3, 3), points=64)
@@ -186,7 +187,9 @@ def test_a_file_that_is_no_checkpoint_is_refused(path, damage, tmp_path):
         st.Chain("plain_relu", 2).save(bad)
     else:
         with safe_open(path, "pt") as file:
-            metadata = {k: v.replace('"layout version": 1', '"layout version": 9') for k, v in file.metadata().items()}
+            metadata = {
+                k: v.replace(f'"layout version": {VERSION}', '"layout version": 9') for k, v in file.metadata().items()
+            }
             save_file({name: file.get_tensor(name) for name in file.keys()}, bad, metadata)  # noqa: SIM118
     message = "its layout version is 9" if damage == "version" else "is no whole checkpoint of st.train"
     with pytest.raises(ValueError, match=message):

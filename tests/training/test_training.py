@@ -250,7 +250,7 @@ def test_half_precision_is_refused(dtype):
         st.train(st.Chain("plain_relu", 3, dtype=dtype), SINE)
 
 
-def test_on_iteration_sees_the_losses_and_the_chain_of_that_step():
+def test_on_iteration_sees_the_losses_and_the_chain_of_that_one():
     chain, seen = st.Chain("plain_prelu", 4, seeds=3), []
 
     def look(step, losses):
@@ -395,6 +395,10 @@ def test_bad_tasks_are_refused(make, error, message):
     ("arguments", "error", "message"),
     [
         ({"method": "adamm"}, ValueError, "unknown training method 'adamm': known are 'adam'"),
+        ({"stepz": 3}, TypeError, "train has no option 'stepz': it takes rate, clip, adam_iterations"),
+        ({"start": 2}, ValueError, "start has no effect with method 'adam'"),
+        ({"method": "levenberg_marquardt", "rate": 0.1}, ValueError, "rate has no effect with method 'levenberg_marq"),
+        ({"adam_iterations": 2}, ValueError, "adam_iterations has no effect with method 'adam': use iterations"),
         ({"iterations": 0}, ValueError, "iterations is 0"),
         ({"rate": 0}, ValueError, "rate is 0: expected a finite number above 0"),
         ({"rate": -1.0}, ValueError, "rate is -1.0"),

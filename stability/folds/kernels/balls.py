@@ -11,7 +11,7 @@ import math
 
 from numba import njit
 
-from stability.folds.numbers import UNIT
+from stability.foundation.formats import ROUNDOFF
 from stability.foundation.kernels.double_double import two_product, two_sum
 
 #: More than the rounding of the few operations of any one bound.
@@ -48,7 +48,7 @@ def _wide_product(m, r, e, weight, weight_error, weight_exponent):
     a, i = math.frexp(m)
     b, j = math.frexp(weight)
     r, weight_error = _scaled(r, -i), _scaled(weight_error, -j)
-    error = abs(a) * weight_error + abs(b) * r + r * weight_error + 2 * UNIT * abs(a * b)
+    error = abs(a) * weight_error + abs(b) * r + r * weight_error + 2 * ROUNDOFF * abs(a * b)
     exact = error == 0.0 and (r == 0.0 or weight_error == 0.0)
     return a * b, 0.0 if exact else max(error * UP, _FLOOR), e + i + weight_exponent + j
 
@@ -62,7 +62,7 @@ def _wide_sum(m1, r1, e1, m2, r2, e2):
     if e1 < e2:
         m1, r1, e1, m2, r2, e2 = m2, r2, e2, m1, r1, e1
     s = m1 + math.ldexp(m2, max(e2 - e1, -1000))
-    return s, (r1 + _scaled(r2, e2 - e1) + 2 * UNIT * abs(s) + _FLOOR) * UP, e1
+    return s, (r1 + _scaled(r2, e2 - e1) + 2 * ROUNDOFF * abs(s) + _FLOOR) * UP, e1
 
 
 @njit

@@ -31,7 +31,7 @@ from stability.folds.kernels.open_signs import (
     newly_faded,
     surely_not_0,
 )
-from stability.folds.numbers import UNIT
+from stability.foundation.formats import ROUNDOFF
 
 _FAR = 2.0**300
 _NEAR_FADING = 2.0**-900
@@ -65,7 +65,7 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
     place_error = 0.0
     at_low = at_high = False
     length = high - low
-    # All values that are not 0 beyond doubt, and all bounds that are not 0, are no smaller than UNIT faintest least.
+    # All values that are not 0 beyond doubt, and all bounds that are not 0, are at least ROUNDOFF faintest least.
     faintest = min(least_size(shift[:, 0]), least_size(shift[:, 1]))
     for end in (low, high):
         if end != 0.0:
@@ -79,7 +79,7 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
     for k in range(len(table)):
         weight, bias = table[k, 1], table[k, 2]
         a, b = weight * bottom + bias, weight * top + bias
-        margin = abs(weight) * extra + 4.0 * UNIT * (abs(weight) * max(abs(bottom), abs(top)) + abs(bias)) + TINY
+        margin = abs(weight) * extra + 4.0 * ROUNDOFF * (abs(weight) * max(abs(bottom), abs(top)) + abs(bias)) + TINY
         outside = min(a, b) > margin or max(a, b) < -margin or weight == 0.0
         branch = 1 if a > 0.0 else 0
         worst = max(gain_error[k, 0], gain_error[k, 1])
@@ -90,7 +90,7 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
                 relative += gain_error[k, side] / max(abs(gain[k, side]), gain_error[k, side])
             if gain[k, side] != 0.0:
                 smallest = min(smallest, abs(gain[k, side]))
-        relative += 2.0 * UNIT
+        relative += 2.0 * ROUNDOFF
         least = max(least * smallest, TINY)
         fading = least < _NEAR_FADING
         if outside and 1.0 / _FAR < abs(factor * gain[k, branch]) < _FAR:
@@ -100,14 +100,14 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
             factor *= g
             offset = moved + c
             extra = abs(g) * extra + gain_error[k, branch] * size + shift_error[k, branch]
-            extra = 1.0001 * (extra + 2.0 * UNIT * (abs(factor) * reach + abs(moved) + abs(offset)))
+            extra = 1.0001 * (extra + 2.0 * ROUNDOFF * (abs(factor) * reach + abs(moved) + abs(offset)))
             if reach > 0.0 or size > 0.0:
                 extra += TINY
             a, b = g * bottom + c, g * top + c
             bottom, top = min(a, b), max(a, b)
             continue
         if factor != 1.0 or offset != 0.0:
-            extra += 2.0 * UNIT * (abs(factor) * reach + abs(offset))
+            extra += 2.0 * ROUNDOFF * (abs(factor) * reach + abs(offset))
             if fading:
                 undecided += faded_in_all(factor, slope[: n - 1]) + faded_in_all(factor, bend[: n - 2])
             apply_affine(factor, offset, extra, h[:n], error[:n], slope[: n - 1], bend[: n - 2])
@@ -136,12 +136,12 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
                 old_where, where = where, np.empty(room, np.int64)
                 where[:found] = old_where[:found]
             kink = -bias / weight
-            kink_error = UNIT * abs(kink) + (TINY if bias != 0.0 else 0.0)
+            kink_error = ROUNDOFF * abs(kink) + (TINY if bias != 0.0 else 0.0)
             if bias != 0.0:
                 faintest = min(faintest, max(abs(kink), TINY))
-            blur = abs(weight) * largest_error + 4.0 * UNIT * (abs(weight) * reach + abs(bias))
+            blur = abs(weight) * largest_error + 4.0 * ROUNDOFF * (abs(weight) * reach + abs(bias))
             flattest = insert_knots(work, n, found, where, kink, kink_error)
-            place_error += min(2.0 * blur * flattest, length) + 4.0 * UNIT * (max(abs(low), abs(high)) + length)
+            place_error += min(2.0 * blur * flattest, length) + 4.0 * ROUNDOFF * (max(abs(low), abs(high)) + length)
             n += found
         g0, g1 = gain[k, 0], gain[k, 1]
         if faint:
@@ -155,7 +155,7 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
         turn_bends(g0, g1, bend[: n - 2], slope[: n - 2], slope[1 : n - 1], z[: n - 2], z[1 : n - 1], z[2:n])
         if (found or zeros) and weight != 0.0 and table[k, 3] != 0.0 and table[k, 5] != 1.0:
             jump, size = abs(g1 - g0), abs(g1) + abs(g0)
-            if jump <= gain_error[k, 0] + gain_error[k, 1] + 4.0 * UNIT * size:
+            if jump <= gain_error[k, 0] + gain_error[k, 1] + 4.0 * ROUNDOFF * size:
                 undecided += found + zeros  # it bends by less than the rounding of its gains
             else:
                 ratio = max(ratio, size / jump)
@@ -184,7 +184,7 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
                     slope[i] *= scale
                     bend[i] *= scale
     if factor != 1.0 or offset != 0.0:
-        extra += 2.0 * UNIT * (abs(factor) * reach + abs(offset))
+        extra += 2.0 * ROUNDOFF * (abs(factor) * reach + abs(offset))
         if least < _NEAR_FADING:
             undecided += faded_in_all(factor, slope[: n - 1]) + faded_in_all(factor, bend[: n - 2])
         apply_affine(factor, offset, extra, h[:n], error[:n], slope[: n - 1], bend[: n - 2])

@@ -17,7 +17,7 @@ ROW_SMALL, ROW_LARGE = 2.0**-100, 2.0**100
 Array = NDArray[np.float64]
 
 
-class Steps(NamedTuple):
+class StepGains(NamedTuple):
     """Rows of a step table, and gain and shift of h -> gain h + shift for z <= 0 and z > 0."""
 
     table: Array  # (rows, 6)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from numba import njit
 
-from stability.folds.numbers import UNIT
+from stability.foundation.formats import ROUNDOFF
 
 CONTRACT = {"contract", "nsz"}
 
@@ -49,7 +49,7 @@ def pre_activations(weight, bias, h, error, z):
     for i in range(len(h)):
         product = weight * h[i]
         z[i] = product + bias
-        small += abs(z[i]) <= size * error[i] + 2.0 * UNIT * (abs(product) + abs(z[i]))
+        small += abs(z[i]) <= size * error[i] + 2.0 * ROUNDOFF * (abs(product) + abs(z[i]))
     return small
 
 
@@ -106,7 +106,7 @@ def step_values(below, above, below_shift, above_shift, gain_error, shift_error,
             abs(factor) * error[i]
             + gain_error * (abs(h[i]) + error[i])
             + shift_error
-            + 2.0 * UNIT * (abs(product) + abs(value))
+            + 2.0 * ROUNDOFF * (abs(product) + abs(value))
         )
         h[i] = value
 

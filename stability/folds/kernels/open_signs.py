@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numba import njit
 
-from stability.folds.numbers import UNIT
+from stability.foundation.formats import ROUNDOFF
 
 #: More than underflow takes from a product.
 TINY = 2.0**-1022
@@ -15,7 +15,7 @@ def near_0(weight, h, error, z):
     """Return how many z are too close to 0 to tell, and how many are 0."""
     close = zeros = 0
     for i in range(len(z)):
-        bound = abs(weight) * error[i] + 2.0 * UNIT * (abs(weight * h[i]) + abs(z[i]))
+        bound = abs(weight) * error[i] + 2.0 * ROUNDOFF * (abs(weight * h[i]) + abs(z[i]))
         close += abs(z[i]) <= bound and bound > 0.0  # a 0 that nothing has rounded is a 0
         zeros += z[i] == 0.0
     return close, zeros

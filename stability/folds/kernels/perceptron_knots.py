@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from stability.folds.numbers import UNIT
+from stability.foundation.formats import ROUNDOFF
 
 _COLUMNS = 32
 _FLOOR = 2.0**-1000  # more than underflow takes from any sum
@@ -110,10 +110,10 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
         # Errors are those of the sums, slope + bends and value + widths times slopes: what a bend takes from a slope
         # it takes with its error, so these do not add up along the line.
         # A product with a row of weights errs by terms * unit * |row| |vector| at most.
-        rounding = np.sqrt(frobenius) * (inputs + 2) * UNIT * 1.001
+        rounding = np.sqrt(frobenius) * (inputs + 2) * ROUNDOFF * 1.001
         total_slope = np.sqrt(slope_squares) + total_bend
         value_error = norm * value_error * 1.001 + rounding * (np.sqrt(value_squares) + length * total_slope)
-        value_error += 2 * UNIT * largest_bias + _FLOOR
+        value_error += 2 * ROUNDOFF * largest_bias + _FLOOR
         slope_error = norm * slope_error * 1.001 + rounding * total_slope + _FLOOR
         value, slope, bends = new_value, new_slope, new_bends
 
@@ -140,8 +140,8 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
             on_piece[k] = changes
             crossings += changes
         (least_value, largest_value), (_, largest_slope) = _sizes(z.ravel()), _sizes(steep.ravel())
-        slope_error += count * UNIT * largest_slope
-        value_error += 3 * (count + 1) * UNIT * (largest_value + largest_slope * length)
+        slope_error += count * ROUNDOFF * largest_slope
+        value_error += 3 * (count + 1) * ROUNDOFF * (largest_value + largest_slope * length)
         if layer == layers - 1:
             rows = np.empty((3 * count + 3, outputs))
             rows[: count + 2], rows[count + 2 : 2 * count + 3], rows[2 * count + 3 :] = z, steep, bends
@@ -191,7 +191,7 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
             passed = -np.inf
             for i in range(first, found):
                 # Kinks of two neurons that rounding may have parted, joined, or put in the wrong order.
-                blur = 2.0 * value_error / abs(steep[k, owner[i]]) + 4.0 * UNIT * (reach + length)
+                blur = 2.0 * value_error / abs(steep[k, owner[i]]) + 4.0 * ROUNDOFF * (reach + length)
                 undecided += new_knots[i] - blur <= passed
                 passed = max(passed, new_knots[i] + blur)
                 place_error = max(place_error, min(blur, length))
@@ -246,9 +246,9 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
                             before = steep[k, j] * (1.0 if z[k, j] > 0.0 else alpha[j])
                             merged[size, j] = steep[k + 1, j] * (1.0 if z[k + 2, j] > 0.0 else alpha[j]) - before
                 size += 1
-        value_error += 8 * found * UNIT * (1.0 + largest_gain) * largest_slope * (reach + length)
+        value_error += 8 * found * ROUNDOFF * (1.0 + largest_gain) * largest_slope * (reach + length)
         value_error *= largest_gain
-        slope_error = largest_gain * slope_error + 2 * (count + found) * UNIT * (1.0 + largest_gain) * largest_slope
+        slope_error = largest_gain * slope_error + 2 * (count + found) * ROUNDOFF * (1.0 + largest_gain) * largest_slope
         for j in range(outputs):
             on = z[0, j] > 0.0 or (z[0, j] == 0.0 and z[1, j] > 0.0)
             value[j] = z[0, j] * (1.0 if z[0, j] > 0.0 else alpha[j])

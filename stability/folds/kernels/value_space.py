@@ -9,7 +9,7 @@ from numba import njit
 from stability.folds.kernels.balls import affine, sign, wide_affine
 from stability.folds.kernels.counting_state import ACTIVE, AT_INFINITY, LABELS, LIMBS, LIVE, NODES, PIECES, STRETCHES
 from stability.folds.kernels.pairs import rename, split
-from stability.folds.numbers import UNIT
+from stability.foundation.formats import ROUNDOFF
 from stability.foundation.kernels.double_double import two_product
 
 #: A node within these, through a row that is safe, does not leave float64's range.
@@ -23,7 +23,7 @@ def advance(first, steps, state, nodes, labels, pieces, stretches, room):
     """Take the state through the layers from `first` on, as far as float64 can decide.
 
     Args:
-        steps: `Steps`. state: the counters. nodes: `Nodes`. labels: `Labels`.
+        steps: `StepGains`. state: the counters. nodes: `Nodes`. labels: `Labels`.
         pieces, stretches: `Pairs`, of affine pieces and of monotone stretches; no flat ones.
         room: `Room`.
 
@@ -125,7 +125,7 @@ def advance(first, steps, state, nodes, labels, pieces, stretches, room):
             h = -bias / weight
             p, p_error = two_product(h, weight)
             exact = safe[k] and p == -bias and p_error == 0.0
-            m[new], r[new] = h, 0.0 if exact else abs(h) * 2 * UNIT
+            m[new], r[new] = h, 0.0 if exact else abs(h) * 2 * ROUNDOFF
             if safe[k]:
                 m[new], r[new] = affine(table[k, 0], 0.0, table[k, 4], 0.0, m[new], r[new])
             if not safe[k] or not (m[new] == 0.0 or SMALL < abs(m[new]) < LARGE):

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stability.folds.numbers import FLOOR, UNIT, Array, rationals, row_size
+from stability.folds.numbers import FLOOR, Array, rationals, row_size
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.refuse import refuse
 from stability.folds.torch_rules.dimensions import Dims, check_channels, data_dimensions, on_batches
 from stability.folds.torch_rules.registry import Rule, rule
+from stability.foundation.formats import ROUNDOFF
 
 
 def linear_map(
@@ -42,12 +43,12 @@ def linear_map(
     with torch.no_grad():
         out = apply(torch.from_numpy(data)).numpy()
         size = row_size(f._data)
-        errors = norm * (f._errors + (terms + 2) * UNIT * size) * (1 + 1e-12)
+        errors = norm * (f._errors + (terms + 2) * ROUNDOFF * size) * (1 + 1e-12)
         if norm > 0:
             errors += (terms + 2) * FLOOR * ((size > 0) | (f._errors > 0))
         if bias is not None:
             out[:k] += bias.numpy()
-            errors[:k] += UNIT * (norm * size[:k] + float(bias.abs().max()))
+            errors[:k] += ROUNDOFF * (norm * size[:k] + float(bias.abs().max()))
     return f._like(out, errors)
 
 
@@ -167,7 +168,7 @@ def _(
     shape = (-1, *[1] * (len(f.shape) - 2))
     g = linear_map(f, lambda x: x * scale.reshape(shape), float(scale.abs().max()), 4, shift.reshape(shape))
     # The shift is a sum of rounded numbers, which may cancel.
-    g._errors[: len(g.knots)] += 6 * UNIT * float(from_mean.abs().max())
+    g._errors[: len(g.knots)] += 6 * ROUNDOFF * float(from_mean.abs().max())
     return g
 
 

@@ -14,13 +14,14 @@ import math
 import numpy as np
 from numba import njit
 
+from stability.foundation.formats import SPACING
+
 #: From this rank on LAPACK factors faster than the loops here.
 LAPACK_FROM = 40
 #: A pivot that is a smaller part of its column than this sends a layer from LAPACK to the pivoted loops.
 CLEAR_PIVOT = 1e-6
 #: Columns whose norms differ by more than this are scaled in a step of their own.
 COLUMN_RANGE = 1e3
-_EPS = 2.0**-52
 _REASSOCIATE = {"reassoc", "contract", "nsz"}
 
 
@@ -182,7 +183,7 @@ def _absorb(layer, basis, mantissas, exponents, mixing):
     sizes = np.empty(m)
     for i in range(m):
         sizes[i] = norm(layer[i])
-    noise = sizes * (r * _EPS)
+    noise = sizes * (r * SPACING)
     lost = 0
     order, new_basis, triangle = np.arange(r), np.zeros((0, m)), np.zeros((0, r))
     if LAPACK_FROM <= r <= m and np.min(noise) > 0.0:

@@ -7,9 +7,9 @@ import math
 import numpy as np
 from numba import njit
 
+from stability.foundation.formats import SPACING
 from stability.jacobians.kernels.graded import dot, norm, reflect, subtract
 
-_EPS = 2.0**-52
 _LOG2 = math.log(2.0)
 #: A handful is enough where the rows are sorted and the scales far apart; equal scales take up to about ten.
 _SWEEPS = 60
@@ -53,7 +53,7 @@ def jacobi(logs, exponents, rows):
     only the ratio of two scales, at most 1, and nothing leaves the range.
     """
     k = len(logs)
-    tolerance = _EPS * math.sqrt(k)
+    tolerance = SPACING * math.sqrt(k)
     for i in range(k):
         length = norm(rows[i])
         logs[i] += math.log(length)

@@ -59,25 +59,25 @@ def solve_banded(band, rhs):
 def fit_values(x, y, knots, values, m):
     """Move the values to the least-squares fit on these knots, and return its sum of squares; m as in `moments`."""
     total = moments(x, y, knots, values, m)
-    band, step = np.empty((len(knots), 2)), np.empty(len(knots))
+    band, update = np.empty((len(knots), 2)), np.empty(len(knots))
     # Solved for a correction: the second pass takes away what rounding left in the first.
     for _ in range(3):
-        band[:], step[:] = 0.0, 0.0
+        band[:], update[:] = 0.0, 0.0
         for j in range(len(knots) - 1):
             band[j, 0] += m[j, 0]
             band[j + 1, 0] += m[j, 2]
             band[j + 1, 1] = m[j, 1]
-            step[j] -= m[j, 3]
-            step[j + 1] -= m[j, 4]
+            update[j] -= m[j, 3]
+            update[j + 1] -= m[j, 4]
         for j in range(len(knots)):
             band[j, 0] = band[j, 0] * (1 + 1e-14) + 1e-200
-        solve_banded(band, step)
-        step += values
-        after = moments(x, y, knots, step, m)
+        solve_banded(band, update)
+        update += values
+        after = moments(x, y, knots, update, m)
         if not after < total:
             moments(x, y, knots, values, m)
             break
-        values[:], total, done = step, after, after > 0.999 * total
+        values[:], total, done = update, after, after > 0.999 * total
         if done:
             break
     return total
@@ -87,17 +87,17 @@ def fit_values(x, y, knots, values, m):
 def improve(x, y, knots, values, rounds):
     """Move knots and values to a local minimum of the sum of squares, which is returned: Levenberg-Marquardt.
 
-    A step moves knots and values together; then the values are fitted anew. A knot moves by less than half the gap to
-    its neighbour, so that the order stays. The ends stay. One step takes O(samples).
+    A update moves knots and values together; then the values are fitted anew. A knot moves by less than half the gap to
+    its neighbour, so that the order stays. The ends stay. One update takes O(samples).
     """
     count = len(knots)
     m, trial_m = np.empty((count - 1, 5)), np.empty((count - 1, 5))
     total = fit_values(x, y, knots, values, m)
-    band, step = np.empty((2 * count, 4)), np.empty(2 * count)
+    band, update = np.empty((2 * count, 4)), np.empty(2 * count)
     trial, trial_values = np.empty(count), np.empty(count)
     damping, idle = 1e-3, 0
     for _ in range(rounds):
-        band[:], step[:] = 0.0, 0.0
+        band[:], update[:] = 0.0, 0.0
         # Unknowns 2 j: knot j; 2 j + 1: value j. A knot acts as its value does, times minus the slope of the piece.
         for j in range(count - 1):
             s = -(values[j + 1] - values[j]) / (knots[j + 1] - knots[j])
@@ -113,24 +113,24 @@ def improve(x, y, knots, values, rounds):
             band[i + 3, 2] = ab
             band[i + 3, 1] += s * bb
             band[i + 3, 0] += bb
-            step[i] -= s * ar
-            step[i + 1] -= ar
-            step[i + 2] -= s * br
-            step[i + 3] -= br
+            update[i] -= s * ar
+            update[i + 1] -= ar
+            update[i + 2] -= s * br
+            update[i + 3] -= br
         for i in (0, 2 * count - 2):
             for d in range(1, 4):
                 if i - d >= 0:
                     band[i, d] = 0.0
                 if i + d < 2 * count:
                     band[i + d, d] = 0.0
-            band[i, 0], step[i] = 1.0, 0.0
+            band[i, 0], update[i] = 1.0, 0.0
         for i in range(2 * count):
             band[i, 0] = band[i, 0] * (1 + damping) + 1e-200
-        solve_banded(band, step)
+        solve_banded(band, update)
         for j in range(count):
             low = knots[j] - 0.45 * (knots[j] - knots[max(j - 1, 0)])
             high = knots[j] + 0.45 * (knots[min(j + 1, count - 1)] - knots[j])
-            move = step[2 * j]
+            move = update[2 * j]
             trial[j] = min(max(knots[j] + move, low), high) if np.isfinite(move) else knots[j]
             trial_values[j] = values[j]
         ordered = True

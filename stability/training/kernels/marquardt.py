@@ -19,7 +19,7 @@ from stability.training.status import CONVERGED, MOVING, STOPPED
 WEIGHT, BIAS, OUTER_WEIGHT, OUTER_BIAS, SLOPE = 1, 2, 3, 4, 5
 BELOW, ABOVE = 6, 7
 
-#: The damping at the start of a member, and where no step of any use is left.
+#: The damping at the start of a member, and where no update of any use is left.
 FIRST_DAMPING, LAST_DAMPING = 1e-2, 1e10
 _LEAST_DAMPING = 1e-14
 #: The damping of a number is taken in its own units, yet not in smaller ones than this share of the mean.
@@ -203,8 +203,8 @@ def set_sides(row, kink, below, above):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def move(table, rows, kinds, step, least_slope, moved):
-    """Fill `moved` with the table after a step (count,) in the numbers trained, no trained slope under the least."""
+def move(table, rows, kinds, update, least_slope, moved):
+    """Fill `moved` with the table after an update (count,) in the numbers trained, no trained slope under the least."""
     moved[:] = table
     count = rows.shape[0]
     k = 0
@@ -214,13 +214,13 @@ def move(table, rows, kinds, step, least_slope, moved):
         by_sides = False
         while k < count and rows[k] == r:
             if kinds[k] == BELOW:
-                below += step[k]
+                below += update[k]
                 by_sides = True
             elif kinds[k] == ABOVE:
-                above += step[k]
+                above += update[k]
                 by_sides = True
             else:
-                moved[r, kinds[k]] += step[k]
+                moved[r, kinds[k]] += update[k]
                 if kinds[k] == SLOPE:
                     moved[r, SLOPE] = max(moved[r, SLOPE], least_slope)
             k += 1
@@ -230,10 +230,10 @@ def move(table, rows, kinds, step, least_slope, moved):
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
 def _try_dampings(table, fit, least_slope, damping, loss):
-    """Move one member by one step that lowers its loss; return its damping, its loss and what has become of it."""
+    """Move one member by one update that lowers its loss; return its damping, its loss and what has become of it."""
     count, points = fit.rows.shape[0], fit.x.shape[0]
     _, residuals, jacobian = linearise(table, fit)
-    scale, gradient, step = np.empty(count), np.empty(count), np.empty(count)
+    scale, gradient, update = np.empty(count), np.empty(count), np.empty(count)
     mean = 0.0
     for i in range(count):
         square = product = 0.0
@@ -246,7 +246,7 @@ def _try_dampings(table, fit, least_slope, damping, loss):
         return damping, loss, STOPPED
     for i in range(count):
         scale[i] = max(scale[i], _FLOOR * mean)
-    # The same step from the smaller of two systems: J J^T in the numbers, or J^T D^-1 J in the points.
+    # The same update from the smaller of two systems: J J^T in the numbers, or J^T D^-1 J in the points.
     by_points = count > points
     size = points if by_points else count
     system, factor, unknown = np.empty((size, size)), np.empty((size, size)), np.empty(size)
@@ -275,11 +275,11 @@ def _try_dampings(table, fit, least_slope, damping, loss):
                     product = 0.0
                     for p in range(points):
                         product += jacobian[i, p] * unknown[p]
-                    step[i] = -product / scale[i] if scale[i] > 0.0 else 0.0
+                    update[i] = -product / scale[i] if scale[i] > 0.0 else 0.0
                 else:
-                    step[i] = -unknown[i]
-                promise += step[i] * (damping * scale[i] * step[i] - gradient[i])
-            move(table, fit.rows, fit.kinds, step, least_slope, moved)
+                    update[i] = -unknown[i]
+                promise += update[i] * (damping * scale[i] * update[i] - gradient[i])
+            move(table, fit.rows, fit.kinds, update, least_slope, moved)
             reached = mean_square(moved, fit.x, fit.y, h, h_next)
             if reached < loss:
                 kept = (loss - reached) * points / max(promise, 1e-300)
@@ -301,7 +301,7 @@ def iterate(first, last, tables, fit, least_slope, damping, status):
         tables: (seeds, rows, 6), float64, changed in place.
         fit: a `Fit`.
         least_slope: under which no trained slope goes.
-        damping: (seeds,), changed in place: raised until a step lowers the loss, lowered after a good one.
+        damping: (seeds,), changed in place: raised until a update lowers the loss, lowered after a good one.
         status: (seeds,), changed in place: `MOVING`, `CONVERGED` or `STOPPED`.
     """
     h, h_next = np.empty_like(fit.x), np.empty_like(fit.x)

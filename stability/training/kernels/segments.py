@@ -7,8 +7,8 @@ import math
 import numpy as np
 from numba import njit
 
-#: Half the spacing of float64 at 1.
-UNIT = 2.0**-53
+from stability.foundation.formats import ROUNDOFF
+
 #: Gaps and sums of squares below, of data of size 1, could underflow: no bound is taken from them.
 TINY_GAP, TINY_SQUARE = 1e-140, 1e-280
 
@@ -52,13 +52,13 @@ def segment_costs(x, y, ends):
                     q2, v = c * q2 + s * v, c * v - s * q2
                 rest += v * v
             # Two rotations a sample, each to sqrt(2) 6 units, and the roundings of the row and of the sums.
-            slack = 20 * (last - ends[i] + 2) * UNIT
+            slack = 20 * (last - ends[i] + 2) * ROUNDOFF
             bound = 0.0
             sine = r22 / math.sqrt(r12 * r12 + r22 * r22) - slack if r22 > 1e20 * TINY_GAP else 0.0
             if size > TINY_SQUARE and (i == j or sine > 2 * slack):
                 parts = 1.0 if i == j else 1 + 2 / sine
                 root = math.sqrt(rest) * (1 - slack) - slack * parts * math.sqrt(size) * (1 + slack)
-                bound = root * root * (1 - 4 * UNIT) if root > 0 else 0.0
+                bound = root * root * (1 - 4 * ROUNDOFF) if root > 0 else 0.0
             # What a part of the run cannot do the run cannot do.
             if i < j:
                 bound = max(bound, column[i + 1], before[i])
