@@ -209,16 +209,16 @@ def shown(depths: list[int]) -> list[int]:
 def race(depth: int, seeds: int, iterations: int, root: int) -> tuple[float, np.ndarray, np.ndarray]:
     """Return the seconds LM takes on residual PReLU, its errors, and Adam's by start and rate in the same time each."""
 
-    def timed(init: str, method: str, number: int, rate: float = 0.01) -> tuple[float, np.ndarray]:
+    def timed(init: str, method: str, number: int, **options: float) -> tuple[float, np.ndarray]:
         chain = st.Chain("residual2_prelu", depth, seeds=seeds, init=init, root=root)
         began = time.perf_counter()
-        st.train(chain, TRAINED, method, number, rate=rate, progress=False)
+        st.train(chain, TRAINED, method, number, progress=False, **options)
         return time.perf_counter() - began, mean_squares(chain)
 
     seconds, errors = timed("knots", "levenberg_marquardt", iterations)
     # The fastest of some short runs, so that Adam has rather too much time than too little.
     number = max(10, int(30 * seconds / min(timed("pytorch", "adam", 30)[0] for _ in range(4))))
-    return seconds, errors, np.array([timed(init, "adam", number, rate)[1] for init, rate in TRIED])
+    return seconds, errors, np.array([timed(init, "adam", number, rate=rate)[1] for init, rate in TRIED])
 
 
 def adam(

@@ -174,7 +174,8 @@ def train_group(chain: st.Chain, task: st.Task, method: str, iterations: int, ra
     """Train the members of a chain and return by seed what became of them."""
     watch = Watch(chain, task.x)
     first = shape_of(chain, task)
-    history = st.train(chain, task, method, iterations, rate=rate, clip=CLIP, on_iteration=watch)
+    options = {"rate": rate, "clip": CLIP} if method == "adam" else {}
+    history = st.train(chain, task, method, iterations, on_iteration=watch, **options)
     if history.interrupted:
         raise SystemExit(1)
     kept = death_layers(chain, task.x)[0] > 0  # the chain is at its best parameters now
