@@ -112,15 +112,28 @@ def lyapunov(
         if isinstance(net, nn.Module):
             raise TypeError(f"x is missing: a {type(net).__name__} has Jacobians only at points")
         matrices, batch, _ = layers_of(cast(Matrices, net))
+        _check_depth(len(matrices))
         return _from_sums(_log_scales(iter(matrices), len(matrices), progress), batch)
     reading = read(net, x, layers, source, batch_dim)
+    if isinstance(reading, Steps):
+        _check_depth(reading.chain.depth)
     if isinstance(reading, StepTable):
         logs = width_one_spectrum(reading, distances=False).log_values
         return _from_sums(logs.flatten(1, 2).numpy(), tuple(logs.shape[1:3]))
     with states_of(reading) as (names, states):
+        _check_depth(len(names))
         jacobians = (layer.jacobian() for layer in derivatives(names, states))
         seeds = () if isinstance(reading, Steps) else (1,)
         return _from_sums(_log_scales(jacobians, len(names), progress), (*seeds, *states[0].batch))
+
+
+def _check_depth(depth: int) -> None:
+    """Refuse, before anything is calculated, a depth that no rate with an error can be told from."""
+    if depth < LEAST_DEPTH:
+        raise ValueError(
+            f"the network has {depth} layers: an asymptotic exponent with a standard error needs {LEAST_DEPTH} or "
+            "more; for the growth at the depth that is there see Spectrum.finite_time_exponents"
+        )
 
 
 def _log_scales(layers: Iterator[Array], depth: int, progress: bool) -> Array:
@@ -137,11 +150,6 @@ def _log_scales(layers: Iterator[Array], depth: int, progress: bool) -> Array:
 def _from_sums(sums: Array, batch: tuple[int, ...]) -> LyapunovExponents:
     """Take rates from sums of log growth (depth, size, k)."""
     depth = len(sums)
-    if depth < LEAST_DEPTH:
-        raise ValueError(
-            f"the network has {depth} layers: an asymptotic exponent with a standard error needs {LEAST_DEPTH} or "
-            "more; for the growth at the depth that is there see Spectrum.finite_time_exponents"
-        )
     stretches = math.isqrt(depth)
     length = (depth - depth // 4) // stretches
     burn_in = depth - stretches * length

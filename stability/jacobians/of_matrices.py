@@ -11,9 +11,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from stability.foundation.checks import check_finite
-from stability.foundation.formats import coarsest
+from stability.foundation.formats import SPACING, coarsest
 from stability.jacobians.products import Array, PrefixProducts, log_spectral_norm
-from stability.jacobians.self_check import SelfCheck, self_check
+from stability.jacobians.self_check import Losses, SelfCheck, self_check
 from stability.jacobians.spectrum import Spectrum
 
 Matrices = Tensor | ArrayLike | Sequence[Tensor] | Sequence[ArrayLike]
@@ -22,7 +22,7 @@ Matrices = Tensor | ArrayLike | Sequence[Tensor] | Sequence[ArrayLike]
 def matrix_spectrum(matrices: Matrices, check: bool, distances: bool, progress: bool) -> Spectrum:
     """Return the spectrum of every prefix product J_l ... J_1 of given matrices: see `spectrum`."""
     layers, batch, dtype = layers_of(matrices)
-    return spectrum_of_layers(layers, batch, dtype, check, distances, progress)
+    return spectrum_of_layers(layers, batch, dtype, SPACING, check, distances, progress)
 
 
 def check_spectrum(matrices: Matrices, log_values: Tensor | ArrayLike) -> SelfCheck:
@@ -57,17 +57,29 @@ def check_spectrum(matrices: Matrices, log_values: Tensor | ArrayLike) -> SelfCh
     if np.isnan(claimed).any() or (claimed == np.inf).any():
         raise ValueError("log_values holds NaN or +inf: expected finite logs, and -inf for exact zeros")
     size = int(np.prod(batch))
-    _, _, conditions, _ = _run(layers, size, distances=False, progress=False, values=False)
-    return self_check(layers, claimed.reshape(len(layers), size, columns), conditions, dtype, batch)
+    _, lost, conditions, _ = _run(layers, size, SPACING, distances=False, progress=False, values=False)
+    claims = claimed.reshape(len(layers), size, columns)
+    return self_check(layers, claims, Losses(lost, conditions, SPACING), dtype, batch)
 
 
 def spectrum_of_layers(
-    layers: Sequence[Array], batch: tuple[int, ...], dtype: torch.dtype, check: bool, distances: bool, progress: bool
+    layers: Sequence[Array],
+    batch: tuple[int, ...],
+    dtype: torch.dtype,
+    spacing: float,
+    check: bool,
+    distances: bool,
+    progress: bool,
 ) -> Spectrum:
-    """Return the spectrum of layers [(size, m, n), ...] with a batch of `size` products of shape `batch`."""
+    """Return the spectrum of layers [(size, m, n), ...] with a batch of `size` products of shape `batch`.
+
+    Args:
+        dtype: what the layers came in. spacing: relative to the size of a row, what is not told from zero in them: that
+            of the dtype where they were calculated in it, of float64 where they are given numbers.
+    """
     depth, size = len(layers), len(layers[0])
     sizes = tuple(np.minimum.accumulate([min(layer.shape[1:]) for layer in layers]).tolist())
-    log_values, lost, conditions, product_distances = _run(layers, size, distances, progress)
+    log_values, lost, conditions, product_distances = _run(layers, size, spacing, distances, progress)
     log_values = np.ascontiguousarray(log_values[..., : sizes[0]])
 
     def shaped(values: NDArray[np.generic]) -> Tensor:
@@ -84,16 +96,16 @@ def spectrum_of_layers(
         undecided=shaped(lost),
         distance_from_identity=layer_distances,
         log_product_distance=None if layer_distances is None else shaped(product_distances),
-        self_check=self_check(layers, log_values, conditions, dtype, batch) if check else None,
+        self_check=self_check(layers, log_values, Losses(lost, conditions, spacing), dtype, batch) if check else None,
         layers=tuple(f"matrix {number}" for number in range(1, depth + 1)),
     )
 
 
 def _run(
-    layers: Sequence[Array], size: int, distances: bool, progress: bool, values: bool = True
+    layers: Sequence[Array], size: int, spacing: float, distances: bool, progress: bool, values: bool = True
 ) -> tuple[Array, NDArray[np.int64], Array, Array]:
     depth, columns = len(layers), layers[0].shape[2]
-    products = PrefixProducts(size, columns)
+    products = PrefixProducts(size, columns, spacing)
     log_values = np.empty((depth, size, columns if values else 0))
     lost, conditions = np.empty((depth, size), dtype=np.int64), np.empty((depth, size))
     product_distances = np.empty((depth, size))
@@ -128,6 +140,12 @@ def layers_of(matrices: Matrices) -> tuple[list[Array], tuple[int, ...], torch.d
                 "matrices together are (depth, *batch, n, n)"
             )
         check_finite(f"matrix {number}", tensor)
+        if not tensor.is_floating_point():
+            large = max(abs(int(tensor.max())), abs(int(tensor.min())))
+            if large > 2**53:
+                raise ValueError(
+                    f"matrix {number} holds the integer {large}: float64 holds integers up to 2^53 exactly; give floats"
+                )
         if batch is None:
             batch = tuple(tensor.shape[:-2])
         elif tuple(tensor.shape[:-2]) != batch:

@@ -188,7 +188,11 @@ def _in_portions(
                     dtypes.append(layer.dtype)
                     bar.update(stop - start)
             dtype = coarsest(dtypes)
-            parts.append(spectrum_of_layers(found, (*lead, stop - start), dtype, check, distances, progress))
+            parts.append(
+                spectrum_of_layers(
+                    found, (*lead, stop - start), dtype, Format(dtype).spacing, check, distances, progress
+                )
+            )
     return parts[0] if len(parts) == 1 else _join(parts, len(lead) + 1)
 
 
@@ -229,7 +233,7 @@ def _as_one_seed(part: Spectrum) -> Spectrum:
 
     check = part.self_check
     if check is not None:
-        over = {"determinant": 1, "bound": 1, "reversed": 0, "sensitivity": 0}
+        over = {"determinant": 1, "determinant_bound": 1, "bound": 1, "reversed": 0, "eps": 0, "sensitivity": 0}
         values = {name: with_seed(getattr(check, name), dim) for name, dim in over.items()}
         check = dataclasses.replace(check, **values)  # type: ignore[arg-type]
     fields = ("log_values", "undecided", "distance_from_identity", "log_product_distance", "residuals")
@@ -246,7 +250,14 @@ def _join(parts: list[Spectrum], dims: int) -> Spectrum:
     checks = [part.self_check for part in parts]
     check = checks[0]
     if check is not None:
-        over = {"determinant": dims, "bound": dims, "reversed": dims - 1, "sensitivity": dims - 1}
+        over = {
+            "determinant": dims,
+            "determinant_bound": dims,
+            "bound": dims,
+            "reversed": dims - 1,
+            "eps": dims - 1,
+            "sensitivity": dims - 1,
+        }
         joined = {name: join([getattr(one, name) for one in checks], axis) for name, axis in over.items()}
         check = dataclasses.replace(check, **joined)  # type: ignore[arg-type]
     fields = ("log_values", "undecided", "distance_from_identity", "log_product_distance")

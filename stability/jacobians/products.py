@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import ArpackError, svds
 
+from stability.foundation.formats import SPACING
 from stability.foundation.threads import side_by_side
 from stability.jacobians.kernels import graded, jacobi_svd
 
@@ -31,9 +32,12 @@ class PrefixProducts:
     Args:
         batch: how many sequences.
         columns: the columns of the first matrix.
+        spacing: of the format that the layers were calculated in. A direction that is within it of the size of a row
+            is not told from zero, and counts as lost.
     """
 
-    def __init__(self, batch: int, columns: int) -> None:
+    def __init__(self, batch: int, columns: int, spacing: float = SPACING) -> None:
+        self._spacing = spacing
         self._basis = np.broadcast_to(np.eye(columns), (batch, columns, columns)).copy()
         self._mixing = self._basis.copy()
         self._mantissas = np.full((batch, columns), 0.5)
@@ -50,10 +54,10 @@ class PrefixProducts:
         new_basis = np.zeros((batch, self._basis.shape[1], rows))
         conditions, lost = np.empty(batch), np.empty(batch, np.int64)
         layers = np.ascontiguousarray(layers)
-        arrays = (layers, self._basis, self._mantissas, self._exponents, self._mixing, self.ranks, new_basis)
+        arrays = (self._basis, self._mantissas, self._exponents, self._mixing, self.ranks, new_basis, conditions, lost)
 
         def run(first: int, last: int) -> None:
-            graded.multiply(*(array[first:last] for array in (*arrays, conditions, lost)))
+            graded.multiply(layers[first:last], self._spacing, *(array[first:last] for array in arrays))
 
         side_by_side(run, batch, 4.0 * layers.size * self._basis.shape[1])
         self._basis = new_basis

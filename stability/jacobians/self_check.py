@@ -5,16 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stability.foundation.formats import SPACING, Format
 from stability.jacobians.products import Array, PrefixProducts
 
-#: A change of the layers that is far above rounding, and far below what bends the answer.
-_NUDGE = 2.0**-30
+#: Changes of the layers, above rounding and below what bends the answer; the second where the first bends it.
+NUDGES = (2.0**-30, 2.0**-42)
+#: A bound of a log value from which on it is none.
+VAGUE = 0.5
+#: A value that a nudge moves by more is bent by it: what it would do in the limit cannot be told.
+_BENT = 0.1
 
 
 @dataclass(frozen=True, repr=False)
@@ -26,24 +32,31 @@ class SelfCheck:
     path to them, which those sums do not survive.
 
     Attributes:
-        determinant: (depth, *batch), |sum of the logs - sum of log |det J_l||, 0 where both are -inf; None where a
-            layer is not square.
+        determinant: (depth, *batch), |sum of the logs - sum of log |det J_l||, 0 where both are -inf, and where values
+            are undecided, which a determinant cannot tell from zero either; None where a layer is not square.
+        determinant_bound: the same shape, what it may be: 2 n bound, and the rounding of the sums of logs.
         reversed: (*batch), the largest difference between the logs of the last prefix and those of the reversed
-            product; inf where the ranks differ.
-        bound: (depth, *batch), n eps times the sum of the layers' condition numbers, plus eps times the largest log:
-            how far the mean of a prefix's log values may be off. The condition number of a layer is estimated, after
-            scaling its rows and columns.
-        sensitivity: (*batch), the largest change of a log value of the last prefix for a relative change of the
-            layers' entries by a small random amount, over that amount. It is mostly below the sum of the condition
-            numbers, and above it where a singular direction leaves some layer nearly at a right angle to the one that
-            the layers after it take up: such a value is that uncertain in the layers themselves.
+            product; inf where the ranks differ by more than what is undecided in either.
+        bound: (depth, *batch), n eps times the sum of the layers' condition numbers and 2, plus eps times the largest
+            log: how far the mean of a prefix's log values may be off. The condition number of a layer is estimated,
+                after scaling its rows and columns. eps is float64's; where values of a network are undecided it is that
+                of the format in which the layers were calculated, as what was taken for zero in it is of that size.
+        eps: (*batch), the same for the last prefix.
+        sensitivity: (*batch), the largest change of a log value of the last prefix for a small random change of the
+            layers, over its size: J_l becomes (1 + d G) (J_l o (1 + d N)), G and N normal, for what rounding does to
+            the entries of a layer and to the directions of a state. A value sigma with the vectors u and v changes by
+            about d times the root of the sum of squares of |J_(l+1)^T ... J_L^T u| |J_l ... J_1 v| / sigma: 1 a layer
+            where what comes and what is taken up agree, 1 / t where they are at a right angle but for t. inf where
+            even the smallest change bends the value, t being below 1e-12 or so: then it is not known in float64.
         values: n, how many singular values a product has.
         dtype: what the layers came in.
     """
 
     determinant: Tensor | None
+    determinant_bound: Tensor | None
     reversed: Tensor
     bound: Tensor
+    eps: Tensor
     sensitivity: Tensor
     values: int
     dtype: torch.dtype
@@ -51,21 +64,21 @@ class SelfCheck:
     @property
     def value_bound(self) -> Tensor:
         """(*batch), of the error of a single log value of the last prefix: bound + n eps sensitivity."""
-        return self.bound[-1] + self.values * SPACING * self.sensitivity
+        return self.bound[-1] + self.values * self.eps * self.sensitivity
 
     @property
     def input_bound(self) -> Tensor:
         """(*batch), what rounding the layers to the dtype that they came in may have changed before: about
         eps(dtype) / eps times `value_bound`, as float64 for integers."""
-        return self.value_bound * (max(SPACING, Format(self.dtype).spacing) / SPACING)
+        return self.value_bound * (max(SPACING, Format(self.dtype).spacing) / self.eps)
 
     @property
     def passed(self) -> Tensor:
-        """Bool (*batch): both tests lie within their bounds, for every prefix."""
-        passed = self.reversed <= 2 * self.value_bound
-        if self.determinant is not None:
-            # The determinant is a sum over n values, and comes by an elimination with the same condition numbers.
-            passed = passed & (self.determinant <= 2 * self.values * self.bound).all(dim=0)
+        """Bool (*batch): both tests lie within their bounds, for every prefix, and float64 could tell the values from
+        zero: one that its roundings may move by half in the log may as well be zero."""
+        passed = (self.reversed <= 2 * self.value_bound) & (self.value_bound * (SPACING / self.eps) < VAGUE)
+        if self.determinant is not None and self.determinant_bound is not None:
+            passed = passed & (self.determinant <= self.determinant_bound).all(dim=0)
         return passed
 
     def __repr__(self) -> str:
@@ -77,53 +90,98 @@ class SelfCheck:
         )
 
 
+class Losses(NamedTuple):
+    """What rounding did to every prefix of a product.
+
+    Attributes:
+        undecided: int (depth, batch), how many values it has taken for zero.
+        conditions: (depth, batch), the summed condition numbers of the layers.
+        spacing: of the format that the layers were calculated in.
+    """
+
+    undecided: NDArray[np.int64]
+    conditions: Array
+    spacing: float
+
+
 def self_check(
-    layers: Sequence[Array], log_values: Array, conditions: Array, dtype: torch.dtype, batch: tuple[int, ...]
+    layers: Sequence[Array], log_values: Array, losses: Losses, dtype: torch.dtype, batch: tuple[int, ...]
 ) -> SelfCheck:
     """Return the two tests for log_values (depth, batch, k) of layers [(batch, m, n), ...].
 
     Args:
         layers: the factors, the first applied first.
         log_values: what is claimed of every prefix.
-        conditions: (depth, batch), the summed condition numbers of every prefix.
+        losses: of the product that they are of.
         dtype: what the factors came in.
         batch: the shape that the results get.
     """
     depth, _, k = log_values.shape
-    # One draw for all of a batch, so that a product is judged alike alone and among others.
-    random = np.random.default_rng(0)
     transposed = [layer.transpose(0, 2, 1) for layer in reversed(layers)]
-    other = _log_values(transposed)
-    nudged = _log_values([a * (1 + _NUDGE * random.standard_normal(a.shape[1:])) for a in transposed])
-    shared = min(k, other.shape[1])
-    differences = _difference(log_values[-1][:, :shared], other[:, :shared]).max(axis=1)
-    extra = np.concatenate([log_values[-1][:, shared:], other[:, shared:]], axis=1)
-    differences[(extra > -math.inf).any(axis=1)] = math.inf
-    # A direction that only rounding has taken for zero is none after a nudge.
-    moved = np.where(other > -math.inf, _difference(nudged, other), 0.0)
-    sensitivity = np.where(np.isfinite(moved), moved, 0.0).max(axis=1) / _NUDGE
+    other, other_undecided = _log_values(transposed, losses.spacing)
+    last, shared = log_values[-1], min(k, other.shape[1])
+    ranks, other_ranks = (last > -math.inf).sum(axis=1), (other > -math.inf).sum(axis=1)
+    both = np.arange(shared) < np.minimum(ranks, other_ranks)[:, None]
+    differences = np.where(both, _difference(last[:, :shared], other[:, :shared]), 0.0).max(axis=1)
+    undecided = losses.undecided[-1] + other_undecided
+    differences[abs(ranks - other_ranks) > undecided] = math.inf
+    sensitivity = _sensitivity(transposed, other, losses.spacing)
 
-    determinant = None
+    determinant = determinant_bound = None
+    eps = np.where(losses.undecided > 0, losses.spacing, SPACING)
+    eps[-1] = np.where(undecided > 0, losses.spacing, SPACING)
+    bound = eps * k * (losses.conditions + 2)  # and the values of one layer are rounded too
+    largest = abs(np.where(np.isfinite(log_values), log_values, 0.0)).max(axis=2, initial=0.0)
+    bound += SPACING * largest
     if all(layer.shape[1] == layer.shape[2] == k for layer in layers):
         logs = np.stack([_log_determinant(layer) for layer in layers])
-        determinant = torch.from_numpy(_difference(log_values.sum(axis=2), logs.cumsum(axis=0)))
-        determinant = determinant.reshape(depth, *batch)
-    largest = abs(np.where(np.isfinite(log_values), log_values, 0.0)).max(axis=2, initial=0.0)
+        apart = _difference(log_values.sum(axis=2), logs.cumsum(axis=0))
+        apart[losses.undecided > 0] = 0.0
+        # The determinant is a sum over n values, and comes by an elimination with the same condition numbers. Its log
+        # is a sum over the layers, of which each addition rounds.
+        added = np.where(np.isfinite(logs), abs(logs), 0.0).cumsum(axis=0) + k * largest
+        allowed = 2 * k * bound + (depth + k) * SPACING * added
+        determinant, determinant_bound = (torch.from_numpy(a).reshape(depth, *batch) for a in (apart, allowed))
     return SelfCheck(
         determinant=determinant,
+        determinant_bound=determinant_bound,
         reversed=torch.from_numpy(differences).reshape(batch),
-        bound=torch.from_numpy(SPACING * (k * conditions + largest)).reshape(depth, *batch),
+        bound=torch.from_numpy(bound).reshape(depth, *batch),
+        eps=torch.from_numpy(eps[-1]).reshape(batch),
         sensitivity=torch.from_numpy(sensitivity).reshape(batch),
         values=k,
         dtype=dtype,
     )
 
 
-def _log_values(layers: Sequence[Array]) -> Array:
-    products = PrefixProducts(len(layers[0]), layers[0].shape[2])
+def _sensitivity(layers: Sequence[Array], log_values: Array, spacing: float) -> Array:
+    """Return the largest change of a log value for a nudge of the layers, over its size, (batch,)."""
+    sensitivity = np.full(len(log_values), math.inf)
+    for nudge in NUDGES:
+        bent = np.flatnonzero(np.isinf(sensitivity))
+        if not len(bent):
+            break
+        # One draw for all of a batch, so that a product is judged alike alone and among others.
+        random = np.random.default_rng(0)
+        nudged = []
+        for layer in layers:
+            entries = layer[bent] * (1 + nudge * random.standard_normal(layer.shape[1:]))
+            turned = nudge * random.standard_normal((layer.shape[1], layer.shape[1]))
+            nudged.append(entries + turned @ entries)
+        values, _ = _log_values(nudged, spacing)
+        # A direction that only rounding has taken for zero is none after a nudge.
+        both = (log_values[bent] > -math.inf) & (values > -math.inf)
+        moved = np.where(both, _difference(values, log_values[bent]), 0.0).max(axis=1)
+        sensitivity[bent] = np.where(moved < _BENT, moved / nudge, math.inf)
+    return sensitivity
+
+
+def _log_values(layers: Sequence[Array], spacing: float) -> tuple[Array, NDArray[np.int64]]:
+    """Return the log values of the whole product, and how many are undecided."""
+    products = PrefixProducts(len(layers[0]), layers[0].shape[2], spacing)
     for layer in layers:
         products.multiply(layer)
-    return products.log_values()
+    return products.log_values(), products.lost
 
 
 def _difference(a: Array, b: Array) -> Array:

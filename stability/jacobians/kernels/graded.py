@@ -176,14 +176,14 @@ def _condition(basis, triangle, sizes):
 
 
 @njit
-def _absorb(layer, basis, mantissas, exponents, mixing):
+def _absorb(layer, basis, mantissas, exponents, mixing, spacing):
     """Multiply a product by a layer (m, n). Returns its new parts, a condition number, pivots that rounding took."""
     m, r = len(layer), len(basis)
     columns = np.dot(basis, layer.T)
     sizes = np.empty(m)
     for i in range(m):
         sizes[i] = norm(layer[i])
-    noise = sizes * (r * SPACING)
+    noise = sizes * (r * spacing)
     lost = 0
     order, new_basis, triangle = np.arange(r), np.zeros((0, m)), np.zeros((0, r))
     if LAPACK_FROM <= r <= m and np.min(noise) > 0.0:
@@ -222,8 +222,8 @@ def _split(layer):
     if largest == 0.0:
         return layer.copy(), np.zeros(0), 0
     exponent, low = math.frexp(largest)[1], math.frexp(smallest)[1]
-    if exponent - low > 800:  # the middle of the range, so that neither end leaves it
-        exponent = (exponent + low) // 2
+    if exponent - low > 800:  # the middle of the range, so that neither end leaves it, or at least not the large one
+        exponent = max((exponent + low) // 2, exponent - 1000)
     part, columns = np.empty((m, n)), np.zeros(0)
     if np.min(sizes) * COLUMN_RANGE < largest:
         columns = np.zeros(n)
@@ -238,11 +238,12 @@ def _split(layer):
 
 
 @njit(cache=True, nogil=True)
-def multiply(layers, basis, mantissas, exponents, mixing, ranks, new_basis, conditions, lost):
+def multiply(layers, spacing, basis, mantissas, exponents, mixing, ranks, new_basis, conditions, lost):
     """Multiply every product of a batch by its layer, from the left.
 
     Args:
         layers: (batch, m, n).
+        spacing: of the format that the layers were calculated in; what is within it of a row's size is not told from 0.
         basis: (batch, r, n), of which the first `ranks` rows count, as in all that follows.
         mantissas, exponents: (batch, r), in and out.
         mixing: (batch, r, n0), in and out.
@@ -260,8 +261,10 @@ def multiply(layers, basis, mantissas, exponents, mixing, ranks, new_basis, cond
         if len(columns):
             # diag(columns) is a layer of its own: its rows are far apart in size, where the columns of J were.
             diagonal = np.diag(columns)
-            state, scales, powers, mixed, conditions[b], lost[b] = _absorb(diagonal, state, scales, powers, mixed)
-        state, scales, powers, mixed, condition, given_up = _absorb(part, state, scales, powers, mixed)
+            state, scales, powers, mixed, conditions[b], lost[b] = _absorb(
+                diagonal, state, scales, powers, mixed, SPACING
+            )
+        state, scales, powers, mixed, condition, given_up = _absorb(part, state, scales, powers, mixed, spacing)
         conditions[b] = max(conditions[b], condition)
         lost[b] += given_up
         rank = len(scales)

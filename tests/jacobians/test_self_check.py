@@ -1,0 +1,131 @@
+"""Self-checks: never passed where a value is wrong beyond its bound, and no alarm where all are right."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import stability as st
+
+from .oracle import log_singular_values
+from .random_products import KINDS, outcome
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_passes_is_within_its_bound(kind):
+    outcomes = [outcome(kind, number) for number in range(30)]
+    assert not any(one.wrong for one in outcomes if not one.flag)
+    if kind in ("generic", "losing rank", "rectangular", "extreme"):
+        assert not any(one.flag for one in outcomes)
+        assert np.median([one.bound / one.error for one in outcomes if one.error]) < 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_passes_is_within_its_bound_in_many_products(kind):
+    assert not any(one.wrong for one in (outcome(kind, number) for number in range(30, 500)) if not one.flag)
+
+
+@pytest.mark.parametrize("t", [1e-3, 1e-6, 1e-9, 1e-12, 1e-14, 1e-16])
+def test_a_direction_at_a_right_angle_is_within_its_bound_or_flagged_in_a_network_too(t):
+    layers = [np.diag([1e30, 1e-30]), np.array([[t, 1.0], [1.0, 0.0]]), np.diag([1e30, 1e-30])]
+    expected = log_singular_values(layers, 400)
+    net = nn.Sequential(*(nn.Linear(2, 2, bias=False, dtype=torch.float64) for _ in range(3)))
+    with torch.no_grad():
+        for module, layer in zip(net, layers, strict=True):
+            module.weight.copy_(torch.from_numpy(layer))
+    for s in (st.spectrum(layers), st.spectrum(net, torch.zeros(1, 2, dtype=torch.float64), progress=False)):
+        error = abs(s.log_values[-1].reshape(2).numpy() - expected).max()
+        assert not s.self_check.passed.all() or error <= s.self_check.value_bound.max()
+        assert bool(s.self_check.passed.all()) == (t > 1e-11)
+
+
+class PostNorm(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.linear, self.norm = nn.Linear(n, n), nn.LayerNorm(n)
+
+    def forward(self, h):
+        return self.norm(h + torch.tanh(self.linear(h)))
+
+
+class Instances(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.linear, self.norm = nn.Linear(n, n), nn.InstanceNorm1d(4)
+
+    def forward(self, h):
+        return torch.tanh(self.norm(self.linear(h).reshape(len(h), 4, -1)).flatten(1))
+
+
+#: A block of n numbers, and how many directions the first one of a network takes away.
+BLOCKS = {
+    "layer norm": (lambda n: nn.Sequential(nn.Linear(n, n), nn.LayerNorm(n), nn.Tanh()), 1),
+    "layer norm last": (lambda n: nn.Sequential(nn.Linear(n, n), nn.Tanh(), nn.LayerNorm(n)), 1),
+    "group norm": (lambda n: nn.Sequential(nn.Linear(n, n), nn.GroupNorm(4, n), nn.Tanh()), 4),
+    "instance norm": (Instances, 4),
+    "rms norm": (lambda n: nn.Sequential(nn.Linear(n, n), nn.RMSNorm(n), nn.Tanh()), None),  # but for its epsilon
+    "softmax": (lambda n: nn.Sequential(nn.Linear(n, n), nn.Softmax(-1)), 1),
+    "post-norm": (PostNorm, 1),
+    "none": (lambda n: nn.Sequential(nn.Linear(n, n), nn.Tanh()), 0),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_norms_take_directions_away_without_an_alarm(block, dtype):
+    make, taken = BLOCKS[block]
+    for depth in (3, 12):
+        for seed in range(3):
+            torch.manual_seed(seed)
+            net = nn.Sequential(*(make(24) for _ in range(depth))).to(dtype)
+            s = st.spectrum(net, torch.randn(4, 24, dtype=dtype), progress=False)
+            assert s.self_check.passed.all()
+            if taken is not None:
+                assert (s.ranks[-1] <= 24 - taken).all()  # noise is no value
+                assert (s.ranks[-1] + s.undecided[-1] == 24).all()
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [np.random.default_rng(i).standard_normal((4, 4)) * (1e300 if i % 2 else 1e-300) for i in range(8)],
+        [np.array([[1e-300]])] * 50,
+        [np.eye(3)[[1, 2, 0]] * (1e30 if i % 2 else 1e-30) for i in range(200)],
+    ],
+    ids=["1e300 and 1e-300 in turn", "width 1", "200 layers"],
+)
+def test_logs_that_cancel_or_add_up_are_no_alarm(layers):
+    s = st.spectrum(layers)
+    expected = log_singular_values(layers, 50)
+    assert s.self_check.passed
+    assert abs(s.log_values[-1].numpy() - expected).max() <= s.self_check.value_bound
+
+
+def test_a_layer_at_both_ends_of_the_range_is_within_its_bound_or_flagged():
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        layer = random.standard_normal((4, 4)) * 10.0 ** random.choice([-320, -200, 0, 300], (4, 4))
+        s = st.spectrum([layer, random.standard_normal((4, 4))])
+        assert not s.log_values.isnan().any()
+        assert s.log_values[s.log_values > -math.inf].isfinite().all()
+
+
+def test_integers_that_float64_cannot_hold_are_refused():
+    st.spectrum(torch.tensor([[[2**53]]]))
+    with pytest.raises(ValueError, match=r"matrix 1 holds the integer 9007199254740993: float64 holds integers up to"):
+        st.spectrum(torch.tensor([[[2**53 + 1]]]))
+
+
+def test_too_few_layers_for_an_exponent_are_refused_before_anything_is_calculated():
+    called = []
+    net = nn.Sequential(*(nn.Linear(2, 2) for _ in range(31))).double()
+    x = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+    x.register_hook(lambda _: called.append(1))
+    with pytest.raises(ValueError, match="has 31 layers: an asymptotic exponent"):
+        st.lyapunov(net, x, progress=False)
+    assert called == []
+    with pytest.raises(ValueError, match="has 3 layers: an asymptotic exponent"):
+        st.lyapunov(np.ones((3, 2, 2)))
