@@ -9,6 +9,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -90,7 +91,8 @@ def lyapunov(
     """Return the asymptotic growth rates a layer of the Jacobian product, by QR, with a standard error.
 
     After J U = Q R the next U is Q, and the exponents are the averages of log |R_ii| over the layers (Benettin et al.
-    1980). The first quarter is left out. The standard error is that of means over sqrt(depth) stretches of layers.
+    1980). The first quarter is left out. The standard error is that of means over sqrt(depth) stretches of layers;
+    where these show a transient that dies out as 1 / l, it holds what that adds to the mean as well.
 
     Args:
         net: a network as `spectrum` takes it, or, without x, matrices as it takes them.
@@ -127,6 +129,21 @@ def lyapunov(
         return _from_sums(_log_scales(jacobians, len(names), progress), (*seeds, *states[0].batch))
 
 
+def _transient(rates: Array, middles: NDArray[np.floating]) -> Array:
+    """Return what a transient that dies out as 1 / l adds to the mean rate, (...), 0 where the stretches show none.
+
+    The rates of stretches about the layers `middles` are fitted by a + c / l; one is shown where c is more than four of
+    its standard errors.
+    """
+    inverse = 1 / middles - (1 / middles).mean()
+    centred = rates - rates.mean(axis=0)
+    square = (inverse**2).sum()
+    slope = np.tensordot(inverse, centred, axes=1) / square
+    rest = centred - inverse.reshape(-1, *[1] * (rates.ndim - 1)) * slope
+    error = np.sqrt((rest**2).sum(axis=0) / ((len(rates) - 2) * square))
+    return np.where(abs(slope) > 4 * error, abs(slope) * (1 / middles).mean(), 0.0)
+
+
 def _check_depth(depth: int) -> None:
     """Refuse, before anything is calculated, a depth that no rate with an error can be told from."""
     if depth < LEAST_DEPTH:
@@ -157,7 +174,9 @@ def _from_sums(sums: Array, batch: tuple[int, ...]) -> LyapunovExponents:
     vanished = ends[-1] == -math.inf
     rates = np.diff(np.where(vanished, 0.0, ends), axis=0) / length
     exponents = np.where(vanished, -math.inf, rates.mean(axis=0))
-    errors = np.where(vanished, 0.0, rates.std(axis=0, ddof=1) / math.sqrt(stretches))
+    spread = rates.std(axis=0, ddof=1) / math.sqrt(stretches)
+    middles = burn_in + (np.arange(stretches) + 0.5) * length
+    errors = np.where(vanished, 0.0, np.hypot(spread, _transient(rates, middles)))
     k = sums.shape[2]
     order = np.argsort(-exponents, axis=1, kind="stable")
     exponents, errors = (np.take_along_axis(found, order, axis=1) for found in (exponents, errors))

@@ -129,3 +129,18 @@ def test_too_few_layers_for_an_exponent_are_refused_before_anything_is_calculate
     assert called == []
     with pytest.raises(ValueError, match="has 3 layers: an asymptotic exponent"):
         st.lyapunov(np.ones((3, 2, 2)))
+
+
+@pytest.mark.parametrize("depth", [100, 1000, 5000])
+def test_a_transient_is_part_of_the_error_of_an_exponent(depth):
+    """A shear stretches by l after l layers: both of its exponents are 0."""
+    found = st.lyapunov(np.tile(np.array([[1.0, 1.0], [0.0, 1.0]]), (depth, 1, 1)), progress=False)
+    assert (found.exponents.abs() < 2 * found.standard_errors).all()
+    assert (found.standard_errors < 3 * math.log(depth) / depth).all()
+
+
+def test_without_a_transient_the_error_is_that_of_the_spread():
+    layers = torch.randn(900, 200, 2, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    found = st.lyapunov(layers, progress=False)
+    z = (found.exponents - torch.as_tensor(st.theory.gaussian_exponents(2))) / found.standard_errors
+    assert 0.85 < z.square().mean() < 1.3
