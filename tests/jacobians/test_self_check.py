@@ -28,6 +28,13 @@ def test_what_passes_is_within_its_bound_in_many_products(kind):
     assert not any(one.wrong for one in (outcome(kind, number) for number in range(30, 500)) if not one.flag)
 
 
+@pytest.mark.parametrize("number", [126, 354, 492])
+def test_a_rank_that_float64_cannot_tell_is_flagged(number):
+    one = outcome("sparse", number)
+    assert one.wrong
+    assert one.flag
+
+
 @pytest.mark.parametrize("t", [1e-3, 1e-6, 1e-9, 1e-12, 1e-14, 1e-16])
 def test_a_direction_at_a_right_angle_is_within_its_bound_or_flagged_in_a_network_too(t):
     layers = [np.diag([1e30, 1e-30]), np.array([[t, 1.0], [1.0, 0.0]]), np.diag([1e30, 1e-30])]
@@ -111,6 +118,13 @@ def test_a_layer_at_both_ends_of_the_range_is_within_its_bound_or_flagged():
         s = st.spectrum([layer, random.standard_normal((4, 4))])
         assert not s.log_values.isnan().any()
         assert s.log_values[s.log_values > -math.inf].isfinite().all()
+
+
+def test_a_layer_of_numbers_as_large_and_as_small_as_there_are():
+    s = st.spectrum([np.array([[1e300, 5e-324], [5e-324, 1e300]]), np.array([[1.0, 2.0], [3.0, 4.0]])])
+    expected = log_singular_values([np.array([[1e300, 0.0], [0.0, 1e300]]), np.array([[1.0, 2.0], [3.0, 4.0]])], 50)
+    assert abs(s.log_values[-1].numpy() - expected).max() <= s.self_check.value_bound
+    assert s.self_check.passed
 
 
 def test_integers_that_float64_cannot_hold_are_refused():
