@@ -216,6 +216,7 @@ def _is_identity(line: PiecewiseLinear) -> bool:
 
 def _chain_rule(table: NDArray[np.float64], h: PiecewiseLinear, limit: int | None) -> PiecewiseLinear:
     h._limit = limit
+    # The formula of `step_formula` for functions, whose activation is a hinge and puts in knots.
     for skip, weight, bias, outer_weight, outer_bias, slope in table.tolist():
         h = h * skip + hinge(h * weight + bias, 0.0, slope, 1.0) * outer_weight + outer_bias
     return h
