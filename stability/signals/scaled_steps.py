@@ -38,11 +38,11 @@ def states_of_chain(reading: Steps) -> Iterator[PassedLayer]:
 def _scaled_step(step: Step, state: Scaled) -> tuple[Scaled, Scaled]:
     """Return the state after a step, and the update, of a state m 2^e.
 
-    In units of 2^e a step is m -> skip m + outer_weight phi_e(weight m + bias 2^-e) + outer_bias 2^-e, where
-    phi_e(z) = phi(z 2^e) 2^-e. A piecewise-linear phi is its own phi_e; tanh and GELU are linear below 2^-500 and
-    homogeneous, up to nothing that float64 can tell, above 2^500. The bypass keeps the exponent of the state. But in a
-    step with a bias the numbers that go through the activation count as zero below 2^-1900 or so, those of neurons
-    without a bias too.
+    The formula of `step_formula`, with matrices: in units of 2^e a step is m -> skip m + outer_weight phi_e(weight m +
+    bias 2^-e) + outer_bias 2^-e, where phi_e(z) = phi(z 2^e) 2^-e. A piecewise-linear phi is its own phi_e; tanh and
+    GELU are linear below 2^-500 and homogeneous, up to nothing that float64 can tell, above 2^500. The bypass keeps the
+    exponent of the state. But in a step with a bias the numbers that go through the activation count as zero below
+    2^-1900 or so, those of neurons without a bias too.
     """
     biases = [b.double()[:, None] for b in (step.bias, step.outer_bias) if b is not None]
     exponent = state.exponent
