@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from stability.foundation.formats import SPACING
 from stability.networks.step_formula import step_formulas
 
 Dyadic = tuple[int, int]  # an integer and the power of two that it is times
@@ -102,7 +103,7 @@ class Orbit:
         m = math.ldexp(float(quotient), -65)
         exact = not lost and rest == 0 and int(float(quotient)) == quotient
         e = exponent - shift + 65
-        r = 0.0 if exact else abs(m) * 2.0**-52
+        r = 0.0 if exact else abs(m) * SPACING
         if -400 < e < 400:
             return math.ldexp(m, e), math.ldexp(r, e), 0
         return m, r, e

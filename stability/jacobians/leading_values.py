@@ -27,7 +27,7 @@ HELD = 2**25
 
 
 def leading_spectrum(
-    names: Sequence[str], states: Sequence[State], k: int, progress: bool, apart: bool = False
+    names: Sequence[str], states: Sequence[State], k: int, progress: bool, seeds: int = 1, apart: bool = False
 ) -> Spectrum:
     """Return the k leading singular values of every prefix from products with J and J^T.
 
@@ -40,12 +40,13 @@ def leading_spectrum(
         names, states: of the layers, and before the first of them and after each.
         k: how many values.
         progress: whether to show a progress bar.
+        seeds: how many; a module is one.
         apart: whether points are known not to depend on one another.
 
     Raises:
         ValueError: where a prefix has fewer than k singular values, and where points depend on one another.
     """
-    batch, size = states[0].batch, states[0].size
+    size = states[0].size
     widths = [state.width for state in states]
     found = derivatives(names, states)
     if k > min(widths):
@@ -84,7 +85,7 @@ def leading_spectrum(
         log_values[prefix - 1], residuals[prefix - 1], undecided[prefix - 1] = values, residual, left.lost
 
     def shaped(a: NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(a).reshape(depth, *batch, *a.shape[2:])
+        return torch.from_numpy(a).reshape(depth, seeds, size // seeds, *a.shape[2:])
 
     return Spectrum(shaped(log_values), (k,) * depth, shaped(undecided), residuals=shaped(residuals))
 

@@ -125,8 +125,8 @@ def lyapunov(
     with states_of(reading) as (names, states):
         _check_depth(len(names))
         jacobians = (layer.jacobian() for layer in derivatives(names, states))
-        seeds = () if isinstance(reading, Steps) else (1,)
-        return _from_sums(_log_scales(jacobians, len(names), progress), (*seeds, *states[0].batch))
+        batch = (len(reading.members), states[0].batch[-1])
+        return _from_sums(_log_scales(jacobians, len(names), progress), batch)
 
 
 def _transient(rates: Array, middles: NDArray[np.floating]) -> Array:

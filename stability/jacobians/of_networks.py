@@ -113,11 +113,10 @@ def spectrum(
         return width_one_spectrum(reading, distances)
     with states_of(reading) as (names, states):
         if k is not None:
-            part = leading_spectrum(names, states, k, progress, apart=isinstance(reading, Steps))
+            apart = isinstance(reading, Steps)
+            part = leading_spectrum(names, states, k, progress, len(reading.members), apart)
         else:
             part = _in_portions(reading, names, states, check, distances, memory, progress)
-    if isinstance(reading, Network):
-        part = _as_one_seed(part)
     return dataclasses.replace(part, x=reading.x.detach().to("cpu", copy=True), members=reading.members, layers=names)
 
 
@@ -164,15 +163,15 @@ def _in_portions(
     progress: bool,
 ) -> Spectrum:
     """Take as many points at a time as the memory allows, and join what comes back."""
-    *lead, points = states[0].batch
+    seeds, points = len(reading.members), states[0].batch[-1]
     widths = [state.width for state in states]
     # Jacobians, and beside the largest of them what is in work.
     products = [a * b for a, b in zip(widths[1:], widths[:-1], strict=True)]
-    one = 8 * math.prod(lead) * (sum(products) + 6 * max(*products, widths[0] ** 2)) / 2**30
+    one = 8 * seeds * (sum(products) + 6 * max(*products, widths[0] ** 2)) / 2**30
     if one > memory:
         raise ValueError(
             f"the Jacobians of one point take {one:.3g} GiB ({len(products)} layers of up to {max(widths)} numbers"
-            + (f", {math.prod(lead)} seeds" if lead else "")
+            + (f", {seeds} seeds" if isinstance(reading, Steps) else "")
             + f"): the budget is {memory:g} GiB. Raise memory=, take fewer layers, or ask for the leading values "
             "alone with k="
         )
@@ -190,10 +189,10 @@ def _in_portions(
             dtype = coarsest(dtypes)
             parts.append(
                 spectrum_of_layers(
-                    found, (*lead, stop - start), dtype, Format(dtype).spacing, check, distances, progress
+                    found, (seeds, stop - start), dtype, Format(dtype).spacing, check, distances, progress
                 )
             )
-    return parts[0] if len(parts) == 1 else _join(parts, len(lead) + 1)
+    return parts[0] if len(parts) == 1 else _join(parts)
 
 
 @contextmanager
@@ -225,24 +224,8 @@ def _some_points(reading: Steps | Network, states: list[State], start: int, stop
         yield own
 
 
-def _as_one_seed(part: Spectrum) -> Spectrum:
-    """Give a spectrum of points the dimension of seeds, of which a module is one."""
-
-    def with_seed(value: Tensor | None, dim: int) -> Tensor | None:
-        return None if value is None else value.unsqueeze(dim)
-
-    check = part.self_check
-    if check is not None:
-        over = {"determinant": 1, "determinant_bound": 1, "bound": 1, "reversed": 0, "eps": 0, "sensitivity": 0}
-        values = {name: with_seed(getattr(check, name), dim) for name, dim in over.items()}
-        check = dataclasses.replace(check, **values)  # type: ignore[arg-type]
-    fields = ("log_values", "undecided", "distance_from_identity", "log_product_distance", "residuals")
-    found = {name: with_seed(getattr(part, name), 1) for name in fields}
-    return dataclasses.replace(part, **found, self_check=check)  # type: ignore[arg-type]
-
-
-def _join(parts: list[Spectrum], dims: int) -> Spectrum:
-    """Join spectra of portions of the points, the last dimension of the batch."""
+def _join(parts: list[Spectrum]) -> Spectrum:
+    """Join spectra of portions of the points, whose dimension comes after layers and seeds."""
 
     def join(values: list[Tensor | None], axis: int) -> Tensor | None:
         return None if values[0] is None else torch.cat([v for v in values if v is not None], dim=axis)
@@ -250,16 +233,9 @@ def _join(parts: list[Spectrum], dims: int) -> Spectrum:
     checks = [part.self_check for part in parts]
     check = checks[0]
     if check is not None:
-        over = {
-            "determinant": dims,
-            "determinant_bound": dims,
-            "bound": dims,
-            "reversed": dims - 1,
-            "eps": dims - 1,
-            "sensitivity": dims - 1,
-        }
+        over = {"determinant": 2, "determinant_bound": 2, "bound": 2, "reversed": 1, "eps": 1, "sensitivity": 1}
         joined = {name: join([getattr(one, name) for one in checks], axis) for name, axis in over.items()}
         check = dataclasses.replace(check, **joined)  # type: ignore[arg-type]
     fields = ("log_values", "undecided", "distance_from_identity", "log_product_distance")
-    values = {name: join([getattr(part, name) for part in parts], dims) for name in fields}
+    values = {name: join([getattr(part, name) for part in parts], 2) for name in fields}
     return dataclasses.replace(parts[0], **values, self_check=check)  # type: ignore[arg-type]
