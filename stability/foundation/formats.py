@@ -60,6 +60,11 @@ class Format:
         return torch.finfo(self.dtype).max
 
     @property
+    def largest_power(self) -> int:
+        """A power of 2 by which a number of order 1 may be multiplied, either way, and is exact."""
+        return 12 if self.largest < 1e5 else 100 if self.largest < 1e39 else 1000
+
+    @property
     def log2_least(self) -> int:
         """The log2 of half the smallest subnormal number, the largest that rounds to zero; float64 cannot hold its own.
 

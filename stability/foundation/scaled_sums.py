@@ -8,13 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from stability.foundation.formats import Format
 from stability.foundation.log_norms import log_norm
 
 #: The tensor times 2 to the exponent.
 Part = tuple[Tensor, int]
-
-# Powers by which a product of two numbers of order 1 is exact in each dtype.
-_LARGEST_POWER = {torch.float16: 12, torch.bfloat16: 100, torch.float32: 100, torch.complex64: 100}
 
 
 def largest_of(tensor: Tensor) -> float:
@@ -30,7 +28,7 @@ def log2_size(part: Part) -> int | None:
 
 def times_power_of_2(tensor: Tensor, exponent: int, unit: int) -> Tensor:
     """Return tensor * 2^exponent in units of 2^unit, by exact products as long as the result is in the range."""
-    power, most = exponent - unit, _LARGEST_POWER.get(tensor.dtype, 1000)
+    power, most = exponent - unit, Format(tensor.dtype).largest_power
     if power == 0:
         return tensor
     power = max(-4000, min(4000, power))

@@ -64,8 +64,7 @@ def times_power(tensor: Tensor, exponent: Tensor) -> Tensor:
     """Return tensor * 2^exponent, an exponent for each of the leading entries, down to zero and never past infinity."""
     power = exponent.clamp(-4000, 4000).reshape((*exponent.shape, *[1] * (tensor.ndim - exponent.ndim)))
     # In parts, as torch.ldexp multiplies by 2^exponent, which must itself be in the range of the dtype.
-    largest = Format(tensor.dtype).largest  # of a complex dtype that of its parts
-    limit = 12 if largest < 1e5 else 100 if largest < 1e39 else 1000
+    limit = Format(tensor.dtype).largest_power
     while bool((power != 0).any()):
         part = power.clamp(-limit, limit)
         tensor = tensor * torch.pow(2.0, part.to(torch.float64)).to(tensor.dtype)

@@ -7,16 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import stdtrit
 
-from stability.foundation.formats import Format
+from stability.foundation.formats import SMALLEST, SPACING
 
 Array = NDArray[np.float64]
 
-_DOUBLE = Format(torch.float64)
 
 #: What the mean log follows, and how many parameters that takes: nothing, r l, r log l or r l^b.
 SHAPES = {"constant": 0, "exponential": 1, "power": 1, "stretched": 2}
@@ -87,8 +85,8 @@ def fit_law(shape: str, spread: str, at: Array, logs: Array, level: float) -> La
     count = members * (n - 1)
     variance = (float(((seen - mean[:, None]) ** 2).sum()) + members * misfit(exponent)) / count
     # Below a few roundings of the data the squares say nothing, and their log would run away.
-    rounding = (8 * _DOUBLE.spacing * float(abs(logs).max())) ** 2
-    rounding = max(rounding if gaps is None else rounding * float((1 / gaps).mean()), _DOUBLE.smallest)
+    rounding = (8 * SPACING * float(abs(logs).max())) ** 2
+    rounding = max(rounding if gaps is None else rounding * float((1 / gaps).mean()), SMALLEST)
     log_determinant = math.log(n) if gaps is None else float(np.log(gaps).sum())
     deviance = count * (math.log(2 * math.pi * max(variance, rounding)) + 1) + members * log_determinant
     # The first value of a random walk is all that is known of where it began.
