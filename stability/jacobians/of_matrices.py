@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,8 +13,9 @@ from tqdm.auto import tqdm
 
 from stability.foundation.checks import check_finite
 from stability.foundation.formats import SPACING, coarsest
+from stability.jacobians.exact_products import exact_log_values
 from stability.jacobians.products import Array, PrefixProducts, log_spectral_norm
-from stability.jacobians.self_check import Losses, SelfCheck, self_check
+from stability.jacobians.self_check import Losses, SelfCheck, against_exact, self_check
 from stability.jacobians.spectrum import Spectrum
 
 Matrices = Tensor | ArrayLike | Sequence[Tensor] | Sequence[ArrayLike]
@@ -22,7 +24,19 @@ Matrices = Tensor | ArrayLike | Sequence[Tensor] | Sequence[ArrayLike]
 def matrix_spectrum(matrices: Matrices, check: bool, distances: bool, progress: bool) -> Spectrum:
     """Return the spectrum of every prefix product J_l ... J_1 of given matrices: see `spectrum`."""
     layers, batch, dtype = layers_of(matrices)
-    return spectrum_of_layers(layers, batch, dtype, SPACING, check, distances, progress)
+    s = spectrum_of_layers(layers, batch, dtype, SPACING, check, distances, progress)
+    return s if s.self_check is None else _with_exact(s, s.self_check, layers)
+
+
+def _with_exact(s: Spectrum, check: SelfCheck, layers: Sequence[Array]) -> Spectrum:
+    """Put exact values in place of those that float64 cannot vouch for."""
+    log_values = s.log_values.reshape(s.depth, -1, s.log_values.shape[-1]).numpy()  # views: what is put in them is in s
+    undecided = s.undecided.reshape(s.depth, -1).numpy()
+    exact = exact_log_values(layers, _unclear(check, undecided))
+    lost = undecided.copy()
+    for member, values in exact.items():
+        log_values[:, member], undecided[:, member] = values, 0
+    return replace(s, self_check=against_exact(check, log_values, lost, exact))
 
 
 def check_spectrum(matrices: Matrices, log_values: Tensor | ArrayLike) -> SelfCheck:
@@ -59,7 +73,13 @@ def check_spectrum(matrices: Matrices, log_values: Tensor | ArrayLike) -> SelfCh
     size = int(np.prod(batch))
     _, lost, conditions, _ = _run(layers, size, SPACING, distances=False, progress=False, values=False)
     claims = claimed.reshape(len(layers), size, columns)
-    return self_check(layers, claims, Losses(lost, conditions, SPACING), dtype, batch)
+    check = self_check(layers, claims, Losses(lost, conditions, SPACING), dtype, batch)
+    return against_exact(check, claims, lost, exact_log_values(layers, _unclear(check, lost)))
+
+
+def _unclear(check: SelfCheck, lost: NDArray[np.int64]) -> list[int]:
+    """Return the members of the batch whose values float64 cannot vouch for."""
+    return np.flatnonzero(~check.passed.reshape(-1).numpy() | (lost > 0).any(axis=0)).tolist()
 
 
 def spectrum_of_layers(

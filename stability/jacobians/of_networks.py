@@ -233,7 +233,15 @@ def _join(parts: list[Spectrum]) -> Spectrum:
     checks = [part.self_check for part in parts]
     check = checks[0]
     if check is not None:
-        over = {"determinant": 2, "determinant_bound": 2, "bound": 2, "reversed": 1, "eps": 1, "sensitivity": 1}
+        over = {
+            "determinant": 2,
+            "determinant_bound": 2,
+            "bound": 2,
+            "reversed": 1,
+            "eps": 1,
+            "sensitivity": 1,
+            "exact": 1,
+        }
         joined = {name: join([getattr(one, name) for one in checks], axis) for name, axis in over.items()}
         check = dataclasses.replace(check, **joined)  # type: ignore[arg-type]
     fields = ("log_values", "undecided", "distance_from_identity", "log_product_distance")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stability.foundation.formats import SPACING, Format
+from stability.jacobians.kernels.graded import VAGUE
 from stability.jacobians.products import Array, PrefixProducts
 
 #: Changes of the layers, above rounding and below what bends the answer; the second where the first bends it.
 NUDGES = (2.0**-30, 2.0**-42)
-#: A bound of a log value from which on it is none.
-VAGUE = 0.5
 #: A value that a nudge moves by more is bent by it: what it would do in the limit cannot be told.
 _BENT = 0.1
 
@@ -48,6 +47,9 @@ class SelfCheck:
             about d times the root of the sum of squares of |J_(l+1)^T ... J_L^T u| |J_l ... J_1 v| / sigma: 1 a layer
             where what comes and what is taken up agree, 1 / t where they are at a right angle but for t. inf where
             even the smallest change bends the value, t being below 1e-12 or so: then it is not known in float64.
+        exact: bool (*batch), where more than float64's digits were lost on the way, and the values were calculated from
+            exact products instead (given matrices only, see `spectrum`). There `reversed` is the largest difference
+            between the logs of any prefix and the exact ones, and `bound` that of layers of condition number 1.
         values: n, how many singular values a product has.
         dtype: what the layers came in.
     """
@@ -58,28 +60,35 @@ class SelfCheck:
     bound: Tensor
     eps: Tensor
     sensitivity: Tensor
+    exact: Tensor
     values: int
     dtype: torch.dtype
 
     @property
     def value_bound(self) -> Tensor:
-        """(*batch), of the error of a single log value of the last prefix: bound + n eps sensitivity."""
+        """(*batch), of the error of a single log value of the last prefix: bound + n eps sensitivity, or `bound` alone
+        where the values are exact."""
+        return torch.where(self.exact, self.bound[-1], self._bound_in_float64)
+
+    @property
+    def _bound_in_float64(self) -> Tensor:
         return self.bound[-1] + self.values * self.eps * self.sensitivity
 
     @property
     def input_bound(self) -> Tensor:
         """(*batch), what rounding the layers to the dtype that they came in may have changed before: about
-        eps(dtype) / eps times `value_bound`, as float64 for integers."""
-        return self.value_bound * (max(SPACING, Format(self.dtype).spacing) / self.eps)
+        eps(dtype) / eps times bound + n eps sensitivity, as float64 for integers."""
+        return self._bound_in_float64 * (max(SPACING, Format(self.dtype).spacing) / self.eps)
 
     @property
     def passed(self) -> Tensor:
         """Bool (*batch): both tests lie within their bounds, for every prefix, and float64 could tell the values from
-        zero: one that its roundings may move by half in the log may as well be zero."""
-        passed = (self.reversed <= 2 * self.value_bound) & (self.value_bound * (SPACING / self.eps) < VAGUE)
+        zero: one that its roundings may move by half in the log may as well be zero. Where the values were calculated
+        exactly, the first test is one against the exact ones and is enough."""
+        passed = self.value_bound * (SPACING / self.eps) < VAGUE
         if self.determinant is not None and self.determinant_bound is not None:
             passed = passed & (self.determinant <= self.determinant_bound).all(dim=0)
-        return passed
+        return (passed | self.exact) & (self.reversed <= 2 * self.value_bound)
 
     def __repr__(self) -> str:
         determinant = "None" if self.determinant is None else f"{float(self.determinant.max()):.1e}"
@@ -149,8 +158,40 @@ def self_check(
         bound=torch.from_numpy(bound).reshape(depth, *batch),
         eps=torch.from_numpy(eps[-1]).reshape(batch),
         sensitivity=torch.from_numpy(sensitivity).reshape(batch),
+        exact=torch.zeros(batch, dtype=torch.bool),
         values=k,
         dtype=dtype,
+    )
+
+
+def against_exact(
+    check: SelfCheck, log_values: Array, undecided: NDArray[np.int64], exact: Mapping[int, Array]
+) -> SelfCheck:
+    """Return the check of log_values (depth, batch, k) with members of the batch held against exact values instead.
+
+    What float64 leaves `undecided` (depth, batch), a rounding of the layers may change by any factor.
+    """
+    depth, size, k = log_values.shape
+    shape = check.exact.shape
+    judged = torch.zeros(size, dtype=torch.bool)
+    bound, apart, sensitivity = (
+        check.bound.reshape(depth, size).clone(),
+        check.reversed.reshape(size).clone(),
+        check.sensitivity.reshape(size).clone(),
+    )
+    for member, values in exact.items():
+        judged[member] = True
+        apart[member] = _difference(log_values[:, member], values).max()
+        largest = abs(np.where(np.isfinite(values), values, 0.0)).max(axis=1)
+        bound[:, member] = torch.from_numpy(SPACING * (k * (np.arange(depth) + 3) + largest))
+        if undecided[-1, member]:
+            sensitivity[member] = math.inf
+    return replace(
+        check,
+        reversed=apart.reshape(shape),
+        bound=bound.reshape(depth, *shape),
+        sensitivity=sensitivity.reshape(shape),
+        exact=judged.reshape(shape),
     )
 
 

@@ -18,12 +18,20 @@ def exact_product(layers):
 
 
 def log_singular_values(layers, digits):
-    """Descending, -inf beyond the exact rank."""
+    """Descending, -inf beyond the exact rank; with twice the digits until these change nothing."""
     product, exponent = exact_product(layers)
     rank = product.rank()
+    before = None
+    while True:
+        logs = _logs(product, exponent, rank, digits)
+        if before is not None and np.allclose(logs, before, rtol=1e-15, atol=1e-14):
+            return np.append(logs, [-np.inf] * (min(product.nrows(), product.ncols()) - rank))
+        before, digits = logs, 2 * digits
+
+
+def _logs(product, exponent, rank, digits):
     m, n = product.nrows(), product.ncols()
     with mpmath.workdps(digits):
         matrix = mpmath.matrix([[mpmath.mpf(int(product[i, j])) for j in range(n)] for i in range(m)])
         values = mpmath.svd_r(matrix if m >= n else matrix.T, compute_uv=False)
-        logs = [float(mpmath.log(v) + exponent * mpmath.log(2)) for v in list(values)[:rank]]
-    return np.array(logs + [-np.inf] * (min(m, n) - rank))
+        return np.array([float(mpmath.log(abs(v)) + exponent * mpmath.log(2)) for v in list(values)[:rank]])

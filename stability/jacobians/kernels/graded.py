@@ -22,6 +22,8 @@ LAPACK_FROM = 40
 CLEAR_PIVOT = 1e-6
 #: Columns whose norms differ by more than this are scaled in a step of their own.
 COLUMN_RANGE = 1e3
+#: What rounding may change of a value, relative to it, from which on the value is given up.
+VAGUE = 0.5
 _REASSOCIATE = {"reassoc", "contract", "nsz"}
 
 
@@ -184,12 +186,18 @@ def _absorb(layer, basis, mantissas, exponents, mixing, spacing):
     for i in range(m):
         sizes[i] = norm(layer[i])
     noise = sizes * (r * spacing)
-    lost = 0
+    lost, condition = 0, math.inf
     order, new_basis, triangle = np.arange(r), np.zeros((0, m)), np.zeros((0, r))
     if LAPACK_FROM <= r <= m and np.min(noise) > 0.0:
         order, new_basis, triangle = _lapack_qr(columns, mantissas, exponents)
-    if len(new_basis) == 0:
+        condition = _condition(new_basis, triangle, sizes)
+    # A direction may be lost without a pivot that is within the noise: then more of the small ones are given up.
+    while len(new_basis) == 0 or condition * (r * SPACING) >= VAGUE:
         order, new_basis, triangle, lost = _pivoted_qr(columns, noise, mantissas, exponents)
+        condition = _condition(new_basis, triangle, sizes)
+        if len(new_basis) == 0:
+            break
+        noise *= 4.0
     k = len(triangle)
     mantissas, exponents = mantissas[order], exponents[order]
     new_mantissas, new_exponents = np.empty(k), np.empty(k, np.int64)
@@ -200,7 +208,6 @@ def _absorb(layer, basis, mantissas, exponents, mixing, spacing):
         for j in range(i, r):
             shift = max(-2000, min(2000, exponents[j] - new_exponents[i]))
             weights[i, j] = math.ldexp(triangle[i, j] * mantissas[j] / new_mantissas[i], shift)
-    condition = _condition(new_basis, triangle, sizes)
     return new_basis, new_mantissas, new_exponents, np.dot(weights, mixing[order]), condition, lost
 
 
