@@ -26,7 +26,7 @@ def test_what_passes_is_within_its_bound(kind):
     assert not any(one.wrong for one in outcomes if not one.flag)
     assert sum(bool(one.flag) for one in outcomes) <= (5 if kind == "losing rank, rotated" else 2)  # beyond the budget
     if not any(one.exact for one in outcomes):
-        assert np.median([one.bound / one.error for one in outcomes if one.error]) < 100
+        assert np.median([one.bound / one.error for one in outcomes if one.error]) < 200
 
 
 @pytest.mark.slow
