@@ -21,6 +21,8 @@ from stability.reading.states import State
 SPARE = 4
 #: A relative residual r leaves a relative error of about r^2 in a value that is apart from the others, at most r else.
 TOLERANCE = 1e-6
+#: Random directions that are added to every guess.
+FRESH = 2
 ROUNDS = 40
 #: Jacobians of so many numbers altogether are formed: a product with them is far cheaper than one through the graph.
 HELD = 2**25
@@ -32,9 +34,10 @@ def leading_spectrum(
     """Return the k leading singular values of every prefix from products with J and J^T.
 
     For every prefix the right singular vectors are sought in the space of the last guess, of what P^T P makes of it,
-    and of the guess before (a locally optimal block iteration), by a Rayleigh-Ritz projection in the log domain; the
-    first guess is that of the prefix before. Values are approached from below. Deep prefixes cost in proportion to
-    their depth, so that all of them cost in proportion to its square.
+    of the guess before (a locally optimal block iteration), and of random directions, by a Rayleigh-Ritz projection in
+    the log domain; the first guess is that of the prefix before. Without the random ones a guess at a right angle to
+    the leading vectors would stay there, with a residual of 0. Values are approached from below. Deep prefixes cost in
+    proportion to their depth, so that all of them cost in proportion to its square.
 
     Args:
         names, states: of the layers, and before the first of them and after each.
@@ -44,18 +47,11 @@ def leading_spectrum(
         apart: whether points are known not to depend on one another.
 
     Raises:
-        ValueError: where a prefix has fewer than k singular values, and where points depend on one another.
+        ValueError: where points depend on one another, and where a derivative is not finite.
     """
     size = states[0].size
     widths = [state.width for state in states]
     found = derivatives(names, states)
-    if k > min(widths):
-        few = widths.index(min(widths))
-        place = f"before layer {names[0]}" if few == 0 else f"after layer {names[few - 1]}"
-        raise ValueError(
-            f"k is {k}: the states have as few as {min(widths)} numbers, {place}, so there are no more values; ask for "
-            "fewer, or name layers= that end before"
-        )
     numbers = size * sum(a * b for a, b in itertools.pairwise(widths))
     for layer in found:
         if not apart:
@@ -68,18 +64,23 @@ def leading_spectrum(
     kept = min(n, k + SPARE)
     generator = torch.Generator().manual_seed(0)
     # One start for all points, so that a point is treated alike alone and among others.
-    start = torch.randn(n, kept, dtype=torch.float64, generator=generator).numpy()
-    guess = np.tile(np.linalg.qr(start)[0].T, (size, 1, 1))
+
+    def random_rows(count: int) -> Array:
+        rows = torch.randn(n, count, dtype=torch.float64, generator=generator).numpy()
+        return np.tile(np.linalg.qr(rows)[0].T, (size, 1, 1))
+
+    guess = random_rows(kept)
     log_values, residuals = np.empty((depth, size, k)), np.empty((depth, size, k))
     undecided = np.zeros((depth, size), np.int64)
     for prefix in tqdm(range(1, depth + 1), desc="leading values", disable=None if progress else True):
         before = guess
-        for _ in range(ROUNDS):
+        for turn in range(ROUNDS):
             left = _push(found, prefix, guess)
             values, residual, pulled = _residuals(found, prefix, left, guess, k)
-            if residual.max() < TOLERANCE:
+            if turn and not (residual >= TOLERANCE).any():  # NaN where a value is zero
                 break
-            space = _orthonormal(np.concatenate([guess, pulled, before], axis=1)[:, :n])
+            space = np.concatenate([guess, random_rows(min(n, FRESH)), pulled, before], axis=1)
+            space = _orthonormal(space[:, :n])
             turned = _push(found, prefix, space).right_vectors()[:, :kept] @ space
             before, guess = guess, _orthonormal(np.concatenate([turned, space], axis=1))[:, :kept]
         log_values[prefix - 1], residuals[prefix - 1], undecided[prefix - 1] = values, residual, left.lost
@@ -106,6 +107,12 @@ def _through(found: list[Derivative], layers: range, rows: Array, forward: bool)
         directions = rows if number == 0 else product.basis
         given = torch.from_numpy(np.ascontiguousarray(directions.transpose(1, 0, 2)))
         got = found[layer].push(given) if forward else found[layer].pull(given)
+        if not got.isfinite().all():
+            raise ValueError(
+                f"what layer {found[layer].name} makes of a small change is not finite in "
+                f"{'forward' if forward else 'backward'} mode: look at what the layer does there (a root of 0, a "
+                "division by 0, an overflow)"
+            )
         # (directions, points, m) as columns, (points, m, directions)
         product.multiply_applied(got.detach().to("cpu", torch.float64).permute(1, 2, 0).contiguous().numpy())
     return product
@@ -114,7 +121,7 @@ def _through(found: list[Derivative], layers: range, rows: Array, forward: bool)
 def _residuals(
     found: list[Derivative], prefix: int, left: PrefixProducts, guess: Array, k: int
 ) -> tuple[Array, Array, Array]:
-    """Return log values, relative residuals and the directions P^T u of the guess.
+    """Return log values, relative residuals (NaN of zeros) and the directions P^T u of the guess.
 
     The residual of a value s with vectors u, v is what P^T u has outside the space of the guess, over s. Inside that
     space the Rayleigh-Ritz projection has left nothing but rounding.
@@ -133,5 +140,5 @@ def _residuals(
         with np.errstate(invalid="ignore"):
             weights = mixing[b][:, columns] * np.exp(np.minimum(logs[b][:, None] - scales[b][columns], 1.0))
         residual[b] = np.linalg.norm(np.nan_to_num(weights).T @ outside[b], axis=1)
-    residual[values == -math.inf] = 0.0
+    residual[values == -math.inf] = math.nan  # of zero there is no relative residual
     return values, residual, back.basis

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,7 +15,7 @@ from tqdm.auto import tqdm
 
 from stability.foundation.checks import check_integer, check_positive
 from stability.foundation.formats import Format, coarsest
-from stability.jacobians.leading_values import leading_spectrum
+from stability.jacobians.leading_values import SPARE, leading_spectrum
 from stability.jacobians.of_matrices import Matrices, matrix_spectrum, spectrum_of_layers
 from stability.jacobians.of_step_tables import width_one_spectrum
 from stability.jacobians.spectrum import Spectrum
@@ -25,6 +26,11 @@ from stability.reading.network import Network
 from stability.reading.read import AnyNetwork, read
 from stability.reading.refusals import refuse_chance, refuse_train_mode
 from stability.reading.states import State
+
+#: Up to this width of the first state all values cost no more than the leading ones.
+ALL_UP_TO = 256
+#: The same, over the number of layers and of directions that are followed: a prefix costs in proportion to both.
+ALL_UP_TO_EACH = 8
 
 
 def spectrum(
@@ -69,9 +75,10 @@ def spectrum(
         x: points, (points,) or (points, n) for a chain, and what the network takes otherwise: a tensor, a tuple of
             positional inputs, or a dictionary of keyword inputs.
         layers, source, batch_dim: how a module is read, see `st.layers`. With batch_dim=None all of x is one point.
-        k: only the k leading values, without forming Jacobians of more than 2^25 numbers altogether, for states too
-            large for that; see `Spectrum.residuals` for how far they have converged. Then every prefix takes some tens
-            of passes through its layers, so that the time grows with the square of the depth.
+        k: only the k leading values. Of states of more than 256 numbers they are approached without the others, and
+            without forming Jacobians of more than 2^25 numbers altogether: then there is no self-check, and
+            `Spectrum.residuals` tells how far they have converged; every prefix takes some tens of passes through its
+            layers, so that the time grows with the square of the depth.
         check: whether to test the values, see `SelfCheck`; takes about half of the time of matrices.
         distances: whether to measure how far layers and products are from the identity. Neither applies with k.
         memory: GiB that the Jacobians may take; points are taken in portions that fit.
@@ -113,11 +120,37 @@ def spectrum(
         return width_one_spectrum(reading, distances)
     with states_of(reading) as (names, states):
         if k is not None:
+            _check_values(k, names, states)
+        if k is not None and (_leading_are_cheaper(k, states) or _one_point(reading, states) > memory):
             apart = isinstance(reading, Steps)
             part = leading_spectrum(names, states, k, progress, len(reading.members), apart)
         else:
-            part = _in_portions(reading, names, states, check, distances, memory, progress)
+            part = _in_portions(reading, names, states, check, distances and k is None, memory, progress)
+            part = part if k is None else _leading(part, k)
     return dataclasses.replace(part, x=reading.x.detach().to("cpu", copy=True), members=reading.members, layers=names)
+
+
+def _check_values(k: int, names: tuple[str, ...], states: list[State]) -> None:
+    widths = [state.width for state in states]
+    if k > min(widths):
+        few = widths.index(min(widths))
+        place = f"before layer {names[0]}" if few == 0 else f"after layer {names[few - 1]}"
+        raise ValueError(
+            f"k is {k}: the states have as few as {min(widths)} numbers, {place}, so there are no more values; ask for "
+            "fewer, or name layers= that end before"
+        )
+
+
+def _leading_are_cheaper(k: int, states: list[State]) -> bool:
+    return states[0].width > max(ALL_UP_TO, ALL_UP_TO_EACH * (len(states) - 1) * (k + SPARE))
+
+
+def _leading(s: Spectrum, k: int) -> Spectrum:
+    """Return the k leading values of a spectrum alone, of which those that are undecided come before exact zeros."""
+    undecided = torch.minimum(s.undecided, (k - s.ranks).clamp(min=0))
+    return dataclasses.replace(
+        s, log_values=s.log_values[..., :k].clone(), sizes=tuple(min(k, size) for size in s.sizes), undecided=undecided
+    )
 
 
 def _of_matrices(
@@ -153,6 +186,13 @@ def states_of(reading: Steps | Network) -> Iterator[tuple[tuple[str, ...], list[
         yield found.layers, states
 
 
+def _one_point(reading: Steps | Network, states: list[State]) -> float:
+    """Return the GiB of the Jacobians of one point, and beside the largest of them what is in work."""
+    widths = [state.width for state in states]
+    products = [a * b for a, b in itertools.pairwise(widths)]
+    return 8 * len(reading.members) * (sum(products) + 6 * max(*products, widths[0] ** 2)) / 2**30
+
+
 def _in_portions(
     reading: Steps | Network,
     names: tuple[str, ...],
@@ -164,20 +204,18 @@ def _in_portions(
 ) -> Spectrum:
     """Take as many points at a time as the memory allows, and join what comes back."""
     seeds, points = len(reading.members), states[0].batch[-1]
-    widths = [state.width for state in states]
-    # Jacobians, and beside the largest of them what is in work.
-    products = [a * b for a, b in zip(widths[1:], widths[:-1], strict=True)]
-    one = 8 * seeds * (sum(products) + 6 * max(*products, widths[0] ** 2)) / 2**30
+    depth, one = len(states) - 1, _one_point(reading, states)
     if one > memory:
         raise ValueError(
-            f"the Jacobians of one point take {one:.3g} GiB ({len(products)} layers of up to {max(widths)} numbers"
+            f"the Jacobians of one point take {one:.3g} GiB ({depth} layers of up to "
+            f"{max(state.width for state in states)} numbers"
             + (f", {seeds} seeds" if isinstance(reading, Steps) else "")
             + f"): the budget is {memory:g} GiB. Raise memory=, take fewer layers, or ask for the leading values "
             "alone with k="
         )
     portion = max(1, int(memory / one))
     parts = []
-    with tqdm(total=points * len(products), desc="Jacobians", disable=None if progress else True) as bar:
+    with tqdm(total=points * depth, desc="Jacobians", disable=None if progress else True) as bar:
         for start in range(0, points, portion):
             stop = min(points, start + portion)
             found, dtypes = [], []

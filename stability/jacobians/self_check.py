@@ -35,7 +35,8 @@ class SelfCheck:
             are undecided, which a determinant cannot tell from zero either; None where a layer is not square.
         determinant_bound: the same shape, what it may be: 2 n bound, and the rounding of the sums of logs.
         reversed: (*batch), the largest difference between the logs of the last prefix and those of the reversed
-            product; inf where the ranks differ by more than what is undecided in either.
+            product; inf where that has fewer values, or more than there are with what is undecided. Of layers in
+            a coarse format it may have fewer, by what it leaves undecided.
         bound: (depth, *batch), n eps times the sum of the layers' condition numbers and 2, plus eps times the largest
             log: how far the mean of a prefix's log values may be off. The condition number of a layer is estimated,
             after scaling its rows and columns. eps is float64's; where values of a network are undecided it is that
@@ -132,13 +133,15 @@ def self_check(
     ranks, other_ranks = (last > -math.inf).sum(axis=1), (other > -math.inf).sum(axis=1)
     both = np.arange(shared) < np.minimum(ranks, other_ranks)[:, None]
     differences = np.where(both, _difference(last[:, :shared], other[:, :shared]), 0.0).max(axis=1)
-    undecided = losses.undecided[-1] + other_undecided
-    differences[abs(ranks - other_ranks) > undecided] = math.inf
+    # What this path cannot tell from zero it does not claim; what the other one cannot is not confirmed, unless the
+    # layers were calculated in a coarse format, whose noise is found on one path and not on the other.
+    tolerated = other_undecided * (losses.spacing > SPACING)
+    differences[(ranks > other_ranks + tolerated) | (other_ranks > ranks + losses.undecided[-1])] = math.inf
     sensitivity = _sensitivity(transposed, other, losses.spacing)
 
     determinant = determinant_bound = None
     eps = np.where(losses.undecided > 0, losses.spacing, SPACING)
-    eps[-1] = np.where(undecided > 0, losses.spacing, SPACING)
+    eps[-1] = np.where((losses.undecided[-1] > 0) | (other_undecided > 0), losses.spacing, SPACING)
     bound = eps * k * (losses.conditions + 2)  # and the values of one layer are rounded too
     largest = abs(np.where(np.isfinite(log_values), log_values, 0.0)).max(axis=2, initial=0.0)
     bound += SPACING * largest

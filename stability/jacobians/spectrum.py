@@ -34,8 +34,8 @@ class Spectrum:
         log_product_distance: (depth, *batch), the log of the spectral norm of J_l ... J_1 - I; None likewise.
         self_check: two tests of the values, a `SelfCheck`; None at width 1, where nothing can mix, or if it was not
             asked for.
-        residuals: with k leading values asked for, (depth, *batch, k): the error of each as a relative residual;
-            else None.
+        residuals: of leading values that were approached without the others, (depth, *batch, k): the error of each as
+            a relative residual, NaN where the value is zero; else None.
         x: the points; None for matrices.
         members: the member numbers of a chain, (0,) for a module; None for matrices.
         layers: the names of the layers.

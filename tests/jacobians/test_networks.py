@@ -239,6 +239,32 @@ def test_float32_models_are_held_to_their_own_precision():
 # --- leading values ---
 
 
+@pytest.fixture
+def approached(monkeypatch):
+    """Approach leading values in narrow states as well, where all of them cost no more."""
+    monkeypatch.setattr("stability.jacobians.of_networks.ALL_UP_TO", 0)
+    monkeypatch.setattr("stability.jacobians.of_networks.ALL_UP_TO_EACH", 0)
+
+
+def test_leading_values_of_narrow_states_are_those_of_all():
+    layers = [nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 4), nn.Linear(4, 5)]
+    net, x = nn.Sequential(*layers).double(), rand(3, 6)
+    with torch.no_grad():
+        net[3].weight[1:] = net[3].weight[:1]  # rank 1, but for rounding
+    full = st.spectrum(net, x)
+    assert full.undecided[-1].max() > 0 or full.ranks[-1].max() == 1
+    for k in (1, 3):
+        leading = st.spectrum(net, x, k=k)
+        assert torch.equal(leading.log_values, full.log_values[..., :k])
+        assert leading.sizes == (k,) * 4
+        zeros = (leading.log_values == -math.inf).sum(dim=-1)
+        assert torch.equal(leading.undecided, torch.minimum(full.undecided, zeros))
+        assert leading.residuals is None
+        assert leading.self_check.passed.all()
+        assert leading.distance_from_identity is None
+
+
+@pytest.mark.usefixtures("approached")
 def test_leading_values_without_jacobians():
     net, x = resnet(), rand(2, 3, 6, 6)
     full, leading = st.spectrum(net, x), st.spectrum(net, x, k=3)
@@ -248,6 +274,51 @@ def test_leading_values_without_jacobians():
     assert leading.self_check is None
 
 
+@pytest.mark.usefixtures("approached")
+def test_leading_vectors_at_a_right_angle_to_all_before_are_found():
+    """The last layer takes up strongly what those before it have all but lost."""
+    n = 40
+    one = torch.ones(20, dtype=torch.float64)
+    first, last = torch.diag(torch.cat([one, 1e-8 * one])), torch.diag(torch.cat([1e-8 * one, 1e12 * one]))
+    net = nn.Sequential(*(nn.Linear(n, n, bias=False, dtype=torch.float64) for _ in range(2)))
+    with torch.no_grad():
+        net[0].weight.copy_(first)
+        net[1].weight.copy_(last)
+    s = st.spectrum(net, rand(1, n), k=2)
+    assert s.log_values[0, 0, 0].tolist() == pytest.approx([0, 0], abs=1e-12)
+    assert s.log_values[1, 0, 0].tolist() == pytest.approx([math.log(1e4)] * 2, abs=1e-12)
+
+
+@pytest.mark.usefixtures("approached")
+@pytest.mark.parametrize("held", [True, False])
+def test_a_derivative_that_is_not_finite_is_no_leading_value(held, monkeypatch):
+    if not held:
+        monkeypatch.setattr("stability.jacobians.leading_values.HELD", 0)
+
+    class Elu(nn.Module):
+        def forward(self, h):
+            return torch.where(h <= 0, torch.exp(h) - 1, h)  # exp overflows, and 0 times inf is NaN
+
+    net = nn.Sequential(nn.Linear(4, 4), Elu(), nn.Linear(4, 4)).double()
+    x = rand(2, 4)
+    with torch.no_grad():
+        net[0].bias[1] = 1000.0
+    with pytest.raises(ValueError, match=r"layer 1.* not finite|layer 1 .* disagree \(by nan\)"):
+        st.spectrum(net, x, k=2)
+
+
+@pytest.mark.usefixtures("approached")
+def test_a_value_that_is_zero_has_no_residual():
+    net = nn.Sequential(nn.Linear(12, 12, bias=False), nn.Linear(12, 12, bias=False)).double()
+    with torch.no_grad():
+        net[0].weight.zero_()[0, 0] = 2.0
+    s = st.spectrum(net, rand(1, 12), k=2)
+    assert s.log_values[0, 0, 0].tolist() == [pytest.approx(math.log(2)), -math.inf]
+    assert s.residuals[..., 0].max() < 1e-12
+    assert s.residuals[..., 1].isnan().all()
+
+
+@pytest.mark.usefixtures("approached")
 def test_leading_values_of_a_deep_chain_and_all_of_a_narrow_one():
     chain, x = st.Chain("plain_prelu", 60, seeds=2, width=6), rand(3, 6)
     full = st.spectrum(chain, x)
@@ -257,6 +328,7 @@ def test_leading_values_of_a_deep_chain_and_all_of_a_narrow_one():
         assert leading.residuals.max() < 1e-6
 
 
+@pytest.mark.usefixtures("approached")
 def test_residuals_tell_what_has_not_converged(monkeypatch):
     from stability.jacobians import leading_values
 
@@ -269,6 +341,7 @@ def test_residuals_tell_what_has_not_converged(monkeypatch):
     assert (errors <= s.residuals[0, 0, 0]).all()
 
 
+@pytest.mark.usefixtures("approached")
 def test_leading_values_of_a_layer_that_cannot_be_differentiated_twice_are_refused(monkeypatch):
     class Twice(torch.autograd.Function):
         @staticmethod
@@ -421,6 +494,7 @@ def test_a_wrong_derivative_is_caught_by_a_probe():
         st.spectrum([Wrong.apply], rand(2, 3))
 
 
+@pytest.mark.usefixtures("approached")
 def test_a_derivative_that_differs_between_the_modes_is_caught(monkeypatch):
     monkeypatch.setattr("stability.jacobians.leading_values.HELD", 0)
 

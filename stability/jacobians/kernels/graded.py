@@ -24,6 +24,8 @@ CLEAR_PIVOT = 1e-6
 COLUMN_RANGE = 1e3
 #: What rounding may change of a value, relative to it, from which on the value is given up.
 VAGUE = 0.5
+#: How often a direction is looked for whose loss no pivot shows, each time with four times the noise.
+TRIES = 4
 _REASSOCIATE = {"reassoc", "contract", "nsz"}
 
 
@@ -186,18 +188,24 @@ def _absorb(layer, basis, mantissas, exponents, mixing, spacing):
     for i in range(m):
         sizes[i] = norm(layer[i])
     noise = sizes * (r * spacing)
-    lost, condition = 0, math.inf
+    lost = 0
     order, new_basis, triangle = np.arange(r), np.zeros((0, m)), np.zeros((0, r))
     if LAPACK_FROM <= r <= m and np.min(noise) > 0.0:
         order, new_basis, triangle = _lapack_qr(columns, mantissas, exponents)
-        condition = _condition(new_basis, triangle, sizes)
-    # A direction may be lost without a pivot that is within the noise: then more of the small ones are given up.
-    while len(new_basis) == 0 or condition * (r * SPACING) >= VAGUE:
+    if len(new_basis) == 0:
         order, new_basis, triangle, lost = _pivoted_qr(columns, noise, mantissas, exponents)
-        condition = _condition(new_basis, triangle, sizes)
-        if len(new_basis) == 0:
-            break
-        noise *= 4.0
+    condition = _condition(new_basis, triangle, sizes)
+    if condition * (r * SPACING) >= VAGUE:
+        # A direction may be lost without a pivot that is within the noise. Where it takes little more to find one, it
+        # is given up; else nothing is told from what the rest is made of, and the condition number says so.
+        for _ in range(TRIES):
+            noise *= 4.0
+            other_order, other_basis, other_triangle, given_up = _pivoted_qr(columns, noise, mantissas, exponents)
+            other_condition = _condition(other_basis, other_triangle, sizes)
+            if other_condition * (r * SPACING) < VAGUE:
+                order, new_basis, triangle, lost = other_order, other_basis, other_triangle, given_up
+                condition = other_condition
+                break
     k = len(triangle)
     mantissas, exponents = mantissas[order], exponents[order]
     new_mantissas, new_exponents = np.empty(k), np.empty(k, np.int64)
