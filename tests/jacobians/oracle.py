@@ -24,7 +24,7 @@ def log_singular_values(layers, digits):
     before = None
     while True:
         logs = _logs(product, exponent, rank, digits)
-        if before is not None and np.allclose(logs, before, rtol=1e-15, atol=1e-14):
+        if before is not None and np.isfinite(logs).all() and np.allclose(logs, before, rtol=1e-15, atol=1e-14):
             return np.append(logs, [-np.inf] * (min(product.nrows(), product.ncols()) - rank))
         before, digits = logs, 2 * digits
 
@@ -34,4 +34,6 @@ def _logs(product, exponent, rank, digits):
     with mpmath.workdps(digits):
         matrix = mpmath.matrix([[mpmath.mpf(int(product[i, j])) for j in range(n)] for i in range(m)])
         values = mpmath.svd_r(matrix if m >= n else matrix.T, compute_uv=False)
-        return np.array([float(mpmath.log(abs(v)) + exponent * mpmath.log(2)) for v in list(values)[:rank]])
+        return np.array(
+            [float(mpmath.log(abs(v)) + exponent * mpmath.log(2)) if v else -np.inf for v in list(values)[:rank]]
+        )

@@ -215,3 +215,24 @@ def test_without_a_transient_the_error_is_that_of_the_spread():
     found = st.lyapunov(layers, progress=False)
     z = (found.exponents - torch.as_tensor(st.theory.gaussian_exponents(2))) / found.standard_errors
     assert 0.85 < z.square().mean() < 1.3
+
+
+@pytest.mark.parametrize("depth", [32, 48])
+def test_errors_from_few_stretches_cover_as_often_as_they_say(depth):
+    layers = torch.randn(depth, 2000, 1, 1, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    found = st.lyapunov(layers, progress=False)
+    z = (found.exponents - torch.as_tensor(st.theory.gaussian_exponents(1))) / found.standard_errors
+    assert 0.935 < (z.abs() < 1.96).double().mean() < 0.965
+
+
+def test_growth_that_makes_up_for_itself_has_a_small_error():
+    """Of x -> 4 x (1 - x) the log of the slope is log 2 and the change of a function of x: neighbours are correlated."""
+    random = np.random.default_rng(0)
+    x, slopes = random.random(300), []
+    for _ in range(1000):
+        slopes.append(4 - 8 * x)
+        x = np.clip(4 * x * (1 - x) + 1e-13 * random.standard_normal(300), 1e-15, 1 - 1e-15)
+    found = st.lyapunov(np.array(slopes)[..., None, None], progress=False)
+    errors = found.exponents - math.log(2)
+    assert 0.93 < (errors.abs() < 1.96 * found.standard_errors).double().mean() < 0.995
+    assert found.standard_errors.median() < 2.5 * errors.square().mean().sqrt()

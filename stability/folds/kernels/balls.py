@@ -40,7 +40,7 @@ def _scaled(r, exponent):
         return 0.0
     if exponent > 1000:
         return math.inf
-    return max(math.ldexp(r, max(exponent, -1000)), _FLOOR)
+    return max(math.ldexp(r, int(max(exponent, -1000))), _FLOOR)
 
 
 @njit
@@ -61,7 +61,7 @@ def _wide_sum(m1, r1, e1, m2, r2, e2):
         return m1, r1, e1
     if e1 < e2:
         m1, r1, e1, m2, r2, e2 = m2, r2, e2, m1, r1, e1
-    s = m1 + math.ldexp(m2, max(e2 - e1, -1000))
+    s = m1 + math.ldexp(m2, int(max(e2 - e1, -1000)))
     return s, (r1 + _scaled(r2, e2 - e1) + 2 * ROUNDOFF * abs(s) + _FLOOR) * UP, e1
 
 
@@ -75,5 +75,5 @@ def wide_affine(weight, weight_error, weight_exponent, bias, bias_error, bias_ex
         return m, r, e if r > 0.0 else 0
     a, i = math.frexp(m)
     if -400 < e + i < 400:
-        return math.ldexp(a, e + i), _scaled(r, e), 0
+        return math.ldexp(a, int(e + i)), _scaled(r, e), 0
     return a, _scaled(r, -i), e + i

@@ -197,7 +197,7 @@ def _merge_equal(state, nodes, labels, pieces, stretches, room):
         n = active[position]
         if r[n] == 0.0 and e[n] == 0:
             _, exponent = math.frexp(m[n])
-            key = int(math.ldexp(m[n], 52 - exponent)) * 31 + exponent
+            key = int(math.ldexp(m[n], int(52 - exponent))) * 31 + exponent
             place = (key ^ (key >> 21)) & (size - 1)
             while table[place] >= 0 and m[table[place]] != m[n]:
                 place = (place + 1) & (size - 1)

@@ -41,7 +41,7 @@ def tidy(high, low, exponent):
     if s == 0.0:
         return 0.0, 0.0, 0
     m, e = math.frexp(s)
-    return m, math.ldexp(rest, -e), exponent + e
+    return m, math.ldexp(rest, int(-e)), exponent + e
 
 
 @njit
@@ -69,8 +69,8 @@ def plus(first, second):
         first, second = second, first
     high, low, exponent = first
     shift = max(second[2] - exponent, -1000)  # smaller ones are far under the last bit
-    s, rest = two_sum(high, math.ldexp(second[0], shift))
-    t, more = two_sum(low, math.ldexp(second[1], shift))
+    s, rest = two_sum(high, math.ldexp(second[0], int(shift)))
+    t, more = two_sum(low, math.ldexp(second[1], int(shift)))
     s, rest = two_sum(s, rest + t)
     return tidy(s, rest + more, exponent)
 

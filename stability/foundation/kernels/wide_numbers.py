@@ -39,7 +39,7 @@ def plus(first, second):
     if b < d:
         a, b, c, d = c, d, a, b
     # Below 2^-1000 of the larger one a number is far under its last bit.
-    return normalise((a + math.ldexp(c, max(d - b, -1000)), b))
+    return normalise((a + math.ldexp(c, int(max(d - b, -1000))), b))
 
 
 @njit

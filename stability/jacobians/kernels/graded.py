@@ -215,7 +215,7 @@ def _absorb(layer, basis, mantissas, exponents, mixing, spacing):
         new_exponents[i] = exponents[i] + power
         for j in range(i, r):
             shift = max(-2000, min(2000, exponents[j] - new_exponents[i]))
-            weights[i, j] = math.ldexp(triangle[i, j] * mantissas[j] / new_mantissas[i], shift)
+            weights[i, j] = math.ldexp(triangle[i, j] * mantissas[j] / new_mantissas[i], int(shift))
     return new_basis, new_mantissas, new_exponents, np.dot(weights, mixing[order]), condition, lost
 
 
@@ -246,9 +246,9 @@ def _split(layer):
         power = exponent
         if len(columns) and sizes[j] > 0.0:
             power = math.frexp(sizes[j])[1]
-            columns[j] = math.ldexp(1.0, power - exponent)
+            columns[j] = math.ldexp(1.0, int(power - exponent))
         for i in range(m):
-            part[i, j] = math.ldexp(layer[i, j], -power)
+            part[i, j] = math.ldexp(layer[i, j], int(-power))
     return part, columns, exponent
 
 

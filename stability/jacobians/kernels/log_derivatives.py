@@ -72,7 +72,7 @@ def _quantum(log_factors):
         for log in log_factors[layer]:
             if log > -np.inf:
                 bound += abs(log)
-    return math.ldexp(1.0, math.frexp(bound)[1] - 51)
+    return math.ldexp(1.0, int(math.frexp(bound)[1] - 51))
 
 
 @njit(inline="always")

@@ -21,5 +21,5 @@ def wide_step(numbers, h):
     z = pre_activation(row, h)
     mantissa, exponent = after_activation(row, h, phi(row, z))
     if -400 < exponent < 400:
-        mantissa, exponent = math.ldexp(mantissa, exponent), 0
+        mantissa, exponent = math.ldexp(mantissa, int(exponent)), 0
     return (mantissa, exponent), is_positive(z)

@@ -31,7 +31,7 @@ def _plain(number):
     m, e = number
     if e > 1024:
         return math.copysign(np.inf, m)
-    return math.ldexp(m, max(e, -2000))
+    return math.ldexp(m, int(max(e, -2000)))
 
 
 @njit

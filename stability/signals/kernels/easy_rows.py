@@ -93,7 +93,7 @@ def scale_biases(numbers, exponent):
     if not (bias == 0.0 and outer_bias == 0.0):
         fit = abs(exponent) <= 900
         if fit:
-            bias, outer_bias = math.ldexp(bias, -exponent), math.ldexp(outer_bias, -exponent)
+            bias, outer_bias = math.ldexp(bias, int(-exponent)), math.ldexp(outer_bias, int(-exponent))
             fit = (bias == 0.0) == (given.bias == 0.0) and (outer_bias == 0.0) == (given.outer_bias == 0.0)
     row = Row(given.skip, given.weight, bias, given.outer_weight, outer_bias, given.slope)
     return row, _ease(row) if fit else 0

@@ -62,10 +62,10 @@ def gather(mantissas, exponents, bits, near_zero):
     if top - bottom >= bits:
         return 0, 0, False
     if shared and abs(exponents[0] - top) < 1000:
-        mantissas *= math.ldexp(1.0, exponents[0] - top)
+        mantissas *= math.ldexp(1.0, int(exponents[0] - top))
         exponents[:] = 0
         return top, bottom - top - 1, True
     for p in range(len(mantissas)):
-        mantissas[p] = math.ldexp(mantissas[p], max(exponents[p] - top, -2000))
+        mantissas[p] = math.ldexp(mantissas[p], int(max(exponents[p] - top, -2000)))
         exponents[p] = 0
     return top, bottom - top - 1, True

@@ -25,7 +25,7 @@ def sum_of(mantissas, exponents):
     total = 0.0
     for p in range(len(mantissas)):
         if mantissas[p] != 0.0 and exponents[p] - top > -1100:
-            total += math.ldexp(mantissas[p], exponents[p] - top)
+            total += math.ldexp(mantissas[p], int(exponents[p] - top))
     return (total, top) if total != 0.0 else (0.0, 0)
 
 
