@@ -151,7 +151,7 @@ def _transient(rates: Array, middles: NDArray[np.floating]) -> Array:
 
 
 def _spread(rates: Array, finer: Array) -> Array:
-    """Return the standard error of a mean, (...), from the rates of n stretches and of finer ones, along the first axis.
+    """Return the standard error of the mean rate, from the rates (n, ...) of n stretches and of finer ones.
 
     Neighbours that make up for each other, as where the growth is a constant plus a bounded function of the state, have
     a correlation of -1/2 and a mean whose error falls as 1 / n, not as its root.
@@ -163,7 +163,7 @@ def _spread(rates: Array, finer: Array) -> Array:
     square = (centred**2).sum(axis=0)
     shared = (centred[1:] * centred[:-1]).sum(axis=0) / np.where(square > 0, square, 1.0)
     compensated = np.sqrt(square / many * (np.maximum(1 + 2 * shared, 0.0) / many + 1 / many**2))
-    return np.where(shared < -SEEN / math.sqrt(many), np.minimum(compensated, error), error)
+    return np.asarray(np.where(shared < -SEEN / math.sqrt(many), np.minimum(compensated, error), error))
 
 
 def _check_depth(depth: int) -> None:

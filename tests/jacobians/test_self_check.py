@@ -226,7 +226,7 @@ def test_errors_from_few_stretches_cover_as_often_as_they_say(depth):
 
 
 def test_growth_that_makes_up_for_itself_has_a_small_error():
-    """Of x -> 4 x (1 - x) the log of the slope is log 2 and the change of a function of x: neighbours are correlated."""
+    """Of x -> 4 x (1 - x) the log of the slope is log 2 and the change of a function of x, which adds up to little."""
     random = np.random.default_rng(0)
     x, slopes = random.random(300), []
     for _ in range(1000):
