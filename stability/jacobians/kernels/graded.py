@@ -26,6 +26,9 @@ COLUMN_RANGE = 1e3
 VAGUE = 0.5
 #: How often a direction is looked for whose loss no pivot shows, each time with four times the noise.
 TRIES = 4
+#: Powers of 2, by which numbers are scaled faster than by ldexp.
+_REACH = 1000
+_POWERS = 2.0 ** np.arange(-_REACH, _REACH + 1)
 _REASSOCIATE = {"reassoc", "contract", "nsz"}
 
 
@@ -214,8 +217,11 @@ def _absorb(layer, basis, mantissas, exponents, mixing, spacing):
         new_mantissas[i], power = math.frexp(abs(triangle[i, i]) * mantissas[i])
         new_exponents[i] = exponents[i] + power
         for j in range(i, r):
-            shift = max(-2000, min(2000, exponents[j] - new_exponents[i]))
-            weights[i, j] = math.ldexp(triangle[i, j] * mantissas[j] / new_mantissas[i], int(shift))
+            weight, shift = triangle[i, j] * mantissas[j] / new_mantissas[i], exponents[j] - new_exponents[i]
+            if -_REACH <= shift <= _REACH:
+                weights[i, j] = weight * _POWERS[shift + _REACH]
+            else:
+                weights[i, j] = math.ldexp(weight, int(max(-2000, min(2000, shift))))
     return new_basis, new_mantissas, new_exponents, np.dot(weights, mixing[order]), condition, lost
 
 
@@ -239,6 +245,8 @@ def _split(layer):
     exponent, low = math.frexp(largest)[1], math.frexp(smallest)[1]
     if exponent - low > 800:  # the middle of the range, so that neither end leaves it, or at least not the large one
         exponent = max((exponent + low) // 2, exponent - 1000)
+    if np.min(sizes) * COLUMN_RANGE >= largest and abs(exponent) <= _REACH:
+        return layer * _POWERS[_REACH - exponent], np.zeros(0), exponent
     part, columns = np.empty((m, n)), np.zeros(0)
     if np.min(sizes) * COLUMN_RANGE < largest:
         columns = np.zeros(n)
