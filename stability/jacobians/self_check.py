@@ -39,7 +39,7 @@ class SelfCheck:
             a coarse format it may have fewer, by what it leaves undecided.
         bound: (depth, *batch), n eps times the sum of the layers' condition numbers and 2, plus eps times the largest
             log: how far the mean of a prefix's log values may be off. The condition number of a layer is estimated,
-            after scaling its rows and columns. eps is float64's; where values of a network are undecided it is that
+            after scaling its rows and columns, for the last prefix on both paths, of which the larger sum counts. eps is float64's; where values of a network are undecided it is that
             of the format in which the layers were calculated, as what was taken for zero in it is of that size.
         eps: (*batch), the same for the last prefix.
         sensitivity: (*batch), the largest change of a log value of the last prefix for a small random change of the
@@ -128,7 +128,7 @@ def self_check(
     """
     depth, _, k = log_values.shape
     transposed = [layer.transpose(0, 2, 1) for layer in reversed(layers)]
-    other, other_undecided = _log_values(transposed, losses.spacing)
+    other, other_undecided, other_conditions = _log_values(transposed, losses.spacing)
     last, shared = log_values[-1], min(k, other.shape[1])
     ranks, other_ranks = (last > -math.inf).sum(axis=1), (other > -math.inf).sum(axis=1)
     both = np.arange(shared) < np.minimum(ranks, other_ranks)[:, None]
@@ -142,7 +142,9 @@ def self_check(
     determinant = determinant_bound = None
     eps = np.where(losses.undecided > 0, losses.spacing, SPACING)
     eps[-1] = np.where((losses.undecided[-1] > 0) | (other_undecided > 0), losses.spacing, SPACING)
-    bound = eps * k * (losses.conditions + 2)  # and the values of one layer are rounded too
+    conditions = losses.conditions.copy()
+    conditions[-1] = np.maximum(conditions[-1], other_conditions)
+    bound = eps * k * (conditions + 2)  # and the values of one layer are rounded too
     largest = abs(np.where(np.isfinite(log_values), log_values, 0.0)).max(axis=2, initial=0.0)
     bound += SPACING * largest
     if all(layer.shape[1] == layer.shape[2] == k for layer in layers):
@@ -215,7 +217,7 @@ def _sensitivity(layers: Sequence[Array], log_values: Array, spacing: float) -> 
             thin = min(rows, 16)
             left, right = random.standard_normal((rows, thin)), random.standard_normal((thin, rows))
             nudged.append(entries + (nudge / math.sqrt(thin) * left) @ (right @ entries))
-        values, _ = _log_values(nudged, spacing)
+        values = _log_values(nudged, spacing)[0]
         # A direction that only rounding has taken for zero is none after a nudge.
         both = (log_values[bent] > -math.inf) & (values > -math.inf)
         moved = np.where(both, _difference(values, log_values[bent]), 0.0).max(axis=1)
@@ -223,12 +225,12 @@ def _sensitivity(layers: Sequence[Array], log_values: Array, spacing: float) -> 
     return sensitivity
 
 
-def _log_values(layers: Sequence[Array], spacing: float) -> tuple[Array, NDArray[np.int64]]:
-    """Return the log values of the whole product, and how many are undecided."""
+def _log_values(layers: Sequence[Array], spacing: float) -> tuple[Array, NDArray[np.int64], Array]:
+    """Return the log values of the whole product, how many are undecided, and the sum of the condition numbers."""
     products = PrefixProducts(len(layers[0]), layers[0].shape[2], spacing)
     for layer in layers:
         products.multiply(layer)
-    return products.log_values(), products.lost
+    return products.log_values(), products.lost, products.conditions
 
 
 def _difference(a: Array, b: Array) -> Array:

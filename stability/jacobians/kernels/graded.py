@@ -201,13 +201,15 @@ def _absorb(layer, basis, mantissas, exponents, mixing, spacing):
     if condition * (r * SPACING) >= VAGUE:
         # A direction may be lost without a pivot that is within the noise. Where it takes little more to find one, it
         # is given up; else nothing is told from what the rest is made of, and the condition number says so.
+        more = 1.0
         for _ in range(TRIES):
             noise *= 4.0
+            more *= 4.0
             other_order, other_basis, other_triangle, given_up = _pivoted_qr(columns, noise, mantissas, exponents)
             other_condition = _condition(other_basis, other_triangle, sizes)
             if other_condition * (r * SPACING) < VAGUE:
                 order, new_basis, triangle, lost = other_order, other_basis, other_triangle, given_up
-                condition = other_condition
+                condition = more * other_condition  # what was given up is so much more than rounding
                 break
     k = len(triangle)
     mantissas, exponents = mantissas[order], exponents[order]
