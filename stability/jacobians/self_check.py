@@ -39,8 +39,9 @@ class SelfCheck:
             a coarse format it may have fewer, by what it leaves undecided.
         bound: (depth, *batch), n eps times the sum of the layers' condition numbers and 2, plus eps times the largest
             log: how far the mean of a prefix's log values may be off. The condition number of a layer is estimated,
-            after scaling its rows and columns, for the last prefix on both paths, of which the larger sum counts. eps is float64's; where values of a network are undecided it is that
-            of the format in which the layers were calculated, as what was taken for zero in it is of that size.
+            after scaling its rows and columns, for the last prefix on both paths, of which the larger sum counts. eps
+            is float64's; where values of a network are undecided it is that of the format in which the layers were
+            calculated, as what was taken for zero in it is of that size.
         eps: (*batch), the same for the last prefix.
         sensitivity: (*batch), the largest change of a log value of the last prefix for a small random change of the
             layers, over its size: J_l becomes (1 + d G) (J_l o (1 + d N)), G and N normal, for what rounding does to
