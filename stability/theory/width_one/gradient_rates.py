@@ -44,7 +44,7 @@ def gradient_rate(
     if along == "depth" and not grows:
         assumptions += "; the derivative of the loss at the output stays bounded"
     factor = 2 if grows else 1
-    numeric = exponent.quadrature
+    numeric = exponent.numeric
     return ClosedForm(
         f"rate of log|dLoss/dh| by {along}: {exponent.name}",
         factor * exponent.expression,
@@ -53,6 +53,7 @@ def gradient_rate(
         "the chain rule: one E log|g| a step" + (", and one for the output" if grows else ""),
         exponent.domain,
         None if numeric is None else (lambda *arrays: factor * numeric(*arrays)),
+        exponent.closed,
     )
 
 

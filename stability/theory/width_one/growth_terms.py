@@ -18,6 +18,10 @@ Array = NDArray[np.float64]
 
 _Q = sympy.Symbol("q", positive=True)
 
+#: Below this size the power series is taken, of so many terms: what follows is below 1e-16 of the leading one.
+SMALL = 1 / 16
+ORDERS = 17
+
 
 @dataclass(frozen=True)
 class Term:
@@ -101,6 +105,23 @@ class Term:
         value = square(_Q) if self.kind == "normal above" else (square(_Q) + square(-_Q)) / 2
         return sympy.Integral(self.density * value, (_Q, 0, 1 if self.kind == "uniform product" else sympy.oo))
 
+    @property
+    def bounded(self) -> bool:
+        """Whether |p| is at most 1, so that the logarithm has a power series in the size."""
+        return "normal" not in self.kind and self.kind != "product"
+
+    def series(self, square: bool) -> Callable[[Array], Array]:
+        """Return the power series of the mean in the size: log(1 + x) = sum (-1)^(k + 1) x^k / k, and its square.
+
+        With H the harmonic numbers, log^2(1 + x) = 2 sum (-1)^k H_(k - 1) x^k / k.
+        """
+        harmonic, coefficients = 0.0, [0.0]
+        for k in range(1, ORDERS + 1):
+            factor = (-1) ** k * 2 * harmonic if square else -((-1) ** k)
+            coefficients.append(factor / k * float(self.moment(k)))
+            harmonic += 1 / k
+        return np.polynomial.Polynomial(coefficients)
+
     def rule(self, square: bool) -> Callable[[Array], Array] | None:
         """Return the quadrature by which a mean is taken, a function of the size, None for a closed form."""
         if self.size == 0:
@@ -134,33 +155,42 @@ def mean(values: Sequence[sympy.Expr]) -> sympy.Expr:
     return sum(values, sympy.Integer(0)) / len(values)
 
 
-def mean_by_quadrature(
-    terms: Sequence[Term],
-    symbols: Sequence[sympy.Symbol],
-    closed: Callable[[sympy.Expr], Callable[..., Array]],
-    square: bool = False,
-) -> Callable[..., Array] | None:
-    """Return the mean log, or square of it, over terms as a function of the symbols' arrays; None if all are closed.
+def mean_of_terms(
+    terms: Sequence[Term], symbols: Sequence[sympy.Symbol], closed: Callable[[sympy.Expr], Callable[..., Array]]
+) -> tuple[Callable[..., Array], Callable[..., Array]]:
+    """Return the mean over terms of the log, and of its square, as functions of the symbols' arrays.
 
     Args:
         closed: maps an expression in closed form to such a function.
     """
-    rules = [term.rule(square) for term in terms]
-    if not any(rules):
-        return None
-    functions = [
-        closed(term.mean_square_log if square else term.mean_log)
-        if rule is None
-        else sympy.lambdify(symbols, term.size, modules="numpy")
-        for term, rule in zip(terms, rules, strict=True)
-    ]
+
+    def mean_of(square: bool) -> Callable[..., Array]:
+        parts = [_numeric(term, symbols, closed, square) for term in terms]
+
+        def evaluate(*arrays: Array) -> Array:
+            shape = np.broadcast_shapes(*(np.shape(array) for array in arrays))
+            return np.asarray(sum(np.broadcast_to(part(*arrays), shape) for part in parts) / len(parts))
+
+        return evaluate
+
+    return mean_of(square=False), mean_of(square=True)
+
+
+def _numeric(
+    term: Term, symbols: Sequence[sympy.Symbol], closed: Callable[[sympy.Expr], Callable[..., Array]], square: bool
+) -> Callable[..., Array]:
+    """Return the mean of one term: by quadrature, or in closed form but for small sizes, where that cancels."""
+    size_of, rule = sympy.lambdify(symbols, term.size, modules="numpy"), term.rule(square)
+    if rule is not None and not term.bounded:
+        return lambda *arrays: rule(np.asarray(size_of(*arrays), float))
+    whole = closed(term.mean_square_log if square else term.mean_log) if rule is None else None
+    series = term.series(square)
 
     def evaluate(*arrays: Array) -> Array:
-        shape = np.broadcast_shapes(*(np.shape(array) for array in arrays))
-        total = np.zeros(shape)
-        for function, rule in zip(functions, rules, strict=True):
-            found = np.broadcast_to(np.asarray(function(*arrays), float), shape)
-            total += found if rule is None else rule(found)
-        return np.asarray(total / len(terms))
+        size = np.asarray(size_of(*arrays), float)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = whole(*arrays) if whole is not None else rule(size)  # type: ignore[misc]
+        small = np.abs(size) < SMALL
+        return np.where(small, series(np.where(small, size, 0.0)), found)
 
     return evaluate

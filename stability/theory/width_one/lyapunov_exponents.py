@@ -20,7 +20,7 @@ from stability.foundation.checks import check_integer
 from stability.networks import Architecture, Init
 from stability.networks.architecture import find_architecture
 from stability.theory.closed_form import ClosedForm, x_log_squared_x, x_log_x
-from stability.theory.width_one.growth_terms import Term, mean, mean_by_quadrature, product_terms
+from stability.theory.width_one.growth_terms import Term, mean, mean_of_terms, product_terms
 from stability.theory.width_one.init_laws import DEPTH, SCALE, SLOPE, laws_of
 
 Array = NDArray[np.float64]
@@ -149,6 +149,7 @@ class Step:
         numeric: Callable[..., Array] | None = None,
         assumptions: str | None = None,
     ) -> ClosedForm:
+        """Return a quantity of the step as a `ClosedForm`."""
         expression = sympy.sympify(expression)
         domain = dict(self.domain)
         singular = expression.has(x_log_x, x_log_squared_x, sympy.polylog) and SLOPE in expression.free_symbols
@@ -156,13 +157,16 @@ class Step:
             domain[SLOPE] = domain.get(SLOPE, sympy.S.Reals) - sympy.FiniteSet(0)
         name = f"{quantity} of {self.architecture.name}, {self.init}{self.place}"
         held = self.assumptions if assumptions is None else assumptions
-        return ClosedForm(name, expression, self.laws.defaults, held, derivation, domain, numeric)
+        closed = not expression.has(sympy.Integral)
+        return ClosedForm(name, expression, self.laws.defaults, held, derivation, domain, numeric, closed)
 
-    def evaluate(self, expression: sympy.Expr) -> Callable[..., Array]:
-        return ClosedForm("", expression, self.laws.defaults, "", "").evaluate
+    def means(self) -> tuple[Callable[..., Array], Callable[..., Array]]:
+        """Return the means over the terms of the log and of its square, as functions of the symbols' arrays."""
 
-    def by_quadrature(self, square: bool) -> Callable[..., Array] | None:
-        return mean_by_quadrature(self.terms, list(self.laws.defaults), self.evaluate, square)
+        def closed(expression: sympy.Expr) -> Callable[..., Array]:
+            return ClosedForm("", expression, self.laws.defaults, "", "").evaluate
+
+        return mean_of_terms(self.terms, list(self.laws.defaults), closed)
 
 
 def lyapunov_exponent(
@@ -193,7 +197,7 @@ def lyapunov_exponent(
         if step.place:
             derivation = "z has the sign of w times that of the state: g is 1 + |w| or 1 - |w|, with the slope at z < 0"
         expression = mean([term.mean_log for term in step.terms])
-        return step.form("E log|g|", expression, derivation, step.by_quadrature(square=False))
+        return step.form("E log|g|", expression, derivation, step.means()[0])
     laws = step.laws
     size = laws.weight.mean_log + (laws.outer_weight.mean_log if step.architecture.maps == 2 else 0)
     if 0 not in step.sides:
@@ -219,13 +223,10 @@ def log_variance(
     if step.terms:
         average = mean([term.mean_log for term in step.terms])
         square = mean([term.mean_square_log for term in step.terms])
-        means, squares = step.by_quadrature(square=False), step.by_quadrature(square=True)
-        numeric = None
-        if means or squares:
-            first, second = means or step.evaluate(average), squares or step.evaluate(square)
+        first, second = step.means()
 
-            def numeric(*arrays: Array) -> Array:
-                return np.asarray(second(*arrays) - first(*arrays) ** 2)
+        def numeric(*arrays: Array) -> Array:
+            return np.asarray(second(*arrays) - first(*arrays) ** 2)
 
         return step.form("Var log|g|", square - average**2, "E log^2|g| - (E log|g|)^2 over both sides", numeric)
     expression = laws.weight.log_variance + (laws.outer_weight.log_variance if step.architecture.maps == 2 else 0)

@@ -53,6 +53,12 @@ def _ray_nodes(kind: str) -> tuple[NDArray[np.complex128], NDArray[np.complex128
     return point[kept], weight[kept]
 
 
+def _log1p(z: NDArray[np.complex128]) -> NDArray[np.complex128]:
+    """log(1 + z), which keeps the digits of a small z."""
+    x, y = z.real, z.imag
+    return np.asarray(0.5 * np.log1p(x * (2 + x) + y * y) + 1j * np.arctan2(y, 1 + x))
+
+
 def mean_log(size: Array, kind: str) -> Array:
     """Return E log|1 + size p| for symmetric p: a "product" of two standard normal numbers, or a "normal" one.
 
@@ -62,7 +68,7 @@ def mean_log(size: Array, kind: str) -> Array:
     size = np.asarray(size, dtype=np.float64)
     total = np.zeros(size.shape)
     for point, weight in zip(*_ray_nodes(kind), strict=True):
-        total += (weight * np.log(1 - (size * point) ** 2)).real / 2
+        total += (weight * _log1p(-((size * point) ** 2))).real / 2
     return total
 
 
@@ -77,8 +83,8 @@ def mean_square_log(size: Array, kind: str) -> Array:
         return _mean_square_log_of_uniform_product(size)
     total = np.zeros(size.shape)
     for point, weight in zip(*_ray_nodes(kind), strict=True):
-        total += (weight * (np.log(1 + size * point) ** 2 + np.log(1 - size * point) ** 2)).real / 2
-    with np.errstate(divide="ignore"):
+        total += (weight * (_log1p(size * point) ** 2 + _log1p(-size * point) ** 2)).real / 2
+    with np.errstate(divide="ignore", over="ignore"):
         end = 1 / size
         beyond = _product_beyond(end) if kind == "product" else 2 * ndtr(-end)
     return total + np.pi**2 / 2 * beyond

@@ -419,3 +419,28 @@ def test_latex_and_what_it_says_of_itself():
     assert theory.lyapunov_exponent("residual2_prelu", "he").how == "quadrature"
     assert "int" in theory.lyapunov_exponent("residual2_prelu", "he").latex()
     assert all(form.assumptions and form.derivation for form in FORMS)
+
+
+@pytest.mark.parametrize(("init", "square", "fourth"), [("uniform", 1 / 9, 1 / 25), ("he", None, None)])
+@pytest.mark.parametrize("slope", [0.25, 1e-3, 1e-12, 1e-300])
+@pytest.mark.parametrize("scale", [1e-3, 1e-5, 1e-8, 1e-12, 1e-100])
+def test_small_weights_lose_no_digits(init, square, fourth, slope, scale):
+    """E log|1 + c p| = -c^2 E p^2 / 2 - c^4 E p^4 / 4 - ..., and E log^2 = c^2 E p^2 + 11 c^4 E p^4 / 12 + ..."""
+    exponent, variance = (f("residual2_prelu", init) for f in (theory.lyapunov_exponent, theory.log_variance))
+    if init == "he":  # the product of two normal numbers, of variances 2 / (1 + slope^2) and 1
+        square = 2 / (1 + slope**2)
+        fourth = 9 * square**2
+    powers = [[(scale * side) ** k for side in (1, slope)] for k in (2, 4)]
+    mean = sum(-a * square / 2 - b * fourth / 4 for a, b in zip(*powers, strict=True)) / 2
+    second = sum(a * square + 11 * b * fourth / 12 for a, b in zip(*powers, strict=True)) / 2
+    left_out = 1e4 * scale**4 + 1e-12
+    assert exponent.value(scale=scale, slope=slope) == pytest.approx(mean, rel=left_out, abs=0)
+    assert variance.value(scale=scale, slope=slope) == pytest.approx(second - mean**2, rel=left_out, abs=0)
+
+
+def test_the_series_of_small_sizes_joins_the_closed_form():
+    from stability.theory.width_one import growth_terms
+
+    form = theory.lyapunov_exponent("residual2_prelu", "uniform")
+    below, above = growth_terms.SMALL * (1 - 1e-12), growth_terms.SMALL * (1 + 1e-12)
+    assert form.value(scale=below, slope=1.0) == pytest.approx(form.value(scale=above, slope=1.0), rel=1e-11)
