@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 BUDGET = 3e9
 #: Bits to which roots and logarithms are calculated.
 _BITS = 128
+_PRECISION = threading.Lock()
 
 
 def exact_log_values(layers: Sequence[Array], chosen: Sequence[int]) -> dict[int, Array]:
@@ -39,22 +41,27 @@ def exact_log_values(layers: Sequence[Array], chosen: Sequence[int]) -> dict[int
     except ImportError:
         return found
     left = BUDGET
-    before, ctx.prec = ctx.prec, _BITS
-    try:
-        for member in chosen:
-            own = [layer[member] for layer in layers]
-            work = _work(own)
-            if work > left:
-                continue
-            left -= work
-            values = np.full((len(layers), min(layers[0].shape[1:])), -math.inf)
-            for prefix, (product, exponent) in enumerate(_prefixes(own)):
-                logs = _log_values(product, exponent)
-                values[prefix, : len(logs)] = logs
-            found[member] = values
-    finally:
-        ctx.prec = before
+    for member in chosen:
+        own = [layer[member] for layer in layers]
+        work = _work(own)
+        if work > left:
+            continue
+        left -= work
+        with _PRECISION:  # it is one for the whole process
+            before, ctx.prec = ctx.prec, _BITS
+            try:
+                found[member] = _log_values_of_prefixes(own)
+            finally:
+                ctx.prec = before
     return found
+
+
+def _log_values_of_prefixes(layers: Sequence[Array]) -> Array:
+    values = np.full((len(layers), min(layers[0].shape)), -math.inf)
+    for prefix, (product, exponent) in enumerate(_prefixes(layers)):
+        logs = _log_values(product, exponent)
+        values[prefix, : len(logs)] = logs
+    return values
 
 
 def _prefixes(layers: Sequence[Array]) -> Iterator[tuple[fmpz_mat, int]]:
@@ -75,13 +82,14 @@ def _prefixes(layers: Sequence[Array]) -> Iterator[tuple[fmpz_mat, int]]:
 
 
 def _work(layers: Sequence[Array]) -> float:
-    """Return about what all prefixes take: the sum of n^4 times the bits of P P^T, at most."""
-    work, bits, n = 0.0, 0.0, layers[0].shape[1]
+    """Return about what all prefixes take: the bits of P P^T times n^4, and times what multiplying takes, at most."""
+    work, bits, columns = 0.0, 0.0, layers[0].shape[1]
     for layer in layers:
-        n = min(n, *layer.shape)
+        rows, inner = layer.shape
         exponents = np.frexp(layer[layer != 0])[1]
-        bits += 53 + np.ptp(exponents) + math.log2(layer.shape[1]) if len(exponents) else 0
-        work += n**4 * 2 * bits
+        bits += (53 + np.ptp(exponents) if len(exponents) else 0) + math.log2(inner)
+        n = min(rows, columns)
+        work += 2 * bits * (n**4 + n * max(rows, columns) * (inner + n))
     return work
 
 
@@ -98,6 +106,7 @@ def _log_values(product: fmpz_mat, exponent: int) -> list[float]:
     roots = cast("list[tuple[acb, int]]", fmpz_poly(coefficients[zeros:]).complex_roots())
     for root, multiplicity in roots:
         ball = root.real.log() / 2 + shift
-        assert ball.rad() < 2.0**-64 * (1 + abs(ball)), "a root of more digits than its logarithm"
+        if not ball.rad() < 2.0**-64 * (1 + abs(ball)):
+            raise ArithmeticError("the precision of python-flint was changed elsewhere during a calculation: repeat it")
         logs += [float(ball.mid())] * multiplicity
     return sorted(logs, reverse=True)

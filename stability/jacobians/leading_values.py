@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from stability.foundation.formats import Format
 from stability.jacobians.products import Array, PrefixProducts
 from stability.jacobians.spectrum import Spectrum
 from stability.reading.derivatives import Derivative, derivatives
@@ -83,7 +84,8 @@ def leading_spectrum(
             space = _orthonormal(space[:, :n])
             turned = _push(found, prefix, space).right_vectors()[:, :kept] @ space
             before, guess = guess, _orthonormal(np.concatenate([turned, space], axis=1))[:, :kept]
-        log_values[prefix - 1], residuals[prefix - 1], undecided[prefix - 1] = values, residual, left.lost
+        lost = np.minimum(left.lost, (values == -math.inf).sum(axis=1))
+        log_values[prefix - 1], residuals[prefix - 1], undecided[prefix - 1] = values, residual, lost
 
     def shaped(a: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(a).reshape(depth, seeds, size // seeds, *a.shape[2:])
@@ -104,6 +106,8 @@ def _push(found: list[Derivative], prefix: int, rows: Array) -> PrefixProducts:
 def _through(found: list[Derivative], layers: range, rows: Array, forward: bool) -> PrefixProducts:
     product = PrefixProducts(len(rows), rows.shape[1])
     for number, layer in enumerate(layers):
+        # What a layer rounds grows with all that it adds up, of which what was pushed shows a part.
+        product.spacing = Format(found[layer].dtype).spacing * max(1.0, found[layer].before.width / rows.shape[1])
         directions = rows if number == 0 else product.basis
         given = torch.from_numpy(np.ascontiguousarray(directions.transpose(1, 0, 2)))
         got = found[layer].push(given) if forward else found[layer].pull(given)

@@ -14,6 +14,7 @@ from scipy.stats import norm, t
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from stability.foundation.formats import SPACING, Format
 from stability.jacobians.of_matrices import Matrices, layers_of
 from stability.jacobians.of_networks import states_of
 from stability.jacobians.of_step_tables import width_one_spectrum
@@ -39,13 +40,15 @@ class LyapunovExponents:
     transient that dies out as 1 / depth. These leave out the first layers, and err by `standard_errors`.
 
     Attributes:
-        exponents: float64 (*batch, k), descending; -inf where the product is exactly singular. The batch is (seeds,
+        exponents: float64 (*batch, k), descending; -inf where the product is singular. The batch is (seeds,
             points) for a network, of which a module is one seed.
         standard_errors: (*batch, k), from the spread of batch means over stretches of layers, which holds where the
             layers' statistics do not change with depth; 0 where the exponent is -inf. Where the stretches are few they
             are so much wider that 1.96 of them hold the limit with a probability of 95 %, as for many.
         depth: the number of layers, and `burn_in` how many of them were left out.
         stretches: how many stretches the standard errors come from.
+        undecided: int64 (*batch), how many of the exponents that are -inf may be finite: for their direction a layer's
+            format cannot tell from zero.
     """
 
     exponents: Tensor
@@ -53,6 +56,7 @@ class LyapunovExponents:
     depth: int
     burn_in: int
     stretches: int
+    undecided: Tensor
 
     def __repr__(self) -> str:
         k = self.exponents.shape[-1]
@@ -121,18 +125,20 @@ def lyapunov(
             raise TypeError(f"x is missing: a {type(net).__name__} has Jacobians only at points")
         matrices, batch, _ = layers_of(cast(Matrices, net))
         _check_depth(len(matrices))
-        return _from_sums(_log_scales(iter(matrices), len(matrices), progress), batch)
+        pairs = ((matrix, SPACING) for matrix in matrices)
+        return _from_sums(*_log_scales(pairs, len(matrices), progress), batch)
     reading = read(net, x, layers, source, batch_dim)
     if isinstance(reading, Steps):
         _check_depth(reading.chain.depth)
     if isinstance(reading, StepTable):
         logs = width_one_spectrum(reading, distances=False).log_values
-        return _from_sums(logs.flatten(1, 2).numpy(), tuple(logs.shape[1:3]))
+        sums = logs.flatten(1, 2).numpy()
+        return _from_sums(sums, np.zeros(sums.shape[1], np.int64), tuple(logs.shape[1:3]))
     with states_of(reading) as (names, states):
         _check_depth(len(names))
-        jacobians = (layer.jacobian() for layer in derivatives(names, states))
+        jacobians = ((layer.jacobian(), Format(layer.dtype).spacing) for layer in derivatives(names, states))
         batch = (len(reading.members), states[0].batch[-1])
-        return _from_sums(_log_scales(jacobians, len(names), progress), batch)
+        return _from_sums(*_log_scales(jacobians, len(names), progress), batch)
 
 
 def _transient(rates: Array, middles: NDArray[np.floating]) -> Array:
@@ -175,19 +181,24 @@ def _check_depth(depth: int) -> None:
         )
 
 
-def _log_scales(layers: Iterator[Array], depth: int, progress: bool) -> Array:
-    """Return the sums of log |R_ii| after every layer, (depth, batch, k), sorted."""
+def _log_scales(layers: Iterator[tuple[Array, float]], depth: int, progress: bool) -> tuple[Array, NDArray[np.int64]]:
+    """Return the sums of log |R_ii| after every layer, (depth, batch, k), sorted, and how many rounding has taken.
+
+    A layer comes with the spacing of the format that it was calculated in.
+    """
     sums: list[Array] = []
     products = None
-    for layer in tqdm(layers, total=depth, desc="exponents", disable=None if progress else True):
+    for layer, spacing in tqdm(layers, total=depth, desc="exponents", disable=None if progress else True):
         products = products or PrefixProducts(len(layer), layer.shape[2])
+        products.spacing = spacing
         products.multiply(layer)
         sums.append(products.log_scales())
-    return np.stack(sums)
+    assert products is not None
+    return np.stack(sums), products.lost
 
 
-def _from_sums(sums: Array, batch: tuple[int, ...]) -> LyapunovExponents:
-    """Take rates from sums of log growth (depth, size, k)."""
+def _from_sums(sums: Array, lost: NDArray[np.int64], batch: tuple[int, ...]) -> LyapunovExponents:
+    """Take rates from sums of log growth (depth, size, k), of which rounding has taken some, (size,)."""
     depth = len(sums)
     stretches = math.isqrt(depth)
     length = (depth - depth // 4) // stretches
@@ -211,4 +222,5 @@ def _from_sums(sums: Array, batch: tuple[int, ...]) -> LyapunovExponents:
         depth,
         burn_in,
         stretches,
+        torch.from_numpy(lost).reshape(batch),
     )

@@ -15,7 +15,7 @@ from stability.foundation.checks import check_finite
 from stability.foundation.formats import SPACING, coarsest
 from stability.jacobians.exact_products import exact_log_values
 from stability.jacobians.products import Array, PrefixProducts, log_spectral_norm
-from stability.jacobians.self_check import Losses, SelfCheck, against_exact, self_check
+from stability.jacobians.self_check import Losses, SelfCheck, against_exact, difference_of_spectra, self_check
 from stability.jacobians.spectrum import Spectrum
 
 Matrices = Tensor | ArrayLike | Sequence[Tensor] | Sequence[ArrayLike]
@@ -64,17 +64,31 @@ def check_spectrum(matrices: Matrices, log_values: Tensor | ArrayLike) -> SelfCh
     """
     layers, batch, dtype = layers_of(matrices)
     columns = min(layers[0].shape[1:])
-    claimed = np.asarray(log_values, dtype=np.float64)
+    claimed = _claims(log_values)
     expected = (len(layers), *batch, columns)
     if claimed.shape != expected:
         raise ValueError(f"log_values has shape {claimed.shape}: these matrices have {expected}, (depth, *batch, k)")
     if np.isnan(claimed).any() or (claimed == np.inf).any():
         raise ValueError("log_values holds NaN or +inf: expected finite logs, and -inf for exact zeros")
     size = int(np.prod(batch))
-    _, lost, conditions, _ = _run(layers, size, SPACING, distances=False, progress=False, values=False)
     claims = claimed.reshape(len(layers), size, columns)
+    own, lost, conditions, _ = _run(layers, size, SPACING, distances=False, progress=False)
     check = self_check(layers, claims, Losses(lost, conditions, SPACING), dtype, batch)
+    apart = difference_of_spectra(claims, own[..., :columns], lost).max(axis=0)
+    check = replace(check, reversed=check.reversed.maximum(torch.from_numpy(apart).reshape(batch)))
     return against_exact(check, claims, lost, exact_log_values(layers, _unclear(check, lost)))
+
+
+def _claims(log_values: Tensor | ArrayLike) -> Array:
+    if isinstance(log_values, Tensor):
+        return log_values.detach().to("cpu", torch.float64).numpy()
+    try:
+        return np.asarray(log_values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"log_values is {type(log_values).__name__}: expected numbers (depth, *batch, k), such as "
+            f"Spectrum.log_values ({error})"
+        ) from error
 
 
 def _unclear(check: SelfCheck, lost: NDArray[np.int64]) -> list[int]:
@@ -122,18 +136,17 @@ def spectrum_of_layers(
 
 
 def _run(
-    layers: Sequence[Array], size: int, spacing: float, distances: bool, progress: bool, values: bool = True
+    layers: Sequence[Array], size: int, spacing: float, distances: bool, progress: bool
 ) -> tuple[Array, NDArray[np.int64], Array, Array]:
     depth, columns = len(layers), layers[0].shape[2]
     products = PrefixProducts(size, columns, spacing)
-    log_values = np.empty((depth, size, columns if values else 0))
+    log_values = np.empty((depth, size, columns))
     lost, conditions = np.empty((depth, size), dtype=np.int64), np.empty((depth, size))
     product_distances = np.empty((depth, size))
     for layer, factor in enumerate(tqdm(layers, desc="products", disable=None if progress else True)):
         products.multiply(factor)
         lost[layer], conditions[layer] = products.lost, products.conditions
-        if values:
-            log_values[layer] = products.log_values()
+        log_values[layer] = products.log_values()
         if distances and factor.shape[1] == columns:
             product_distances[layer] = products.log_distance_from_identity()
     return log_values, lost, conditions, product_distances
@@ -151,9 +164,7 @@ def layers_of(matrices: Matrices) -> tuple[list[Array], tuple[int, ...], torch.d
     dtypes: list[torch.dtype] = []
     batch: tuple[int, ...] | None = None
     for number, one in enumerate(given, start=1):
-        tensor = one.detach().cpu() if isinstance(one, Tensor) else torch.from_numpy(np.array(one))
-        if tensor.is_complex() or tensor.dtype == torch.bool:
-            raise TypeError(f"matrix {number} holds {tensor.dtype}: expected real numbers")
+        tensor = _tensor_of(number, one)
         if tensor.ndim < 2 or 0 in tensor.shape:
             raise ValueError(
                 f"matrix {number} has shape {tuple(tensor.shape)}: expected (*batch, m, n), none of them 0; all "
@@ -161,11 +172,7 @@ def layers_of(matrices: Matrices) -> tuple[list[Array], tuple[int, ...], torch.d
             )
         check_finite(f"matrix {number}", tensor)
         if not tensor.is_floating_point():
-            large = max(abs(int(tensor.max())), abs(int(tensor.min())))
-            if large > 2**53:
-                raise ValueError(
-                    f"matrix {number} holds the integer {large}: float64 holds integers up to 2^53 exactly; give floats"
-                )
+            _check_integers(number, max(abs(int(tensor.max())), abs(int(tensor.min()))))
         if batch is None:
             batch = tuple(tensor.shape[:-2])
         elif tuple(tensor.shape[:-2]) != batch:
@@ -179,3 +186,38 @@ def layers_of(matrices: Matrices) -> tuple[list[Array], tuple[int, ...], torch.d
         layers.append(tensor.double().reshape(-1, *tensor.shape[-2:]).numpy())
     assert batch is not None
     return layers, batch, coarsest(dtypes)
+
+
+def _tensor_of(number: int, one: object) -> Tensor:
+    """Return one matrix, or a batch of them, as a tensor of real numbers that torch can calculate with."""
+    if isinstance(one, Tensor):
+        if one.layout != torch.strided or one.is_meta or one.is_quantized:
+            raise TypeError(f"matrix {number} is {one.layout} on {one.device}: expected a dense tensor with numbers")
+        tensor = one.detach().cpu()
+        if tensor.dtype in (torch.uint16, torch.uint32, torch.uint64):
+            return _tensor_of(number, tensor.numpy())
+    else:
+        if isinstance(one, np.ma.MaskedArray):
+            raise TypeError(f"matrix {number} is a masked array: fill it, the product of a masked number is not known")
+        try:
+            array = np.array(one)
+        except ValueError as error:
+            raise ValueError(f"matrix {number} is no array of numbers: {error}") from error
+        if array.dtype.kind in "iu" or (array.dtype == object and all(isinstance(n, int) for n in array.flat)):
+            _check_integers(
+                number, max((abs(int(n)) for n in (array.max(), array.min())), default=0) if array.size else 0
+            )
+            array = array.astype(np.float64)
+        elif array.dtype.kind not in "fcb" or array.dtype.itemsize > (16 if array.dtype.kind == "c" else 8):
+            raise TypeError(f"matrix {number} holds {array.dtype}: expected real numbers, float64 or a smaller format")
+        tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        raise TypeError(f"matrix {number} holds {tensor.dtype}: expected real numbers")
+    return tensor
+
+
+def _check_integers(number: int, large: int) -> None:
+    if large > 2**53:
+        raise ValueError(
+            f"matrix {number} holds the integer {large}: float64 holds integers up to 2^53 exactly; give floats"
+        )

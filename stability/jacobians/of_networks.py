@@ -277,7 +277,7 @@ def _join(parts: list[Spectrum]) -> Spectrum:
             "bound": 2,
             "reversed": 1,
             "eps": 1,
-            "sensitivity": 1,
+            "sensitivity": 2,
             "exact": 1,
         }
         joined = {name: join([getattr(one, name) for one in checks], axis) for name, axis in over.items()}

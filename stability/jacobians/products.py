@@ -37,7 +37,7 @@ class PrefixProducts:
     """
 
     def __init__(self, batch: int, columns: int, spacing: float = SPACING) -> None:
-        self._spacing = spacing
+        self.spacing = spacing
         self._basis = np.broadcast_to(np.eye(columns), (batch, columns, columns)).copy()
         self._mixing = self._basis.copy()
         self._mantissas = np.full((batch, columns), 0.5)
@@ -57,7 +57,7 @@ class PrefixProducts:
         arrays = (self._basis, self._mantissas, self._exponents, self._mixing, self.ranks, new_basis, conditions, lost)
 
         def run(first: int, last: int) -> None:
-            graded.multiply(layers[first:last], self._spacing, *(array[first:last] for array in arrays))
+            graded.multiply(layers[first:last], self.spacing, *(array[first:last] for array in arrays))
 
         side_by_side(run, batch, 4.0 * layers.size * self._basis.shape[1])
         self._basis = new_basis
@@ -66,8 +66,13 @@ class PrefixProducts:
 
     def multiply_applied(self, columns: Array) -> None:
         """Multiply by a layer of which only its product with `basis` is known, columns = J basis^T, (batch, m, r)."""
-        self._basis = np.broadcast_to(np.eye(columns.shape[2]), (len(columns), *[columns.shape[2]] * 2)).copy()
-        self.multiply(columns)
+        r = columns.shape[2]
+        self._basis = np.broadcast_to(np.eye(r), (len(columns), r, r)).copy()
+        # The basis is of length 1: what is small in every row is noise of the layer, and not small by its own scale.
+        noise = np.linalg.norm(columns, axis=2, keepdims=True) * (r * self.spacing)
+        told = (abs(columns) > noise).any(axis=1, keepdims=True)
+        self.lost += (~told & (columns != 0).any(axis=1, keepdims=True)).sum(axis=(1, 2))
+        self.multiply(np.where(told, columns, 0.0))
 
     @property
     def basis(self) -> Array:

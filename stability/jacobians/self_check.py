@@ -35,15 +35,16 @@ class SelfCheck:
             are undecided, which a determinant cannot tell from zero either; None where a layer is not square.
         determinant_bound: the same shape, what it may be: 2 n bound, and the rounding of the sums of logs.
         reversed: (*batch), the largest difference between the logs of the last prefix and those of the reversed
-            product; inf where that has fewer values, or more than there are with what is undecided. Of layers in
-            a coarse format it may have fewer, by what it leaves undecided.
-        bound: (depth, *batch), n eps times the sum of the layers' condition numbers and 2, plus eps times the largest
+            product (and, in `check_spectrum`, between those of any other prefix and the ones of `spectrum`); inf where
+            that has fewer values, or more than there are with what is undecided. Of layers in a coarse format it may
+            have fewer, by what it leaves undecided.
+        bound: (depth, *batch), n eps times the sum of the layers' condition numbers and 5, plus eps times the largest
             log: how far the mean of a prefix's log values may be off. The condition number of a layer is estimated,
             after scaling its rows and columns, for the last prefix on both paths, of which the larger sum counts. eps
             is float64's; where values of a network are undecided it is that of the format in which the layers were
             calculated, as what was taken for zero in it is of that size.
         eps: (*batch), the same for the last prefix.
-        sensitivity: (*batch), the largest change of a log value of the last prefix for a small random change of the
+        sensitivity: (depth, *batch), four times the largest change of a log value for a small random change of the
             layers, over its size: J_l becomes (1 + d G) (J_l o (1 + d N)), G and N normal, for what rounding does to
             the entries of a layer and to the directions of a state. A value sigma with the vectors u and v changes by
             about d times the root of the sum of squares of |J_(l+1)^T ... J_L^T u| |J_l ... J_1 v| / sigma: 1 a layer
@@ -74,7 +75,7 @@ class SelfCheck:
 
     @property
     def _bound_in_float64(self) -> Tensor:
-        return self.bound[-1] + self.values * self.eps * self.sensitivity
+        return self.bound[-1] + self.values * self.eps * self.sensitivity[-1]
 
     @property
     def input_bound(self) -> Tensor:
@@ -84,10 +85,11 @@ class SelfCheck:
 
     @property
     def passed(self) -> Tensor:
-        """Bool (*batch): both tests lie within their bounds, for every prefix, and float64 could tell the values from
+        """Bool (*batch): both tests lie within their bounds, and float64 could tell the values of every prefix from
         zero: one that its roundings may move by half in the log may as well be zero. Where the values were calculated
-        exactly, the first test is one against the exact ones and is enough."""
-        passed = self.value_bound * (SPACING / self.eps) < VAGUE
+        exactly, the test against the exact ones is enough."""
+        clear = self.bound * (SPACING / self.eps) + self.values * SPACING * self.sensitivity < VAGUE
+        passed = clear.all(dim=0)
         if self.determinant is not None and self.determinant_bound is not None:
             passed = passed & (self.determinant <= self.determinant_bound).all(dim=0)
         return (passed | self.exact) & (self.reversed <= 2 * self.value_bound)
@@ -138,14 +140,14 @@ def self_check(
     # layers were calculated in a coarse format, whose noise is found on one path and not on the other.
     tolerated = other_undecided * (losses.spacing > SPACING)
     differences[(ranks > other_ranks + tolerated) | (other_ranks > ranks + losses.undecided[-1])] = math.inf
-    sensitivity = _sensitivity(transposed, other, losses.spacing)
+    sensitivity = _sensitivity(layers, log_values, losses.spacing)
 
     determinant = determinant_bound = None
     eps = np.where(losses.undecided > 0, losses.spacing, SPACING)
     eps[-1] = np.where((losses.undecided[-1] > 0) | (other_undecided > 0), losses.spacing, SPACING)
     conditions = losses.conditions.copy()
     conditions[-1] = np.maximum(conditions[-1], other_conditions)
-    bound = eps * k * (conditions + 2)  # and the values of one layer are rounded too
+    bound = eps * k * (conditions + 5)  # and the values of one layer are rounded too
     largest = abs(np.where(np.isfinite(log_values), log_values, 0.0)).max(axis=2, initial=0.0)
     bound += SPACING * largest
     if all(layer.shape[1] == layer.shape[2] == k for layer in layers):
@@ -163,7 +165,7 @@ def self_check(
         reversed=torch.from_numpy(differences).reshape(batch),
         bound=torch.from_numpy(bound).reshape(depth, *batch),
         eps=torch.from_numpy(eps[-1]).reshape(batch),
-        sensitivity=torch.from_numpy(sensitivity).reshape(batch),
+        sensitivity=torch.from_numpy(sensitivity).reshape(depth, *batch),
         exact=torch.zeros(batch, dtype=torch.bool),
         values=k,
         dtype=dtype,
@@ -183,47 +185,59 @@ def against_exact(
     bound, apart, sensitivity = (
         check.bound.reshape(depth, size).clone(),
         check.reversed.reshape(size).clone(),
-        check.sensitivity.reshape(size).clone(),
+        check.sensitivity.reshape(depth, size).clone(),
     )
     for member, values in exact.items():
         judged[member] = True
         apart[member] = _difference(log_values[:, member], values).max()
         largest = abs(np.where(np.isfinite(values), values, 0.0)).max(axis=1)
         bound[:, member] = torch.from_numpy(SPACING * (k * (np.arange(depth) + 3) + largest))
-        if undecided[-1, member]:
-            sensitivity[member] = math.inf
+        sensitivity[torch.from_numpy(undecided[:, member] > 0), member] = math.inf
     return replace(
         check,
         reversed=apart.reshape(shape),
         bound=bound.reshape(depth, *shape),
-        sensitivity=sensitivity.reshape(shape),
+        sensitivity=sensitivity.reshape(depth, *shape),
         exact=judged.reshape(shape),
     )
 
 
 def _sensitivity(layers: Sequence[Array], log_values: Array, spacing: float) -> Array:
-    """Return the largest change of a log value for a nudge of the layers, over its size, (batch,)."""
-    sensitivity = np.full(len(log_values), math.inf)
+    """Return four times the largest change of a log value for a nudge of the layers, over its size, (depth, batch).
+
+    One draw moves a value by a normal number times what others would, and hardly ever by less than a quarter of it.
+    """
+    depth, size, k = log_values.shape
+    sensitivity = np.full((depth, size), math.inf)
     for nudge in NUDGES:
-        bent = np.flatnonzero(np.isinf(sensitivity))
+        bent = np.flatnonzero(np.isinf(sensitivity).any(axis=0))
         if not len(bent):
             break
         # One draw for all of a batch, so that a product is judged alike alone and among others.
         random = np.random.default_rng(0)
-        nudged = []
-        for layer in layers:
-            rows = layer.shape[1]
-            entries = layer[bent] * (1 + nudge * random.standard_normal(layer.shape[1:], np.float32))
-            # G as a product of thin ones: its entries are as good as normal, and it costs next to nothing.
-            thin = min(rows, 16)
-            left, right = random.standard_normal((rows, thin)), random.standard_normal((thin, rows))
-            nudged.append(entries + (nudge / math.sqrt(thin) * left) @ (right @ entries))
-        values = _log_values(nudged, spacing)[0]
-        # A direction that only rounding has taken for zero is none after a nudge.
-        both = (log_values[bent] > -math.inf) & (values > -math.inf)
-        moved = np.where(both, _difference(values, log_values[bent]), 0.0).max(axis=1)
-        sensitivity[bent] = np.where(moved < _BENT, moved / nudge, math.inf)
+        products, shift = PrefixProducts(len(bent), layers[0].shape[2], spacing), 0.0
+        for prefix, layer in enumerate(layers):
+            entries = layer[bent]
+            if abs(entries).max() > 2.0**1000:  # a nudge must not overflow
+                entries, shift = entries * 2.0**-30, shift + 30 * math.log(2)
+            products.multiply(_nudged(entries, nudge, random))
+            values = products.log_values()[:, :k] + shift
+            claimed = log_values[prefix, bent]
+            # A direction that only rounding has taken for zero is none after a nudge.
+            both = (claimed > -math.inf) & (values > -math.inf)
+            moved = np.where(both, _difference(values, claimed), 0.0).max(axis=1)
+            found = np.where(moved < _BENT, 4 * moved / nudge, math.inf)
+            sensitivity[prefix, bent] = np.minimum(sensitivity[prefix, bent], found)
     return sensitivity
+
+
+def _nudged(layers: Array, nudge: float, random: np.random.Generator) -> Array:
+    rows = layers.shape[1]
+    entries = layers * (1 + nudge * random.standard_normal(layers.shape[1:], np.float32))
+    # G as a product of thin ones: its entries are as good as normal, and it costs next to nothing.
+    thin = min(rows, 16)
+    left, right = random.standard_normal((rows, thin)), random.standard_normal((thin, rows))
+    return np.asarray(entries + (nudge / math.sqrt(thin) * left) @ (right @ entries))
 
 
 def _log_values(layers: Sequence[Array], spacing: float) -> tuple[Array, NDArray[np.int64], Array]:
@@ -234,6 +248,14 @@ def _log_values(layers: Sequence[Array], spacing: float) -> tuple[Array, NDArray
     return products.log_values(), products.lost, products.conditions
 
 
+def difference_of_spectra(claimed: Array, found: Array, undecided: NDArray[np.int64]) -> Array:
+    """Return the largest difference of logs (..., k), inf where the ranks differ by more than is undecided (...)."""
+    ranks, others = (claimed > -math.inf).sum(axis=-1), (found > -math.inf).sum(axis=-1)
+    both = (claimed > -math.inf) & (found > -math.inf)
+    differences = np.where(both, _difference(claimed, found), 0.0).max(axis=-1)
+    return np.where((ranks < others) | (ranks > others + undecided), math.inf, differences)
+
+
 def _difference(a: Array, b: Array) -> Array:
     """|a - b|, 0 where both are -inf."""
     with np.errstate(invalid="ignore"):
@@ -241,11 +263,16 @@ def _difference(a: Array, b: Array) -> Array:
 
 
 def _log_determinant(layers: Array) -> Array:
-    """Return log |det|, with the rows scaled first, so that no product leaves the range."""
-    size = abs(layers).max(axis=2)
-    zero = (size == 0).any(axis=1)
-    size[size == 0] = 1.0
+    """Return log |det|, with columns and rows scaled by powers of 2 first, so that no product leaves the range."""
+    exponents = np.where(layers != 0, np.frexp(layers)[1], -(2**20))
+    columns = exponents.max(axis=1, keepdims=True)
+    zero = (columns == -(2**20)).any(axis=(1, 2))
+    columns = np.where(columns == -(2**20), 0, columns)
+    rows = (exponents - columns).max(axis=2, keepdims=True)
+    zero |= (rows <= -(2**19)).any(axis=(1, 2))
+    rows = np.where(rows <= -(2**19), 0, rows)
     with np.errstate(divide="ignore"):
-        logs = np.linalg.slogdet(layers / size[..., None])[1] + np.log(size).sum(axis=1)
+        logs = np.linalg.slogdet(np.ldexp(layers, -(rows + columns)))[1]
+    logs += math.log(2) * (rows.sum(axis=(1, 2)) + columns.sum(axis=(1, 2)))
     logs[zero] = -math.inf
     return np.asarray(logs)

@@ -93,7 +93,7 @@ class ClosedForm:
         derivation: in a few lines, or the source.
         domain: for each symbol the set of numbers that it may be, a sympy set; the reals for one not named.
         numeric: the function of the symbols' arrays, in the order of `defaults`, by which the expression is evaluated
-            in float64 where it is an integral, or a sum whose terms may cancel; None where it is evaluated as it stands.
+            in float64 where it is an integral, or a sum whose terms may cancel; None where it is taken as it stands.
         closed: whether the expression is in closed form, without an integral.
 
     >>> import stability as st

@@ -287,6 +287,28 @@ def test_leading_vectors_at_a_right_angle_to_all_before_are_found():
     s = st.spectrum(net, rand(1, n), k=2)
     assert s.log_values[0, 0, 0].tolist() == pytest.approx([0, 0], abs=1e-12)
     assert s.log_values[1, 0, 0].tolist() == pytest.approx([math.log(1e4)] * 2, abs=1e-12)
+    with torch.no_grad():  # not so far apart that rounding alone shows the way
+        net[0].weight.copy_(torch.diag(torch.cat([one, 1e-4 * one])))
+        net[1].weight.copy_(torch.diag(torch.cat([1e-2 * one, 1e3 * one])))
+    s = st.spectrum(net, rand(1, n), k=2)
+    assert s.log_values[1, 0, 0].tolist() == pytest.approx([math.log(0.1)] * 2, abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_noise_is_no_leading_value_of_wide_states(dtype):
+    class Bottleneck(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.down, self.up = nn.Linear(400, 2), nn.Linear(2, 400)
+
+        def forward(self, h):
+            return self.up(self.down(h))
+
+    torch.manual_seed(0)
+    net = nn.Sequential(Bottleneck(), Bottleneck()).to(dtype)
+    s = st.spectrum(net, torch.randn(1, 400, dtype=dtype), k=4, progress=False)
+    assert s.ranks.flatten().tolist() == [2, 2]
+    assert s.undecided.flatten().tolist() == [2, 2]
 
 
 @pytest.mark.usefixtures("approached")
@@ -488,7 +510,7 @@ def test_a_wrong_derivative_is_caught_by_a_probe():
 
         @staticmethod
         def backward(_, gradient):
-            return gradient * (1 + 0.01 * gradient.abs())  # not linear
+            return gradient * (1 + 1e-9 * gradient.abs())  # not linear
 
     with pytest.raises(ValueError, match=r"layer 0 at point . disagrees with a random probe .* not linear"):
         st.spectrum([Wrong.apply], rand(2, 3))

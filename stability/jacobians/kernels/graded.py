@@ -22,6 +22,10 @@ LAPACK_FROM = 40
 CLEAR_PIVOT = 1e-6
 #: Columns whose norms differ by more than this are scaled in a step of their own.
 COLUMN_RANGE = 1e3
+#: Rows that are further apart, in powers of 2, are scaled in steps of their own: their ratio must stay a number.
+ROW_RANGE = 800
+#: The power of 2 of what is exactly zero.
+NOTHING = -(2**20)
 #: What rounding may change of a value, relative to it, from which on the value is given up.
 VAGUE = 0.5
 #: How often a direction is looked for whose loss no pivot shows, each time with four times the noise.
@@ -229,37 +233,69 @@ def _absorb(layer, basis, mantissas, exponents, mixing, spacing):
 
 @njit
 def _split(layer):
-    """Write a layer as 2^exponent part diag(columns), powers of two, with a part whose columns are of like size.
+    """Write a layer as diag(2^rows) part diag(2^columns), with a part whose columns, and rows, are of like size.
 
-    Returns part, columns and exponent; `columns` is empty where the layer's columns are of like size already.
+    Returns part, columns and rows. `columns` is empty where the layer's columns are of like size already, and `rows` is
+    the same number for all where its rows are not so far apart that a reflection would leave the range.
     """
     m, n = layer.shape
-    smallest, sizes = math.inf, np.zeros(n)
+    sizes, heights = np.zeros(n), np.zeros(m, np.int64)
     for i in range(m):
         for j in range(n):
-            size = abs(layer[i, j])
-            if size > 0.0:
-                smallest = min(smallest, size)
-                sizes[j] = max(sizes[j], size)
+            sizes[j] = max(sizes[j], abs(layer[i, j]))
     largest = np.max(sizes)
     if largest == 0.0:
-        return layer.copy(), np.zeros(0), 0
-    exponent, low = math.frexp(largest)[1], math.frexp(smallest)[1]
-    if exponent - low > 800:  # the middle of the range, so that neither end leaves it, or at least not the large one
-        exponent = max((exponent + low) // 2, exponent - 1000)
-    if np.min(sizes) * COLUMN_RANGE >= largest and abs(exponent) <= _REACH:
-        return layer * _POWERS[_REACH - exponent], np.zeros(0), exponent
-    part, columns = np.empty((m, n)), np.zeros(0)
+        return layer.copy(), np.zeros(0, np.int64), heights
+    top = math.frexp(largest)[1]
+    columns = np.zeros(0, np.int64)
     if np.min(sizes) * COLUMN_RANGE < largest:
-        columns = np.zeros(n)
-    for j in range(n):
-        power = exponent
-        if len(columns) and sizes[j] > 0.0:
-            power = math.frexp(sizes[j])[1]
-            columns[j] = math.ldexp(1.0, int(power - exponent))
-        for i in range(m):
-            part[i, j] = math.ldexp(layer[i, j], int(-power))
-    return part, columns, exponent
+        columns = np.zeros(n, np.int64)
+        for j in range(n):
+            columns[j] = math.frexp(sizes[j])[1] - top if sizes[j] > 0.0 else NOTHING
+    low = top
+    for i in range(m):
+        heights[i] = NOTHING
+        for j in range(n):
+            if layer[i, j] != 0.0:
+                shift = columns[j] if len(columns) else 0
+                heights[i] = max(heights[i], math.frexp(layer[i, j])[1] - shift)
+        if heights[i] == NOTHING:
+            heights[i] = top
+        low = min(low, heights[i])
+    if top - low <= ROW_RANGE:
+        heights[:] = top
+        if len(columns) == 0 and abs(top) <= _REACH:
+            return layer * _POWERS[_REACH - top], columns, heights
+    part = np.empty((m, n))
+    for i in range(m):
+        for j in range(n):
+            power = heights[i] + (columns[j] if len(columns) else 0)
+            part[i, j] = math.ldexp(layer[i, j], int(-power)) if layer[i, j] != 0.0 else 0.0
+    return part, columns, heights
+
+
+@njit
+def _absorb_powers(powers, basis, mantissas, exponents, mixing):
+    """Multiply a product by diag(2^powers), so far apart at a time as a reflection bears; 2^NOTHING is 0.
+
+    Returns its new parts, a condition number, pivots that rounding took.
+    """
+    left = powers.copy()
+    condition, lost = 1.0, 0
+    while np.any(left != 0):
+        diagonal = np.zeros((len(left), len(left)))
+        for i in range(len(left)):
+            if left[i] == NOTHING:
+                left[i] = 0
+                continue
+            step = max(-ROW_RANGE // 2, min(ROW_RANGE // 2, left[i]))
+            diagonal[i, i] = math.ldexp(1.0, int(step))
+            left[i] -= step
+        basis, mantissas, exponents, mixing, own, given_up = _absorb(
+            diagonal, basis, mantissas, exponents, mixing, SPACING
+        )
+        condition, lost = max(condition, own), lost + given_up
+    return basis, mantissas, exponents, mixing, condition, lost
 
 
 @njit(cache=True, nogil=True)
@@ -279,19 +315,23 @@ def multiply(layers, spacing, basis, mantissas, exponents, mixing, ranks, new_ba
     """
     for b in range(len(layers)):
         rank = ranks[b]
-        part, columns, exponent = _split(layers[b])
+        part, columns, rows = _split(layers[b])
         state, mixed = basis[b, :rank].copy(), mixing[b, :rank].copy()
         scales, powers = mantissas[b, :rank].copy(), exponents[b, :rank].copy()
         conditions[b], lost[b] = 1.0, 0
         if len(columns):
-            # diag(columns) is a layer of its own: its rows are far apart in size, where the columns of J were.
-            diagonal = np.diag(columns)
-            state, scales, powers, mixed, conditions[b], lost[b] = _absorb(
-                diagonal, state, scales, powers, mixed, SPACING
-            )
+            # diag(2^columns) is a layer of its own: its rows are far apart in size, where the columns of J were.
+            state, scales, powers, mixed, conditions[b], lost[b] = _absorb_powers(columns, state, scales, powers, mixed)
         state, scales, powers, mixed, condition, given_up = _absorb(part, state, scales, powers, mixed, spacing)
         conditions[b] = max(conditions[b], condition)
         lost[b] += given_up
+        exponent = np.max(rows)
+        if np.min(rows) < exponent:
+            state, scales, powers, mixed, condition, given_up = _absorb_powers(
+                rows - exponent, state, scales, powers, mixed
+            )
+            conditions[b] = max(conditions[b], condition)
+            lost[b] += given_up
         rank = len(scales)
         new_basis[b, :rank] = state
         mantissas[b, :rank] = scales
