@@ -12,6 +12,7 @@ from torch import Tensor
 from stability.foundation.checks import check_finite, check_points
 from stability.networks import Chain
 from stability.reading.forward_recording import edge_of
+from stability.reading.not_finite import overflows
 from stability.reading.states import State, check_state
 
 
@@ -66,7 +67,7 @@ class Steps:
                 state = step(state)
                 states.append(self._state(state))
                 if check:
-                    check_state(name, states[-1])
+                    check_state(name, states[-1], lambda: f"the step {overflows(self.chain.dtype)}")
             return states
 
     def _state(self, state: Tensor) -> State:

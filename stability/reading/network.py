@@ -16,7 +16,7 @@ from stability.reading.forward_recording import Edge, Node, Recording, edge_of, 
 from stability.reading.inputs import Inputs
 from stability.reading.layer_rule import Choice, LayerRun, check_names, name_runs
 from stability.reading.passes import Pass
-from stability.reading.running import hooks_may_matter, run, same_values, title
+from stability.reading.running import eagerly, hooks_may_matter, run, same_values, title
 from stability.reading.traces import generators, same_states, undisturbed
 from stability.reading.trees import tensors_in
 
@@ -81,7 +81,7 @@ class Network:
         """
         check_names(dict(self.module.named_modules()), self.choice)
         source = self._float_source()
-        with undisturbed(self.module), torch.inference_mode(False), torch.enable_grad():
+        with undisturbed(self.module), torch.inference_mode(False), torch.enable_grad(), eagerly(self.module):
             plain = None
             if hooks_may_matter(self.module):
                 with undisturbed(self.module):

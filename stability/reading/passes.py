@@ -15,6 +15,7 @@ from stability.reading.cuts import Cut, Path, below
 from stability.reading.forward_recording import Node, Recording
 from stability.reading.inputs import Inputs
 from stability.reading.layer_rule import Choice, LayerRun, spans_of
+from stability.reading.not_finite import why_not_finite
 from stability.reading.running import title
 from stability.reading.states import State, check_state
 from stability.reading.trees import tensors_in
@@ -83,7 +84,7 @@ class Pass:
     def check_states(self) -> None:
         """Raise where a state has left the range of its dtype."""
         for name, state in zip(self.layers, self.after, strict=True):
-            check_state(name, state)
+            check_state(name, state, lambda: why_not_finite(self.recording))
 
     @property
     def takes_state(self) -> list[bool]:

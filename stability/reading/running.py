@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
@@ -31,12 +34,28 @@ def title(net: nn.Module) -> str:
     return type(net).__name__
 
 
+def is_compiled(net: nn.Module) -> bool:
+    """Whether torch.compile runs a network, or a part of it, whose modules are not called one by one then."""
+    return any(
+        getattr(module, "_compiled_call_impl", None) is not None or type(module).__name__ == "OptimizedModule"
+        for module in net.modules()
+    )
+
+
+@contextmanager
+def eagerly(net: nn.Module) -> Iterator[None]:
+    """Let compiled parts of a network run as they are written."""
+    if not is_compiled(net):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
 def hooks_may_matter(net: nn.Module) -> bool:
-    """Whether a network has parts that may behave otherwise when it is followed: compiled ones, and hooks of others."""
+    """Whether a network has parts that may behave otherwise when it is followed: scripted ones, and hooks of others."""
     return any(
         isinstance(module, torch.jit.ScriptModule)
-        or getattr(module, "_compiled_call_impl", None) is not None
-        or type(module).__name__ == "OptimizedModule"
         or any(
             not getattr(hook, "only_looks", False)
             for hooks in (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,8 +150,12 @@ class State:
         return [GradientEdge(node, number) for node, number in self.edges]
 
 
-def check_state(name: str, state: State) -> None:
-    """Raise where a state has left the range, and the branches taken there are no longer those of the network."""
+def check_state(name: str, state: State, why_not_finite: Callable[[], str]) -> None:
+    """Raise where a state has left the range, and the branches taken there are no longer those of the network.
+
+    Args:
+        why_not_finite: gives the words for where the first number that is not finite comes from.
+    """
     for value, shape in zip(state.values, state.shapes, strict=True):
         if value is None:
             continue
@@ -162,8 +166,7 @@ def check_state(name: str, state: State) -> None:
             place = tuple((~finite).nonzero()[0].tolist())
             raise ValueError(
                 f"the state after layer {name} has {int((~finite).sum())} values that are not finite, the first "
-                f"{value[place].item()} at {place}: the network overflows {value.dtype} there, or divides by zero; "
-                "scale its weights, or take a wider dtype"
+                f"{value[place].item()} at {place}: {why_not_finite()}"
             )
         one = State(state.edges[:1], (value,), (shape,), (value.dtype,), state.batch_dim, state.batch)
         size = one.flat([value]).abs().amax(dim=-1) if one.has_points else value.abs().amax().reshape(1)

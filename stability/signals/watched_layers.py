@@ -16,6 +16,7 @@ from stability.reading.layer_rule import Choice, check_choice, check_names
 from stability.reading.list_layers import layers_of
 from stability.reading.network import Network
 from stability.reading.read import is_chain, refuse_conflict, refuse_options
+from stability.reading.running import is_compiled
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,11 @@ def watched(model: nn.Module, layers: str | Sequence[str] | Layers | None, sourc
         raise ValueError(
             f"{type(model).__name__} has no parameter that requires a gradient: expected one that trains; call "
             "model.requires_grad_() first"
+        )
+    if is_compiled(model):
+        raise ValueError(
+            f"{type(model).__name__} is compiled: it does not call its modules one by one, so that nothing can be seen "
+            "of them while it trains; watch the model without torch.compile, as long as it takes"
         )
     if is_chain(model):
         refuse_options(layers, source, 0, model.depth)
