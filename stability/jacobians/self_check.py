@@ -18,6 +18,9 @@ from stability.jacobians.products import Array, PrefixProducts
 
 #: Changes of the layers, above rounding and below what bends the answer; the second where the first bends it.
 NUDGES = (2.0**-30, 2.0**-42)
+#: How many nudges at most, and the sensitivity from which on one is not enough.
+DRAWS = 4
+WARY = 1e3
 #: A value that a nudge moves by more is bent by it: what it would do in the limit cannot be told.
 _BENT = 0.1
 
@@ -205,30 +208,43 @@ def against_exact(
 def _sensitivity(layers: Sequence[Array], log_values: Array, spacing: float) -> Array:
     """Return four times the largest change of a log value for a nudge of the layers, over its size, (depth, batch).
 
-    One draw moves a value by a normal number times what others would, and hardly ever by less than a quarter of it.
+    A draw moves a value by a normal number times what others would: now and then by much less. Where that may matter
+    more draws are taken.
     """
-    depth, size, k = log_values.shape
-    sensitivity = np.full((depth, size), math.inf)
-    for nudge in NUDGES:
-        bent = np.flatnonzero(np.isinf(sensitivity).any(axis=0))
-        if not len(bent):
+    sensitivity = np.full(log_values.shape[:2], 0.0)
+    members = np.arange(log_values.shape[1])
+    for draw in range(DRAWS):
+        found = np.full((len(log_values), len(members)), math.inf)
+        for nudge in NUDGES:
+            bent = np.flatnonzero(np.isinf(found).any(axis=0))
+            if len(bent):
+                own = members[bent]
+                moved = _moved([layer[own] for layer in layers], log_values[:, own], nudge, draw, spacing)
+                found[:, bent] = np.minimum(found[:, bent], np.where(moved < _BENT, 4 * moved / nudge, math.inf))
+        sensitivity[:, members] = np.maximum(sensitivity[:, members], found)
+        largest = sensitivity.max(axis=0)
+        members = np.flatnonzero((largest > WARY) & (largest < math.inf))
+        if not len(members):
             break
-        # One draw for all of a batch, so that a product is judged alike alone and among others.
-        random = np.random.default_rng(0)
-        products, shift = PrefixProducts(len(bent), layers[0].shape[2], spacing), 0.0
-        for prefix, layer in enumerate(layers):
-            entries = layer[bent]
-            if abs(entries).max() > 2.0**1000:  # a nudge must not overflow
-                entries, shift = entries * 2.0**-30, shift + 30 * math.log(2)
-            products.multiply(_nudged(entries, nudge, random))
-            values = products.log_values()[:, :k] + shift
-            claimed = log_values[prefix, bent]
-            # A direction that only rounding has taken for zero is none after a nudge.
-            both = (claimed > -math.inf) & (values > -math.inf)
-            moved = np.where(both, _difference(values, claimed), 0.0).max(axis=1)
-            found = np.where(moved < _BENT, 4 * moved / nudge, math.inf)
-            sensitivity[prefix, bent] = np.minimum(sensitivity[prefix, bent], found)
     return sensitivity
+
+
+def _moved(layers: Sequence[Array], log_values: Array, nudge: float, draw: int, spacing: float) -> Array:
+    """Return how far a nudge of the layers moves the log values of each prefix, (depth, batch)."""
+    depth, size, k = log_values.shape
+    # One draw for all of a batch, so that a product is judged alike alone and among others.
+    random = np.random.default_rng(draw)
+    products, shift = PrefixProducts(size, layers[0].shape[2], spacing), np.zeros((size, 1))
+    moved = np.empty((depth, size))
+    for prefix, layer in enumerate(layers):
+        large = abs(layer).max(axis=(1, 2)) > 2.0**1000  # a nudge must not overflow
+        shift[large] += 30 * math.log(2)
+        products.multiply(_nudged(np.where(large[:, None, None], layer * 2.0**-30, layer), nudge, random))
+        values = products.log_values()[:, :k] + shift
+        # A direction that only rounding has taken for zero is none after a nudge.
+        both = (log_values[prefix] > -math.inf) & (values > -math.inf)
+        moved[prefix] = np.where(both, _difference(values, log_values[prefix]), 0.0).max(axis=1)
+    return moved
 
 
 def _nudged(layers: Array, nudge: float, random: np.random.Generator) -> Array:
