@@ -228,8 +228,7 @@ def training(depth: int, seeds: int, iterations: int, root: int) -> xarray.Datas
                 at, found = watched.index(iteration), norms(chain, task.x)["input"].numpy() / DECADE
                 ends[s, at], ratio[s, at], loss[s, at] = found[[0, -1]], found[0] - found[-1], losses.numpy()
 
-        if st.train(chain, task, iterations=iterations, on_iteration=watch).interrupted:
-            raise SystemExit(1)
+        st.train(chain, task, iterations=iterations, on_iteration=watch)
     return xarray.Dataset(
         {
             "log10_norm": (("start", "iteration", "end", "seed"), ends),

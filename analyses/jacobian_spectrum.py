@@ -201,8 +201,6 @@ def main(settings: Settings) -> None:
     ):
         chain = st.Chain(name.split(",")[0], trained_depth, seeds=trained_seeds, init=init, root=settings.seed)
         history = st.train(chain, task, iterations=iterations)
-        if history.interrupted:
-            raise SystemExit(1)
         losses[name] = history.best_loss
         trained[name] = st.spectrum(chain, x)
     print(f"Trained on sin(x), depth {trained_depth}, {iterations} iterations of Adam, {trained_seeds} seeds:")

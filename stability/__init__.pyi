@@ -22,7 +22,7 @@ from .signals import (
     propagation,
     watch,
 )
-from .training import History, Task, references, train
+from .training import History, Interrupted, Task, references, train
 
 __all__ = [
     "ARCHITECTURES",
@@ -37,6 +37,7 @@ __all__ = [
     "GrowthFit",
     "History",
     "Init",
+    "Interrupted",
     "Law",
     "Layer",
     "Layers",

@@ -8,15 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from stability.foundation.checks import check_members
-from stability.foundation.files import write_tensors
+from stability.foundation.files import read_tensors, write_tensors
 from stability.networks.architecture import Architecture
 
 #: Raised when the layout changes, so that an old file is refused and not misread.
-VERSION = 1
+VERSION = 2
 _KEY = "stability.Chain"
 
 
@@ -49,14 +48,10 @@ def read(path: str | Path, device: torch.device | str | None = None) -> Stored:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}: give the path that Chain.save returned")
     try:
-        with safe_open(path, framework="pt", device=str(device or "cpu")) as file:
-            metadata = file.metadata() or {}
-            values = {kind: file.get_tensor(kind) for kind in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({error}): it was cut short or is something else; save the "
-            "chain again"
-        ) from None
+        values, metadata = read_tensors(path)
+    except ValueError as error:
+        raise ValueError(f"{path} holds no saved chain ({error}): save the chain again") from None
+    values = {kind: value.to(device or "cpu") for kind, value in values.items()}
     if _KEY not in metadata:
         raise ValueError(f"{path} holds tensors but no saved chain: give a file that Chain.save wrote")
     try:
@@ -69,6 +64,10 @@ def read(path: str | Path, device: torch.device | str | None = None) -> Stored:
     try:
         architecture = Architecture(**description.pop("architecture"))
         description["members"] = check_members(description["members"])
+        if not isinstance(description["init"], str) or type(description["root"]) is not int:
+            raise TypeError(
+                f"init is {description['init']!r} and root {description['root']!r}: expected text and an int"
+            )
         stored = Stored(architecture, **description, values=values)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} has a damaged description ({error}): save the chain again") from None

@@ -135,8 +135,9 @@ def watch(
 ) -> Figure:
     """Draw log10 of the norm of every layer, upwards, at every iteration, to the right, as a colour.
 
-    Grey is an exact zero, red a norm with a NaN or an infinity in it. Of a chain's seeds the median is drawn. Layers
-    without parameters that train are left out, and in a picture of activations those that never gave an output.
+    Grey is an exact zero, red a norm with a NaN or an infinity in it, white what was not seen. Of a chain's seeds the
+    median is drawn. Layers without parameters that train are left out, and in a picture of activations those that never
+    gave an output.
 
     Args:
         result: a `WatchRecord`, or its dataset, with any choice of iterations and layers.
@@ -163,8 +164,7 @@ def watch(
     if finite.any():
         image = ax.pcolormesh(*edges, np.ma.array(values, mask=~finite), cmap=colour, rasterized=True)
         figure.colorbar(image, ax=ax, label=_QUANTITIES[quantity])
-    zero = "exactly 0, or no output" if quantity == "activations" else "exactly 0"
-    marks = {zero: (values == -math.inf, _ZERO), "not finite": (values == math.inf, _NOT_FINITE)}
+    marks = {"exactly 0": (values == -math.inf, _ZERO), "not finite": (values == math.inf, _NOT_FINITE)}
     for where, shade in marks.values():
         if where.any():
             # Zeros and infinities have no place on the scale of the rest, so each is an image of one colour.
@@ -199,7 +199,7 @@ def _log10(
     if values.ndim == 3:
         values = np.quantile(values, 0.5, axis=2, method="inverted_cdf")
     layers = data["layer"].to_numpy()
-    kept = (values > -math.inf).any(axis=1) if quantity == "activations" else data["trains"].to_numpy()
+    kept = ~np.isnan(values).all(axis=1) if quantity == "activations" else data["trains"].to_numpy()
     kept = kept if kept.any() else ~kept
     layers, values = layers[kept], values[kept]
     return data["iteration"].to_numpy(), layers, values

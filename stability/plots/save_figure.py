@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import matplotlib as mpl
@@ -37,13 +38,16 @@ def save(figure: Figure, data: xarray.Dataset | xarray.DataTree, folder: str | P
             figure.savefig(path, format=kind, metadata=metadata[kind])
 
     def table(path: Path) -> None:
+        # Into memory first: a full disk under its own file ends HDF5, and the process with it.
+        held = io.BytesIO()
         groups = data.to_dict() if isinstance(data, xarray.DataTree) else {"/": data}
         packed = {"zlib": True, "shuffle": True}
         encoding = {group: dict.fromkeys(part.data_vars, packed) for group, part in groups.items()}
         if isinstance(data, xarray.DataTree):
-            data.to_netcdf(path, engine="h5netcdf", encoding=encoding)
+            data.to_netcdf(held, engine="h5netcdf", encoding=encoding)
         else:
-            data.to_netcdf(path, engine="h5netcdf", encoding=encoding["/"])
+            data.to_netcdf(held, engine="h5netcdf", encoding=encoding["/"])
+        path.write_bytes(held.getvalue())
 
     writers = {".png": image, ".pdf": image, ".nc": table}
     return [write_atomically(folder / f"{name}{suffix}", write) for suffix, write in writers.items()]

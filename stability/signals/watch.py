@@ -243,10 +243,10 @@ def _first_tensor(output: object) -> Tensor | None:
 
 
 def _root_mean_square(calls: list[tuple[Tensor | float, int]]) -> Tensor | float:
-    """Return the log of the root mean square over outputs whose log norms and numbers of entries are given."""
+    """Return the log of the root mean square over outputs of given log norms and numbers of entries; NaN of none."""
     entries = sum(number for _, number in calls)
     if entries == 0:
-        return -math.inf
+        return math.nan
     if len(calls) == 1:
         return calls[0][0] - math.log(entries) / 2
     logs = torch.stack([torch.as_tensor(value, dtype=torch.float64) for value, _ in calls])

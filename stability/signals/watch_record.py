@@ -32,7 +32,7 @@ class WatchRecord:
     """What `watch` recorded so far; every quantity is the natural log of a norm, float64, on the CPU.
 
     An iteration is a backward pass; a module counts as one seed. Before the first pass there are zero iterations. -inf
-    is an exact zero, +inf stands for a NaN or an infinity among the entries.
+    is an exact zero, +inf stands for a NaN or an infinity among the entries, NaN for what was not seen.
 
     Attributes:
         layers: the names of the layers.
@@ -40,9 +40,9 @@ class WatchRecord:
         members: the member numbers of a chain, (0,) for a module.
         iterations: int64 (iterations,), the numbers of the passes, counted from 0.
         log_gradients: (iterations, layers, seeds): the L2 norm of the loss gradient with respect to a layer's
-            parameters; -inf as well for a layer that has none that train, see `trains`.
+            parameters; NaN for a layer that has none that train, see `trains`.
         log_activations: (iterations, layers, seeds): the root mean square of what the last module of a layer returns;
-            -inf as well for a layer that gave none, such as one without a module. None for a chain, for which see
+            NaN for a layer that gave none, such as one without a module. None for a chain, for which see
             `propagation`.
         log_parameters: (iterations, layers, seeds): the L2 norm of a layer's parameters at which the gradient was
             taken, so that log_gradients - log_parameters is the size of the gradient relative to what it changes. None
@@ -91,7 +91,7 @@ class WatchRecord:
         if not self.with_activations:
             return None
         shape = (len(self), len(self.layers), 1)
-        unseen = [-math.inf] * len(self.layers)  # in a pass before the layers were known
+        unseen = [math.nan] * len(self.layers)  # in a pass before the layers were known
         flat = [value for row in self.rows for value in (row.activations or unseen)]
         return self._once("activations", lambda: _stack(flat, ()).reshape(shape))
 
@@ -118,6 +118,7 @@ class WatchRecord:
             own = _stack([row[index] for row in rows], shape).reshape(len(rows), len(span), seeds)
             layers = slice(span.start, span.stop)
             result[:, layers] = combine(torch.stack([result[:, layers], own]), dim=0)
+        result[:, ~self.trains] = math.nan
         return result
 
     def to_dataset(self) -> xarray.Dataset:

@@ -8,16 +8,15 @@ from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from stability.foundation.files import write_tensors
+from stability.foundation.files import read_tensors, write_tensors
 from stability.networks import Chain
 from stability.training.options import Options
 from stability.training.task import Task
 
 #: Raised when the layout changes, so that an old file is refused and not misread.
-VERSION = 2
+VERSION = 3
 _KEY = "stability.train"
 
 
@@ -63,12 +62,10 @@ def read(path: str | Path, description: Mapping[str, object]) -> tuple[str, dict
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}: give the path that a run wrote, or resume=None")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors, metadata = read_tensors(path)
         stored = json.loads(metadata[_KEY])
         found, start = dict(stored["description"]), str(stored["start"])
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is no whole checkpoint of st.train ({error}): it was cut short or is something else; begin anew "
             "with resume=None"

@@ -64,3 +64,15 @@ class History:
             coords,
             attrs={"method": self.method, "path": self.path, "interrupted": int(self.interrupted)},
         )
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in `st.train`, after what was reached has been kept.
+
+    Attributes:
+        history: the `History` until then, with `interrupted` true.
+    """
+
+    def __init__(self, message: str, history: History) -> None:
+        super().__init__(message)
+        self.history = history

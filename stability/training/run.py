@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -75,7 +75,19 @@ class Run:
             **{f"state.{name}": value for name, value in self.state.items()},
         }
 
-    def take_up(self, tensors: dict[str, Tensor]) -> None:
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raise for tensors of a checkpoint that are missing, or of another shape or format than this run's."""
+        for name, expected in self.tensors().items():
+            got, own = tensors.get(name), expected.shape
+            if name == "record":  # as long as the run was
+                own = (len(got) if got is not None and got.ndim else 0, *own[1:])  # type: ignore[assignment]
+            if got is None or got.dtype != expected.dtype or got.shape != own:
+                what = "missing" if got is None else f"{got.dtype} {tuple(got.shape)}"
+                raise ValueError(f"its {name} is {what}, and this run has {expected.dtype} {tuple(own)}")
+        if len(tensors["record"]) > self.total:
+            raise ValueError(f"its record has {len(tensors['record'])} iterations, and this run has {self.total}")
+
+    def take_up(self, tensors: Mapping[str, Tensor]) -> None:
         """Go back to where a checkpoint was written."""
         device = self.best.device
         tensors = {name: value.to(device) for name, value in tensors.items()}

@@ -16,7 +16,7 @@ from stability.networks import Chain
 from stability.training import checkpoint as checkpoints
 from stability.training.adam import adam
 from stability.training.growing import can_grow, growth
-from stability.training.history import History
+from stability.training.history import History, Interrupted
 from stability.training.levenberg_marquardt import levenberg_marquardt
 from stability.training.objective import Objective, TableObjective, make_objective, runs_compiled
 from stability.training.options import MethodOptions, Options, check_options
@@ -100,6 +100,8 @@ def train(
             task whose points do not fit the chain, a chain that the method cannot train, and a checkpoint of another
             run.
         OSError: for a folder of the checkpoint that is not there, and a checkpoint that is a folder.
+        Interrupted: a KeyboardInterrupt, on Ctrl-C, at the end of the iteration: the chain has its best parameters
+            until then, the exception has the `history`, and the checkpoint is written.
 
     >>> import torch, stability as st
     >>> chain = st.Chain("residual2_prelu", depth=10, seeds=8)
@@ -136,7 +138,15 @@ def train(
     label = f"{chain.architecture.name} L={chain.depth}"
     carry_out(run, partial(run_method, objective, chosen), keeper, label, on_iteration, progress)
     _warn(run, chain)
-    return run.history(chain.members, method)
+    history = run.history(chain.members, method)
+    if run.interrupted:
+        how = "give checkpoint= to be able to go on" if keeper.path is None else f"resume={str(keeper.path)!r} goes on"
+        raise Interrupted(
+            f"interrupted at iteration {len(run.record) - 1} of {run.total}: the chain has the best parameters so far; "
+            f"{how}",
+            history,
+        )
+    return history
 
 
 def _check_chain(chain: Chain, task: Task) -> None:
@@ -191,6 +201,10 @@ def _prepare(
     start, description = checkpoints.digest(run.best), checkpoints.describe(chain, task, method, options)
     if resume is not None:
         began, tensors = checkpoints.read(resume, description)
+        try:
+            run.check(tensors)
+        except ValueError as error:
+            raise ValueError(f"{resume} is no checkpoint of this run: {error}; begin anew with resume=None") from None
         if start not in (began, checkpoints.digest(tensors["best"])):
             raise ValueError(
                 f"{resume} is of a run that began with other parameters: resume it with the chain as it was before, or "
@@ -207,12 +221,6 @@ def _prepare(
 
 
 def _warn(run: Run, chain: Chain) -> None:
-    if run.interrupted:
-        warnings.warn(
-            f"interrupted at iteration {len(run.record) - 1} of {run.total}: the chain has the best parameters so far",
-            RuntimeWarning,
-            stacklevel=3,
-        )
     if (run.stopped >= 0).any():
         which = [(chain.members[i], int(run.stopped[i])) for i in (run.stopped >= 0).nonzero().flatten().tolist()]
         shown = ", ".join(f"member {member} at iteration {last}" for member, last in which[:5])

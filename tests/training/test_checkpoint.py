@@ -6,12 +6,12 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 import stability as st
 from stability.foundation import files
@@ -76,11 +76,9 @@ def interrupted(method, path, at, **options):
         if step == at:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.warns(RuntimeWarning, match=f"interrupted at iteration {at} of"):
-        history = st.train(
-            chain, SINE, method, iterations=90, checkpoint=path, on_iteration=stop, progress=False, **options
-        )
-    return chain, history
+    with pytest.raises(st.Interrupted, match=rf"interrupted at iteration {at} of .* resume=.* goes on") as caught:
+        st.train(chain, SINE, method, iterations=90, checkpoint=path, on_iteration=stop, progress=False, **options)
+    return chain, caught.value.history
 
 
 @pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals need the main thread")
@@ -117,7 +115,7 @@ def test_what_breaks_in_the_middle_of_a_step_is_not_kept(tmp_path, monkeypatch):
         advance(self, step, *shares)
 
     monkeypatch.setattr(LeastSquares, "advance", break_off)
-    with pytest.warns(RuntimeWarning, match="interrupted"):
+    with pytest.raises(st.Interrupted):
         st.train(chain, SINE, "levenberg_marquardt", 40, checkpoint=path, every=1e-9, progress=False)
     monkeypatch.undo()
     whole = st.Chain("residual2_prelu", 6, seeds=3, init="knots")
@@ -186,12 +184,42 @@ def test_a_file_that_is_no_checkpoint_is_refused(path, damage, tmp_path):
     elif damage == "other":
         st.Chain("plain_relu", 2).save(bad)
     else:
-        with safe_open(path, "pt") as file:
-            metadata = {
-                k: v.replace(f'"layout version": {VERSION}', '"layout version": 9') for k, v in file.metadata().items()
-            }
-            save_file({name: file.get_tensor(name) for name in file.keys()}, bad, metadata)  # noqa: SIM118
+        tensors, metadata = files.read_tensors(path)
+        metadata = {k: v.replace(f'"layout version": {VERSION}', '"layout version": 9') for k, v in metadata.items()}
+        files.write_tensors(bad, tensors, metadata)
     message = "its layout version is 9" if damage == "version" else "is no whole checkpoint of st.train"
+    with pytest.raises(ValueError, match=message):
+        st.train(st.Chain("residual2_prelu", 4, seeds=2), SINE, iterations=5, resume=bad, progress=False)
+
+
+def test_every_flipped_byte_and_every_cut_is_refused(path, tmp_path):
+    bad, whole = tmp_path / "bad.safetensors", path.read_bytes()
+    chain = st.Chain("residual2_prelu", 4, seeds=2)
+    random = np.random.default_rng(0)
+    damaged = [whole[:place] for place in random.integers(0, len(whole), 50)]
+    for place in random.integers(0, len(whole), 200):
+        damaged.append(whole[:place] + bytes([whole[place] ^ 1 << int(random.integers(8))]) + whole[place + 1 :])
+    for content in damaged:
+        bad.write_bytes(content)
+        with pytest.raises(ValueError, match=r"is no whole checkpoint of st\.train"):
+            st.train(chain, SINE, iterations=5, resume=bad, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("best"), "its best is missing"),
+        (lambda t: t.update(best=t["best"][:1]), "its best is torch.float64"),
+        (lambda t: t.update(record=t["record"][:, :1]), "its record is torch.float64"),
+        (lambda t: t.update(record=t["record"].repeat(9, 1)), "its record has .* iterations, and this run has 5"),
+        (lambda t: t.update(stopped=t["stopped"].double()), "its stopped is torch.float64"),
+        (lambda t: t.update(parameters=t["parameters"].float()), "its parameters is torch.float32"),
+    ],
+)
+def test_a_checkpoint_of_other_shapes_is_refused(path, change, message, tmp_path):
+    tensors, metadata = files.read_tensors(path)
+    change(tensors)
+    bad = files.write_tensors(tmp_path / "bad.safetensors", tensors, metadata)
     with pytest.raises(ValueError, match=message):
         st.train(st.Chain("residual2_prelu", 4, seeds=2), SINE, iterations=5, resume=bad, progress=False)
 
@@ -209,16 +237,16 @@ def test_files_and_folders_that_are_not_there(tmp_path):
 
 def test_on_a_full_disk_the_run_goes_on_and_the_last_good_checkpoint_stays(tmp_path, monkeypatch):
     path, chain = tmp_path / "run.safetensors", st.Chain("residual2_prelu", 4, seeds=2)
-    whole, write, calls = st.Chain("residual2_prelu", 4, seeds=2), files.save_file, []
+    whole, write, calls = st.Chain("residual2_prelu", 4, seeds=2), Path.write_bytes, []
 
-    def fill_up(tensors, name, metadata):
-        calls.append(name)
+    def fill_up(self, content):
+        calls.append(self)
         if len(calls) > 3:
-            name.write_bytes(b"half of it")
+            write(self, content[:10])
             raise OSError(28, "No space left on device")
-        write(tensors, name, metadata)
+        write(self, content)
 
-    monkeypatch.setattr(files, "save_file", fill_up)
+    monkeypatch.setattr(Path, "write_bytes", fill_up)
     with pytest.warns(RuntimeWarning, match="no checkpoint was written, the run goes on: .*No space left") as caught:
         history = st.train(chain, SINE, iterations=9, checkpoint=path, every=1e-9, progress=False)
     assert len(caught) == 1

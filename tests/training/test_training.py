@@ -270,8 +270,10 @@ def test_an_interruption_keeps_the_best_until_then():
         if step == 10:
             raise KeyboardInterrupt
 
-    with pytest.warns(RuntimeWarning, match="interrupted at iteration 10 of 50"):
-        history = st.train(chain, SINE, iterations=50, on_iteration=interrupt, progress=False)
+    with pytest.raises(st.Interrupted, match=r"interrupted at iteration 10 of 50: .* give checkpoint= to") as caught:
+        st.train(chain, SINE, iterations=50, on_iteration=interrupt, progress=False)
+    assert isinstance(caught.value, KeyboardInterrupt)
+    history = caught.value.history
     assert history.interrupted
     assert len(history.loss) == 11
     losses = (chain(SINE.x) - SINE.y).square().mean(1).detach()
