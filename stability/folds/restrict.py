@@ -23,6 +23,7 @@ from stability.folds.pieces import NO_LIMIT, TooManyKnots
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.places import Places
 from stability.foundation.checks import check_finite, check_integer, check_table
+from stability.foundation.threads import interruptible
 from stability.networks import Chain
 
 #: What may be followed along a line, and, a seed at a time, what then is: a table or what can be called.
@@ -226,19 +227,12 @@ def _enumerate(table: NDArray[np.float64], low: float, high: float, limit: int |
     # Fresh memory costs several times the arithmetic, so what a thread has worked in is kept for the next time.
     if not hasattr(_kept, "work"):
         _kept.work, _kept.where = np.empty((6, 1024)), np.empty(1024, dtype=np.int64)
-    gain, gain_error, shift, shift_error = Coefficients(table).plain()
-    n, slope_error, bend_error, place_error, ends, undecided, finite, work, where = enumerate_chain(
-        table,
-        gain,
-        gain_error,
-        shift,
-        shift_error,
-        low,
-        high,
-        NO_LIMIT if limit is None else limit,
-        _kept.work,
-        _kept.where,
-    )
+    kept = NO_LIMIT if limit is None else limit
+    plain = Coefficients(table).plain()
+    with interruptible():
+        n, slope_error, bend_error, place_error, ends, undecided, finite, work, where = enumerate_chain(
+            table, *plain, low, high, kept, _kept.work, _kept.where
+        )
     if len(where) <= _KEPT_AT_MOST:
         _kept.work, _kept.where = work, where
     if not n:

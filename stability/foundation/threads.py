@@ -35,6 +35,20 @@ def workers() -> int:
 
 
 @contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C in a compiled loop that may raise be a KeyboardInterrupt: numba makes a SystemError of it."""
+    try:
+        yield
+    except SystemError as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            cause = cause.__cause__ or cause.__context__
+        raise
+
+
+@contextmanager
 def torch_on_one_thread() -> Iterator[None]:
     """Let torch do what follows in one thread: for many short operations, at each of which it would wake the others."""
     before = torch.get_num_threads()

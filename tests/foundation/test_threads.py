@@ -56,3 +56,21 @@ def test_a_forked_child_has_threads_of_its_own(monkeypatch):
         os.waitpid(child, 0)
         pytest.fail("the child waits for threads that it does not have")
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+def interrupted_as_by_numba(explicitly):
+    try:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as interrupt:
+            raise SystemError("inner") from (interrupt if explicitly else None)
+    except SystemError as inner:
+        raise SystemError("a result with an exception set") from inner
+
+
+def test_an_interrupt_in_a_loop_that_raises_is_an_interrupt():
+    for explicitly in (True, False):
+        with pytest.raises(KeyboardInterrupt), threads.interruptible():
+            interrupted_as_by_numba(explicitly)
+    with pytest.raises(SystemError, match="another"), threads.interruptible():
+        raise SystemError("another")

@@ -3,6 +3,8 @@
 import dataclasses
 import inspect
 import math
+import subprocess
+import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -147,6 +149,25 @@ def test_a_figure_is_saved_with_its_data(tmp_path, spectrum, tree):
     assert paths[1].read_bytes()[:4] == b"%PDF"
     with xarray.open_dataset(paths[2], engine="h5netcdf", group="fresh" if tree else None) as back:
         xarray.testing.assert_identical(back.load(), data)
+
+
+def test_a_full_disk_under_a_figure_s_data_is_an_error_and_no_end_of_the_process(tmp_path):
+    program = """
+import resource, sys, numpy, xarray, stability as st
+data = xarray.Dataset({"noise": ("x", numpy.random.default_rng(0).standard_normal(40_000))})
+figure = st.plots.spectrum(st.spectrum(numpy.eye(2)[None]))
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+try:
+    st.plots.save(figure, data, sys.argv[1], "picture")
+except OSError as error:
+    print(error)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert "picture.nc: File too large; what was there before is unchanged" in run.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["picture.pdf", "picture.png"]
 
 
 def test_saving_twice_gives_the_same_pictures(tmp_path, spectrum):
