@@ -85,37 +85,58 @@ def fuss_catalan_density(depth: int, points: int = 2001) -> tuple[Array, Array]:
     >>> bool(abs(density - st.theory.marchenko_pastur_density(s)).max() < 1e-6 * density.max())
     True
     """
-    s, density, _ = _fuss_catalan(check_integer("depth", depth, 1), check_integer("points", points, 2))
-    return s, density
+    depth, points = check_integer("depth", depth, 1), check_integer("points", points, 2)
+    # From the end of the range, where the value is 0, to the largest.
+    phi = (np.pi / (depth + 1)) * (1 - (np.arange(points) + 0.5) / points)
+    a, b, c = np.log(np.sin(phi)), np.log(np.sin(depth * phi)), np.log(np.sin((depth + 1) * phi))
+    return np.exp((depth + 1) * c - a - depth * b), np.exp(2 * a + (depth - 1) * b - math.log(np.pi) - depth * c)
 
 
 def fuss_catalan_quantiles(depth: int, shares: ArrayLike) -> Array:
     """Return the log of the singular values below which the given shares lie, for a product of Gaussian layers.
 
-    By quadrature of `fuss_catalan_density`, to about 1e-6.
+    By quadrature over the angle of `fuss_catalan_density`, in which all is smooth, for any share: the relative error of
+    a value is about 1e-12.
 
     >>> import stability as st
     >>> st.theory.fuss_catalan_quantiles(2, [0.5, 1.0]).round(3)
     array([-0.571,  0.955])
     """
-    q = np.asarray(shares, dtype=np.float64)
+    depth, q = check_integer("depth", depth, 1), np.asarray(shares, dtype=np.float64)
     if not ((q > 0) & (q <= 1)).all():
         raise ValueError(f"shares are {shares!r}: expected numbers in (0, 1]")
-    s, _, mass = _fuss_catalan(check_integer("depth", depth, 1), 40_001)
-    # Midpoints in the angle: what lies below one is all cells before it and half of its own.
-    below = (np.cumsum(mass) - mass / 2) / mass.sum()
-    return np.asarray(np.interp(q, below, np.log(s)) / 2)
+    end = np.pi / (depth + 1)
+    node, weight = np.polynomial.legendre.leggauss(200)
+
+    def below(angle: Array) -> Array:
+        """The mass from the end of the range, where the value is 0, to an angle before it."""
+        at = angle[..., None] * (1 + node) / 2
+        return np.asarray((_mass(depth, at) * weight).sum(axis=-1) * angle / 2)
+
+    total = below(np.asarray(end))
+    low, high = np.full(q.shape, -745.0), np.full(q.shape, math.log(end))
+    for _ in range(80):  # halves of the logarithm, so that the smallest share is as right as any
+        middle = (low + high) / 2
+        short = below(np.exp(middle)) < q * total
+        low, high = np.where(short, middle, low), np.where(short, high, middle)
+    largest = (depth + 1) * math.log(depth + 1) - depth * math.log(depth)
+    angle = np.minimum(np.exp(high), end * (1 - 1e-6))  # closer to the largest value than to rounding
+    return np.where(q < 1, np.minimum(_log_value(depth, angle), largest), largest) / 2
 
 
-def _fuss_catalan(depth: int, points: int) -> tuple[Array, Array, Array]:
-    """Squared values by rising size, their density, and the density in the angle, up to a constant."""
-    # From the end of the range, where the value is 0, to the largest.
-    phi = (np.pi / (depth + 1)) * (1 - (np.arange(points) + 0.5) / points)
-    a, b, c = np.log(np.sin(phi)), np.log(np.sin(depth * phi)), np.log(np.sin((depth + 1) * phi))
-    log_s = (depth + 1) * c - a - depth * b
-    log_density = 2 * a + (depth - 1) * b - math.log(np.pi) - depth * c
-    slope = abs((depth + 1) ** 2 / np.tan((depth + 1) * phi) - 1 / np.tan(phi) - depth**2 / np.tan(depth * phi))
-    return np.exp(log_s), np.exp(log_density), np.exp(log_density + log_s) * slope
+def _log_value(depth: int, angle: Array) -> Array:
+    """The log of the squared value at an angle before the end of the range, where it is 0."""
+    phi = np.pi / (depth + 1) - angle
+    sines = np.sin((depth + 1) * angle), np.sin(phi), np.sin(depth * phi)
+    return np.asarray((depth + 1) * np.log(sines[0]) - np.log(sines[1]) - depth * np.log(sines[2]))
+
+
+def _mass(depth: int, angle: Array) -> Array:
+    """The density in the angle, up to a constant: value times density, and the slope of the log of the value."""
+    phi, up = np.pi / (depth + 1) - angle, (depth + 1) * angle
+    size = np.sin(phi) / np.sin(depth * phi)
+    cosines = (depth + 1) ** 2 * np.cos(up) + np.sin(up) * (1 / np.tan(phi) + depth**2 / np.tan(depth * phi))
+    return np.asarray(size * abs(cosines))
 
 
 def largest_squared_singular_value(depth: int, activation: str = "linear", weights: str = "gaussian") -> float:

@@ -103,6 +103,22 @@ def test_fuss_catalan_quantiles_are_those_of_wide_products():
         assert error < 0.05
 
 
+@pytest.mark.parametrize("share", [1e-300, 1e-12, 1e-5, 1e-3, 0.3, 0.999, 1.0])
+def test_small_shares_of_one_layer_are_as_right_as_large_ones(share):
+    x = math.exp(theory.fuss_catalan_quantiles(1, share))
+    below = (x / 2 * math.sqrt(max(4 - x * x, 0.0)) + 2 * math.asin(min(x / 2, 1.0))) / math.pi
+    assert below == pytest.approx(share, rel=1e-10)
+
+
+@pytest.mark.parametrize("depth", [2, 5, 40])
+def test_small_shares_of_deep_products(depth):
+    """Near 0 the density of s is sin(pi / (L + 1)) / (pi s^(L / (L + 1))) times a constant: its integral is a power."""
+    few, more = theory.fuss_catalan_quantiles(depth, [1e-9, 1e-8])
+    assert 2 * (more - few) == pytest.approx((depth + 1) * math.log(10), rel=1e-6)
+    top = theory.fuss_catalan_quantiles(depth, 1.0)
+    assert 2 * top == pytest.approx(math.log(theory.largest_squared_singular_value(depth)), rel=1e-14)
+
+
 def test_fuss_catalan_quantiles_of_one_layer_are_the_quarter_circle():
     # For one layer the singular values lie under sqrt(4 - x^2) / pi on (0, 2).
     for share in (0.01, 0.3, 0.7, 1.0):
