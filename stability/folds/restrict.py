@@ -22,6 +22,7 @@ from stability.folds.perceptrons import restrict_layers
 from stability.folds.pieces import NO_LIMIT, TooManyKnots
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.places import Places
+from stability.foundation.arguments import door
 from stability.foundation.checks import check_finite, check_integer, check_table
 from stability.foundation.threads import interruptible
 from stability.networks import Chain
@@ -53,6 +54,7 @@ def tables_of(net: object) -> tuple[NDArray[np.float64], bool] | None:
     return None
 
 
+@door
 def restrict(net: Followable, line: Line, exact: bool = False, window: int | None = None) -> Any:
     """Return what a network does along a line: the function t -> net(line(t)), knots, values and slopes.
 

@@ -16,9 +16,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from stability.foundation.arguments import door
+
 _CHECKSUM = "stability.checksum"
 
 
+@door
 def make_folder(folder: str | Path) -> Path:
     """Return the folder, made with its parents if it is not there, after a look at whether it can be written to."""
     folder = Path(folder)

@@ -14,6 +14,7 @@ from scipy.stats import norm, t
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from stability.foundation.arguments import door
 from stability.foundation.formats import SPACING, Format
 from stability.jacobians.of_matrices import Matrices, layers_of
 from stability.jacobians.of_networks import states_of
@@ -89,6 +90,7 @@ class LyapunovExponents:
         return mean, error
 
 
+@door
 def lyapunov(
     net: AnyNetwork | Matrices,
     x: object = None,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from stability.foundation.arguments import door
 from stability.foundation.checks import check_integer, check_positive
 from stability.foundation.formats import Format, coarsest
 from stability.jacobians.leading_values import SPARE, leading_spectrum
@@ -33,6 +34,7 @@ ALL_UP_TO = 256
 ALL_UP_TO_EACH = 8
 
 
+@door
 def spectrum(
     net: AnyNetwork | Matrices,
     x: object = None,
@@ -276,6 +278,7 @@ def _join(parts: list[Spectrum]) -> Spectrum:
             "determinant_bound": 2,
             "bound": 2,
             "reversed": 1,
+            "reversed_bound": 1,
             "eps": 1,
             "sensitivity": 2,
             "exact": 1,

@@ -41,11 +41,11 @@ class SelfCheck:
             product (and, in `check_spectrum`, between those of any other prefix and the ones of `spectrum`); inf where
             that has fewer values, or more than there are with what is undecided. Of layers in a coarse format it may
             have fewer, by what it leaves undecided.
+        reversed_bound: (*batch), what it may be: `value_bound` on either path, each with its own condition numbers.
         bound: (depth, *batch), n eps times the sum of the layers' condition numbers and 5, plus eps times the largest
             log: how far the mean of a prefix's log values may be off. The condition number of a layer is estimated,
-            after scaling its rows and columns, for the last prefix on both paths, of which the larger sum counts. eps
-            is float64's; where values of a network are undecided it is that of the format in which the layers were
-            calculated, as what was taken for zero in it is of that size.
+            after scaling its rows and columns. eps is float64's; where values of a network are undecided it is that
+            of the format in which the layers were calculated, as what was taken for zero in it is of that size.
         eps: (*batch), the same for the last prefix.
         sensitivity: (depth, *batch), four times the largest change of a log value for a small random change of the
             layers, over its size: J_l becomes (1 + d G) (J_l o (1 + d N)), G and N normal, for what rounding does to
@@ -63,6 +63,7 @@ class SelfCheck:
     determinant: Tensor | None
     determinant_bound: Tensor | None
     reversed: Tensor
+    reversed_bound: Tensor
     bound: Tensor
     eps: Tensor
     sensitivity: Tensor
@@ -95,7 +96,7 @@ class SelfCheck:
         passed = clear.all(dim=0)
         if self.determinant is not None and self.determinant_bound is not None:
             passed = passed & (self.determinant <= self.determinant_bound).all(dim=0)
-        return (passed | self.exact) & (self.reversed <= 2 * self.value_bound)
+        return (passed | self.exact) & (self.reversed <= self.reversed_bound)
 
     def __repr__(self) -> str:
         determinant = "None" if self.determinant is None else f"{float(self.determinant.max()):.1e}"
@@ -148,11 +149,11 @@ def self_check(
     determinant = determinant_bound = None
     eps = np.where(losses.undecided > 0, losses.spacing, SPACING)
     eps[-1] = np.where((losses.undecided[-1] > 0) | (other_undecided > 0), losses.spacing, SPACING)
-    conditions = losses.conditions.copy()
-    conditions[-1] = np.maximum(conditions[-1], other_conditions)
-    bound = eps * k * (conditions + 5)  # and the values of one layer are rounded too
+    bound = eps * k * (losses.conditions + 5)  # and the values of one layer are rounded too
     largest = abs(np.where(np.isfinite(log_values), log_values, 0.0)).max(axis=2, initial=0.0)
     bound += SPACING * largest
+    other_bound = bound[-1] + eps[-1] * k * (other_conditions - losses.conditions[-1])
+    reversed_bound = bound[-1] + other_bound + 2 * k * eps[-1] * sensitivity[-1]
     if all(layer.shape[1] == layer.shape[2] == k for layer in layers):
         logs = np.stack([_log_determinant(layer) for layer in layers])
         apart = _difference(log_values.sum(axis=2), logs.cumsum(axis=0))
@@ -166,6 +167,7 @@ def self_check(
         determinant=determinant,
         determinant_bound=determinant_bound,
         reversed=torch.from_numpy(differences).reshape(batch),
+        reversed_bound=torch.from_numpy(reversed_bound).reshape(batch),
         bound=torch.from_numpy(bound).reshape(depth, *batch),
         eps=torch.from_numpy(eps[-1]).reshape(batch),
         sensitivity=torch.from_numpy(sensitivity).reshape(depth, *batch),
@@ -196,9 +198,11 @@ def against_exact(
         largest = abs(np.where(np.isfinite(values), values, 0.0)).max(axis=1)
         bound[:, member] = torch.from_numpy(SPACING * (k * (np.arange(depth) + 3) + largest))
         sensitivity[torch.from_numpy(undecided[:, member] > 0), member] = math.inf
+    allowed = torch.where(judged, 2 * bound[-1], check.reversed_bound.reshape(size))
     return replace(
         check,
         reversed=apart.reshape(shape),
+        reversed_bound=allowed.reshape(shape),
         bound=bound.reshape(depth, *shape),
         sensitivity=sensitivity.reshape(depth, *shape),
         exact=judged.reshape(shape),

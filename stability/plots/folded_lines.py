@@ -10,10 +10,12 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from stability.folds import Count, PiecewiseLinear
+from stability.foundation.arguments import door
 from stability.foundation.checks import check_finite
 from stability.plots.style import DEFAULT, axes_of, name_axes
 
 
+@door
 def function(
     result: PiecewiseLinear,
     ax: Axes | None = None,
@@ -56,6 +58,7 @@ def function(
     return figure
 
 
+@door
 def counts(
     result: Mapping[int, ArrayLike] | Mapping[float, ArrayLike],
     ax: Axes | None = None,

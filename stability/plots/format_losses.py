@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from stability.foundation.arguments import door
 from stability.foundation.checks import check_name
 from stability.foundation.formats import format_name
 from stability.plots.style import DEFAULT, axes_of, dataset_of, name_axes
@@ -20,6 +21,7 @@ from stability.precision import FirstFailures, ForwardErrors
 _MARKS = {"activations": "o", "products": "s", "gradients": "^"}
 
 
+@door
 def first_failure(
     result: FirstFailures | xarray.Dataset,
     ax: Axes | None = None,
@@ -105,6 +107,7 @@ def _levels(layers: NDArray[np.int64], known: NDArray[np.bool_], q: tuple[float,
     return np.asarray(np.quantile(first, q, method="inverted_cdf"), dtype=np.float64)
 
 
+@door
 def forward_error(
     result: ForwardErrors | xarray.Dataset,
     ax: Axes | None = None,

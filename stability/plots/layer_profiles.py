@@ -13,6 +13,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from stability.foundation.arguments import door
 from stability.foundation.checks import check_name
 from stability.plots.style import DEFAULT, axes_of, dataset_of, name_axes
 from stability.signals import GradientNorms, Propagation
@@ -37,6 +38,7 @@ _SIGNALS = {
 }
 
 
+@door
 def gradient_norms(
     result: GradientNorms | xarray.Dataset,
     ax: Axes | None = None,
@@ -74,6 +76,7 @@ def gradient_norms(
     return figure
 
 
+@door
 def propagation(
     result: Propagation | xarray.Dataset,
     ax: Axes | None = None,
@@ -125,6 +128,7 @@ def _draw_quantiles(
     ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
 
 
+@door
 def watch(
     result: WatchRecord | xarray.Dataset,
     ax: Axes | None = None,

@@ -9,10 +9,12 @@ import matplotlib as mpl
 import xarray
 from matplotlib.figure import Figure
 
+from stability.foundation.arguments import door
 from stability.foundation.files import make_folder, write_atomically
 from stability.plots.style import STYLE
 
 
+@door
 def save(figure: Figure, data: xarray.Dataset | xarray.DataTree, folder: str | Path, name: str) -> list[Path]:
     """Write a figure as PNG and PDF with its data as netCDF beside it, each whole or not at all.
 

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from stability.foundation.arguments import door
 from stability.foundation.checks import check_integer
 from stability.foundation.formats import Format
 from stability.jacobians import Spectrum
@@ -24,6 +25,7 @@ def _log10(result: Spectrum | xarray.Dataset) -> tuple[NDArray[np.int64], NDArra
     return data["depth"].to_numpy(), values.reshape(len(values), -1, values.shape[-1])
 
 
+@door
 def spectrum(
     result: Spectrum | xarray.Dataset, ax: Axes | None = None, *, label: str | None = None, colour: str = DEFAULT
 ) -> Figure:
@@ -59,6 +61,7 @@ def spectrum(
     return figure
 
 
+@door
 def distribution(
     result: Spectrum | xarray.Dataset,
     ax: Axes | None = None,
@@ -100,6 +103,7 @@ def distribution(
     return figure
 
 
+@door
 def vanishing(
     result: Spectrum | xarray.Dataset, ax: Axes | None = None, *, label: str | None = None, colour: str = DEFAULT
 ) -> Figure:

@@ -7,11 +7,13 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from stability.foundation.arguments import door
 from stability.networks import Chain
 from stability.plots.style import DEFAULT, axes_of, name_axes
 from stability.training import History, Task
 
 
+@door
 def fits(
     result: Chain,
     ax: Axes | None = None,
@@ -47,6 +49,7 @@ def fits(
     return figure
 
 
+@door
 def history(result: History, ax: Axes | None = None, *, label: str | None = None, colour: str = DEFAULT) -> Figure:
     """Draw the loss against the iteration: the median over seeds, and a band from 5 % to 95 %.
 

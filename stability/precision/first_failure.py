@@ -11,6 +11,7 @@ import xarray
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from stability.foundation.arguments import door
 from stability.foundation.checks import check_name
 from stability.foundation.formats import Format, check_formats, format_name
 from stability.foundation.log_norms import combine
@@ -168,6 +169,7 @@ def _mean_of_members(output: Tensor) -> Tensor:
     return output.flatten(1).mean(dim=1)
 
 
+@door
 def first_failure(
     net: AnyNetwork,
     x: object,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from stability.foundation.arguments import door
 from stability.foundation.checks import check_integer
 from stability.foundation.log_norms import combine, log_norm, quick_log_norm
 from stability.reading import Layers
@@ -22,6 +23,7 @@ from stability.signals.watch_record import Values, WatchedPass, WatchRecord
 from stability.signals.watched_layers import Watched, WatchedLayers, watched
 
 
+@door
 def watch(
     model: nn.Module,
     layers: str | Sequence[str] | Layers | None = None,

@@ -11,6 +11,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
+from stability.foundation.arguments import door
 from stability.foundation.checks import check_finite, check_name, check_positive
 from stability.networks import Chain
 from stability.training import checkpoint as checkpoints
@@ -32,6 +33,7 @@ METHODS: dict[str, Callable[..., Iterator[tuple[Tensor, Tensor]]]] = {
 _ITERATIONS = {"adam": 2000, "levenberg_marquardt": 200, "growth": 1000}
 
 
+@door
 def train(
     chain: Chain,
     task: Task,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from stability.foundation.arguments import door
 from stability.foundation.checks import check_finite, check_name
 from stability.theory.wide import gaussian_kernels as kernels
 
@@ -72,6 +73,7 @@ def square_slope(variance: Array, activation: str, slope: Array | None) -> Array
     return kernels.mean(lambda z: phi.derivative(z) ** 2 + phi.function(z) * phi.curvature(z), variance)
 
 
+@door
 def variance_map(
     variance: ArrayLike,
     weight_scale: ArrayLike,
@@ -107,6 +109,7 @@ def _pair(correlation: ArrayLike, variance: ArrayLike, other_variance: ArrayLike
     return within("correlation", correlation, -1, 1), q, other
 
 
+@door
 def activation_kernel(
     correlation: ArrayLike,
     variance: ArrayLike,
@@ -135,6 +138,7 @@ def kernel(c: Array, q: Array, other: Array, activation: str, slope: Array | Non
     return kernels.value_of(kernels.series(kernels.SMOOTH[activation].function, q, other), c)
 
 
+@door
 def derivative_kernel(
     correlation: ArrayLike,
     variance: ArrayLike,
@@ -158,6 +162,7 @@ def derivative_kernel(
     return plain(kernels.value_of(kernels.series(kernels.SMOOTH[activation].derivative, q, other), c))
 
 
+@door
 def correlation_map(
     correlation: ArrayLike,
     variance: ArrayLike,

@@ -10,12 +10,14 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from stability.foundation.arguments import door
 from stability.theory.wide import gaussian_kernels as kernels
 from stability.theory.wide.mean_field import mean_square, plain, slope_of, slope_square, square_slope, within
 
 Array = NDArray[np.float64]
 
 
+@door
 def fixed_variance(
     weight_scale: ArrayLike,
     bias_scale: ArrayLike = 0.0,
@@ -97,6 +99,7 @@ def _solve(w: Array, b: Array, low: Array, high: Array, activation: str) -> Arra
     return q
 
 
+@door
 def chi_1(
     weight_scale: ArrayLike,
     bias_scale: ArrayLike = 0.0,
@@ -120,6 +123,7 @@ def chi_1(
     return plain(w**2 * _at_fixed_variance(slope_square, q, activation, a))
 
 
+@door
 def chi_q(
     weight_scale: ArrayLike,
     bias_scale: ArrayLike = 0.0,
@@ -157,6 +161,7 @@ def _at_fixed_variance(mean: Callable[..., Array], q: Array, activation: str, sl
     return np.where(finite, mean(np.where(finite, q, 1.0), activation, None), 0.5)
 
 
+@door
 def fixed_correlation(
     weight_scale: ArrayLike, bias_scale: ArrayLike = 0.0, activation: str = "tanh", slope: ArrayLike = 0.25
 ) -> float | Array:
@@ -215,6 +220,7 @@ def _scale_of(rate: Array) -> Array:
         return np.where(size == 0, np.inf, 1 / np.where(size == 0, 1.0, size))
 
 
+@door
 def variance_depth_scale(
     weight_scale: ArrayLike, bias_scale: ArrayLike = 0.0, activation: str = "tanh", slope: ArrayLike = 0.25
 ) -> float | Array:
@@ -231,6 +237,7 @@ def variance_depth_scale(
     return plain(np.where(np.isfinite(q), _scale_of(np.minimum(abs(rate), 1.0)), np.inf))
 
 
+@door
 def correlation_depth_scale(
     weight_scale: ArrayLike, bias_scale: ArrayLike = 0.0, activation: str = "tanh", slope: ArrayLike = 0.25
 ) -> float | Array:
@@ -249,6 +256,7 @@ def correlation_depth_scale(
     return plain(_scale_of(np.minimum(rate, 1.0)))
 
 
+@door
 def gradient_depth_scale(
     weight_scale: ArrayLike, bias_scale: ArrayLike = 0.0, activation: str = "tanh", slope: ArrayLike = 0.25
 ) -> float | Array:
@@ -263,6 +271,7 @@ def gradient_depth_scale(
     return plain(_scale_of(np.asarray(chi_1(weight_scale, bias_scale, activation, slope))))
 
 
+@door
 def edge_of_chaos(bias_scale: ArrayLike = 0.0, activation: str = "tanh", slope: ArrayLike = 0.25) -> float | Array:
     """Return the weight_scale at which chi_1 is 1 at a fixed variance.
 

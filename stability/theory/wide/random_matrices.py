@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import digamma
 
+from stability.foundation.arguments import door
 from stability.foundation.checks import check_integer, check_name, check_positive
 
 Array = NDArray[np.float64]
@@ -35,6 +36,7 @@ def gaussian_exponents(width: int, scale: float = 1.0) -> Array:
     return np.asarray(math.log(check_positive("scale", scale)) + (math.log(2) + digamma((n - i + 1) / 2)) / 2)
 
 
+@door
 def marchenko_pastur_density(squares: ArrayLike, ratio: float = 1.0) -> Array:
     """Return the density of the squared singular values of one Gaussian layer.
 
@@ -92,6 +94,7 @@ def fuss_catalan_density(depth: int, points: int = 2001) -> tuple[Array, Array]:
     return np.exp((depth + 1) * c - a - depth * b), np.exp(2 * a + (depth - 1) * b - math.log(np.pi) - depth * c)
 
 
+@door
 def fuss_catalan_quantiles(depth: int, shares: ArrayLike) -> Array:
     """Return the log of the singular values below which the given shares lie, for a product of Gaussian layers.
 
@@ -185,6 +188,7 @@ def squared_singular_value_variance(depth: int, activation: str = "linear", weig
     return depth * (1 / p - 1 + gaussian)
 
 
+@door
 def residual_log_edges(strength: float) -> tuple[float, float]:
     """Return the logs of the smallest and the largest singular value of a deep residual product, for infinite width.
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln
 
+from stability.foundation.arguments import door
 from stability.foundation.checks import check_integer, check_name
 from stability.theory.wide.mean_field import kernel, mean_square, plain, slope_of, slope_square, within
 
@@ -37,6 +38,7 @@ class ResidualSignals:
     log_gradients: Array
 
 
+@door
 def residual_signals(
     depth: int,
     weight_scale: ArrayLike,
@@ -92,6 +94,7 @@ def residual_signals(
     return ResidualSignals(mean_squares, np.clip(np.stack(covariances) / mean_squares, -1, 1), behind)
 
 
+@door
 def residual_growth_factor(weight_scale: ArrayLike, outer_scale: ArrayLike, slope: ArrayLike = 0.0) -> float | Array:
     """Return by how much the mean square of a ReLU (slope 0) or PReLU residual network is multiplied a layer.
 
@@ -109,6 +112,7 @@ def residual_growth_factor(weight_scale: ArrayLike, outer_scale: ArrayLike, slop
     return plain(1 + (w * v) ** 2 * (1 + a**2) / 2)
 
 
+@door
 def residual_tanh_laws(
     weight_scale: ArrayLike, outer_scale: ArrayLike, outer_bias_scale: ArrayLike = 0.0
 ) -> tuple[float | Array, float | Array]:
@@ -129,6 +133,7 @@ def residual_tanh_laws(
     return plain(rate), plain(8 / 3 * v**2 * w / root)
 
 
+@door
 def shattered_correlation(
     depth: ArrayLike, kind: str = "plain", co_active: ArrayLike = 0.25, strength: ArrayLike = 2.0
 ) -> float | Array:

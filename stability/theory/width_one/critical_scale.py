@@ -8,6 +8,7 @@ import numpy as np
 import sympy
 from scipy.optimize import brentq
 
+from stability.foundation.arguments import door
 from stability.foundation.checks import check_positive
 from stability.networks import Architecture, Init
 from stability.theory.closed_form import ClosedForm
@@ -46,6 +47,7 @@ class CriticalScale:
         return self.scales[0]
 
 
+@door
 def critical_scale(
     architecture: str | Architecture,
     init: str | Init = "pytorch",
@@ -135,6 +137,7 @@ class ScaledLimit:
     variance: ClosedForm
 
 
+@door
 def scaled_limit(
     architecture: str | Architecture, init: str | Init = "pytorch", power: float = 0.5, sign: int | None = None
 ) -> ScaledLimit:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import sympy
 from scipy.stats import norm
 
+from stability.foundation.arguments import door
 from stability.foundation.checks import check_name, check_number
 from stability.networks import Architecture, Init
 from stability.theory.closed_form import ClosedForm
@@ -17,6 +18,7 @@ from stability.theory.width_one.lyapunov_exponents import log_variance, lyapunov
 RANGES = {"float16": (-25, 16), "bfloat16": (-134, 128), "float32": (-150, 128), "float64": (-1075, 1024)}
 
 
+@door
 def gradient_rate(
     architecture: str | Architecture, init: str | Init = "pytorch", along: str = "layer", sign: int | None = None
 ) -> ClosedForm:
@@ -70,6 +72,7 @@ class FailureDepth:
     reason: str
 
 
+@door
 def failure_depth(
     architecture: str | Architecture,
     init: str | Init = "pytorch",

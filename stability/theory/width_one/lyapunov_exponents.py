@@ -16,6 +16,7 @@ import numpy as np
 import sympy
 from numpy.typing import NDArray
 
+from stability.foundation.arguments import door
 from stability.foundation.checks import check_integer
 from stability.networks import Architecture, Init
 from stability.networks.architecture import find_architecture
@@ -169,6 +170,7 @@ class Step:
         return mean_of_terms(self.terms, list(self.laws.defaults), closed)
 
 
+@door
 def lyapunov_exponent(
     architecture: str | Architecture, init: str | Init = "pytorch", sign: int | None = None, alive: bool = False
 ) -> ClosedForm:
@@ -209,6 +211,7 @@ def lyapunov_exponent(
     return step.form("E log|g|", -sympy.oo, "g is 0 with probability 1/2")
 
 
+@door
 def log_variance(
     architecture: str | Architecture, init: str | Init = "pytorch", sign: int | None = None, alive: bool = False
 ) -> ClosedForm:
@@ -243,6 +246,7 @@ def log_variance(
     return step.form("Var log|g|", expression, "log|w| and the side are independent: Var log|w| + log^2|slope| / 4")
 
 
+@door
 def moment(
     architecture: str | Architecture, init: str | Init = "pytorch", order: int = 2, sign: int | None = None
 ) -> ClosedForm:

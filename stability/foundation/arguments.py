@@ -1,0 +1,129 @@
+"""What an argument of a public function may be, by its name: one table, held against every call at the door.
+
+What a value must be beyond its kind (an interval, a name, a shape) is checked where it is used, by `checks`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import ParamSpec, TypeVar
+
+import numpy as np
+import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: Raises where the value of the argument of a name is of no kind that it may be.
+Rule = Callable[[str, object], None]
+
+
+def _flag(name: str, value: object) -> None:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} is {_shown(value)}: expected True or False")
+
+
+def _text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {_shown(value)}: expected a text")
+
+
+def _path(name: str, value: object) -> None:
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name} is {_shown(value)}: expected a path, as a text or a pathlib.Path")
+
+
+def _sign(name: str, value: object) -> None:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer) or value not in (-1, 1):
+        raise ValueError(f"{name} is {_shown(value)}: expected 1 or -1, the sign of the state, or None")
+
+
+def _numbers(name: str, value: object) -> None:
+    """Let real numbers pass, in arrays too, but no bools, which are a mistake here, and no texts."""
+    if isinstance(value, Real) and not isinstance(value, bool | np.bool_):
+        return
+    if isinstance(value, torch.Tensor):
+        kind = "c" if value.is_complex() else "b" if value.dtype == torch.bool else "f"
+    elif isinstance(value, np.ndarray | np.generic | Sequence) and not isinstance(value, str | bytes):
+        try:
+            kind = np.asarray(value).dtype.kind
+        except ValueError:
+            kind = "O"
+    else:
+        kind = "O"
+    if kind not in "fiu":
+        raise TypeError(f"{name} is {_shown(value)}: expected real numbers, or an array of them")
+
+
+def _axes(name: str, value: object) -> None:
+    from matplotlib.axes import Axes
+
+    if not isinstance(value, Axes):
+        raise TypeError(f"{name} is {_shown(value)}: expected matplotlib Axes, or None for a new figure")
+
+
+def _colour(name: str, value: object) -> None:
+    import matplotlib as mpl
+    from matplotlib.colors import Colormap, is_color_like
+
+    known = isinstance(value, Colormap) or is_color_like(value) or (isinstance(value, str) and value in mpl.colormaps)
+    if not known:
+        raise ValueError(f"{name} is {_shown(value)}: expected a colour, or the name of a colour map, of matplotlib")
+
+
+def _shown(value: object) -> str:
+    """A value as a message shows it: what is long by its type and shape."""
+    if isinstance(value, torch.Tensor | np.ndarray) and value.ndim:
+        return f"a {type(value).__name__} of {value.dtype} with shape {tuple(value.shape)}"
+    text = repr(value)
+    return text if len(text) <= 80 else f"a {type(value).__name__}"
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(("alive", "check", "distances", "exact", "parameters", "predicted", "progress"), _flag),
+    **dict.fromkeys(("checkpoint", "folder", "path", "resume"), _path),
+    **dict.fromkeys(("label", "name"), _text),
+    "ax": _axes,
+    "colour": _colour,
+    "sign": _sign,
+    **dict.fromkeys(
+        (
+            "bias_scale",
+            "co_active",
+            "correlation",
+            "other_variance",
+            "outer_bias_scale",
+            "outer_scale",
+            "ratio",
+            "shares",
+            "slope",
+            "squares",
+            "start",
+            "strength",
+            "variance",
+            "weight_scale",
+        ),
+        _numbers,
+    ),
+}
+
+
+def door(function: Callable[P, R]) -> Callable[P, R]:
+    """Hold the arguments of a public function against RULES before it runs. None passes where it is the default."""
+    signature = inspect.signature(function)
+    rules = {name: RULES[name] for name in signature.parameters if name in RULES}
+    defaults = {name: signature.parameters[name].default for name in rules}
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = signature.bind(*args, **kwargs).arguments
+        for name, rule in rules.items():
+            if name in given and not (given[name] is None and defaults[name] is None):
+                rule(name, given[name])
+        return function(*args, **kwargs)
+
+    return checked
