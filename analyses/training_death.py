@@ -358,7 +358,7 @@ def example(runs: dict[str, xarray.Dataset], size: Size, root: int, task: st.Tas
             "loss": ("iteration", history.loss[:, 0].numpy()),
             "target": ("x", task.y.numpy()),
         },
-        {"at": iterations, "x": task.x.numpy(), "iteration": np.arange(size.iterations + 1)},
+        {"at": iterations, "x": task.x.numpy(), "iteration": np.arange(len(history.loss))},
         {"seed": seed, "depth": data.attrs["depth"], "death": death},
     )
 

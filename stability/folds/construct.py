@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from stability.folds.exact_count import count_table
 from stability.folds.piecewise import PiecewiseLinear
+from stability.foundation.arguments import door
 from stability.foundation.checks import check_integer
 
 Points = list[tuple[Fraction, Fraction]]
@@ -34,6 +35,7 @@ Step = tuple[Fraction, int, Fraction, Fraction]
 _BUDGET = 20_000
 
 
+@door
 def tent(depth: int) -> NDArray[np.float64]:
     """Return the table (depth, 6) that folds (0, 1) into 2^depth monotone pieces, 2^depth - 1 folds and turns.
 
@@ -47,6 +49,7 @@ def tent(depth: int) -> NDArray[np.float64]:
     return np.tile([0.0, 1.0, -0.5, -2.0, 1.0, -1.0], (check_integer("depth", depth, 1), 1))
 
 
+@door
 def construct(function: PiecewiseLinear | ArrayLike, values: ArrayLike | None = None) -> NDArray[np.float64]:
     """Return the step table (rows, 6) of a `residual2_relu` chain that equals a piecewise-linear function.
 

@@ -14,10 +14,12 @@ from stability.folds.exact_count import count_table
 from stability.folds.numbers import signs_of
 from stability.folds.piecewise import Count, PiecewiseLinear
 from stability.folds.restrict import Followable, restrict, tables_of
+from stability.foundation.arguments import door
 from stability.foundation.checks import check_interval
 from stability.foundation.threads import workers
 
 
+@door
 def count(
     net: Followable | PiecewiseLinear | Iterable[PiecewiseLinear],
     interval: Sequence[float] | PiecewiseLinear | None = None,

@@ -42,12 +42,13 @@ def _sign(name: str, value: object) -> None:
         raise ValueError(f"{name} is {_shown(value)}: expected 1 or -1, the sign of the state, or None")
 
 
-def _numbers(name: str, value: object) -> None:
+def check_numbers(name: str, value: object) -> None:
     """Let real numbers pass, in arrays too, but no bools, which are a mistake here, and no texts."""
     if isinstance(value, Real) and not isinstance(value, bool | np.bool_):
         return
     if isinstance(value, torch.Tensor):
-        kind = "c" if value.is_complex() else "b" if value.dtype == torch.bool else "f"
+        real = not (value.is_complex() or value.dtype == torch.bool or value.is_meta)
+        kind = "f" if real else "O"
     elif isinstance(value, np.ndarray | np.generic | Sequence) and not isinstance(value, str | bytes):
         try:
             kind = np.asarray(value).dtype.kind
@@ -107,7 +108,7 @@ RULES: dict[str, Rule] = {
             "variance",
             "weight_scale",
         ),
-        _numbers,
+        check_numbers,
     ),
 }
 
@@ -121,6 +122,9 @@ def door(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         given = signature.bind(*args, **kwargs).arguments
+        for name, value in given.items():
+            if isinstance(value, torch.Tensor) and value.is_meta:
+                raise TypeError(f"{name} is on the device meta, which holds no numbers: expected another device")
         for name, rule in rules.items():
             if name in given and not (given[name] is None and defaults[name] is None):
                 rule(name, given[name])

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from stability.foundation.arguments import door
 from stability.foundation.checks import check_finite
 from stability.foundation.formats import SPACING, coarsest
 from stability.jacobians.exact_products import exact_log_values
@@ -39,6 +40,7 @@ def _with_exact(s: Spectrum, check: SelfCheck, layers: Sequence[Array]) -> Spect
     return replace(s, self_check=against_exact(check, log_values, lost, exact))
 
 
+@door
 def check_spectrum(matrices: Matrices, log_values: Tensor | ArrayLike) -> SelfCheck:
     """Test whether log_values can be the log singular values of every prefix product of `matrices`.
 

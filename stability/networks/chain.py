@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from stability.foundation.arguments import door
 from stability.foundation.checks import (
     check_dtype,
     check_finite,
@@ -323,12 +324,14 @@ class Chain(nn.Module):
         values = draw(init, architecture, self.depth + 1, self.width, self.members, self.root)
         return {kind: value[:, -1] for kind, value in values.items() if not kind.startswith("readout")}
 
+    @door
     def save(self, path: str | Path) -> Path:
         """Write the chain to one safetensors file, whole or not at all; see `Chain.load`."""
         values = dict(self.named_parameters())
         return storage.write(path, storage.Stored(self.architecture, self.members, self.init, self.root, values))
 
     @classmethod
+    @door
     def load(cls, path: str | Path, device: torch.device | str | None = None) -> Chain:
         """Return the chain that `save` wrote: the same parameters bit for bit, and the same description.
 

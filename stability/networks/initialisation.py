@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from stability.foundation.checks import check_interval, check_name
+from stability.foundation.checks import check_interval, check_name, check_number
 from stability.networks.architecture import Architecture
 from stability.networks.seeding import uniforms
 
@@ -61,8 +61,10 @@ class Distribution:
 
     def __post_init__(self) -> None:
         check_name("family of distributions", self.family, FAMILIES)
-        if not np.isfinite(self.scale):
-            raise ValueError(f"the scale of a distribution is {self.scale}: expected a finite number")
+        for name in ("scale", "width_power", "depth_power"):
+            check_number(f"the {name} of a distribution", getattr(self, name))
+        if not isinstance(self.gain, bool):
+            raise TypeError(f"the gain of a distribution is {self.gain!r}: expected True or False")
 
     def quantile(self, u: Array, width: int, depth: int, gain: float) -> Array:
         """Return the values at the uniform numbers `u`, (..., n, n) for a weight and (..., n) else."""

@@ -54,7 +54,9 @@ def first_failure(
     """
     fresh = ax is None
     figure, ax = axes_of(ax)
-    data = dataset_of(result, FirstFailures, "st.first_failure")
+    data = dataset_of(
+        result, FirstFailures, "st.first_failure", ["measured", "predicted"], ["dtype", "quantity", "kind", "seed"]
+    )
     data = data.transpose("dtype", "quantity", "kind", "seed", ...)
     measured, predicted = (data[name].to_numpy() for name in ("measured", "predicted"))
     both = (measured >= 0) & (predicted >= 0)  # so that the two can be compared
@@ -137,7 +139,7 @@ def forward_error(
     >>> errors = st.forward_error(st.Chain("residual2_prelu", depth=50, seeds=9), x)
     >>> figure = st.plots.forward_error(errors, dtype="float32")
     """
-    data = dataset_of(result, ForwardErrors, "st.forward_error")
+    data = dataset_of(result, ForwardErrors, "st.forward_error", ["log_errors"], ["dtype", "depth", "seed"])
     formats = data["dtype"].values.tolist()
     if dtype is None and len(formats) > 1:
         raise ValueError(f"there are several formats: give one of them, dtype={' or '.join(map(repr, formats))}")

@@ -67,7 +67,7 @@ def gradient_norms(
     >>> g = st.gradient_norms(st.Chain("plain_prelu", depth=50, seeds=20), x, lambda y: y.square().mean(dim=1))
     >>> figure = st.plots.gradient_norms(g, label="plain chain")
     """
-    data = dataset_of(result, GradientNorms, "st.gradient_norms")
+    data = dataset_of(result, GradientNorms, "st.gradient_norms", ["log_norms", "present"], ["quantity", "layer"])
     one = data.sel(quantity=check_name("quantity", quantity, data["quantity"].values.tolist()))
     one = one.isel(layer=np.flatnonzero(one["present"].to_numpy()))
     figure, ax = axes_of(ax)
@@ -106,7 +106,7 @@ def propagation(
     >>> figure = st.plots.propagation(st.propagation(st.Chain("residual2_prelu", depth=50, seeds=20), x))
     """
     name, axis = _SIGNALS[check_name("quantity", quantity, _SIGNALS)]
-    data = dataset_of(result, Propagation, "st.propagation")
+    data = dataset_of(result, Propagation, "st.propagation", [name], ["depth"])
     if quantity == "update":  # there is none before the first layer
         data = data.isel(depth=np.flatnonzero(data["depth"].to_numpy() > 0))
     figure, ax = axes_of(ax)
@@ -190,7 +190,7 @@ def _log10(
     result: WatchRecord | xarray.Dataset, quantity: str
 ) -> tuple[NDArray[np.int64], NDArray[np.str_], NDArray[np.float64]]:
     """Return the iterations, the layers and log10 of a quantity, (layers, iterations)."""
-    data = dataset_of(result, WatchRecord, "st.watch")
+    data = dataset_of(result, WatchRecord, "st.watch", [], ["layer", "iteration"])
     name = f"log_{quantity}"
     if name not in data:
         raise ValueError(
@@ -203,7 +203,7 @@ def _log10(
     if values.ndim == 3:
         values = np.quantile(values, 0.5, axis=2, method="inverted_cdf")
     layers = data["layer"].to_numpy()
-    kept = ~np.isnan(values).all(axis=1) if quantity == "activations" else data["trains"].to_numpy()
+    kept = ~np.isnan(values).all(axis=1) if quantity == "activations" else np.atleast_1d(data["trains"].to_numpy())
     kept = kept if kept.any() else ~kept
     layers, values = layers[kept], values[kept]
     return data["iteration"].to_numpy(), layers, values

@@ -30,6 +30,12 @@ def save(figure: Figure, data: xarray.Dataset | xarray.DataTree, folder: str | P
     Raises:
         OSError: for a folder that cannot be written to, or a full disk; what was there before is unchanged.
     """
+    if not isinstance(figure, Figure):
+        raise TypeError(f"figure is a {type(figure).__name__}: expected a matplotlib Figure, as st.plots returns")
+    if not isinstance(data, xarray.Dataset | xarray.DataTree):
+        raise TypeError(
+            f"data is a {type(data).__name__}: expected an xarray Dataset, as to_dataset() gives, or DataTree"
+        )
     folder = make_folder(folder)
     # No date inside, so that the same data give the same files.
     metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None}}

@@ -20,7 +20,7 @@ from stability.plots.style import DEFAULT, axes_of, dataset_of, name_axes
 
 def _log10(result: Spectrum | xarray.Dataset) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the depths and log10 of the singular values, (depths, batch, k)."""
-    data = dataset_of(result, Spectrum, "st.spectrum")
+    data = dataset_of(result, Spectrum, "st.spectrum", ["log_values"], ["depth", "index"])
     values = data["log_values"].transpose("depth", ..., "index").to_numpy().astype(np.float64) / math.log(10)
     return data["depth"].to_numpy(), values.reshape(len(values), -1, values.shape[-1])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import matplotlib as mpl
@@ -68,13 +69,32 @@ def axes_of(ax: Axes | None) -> tuple[Figure, Axes]:
     return figure, ax
 
 
-def dataset_of(result: object, kind: type[Result], call: str) -> xarray.Dataset:
-    """Return the dataset of a result, which may be one already, with any choice of layers and seeds."""
-    if isinstance(result, xarray.Dataset):
-        return result
-    if not isinstance(result, kind):
-        raise TypeError(f"the result is a {type(result).__name__}: expected what {call} gave, or its dataset")
-    return result.to_dataset()
+def dataset_of(
+    result: object, kind: type[Result], call: str, variables: Sequence[str], dims: Sequence[str]
+) -> xarray.Dataset:
+    """Return the dataset of a result, which may be one already, with any choice along its dimensions.
+
+    Args:
+        kind, call: what the result must be, and what gives it.
+        variables: that the dataset must have.
+        dims: that it has in the end: one along which a single place was chosen has the length 1.
+    """
+    if not isinstance(result, xarray.Dataset):
+        if not isinstance(result, kind):
+            raise TypeError(f"the result is a {type(result).__name__}: expected what {call} gave, or its dataset")
+        return result.to_dataset()
+    missing = [name for name in variables if name not in result.variables]
+    if missing:
+        raise ValueError(
+            f"the dataset has no {', '.join(missing)}: it has {', '.join(map(str, result.variables))}; expected "
+            f"that of what {call} gave"
+        )
+    for dim in dims:
+        if dim not in result.dims:
+            if dim not in result.coords:
+                raise ValueError(f"the dataset has no {dim}: expected that of what {call} gave, with it")
+            result = result.expand_dims(dim)
+    return result
 
 
 def name_axes(ax: Axes, x: str, y: str, label: str | None) -> None:

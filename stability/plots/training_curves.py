@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import xarray
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from stability.foundation.arguments import door
 from stability.networks import Chain
-from stability.plots.style import DEFAULT, axes_of, name_axes
+from stability.plots.style import DEFAULT, axes_of, dataset_of, name_axes
 from stability.training import History, Task
 
 
@@ -50,7 +51,9 @@ def fits(
 
 
 @door
-def history(result: History, ax: Axes | None = None, *, label: str | None = None, colour: str = DEFAULT) -> Figure:
+def history(
+    result: History | xarray.Dataset, ax: Axes | None = None, *, label: str | None = None, colour: str = DEFAULT
+) -> Figure:
     """Draw the loss against the iteration: the median over seeds, and a band from 5 % to 95 %.
 
     >>> import torch, stability as st
@@ -58,14 +61,11 @@ def history(result: History, ax: Axes | None = None, *, label: str | None = None
     >>> record = st.train(chain, st.Task(torch.sin, (-3, 3)), iterations=50, progress=False)
     >>> figure = st.plots.history(record)
     """
-    if not isinstance(result, History):
-        raise TypeError(f"the result is a {type(result).__name__}: expected what st.train gave")
+    data = dataset_of(result, History, "st.train", ["loss"], ["iteration", "seed"])
     figure, ax = axes_of(ax)
-    loss = result.loss
-    levels = torch.quantile(
-        loss, torch.tensor([0.05, 0.5, 0.95], dtype=loss.dtype), dim=1, interpolation="nearest"
-    ).numpy()
-    iterations = np.arange(len(loss))
+    loss = data["loss"].transpose("iteration", "seed").to_numpy()
+    levels = np.quantile(loss, [0.05, 0.5, 0.95], axis=1, method="nearest")
+    iterations = data["iteration"].to_numpy()
     levels = np.where(np.isfinite(levels), levels, np.nan)
     ax.fill_between(iterations, levels[0], levels[2], color=colour, alpha=0.2, linewidth=0)
     ax.plot(iterations, levels[1], color=colour, label=label, linewidth=1.2)

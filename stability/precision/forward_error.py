@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import erfinv
 from torch import Tensor
 
+from stability.foundation.arguments import door
 from stability.foundation.checks import check_name, check_positive
 from stability.foundation.formats import FORMATS, Format, check_formats, format_name
 from stability.foundation.log_norms import combine, log_norm
@@ -84,6 +85,7 @@ class ForwardErrors:
         return xarray.Dataset(data, coords, {"level": self.level})
 
 
+@door
 def forward_error(
     net: AnyNetwork,
     x: object,

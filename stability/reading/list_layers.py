@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from stability.foundation.arguments import door
 from stability.reading.chain_reading import Steps
 from stability.reading.layers import Layer, Layers
 from stability.reading.network import Network
 from stability.reading.read import AnyNetwork, read
 
 
+@door
 def layers(
     net: AnyNetwork,
     x: object,

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from stability.foundation.arguments import door
 from stability.foundation.checks import check_name
 from stability.foundation.log_norms import combine
 from stability.signals.gradient_norms import GradientNorms
@@ -20,6 +21,7 @@ from stability.signals.propagation import Propagation
 Result = GradientNorms | Propagation
 
 
+@door
 def fit_growth(
     result: Result | Sequence[Result] | Tensor | ArrayLike,
     along: str = "layer",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from stability.foundation.arguments import door
 from stability.foundation.checks import check_positive
 from stability.reading import Layers
 from stability.reading.chain_reading import Steps, StepTable
@@ -15,6 +16,7 @@ from stability.signals.module_gradients import module_gradients
 from stability.signals.step_table_gradients import width_one_gradients
 
 
+@door
 def gradient_norms(
     net: AnyNetwork,
     x: object,

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stability.foundation.arguments import door
 from stability.foundation.log_norms import log_norm
 from stability.foundation.scaled_tensors import Scaled
 from stability.foundation.threads import side_by_side
@@ -25,6 +26,7 @@ from stability.signals.scaled_steps import PassedLayer, states_of_chain
 Pairs = Sequence[tuple[int, int]] | Tensor | None
 
 
+@door
 def propagation(
     net: AnyNetwork,
     x: object,

@@ -13,6 +13,7 @@ import sympy
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import spence, xlogy
 
+from stability.foundation.arguments import check_numbers
 from stability.foundation.checks import check_finite, check_name
 
 Array = NDArray[np.float64]
@@ -148,7 +149,9 @@ class ClosedForm:
             check_name(f"symbol of {self.name!r}", name, known)
         arrays = []
         for name, symbol in known.items():
-            array = np.asarray(numbers.get(name, float(self.defaults[symbol])), dtype=np.float64)
+            given = numbers.get(name, float(self.defaults[symbol]))
+            check_numbers(name, given)
+            array = np.asarray(given, dtype=np.float64)
             self._check(symbol, array)
             arrays.append(array)
         shape = np.broadcast_shapes(*(array.shape for array in arrays))

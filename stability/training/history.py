@@ -16,7 +16,8 @@ class History:
 
     Attributes:
         loss: float64 (iterations + 1, seeds), the mean-squared error before each iteration and after the last; inf from
-            where a member stopped, constant from where it converged. An interrupted run has fewer rows.
+            where a member stopped, constant from where it converged. A run that was interrupted, or in which all
+            members have stopped or converged, has fewer rows.
         best_iteration: int64 (seeds,), the row of `loss` whose parameters the chain has now.
         stopped_iteration: int64 (seeds,), the row at which a member's loss or gradient was not finite, -1 for none.
         converged_iteration: int64 (seeds,), the row from which on no iteration lowered a member's loss, -1 where the

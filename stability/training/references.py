@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
+from stability.foundation.arguments import door
 from stability.training.splines import Spline, best_spline
 from stability.training.task import Task
 
@@ -32,6 +33,8 @@ class _Samples:
 
     @classmethod
     def of(cls, task: Task) -> _Samples:
+        if not isinstance(task, Task):
+            raise TypeError(f"task is a {type(task).__name__}: expected a stability.Task, or Task.from_samples(x, y)")
         if task.x.ndim != 1:
             raise ValueError(f"the task has points of shape {tuple(task.x.shape)}: references need one variable")
         x, where, counts = np.unique(task.x.numpy(), return_inverse=True, return_counts=True)
@@ -43,6 +46,7 @@ class _Samples:
         return float(np.average((fit - self.y) ** 2, weights=self.weights)) + self.noise
 
 
+@door
 def constant(task: Task) -> float:
     """Return the error of the best constant, the variance of the target: what a dead chain can reach.
 
@@ -54,6 +58,7 @@ def constant(task: Task) -> float:
     return samples.error(float(np.average(samples.y, weights=samples.weights)))
 
 
+@door
 def best_monotone(task: Task) -> float:
     """Return the error of the best monotone function, rising or falling: isotonic regression.
 
@@ -68,6 +73,7 @@ def best_monotone(task: Task) -> float:
     return min(map(samples.error, fits))
 
 
+@door
 def best_above_identity(task: Task) -> float:
     """Return the error of the best function f with f(x) >= x everywhere: max(x, target).
 

@@ -102,10 +102,8 @@ class Run:
         self.state = {name.removeprefix("state."): v for name, v in tensors.items() if name.startswith("state.")}
 
     def history(self, members: tuple[int, ...], method: str) -> History:
-        """Return the record. A run that ends early, where no member moves any more, is filled up with its last row."""
-        record = list(self.record)
-        if record and not self.interrupted:
-            record += [record[-1]] * (self.total + 1 - len(record))
+        """Return the record, which ends where no member moves any more."""
+        record = self.record
         loss = torch.stack(record).cpu() if record else torch.full((1, len(members)), math.inf, dtype=torch.float64)
         ends = (self.best_iteration.cpu(), self.stopped.cpu(), self.converged.cpu())
         return History(loss, *ends, members, method, self.objective.path, self.interrupted)

@@ -13,6 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from stability.foundation.arguments import door
 from stability.foundation.checks import check_integer
 from stability.foundation.formats import ROUNDOFF
 from stability.training.kernels.knots import improve, insertions
@@ -53,6 +54,7 @@ class Spline:
         return np.asarray(np.interp(np.asarray(x, float), self.knots, self.values))
 
 
+@door
 def best_spline(task: Task, folds: int) -> Spline:
     """Return the least-squares continuous piecewise-linear fit with at most `folds` free knots.
 
@@ -81,6 +83,8 @@ def best_spline(task: Task, folds: int) -> Spline:
     ('4.7160e-03 4.7160e-03', [-3.0, -1.44, 1.44, 3.0])
     """
     folds = check_integer("folds", folds, 0)
+    if not isinstance(task, Task):
+        raise TypeError(f"task is a {type(task).__name__}: expected a stability.Task, or Task.from_samples(x, y)")
     if task.x.ndim != 1:
         raise ValueError(f"the task has points of shape {tuple(task.x.shape)}: references need one variable")
     return _search(task.x.numpy().tobytes(), task.y.numpy().tobytes()).best(folds)

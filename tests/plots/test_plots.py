@@ -129,7 +129,10 @@ def test_the_history_s_line_is_the_median():
     st.plots.history(history, ax)
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), history.loss.median(1).values)
     assert ax.get_yscale() == "log"
-    many = dataclasses.replace(history, loss=history.loss.repeat(1, 8) * torch.arange(1, 41))
+    ends = {f"{name}_iteration": torch.zeros(40, dtype=torch.int64) for name in ("best", "stopped", "converged")}
+    many = dataclasses.replace(
+        history, loss=history.loss.repeat(1, 8) * torch.arange(1, 41), members=tuple(range(40)), **ends
+    )
     _, ax = plt.subplots()
     st.plots.history(many, ax)
     corners = ax.collections[0].get_paths()[0].vertices

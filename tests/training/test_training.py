@@ -159,8 +159,17 @@ def test_on_iteration_works_beside_a_member_that_overflows():
     chain = st.Chain("residual2_prelu", 6, seeds=2)
     with pytest.warns(RuntimeWarning, match="2 of 2 members stopped"):
         history = st.train(chain, SINE, iterations=9, rate=1e308, on_iteration=lambda *_: None, progress=False)
-    assert history.loss.shape == (10, 2)
+    assert history.loss.shape[1] == 2
+    assert 1 < len(history.loss) < 10  # there is nothing after the last member has stopped
+    assert (history.loss[-1] == math.inf).all()
     assert np.isfinite(chain.table()).all()
+
+
+def test_a_bound_that_is_not_reached_takes_no_memory():
+    chain = st.Chain("residual2_prelu", 3, seeds=2)
+    history = st.train(chain, SINE, "levenberg_marquardt", iterations=10**12, progress=False)
+    assert (history.converged_iteration >= 0).all()
+    assert len(history.loss) <= int(history.converged_iteration.max()) + 2 < 100
 
 
 @pytest.mark.parametrize("width", [1, 2])

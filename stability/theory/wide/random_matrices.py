@@ -51,6 +51,8 @@ def marchenko_pastur_density(squares: ArrayLike, ratio: float = 1.0) -> Array:
     if ratio > 1:
         raise ValueError(f"ratio is {ratio}: expected at most 1; the other values of a wide layer are exactly 0")
     s = np.asarray(squares, dtype=np.float64)
+    if not (s >= 0).all():
+        raise ValueError(f"squares are {squares!r}: expected squared singular values, of 0 or more")
     low, high = (1 - math.sqrt(ratio)) ** 2, (1 + math.sqrt(ratio)) ** 2
     inside = (s > low) & (s < high)
     safe = np.where(inside, s, 1.0)

@@ -71,6 +71,8 @@ def critical_scale(
     """
     step = Step(architecture, init, sign)
     exponent = lyapunov_exponent(architecture, init, sign, alive)
+    if "scale" in numbers:
+        raise ValueError("scale is what is asked for: give numbers for the other symbols alone")
     exponent.value(**numbers, scale=0.1)  # names and domains
     bypass = step.architecture.skip == 1
     if exponent.expression == -sympy.oo:
