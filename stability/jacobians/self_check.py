@@ -47,7 +47,7 @@ class SelfCheck:
             after scaling its rows and columns. eps is float64's; where values of a network are undecided it is that
             of the format in which the layers were calculated, as what was taken for zero in it is of that size.
         eps: (*batch), the same for the last prefix.
-        sensitivity: (depth, *batch), ten times the largest change of a log value for a small random change of the
+        sensitivity: (depth, *batch), some times the largest change of a log value for a small random change of the
             layers, over its size: J_l becomes (1 + d G) (J_l o (1 + d N)), G and N normal, for what rounding does to
             the entries of a layer and to the directions of a state. A value sigma with the vectors u and v changes by
             about d times the root of the sum of squares of |J_(l+1)^T ... J_L^T u| |J_l ... J_1 v| / sigma: 1 a layer
@@ -210,10 +210,10 @@ def against_exact(
 
 
 def _sensitivity(layers: Sequence[Array], log_values: Array, spacing: float) -> Array:
-    """Return ten times the largest change of a log value for a nudge of the layers, over its size, (depth, batch).
+    """Return some times the largest change of a log value for a nudge of the layers, over its size, (depth, batch).
 
-    A draw moves a value by a normal number times what others would: now and then by much less. Where that may matter
-    more draws are taken. A step rounds more than once, by some eps: of 10,000 products one was beyond four times.
+    A draw moves a value by a normal number times what others would: now and then by much less. So it is four times the
+    change of one draw, and where that is large ten times that of several: of 10,000 products one was beyond four.
     """
     sensitivity = np.full(log_values.shape[:2], 0.0)
     members = np.arange(log_values.shape[1])
@@ -224,13 +224,13 @@ def _sensitivity(layers: Sequence[Array], log_values: Array, spacing: float) -> 
             if len(bent):
                 own = members[bent]
                 moved = _moved([layer[own] for layer in layers], log_values[:, own], nudge, draw, spacing)
-                found[:, bent] = np.minimum(found[:, bent], np.where(moved < _BENT, 10 * moved / nudge, math.inf))
+                found[:, bent] = np.minimum(found[:, bent], np.where(moved < _BENT, 4 * moved / nudge, math.inf))
         sensitivity[:, members] = np.maximum(sensitivity[:, members], found)
         largest = sensitivity.max(axis=0)
         members = np.flatnonzero((largest > WARY) & (largest < math.inf))
         if not len(members):
             break
-    return sensitivity
+    return np.where(sensitivity > WARY, 2.5 * sensitivity, sensitivity)
 
 
 def _moved(layers: Sequence[Array], log_values: Array, nudge: float, draw: int, spacing: float) -> Array:

@@ -404,7 +404,8 @@ def test_exact_values_are_not_undecided():
         ([[[2**70]]], "matrix 1 holds the integer 1180591620717411303424"),
         ([[[1, 2], [3]]], "matrix 1 is no array of numbers"),
         (torch.eye(2).to_sparse()[None], "expected a dense tensor"),
-        (torch.empty(1, 2, 2, device="meta"), "expected a dense tensor"),
+        (torch.empty(1, 2, 2, device="meta"), "device meta"),
+        ([torch.empty(2, 2, device="meta")], "expected a dense tensor"),
         (np.ma.ones((1, 2, 2)), "matrix 1 is a masked array"),
     ],
 )
