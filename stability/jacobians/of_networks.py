@@ -52,14 +52,16 @@ def spectrum(
 
     Without x these are the singular values of every prefix product J_l ... J_1 of given matrices.
 
-    All of them are right, at any condition number of the product: the error of a log value is bounded by about n eps
-    times the sum of the *layers'* condition numbers (`Spectrum.self_check.bound`). The product is kept as U diag(s) T
-    with U orthonormal, T moderate and s in logarithms; a layer is taken in by a QR factorisation of J U whose columns
-    are pivoted on their length times s, and the singular values of diag(s) T come by one-sided Jacobi rotations in
-    the log domain, or from LAPACK where the range allows it and the determinant confirms it. A layer's own scale, and
-    that of its rows and columns, may be anything. A value is -inf where it is exactly zero: below the smallest
-    dimension so far, for zero rows and columns (a ReLU), and for directions that float64 cannot tell from zero, which
-    `Spectrum.undecided` counts.
+    All of them are right, at any condition number of the product, or flagged: the error of a log value is bounded by
+    about n eps times the sum of the *layers'* condition numbers, and by what a small change of the layers does to it
+    (`Spectrum.self_check`). The product is kept as U diag(s) T with U orthonormal, T moderate and s in logarithms; a
+    layer is taken in by a QR factorisation of J U whose columns are pivoted on their length times s, and the singular
+    values of diag(s) T come by one-sided Jacobi rotations in the log domain, or from LAPACK where the range allows it
+    and the determinant confirms it. A layer's own scale, and that of its rows and columns, may be anything. A value is
+    -inf where it is exactly zero: below the smallest dimension so far, for zero rows and columns (a ReLU), and for
+    directions that float64 cannot tell from zero, which `Spectrum.undecided` counts. Given matrices whose product
+    float64 cannot vouch for are multiplied again as rational numbers, and their values taken as roots of a
+    characteristic polynomial, where python-flint is installed and some seconds are enough (with check=True).
 
     At width 1 a piecewise-linear chain's values are sums of logarithms, with a sign, and its state cannot leave the
     range; wider states are those of the network's own dtype.
