@@ -17,7 +17,7 @@ from stability.foundation.formats import Format, check_formats, format_name
 from stability.foundation.log_norms import combine
 from stability.jacobians.of_step_tables import width_one_spectrum
 from stability.precision.format_runs import FormatRun, products_in, run_in
-from stability.precision.forward_error import log_reach, of_runs, of_step_table, reference
+from stability.precision.forward_error import log_reach, of_runs, of_step_table, run_in_float64
 from stability.precision.predictions import ExactChain, Sizes, inputs_of, predict_chain, predict_network
 from stability.reading import Layers
 from stability.reading.chain_reading import Steps, StepTable
@@ -226,7 +226,7 @@ def first_failure(
     measured, predicted = torch.full(shape, -1, dtype=torch.int64), torch.full(shape, -1, dtype=torch.int64)
     between = torch.full((len(chosen), len(gradients.members), 2), -1, dtype=torch.int64)
     chain = ExactChain.of(reading, loss, states) if isinstance(reading, StepTable) else None
-    exact = None if chain is not None or all(one.name == "float64" for one in chosen) else reference(reading)
+    exact = None if chain is not None or all(one.name == "float64" for one in chosen) else run_in_float64(reading)
     bar = tqdm(chosen, disable=None if progress else True, desc=f"first failures, {gradients.depth} layers")
     for f, one in enumerate(bar):
         prediction = predict_network(gradients, states) if chain is None else predict_chain(chain, one)

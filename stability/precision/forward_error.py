@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,9 +23,9 @@ from stability.precision.format_runs import FormatRun, run_in
 from stability.precision.kernels import error_bounds, expected_errors
 from stability.reading import Layers
 from stability.reading.chain_reading import Steps, StepTable
-from stability.reading.in_format import in_format
+from stability.reading.in_format import format_of, in_format, with_points_in_its_format
 from stability.reading.network import Network
-from stability.reading.read import AnyNetwork, read
+from stability.reading.read import AnyNetwork, is_chain, read
 
 Arrays = tuple[NDArray[np.float64], ...]
 
@@ -95,6 +95,7 @@ def forward_error(
     source: str | int | None = None,
     batch_dim: int | None = 0,
     level: float = 0.99,
+    reference: AnyNetwork | None = None,
 ) -> ForwardErrors:
     """Return how far the states of a run in each format are from those of the network, layer by layer.
 
@@ -126,10 +127,14 @@ def forward_error(
         formats: names or torch dtypes out of float16, bfloat16, float32, float64; without, all that can be asked.
         layers, source, batch_dim: how a module is read, see `st.layers`.
         level: of the probable bound, between 0 and 1.
+        reference: another network, layer by layer of the same shapes, that `net` is held against as both are, each in
+            its own format: a port from elsewhere, a compiled or quantised twin, weights of another checkpoint. What
+            comes back then has one format, that of `net`, and no bounds.
 
     Raises:
         ValueError, TypeError: for an unknown format, a level out of range, a module that draws random numbers, float64
-            where there is no reference, a reference in float64 that leaves the range, and as `propagation`.
+            where there is no reference, a reference in float64 that leaves the range, a `reference` of other layers or
+            with formats beside it, and as `propagation`.
 
     >>> import torch, stability as st
     >>> x = torch.linspace(-3, 3, 9, dtype=torch.float64)
@@ -138,11 +143,28 @@ def forward_error(
     True
     >>> (errors.log_errors["float32"] <= errors.log_probable_bounds["float32"]).double().mean().item() >= 0.99
     True
+
+    Where does a port go astray?
+
+    >>> original = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(5)))
+    >>> port = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(5)))
+    >>> _ = port.load_state_dict(original.state_dict())
+    >>> with torch.no_grad():
+    ...     _ = port[3].bias.add_(0.1)
+    >>> found = st.forward_error(port, torch.randn(2, 4), reference=original)
+    >>> (found.log_errors["float32"][:, 0] > -10).tolist()
+    [False, False, False, False, True, True]
     """
     if not 0 < check_positive("level", level) < 1:
         raise ValueError(f"level is {level}: expected a probability between 0 and 1, such as 0.99")
     chosen = None if formats is None else check_formats(formats)
     reading = read(net, x, layers, source, batch_dim)
+    if reference is not None:
+        if chosen is not None:
+            raise ValueError(
+                "formats and reference exclude each other: both networks run in the formats that they have"
+            )
+        return _against(reading, read(reference, x, None if is_chain(reference) else layers, source, batch_dim), level)
     if isinstance(reading, StepTable):
         return of_step_table(reading, check_formats(list(FORMATS)) if chosen is None else chosen, level)
     chosen = check_formats([name for name in FORMATS if name != "float64"]) if chosen is None else chosen
@@ -151,11 +173,30 @@ def forward_error(
             "float64 has no reference of higher precision here: only piecewise-linear chains of width 1 have one; "
             "leave float64 out of formats"
         )
-    exact = reference(reading)
+    exact = run_in_float64(reading)
     return of_runs(exact, {one.name: run_in(in_format(reading, one.dtype)) for one in chosen}, level)
 
 
-def reference(reading: Steps | Network) -> FormatRun:
+def _against(reading: Steps | Network, other: Steps | Network, level: float) -> ForwardErrors:
+    """Return how far one network is from another, each in its own format."""
+    own, exact = (run_in(with_points_in_its_format(one)) for one in (reading, other))
+    if len(own.layers) != len(exact.layers):
+        raise ValueError(
+            f"the network has {len(own.layers)} layers, {own.layers[0]} to {own.layers[-1]}, and the reference "
+            f"{len(exact.layers)}, {exact.layers[0]} to {exact.layers[-1]}: name layers= that both have"
+        )
+    for name, one, twin in zip(("before the first layer", *own.layers), own.states, exact.states, strict=True):
+        if one.shape != twin.shape:
+            raise ValueError(
+                f"at {name} the network has {tuple(one.shape)} numbers and the reference {tuple(twin.shape)}: they are "
+                "not the same network"
+            )
+    dtype = format_of(reading)
+    found = of_runs(exact, {format_name(dtype): own}, level)
+    return replace(found, layers=own.layers, members=own.members)
+
+
+def run_in_float64(reading: Steps | Network) -> FormatRun:
     """Return the run in float64 that the others are held against.
 
     Raises:
@@ -169,7 +210,7 @@ def of_runs(exact: FormatRun, runs: Mapping[str, FormatRun], level: float) -> Fo
     sizes = torch.stack([log_norm(state, 1).cpu() for state in exact.states])
     errors = {}
     for name, run in runs.items():
-        apart = [log_norm(a.double() - b, 1).cpu() for a, b in zip(run.states, exact.states, strict=True)]
+        apart = [log_norm(a.double() - b.double(), 1).cpu() for a, b in zip(run.states, exact.states, strict=True)]
         errors[name] = _relative(torch.stack(apart), sizes)
     return ForwardErrors(errors, {}, {}, level, sizes, tuple(runs), exact.layers, exact.members)
 

@@ -34,3 +34,22 @@ def in_format(reading: AnyReading, dtype: torch.dtype) -> AnyReading:
     if isinstance(reading, Steps):
         return replace(reading, chain=cast(Chain, twin), x=rounded(reading.x))
     return replace(reading, module=twin, inputs=reading.inputs.mapped(rounded))
+
+
+def format_of(reading: Steps | Network) -> torch.dtype:
+    """Return the floating dtype of a network's parameters, or of its points where it has none."""
+    net = reading.chain if isinstance(reading, Steps) else reading.module
+    own = next((value.dtype for value in net.parameters() if value.is_floating_point()), None)
+    return reading.x.dtype if own is None else own
+
+
+def with_points_in_its_format(reading: AnyReading) -> AnyReading:
+    """Return the same network on the same points, the floating ones rounded to the format of its parameters."""
+    dtype = format_of(reading)
+
+    def rounded(tensor: Tensor) -> Tensor:
+        return tensor.detach().to(dtype) if tensor.is_floating_point() else tensor
+
+    if isinstance(reading, Steps):
+        return replace(reading, x=rounded(reading.x))
+    return replace(reading, inputs=reading.inputs.mapped(rounded))

@@ -683,3 +683,63 @@ def test_bad_formats_are_refused(call):
         call(chain, POINTS, ["float16", torch.float16])
     with pytest.raises(ValueError, match="leave out layers"):
         call(chain, POINTS, ["float16"], layers="steps")
+
+
+def _stack(seed=0, width=4, depth=5):
+    torch.manual_seed(seed)
+    return nn.Sequential(*(nn.Sequential(nn.Linear(width, width), nn.Tanh()) for _ in range(depth)))
+
+
+def test_a_network_is_held_against_another_layer_by_layer():
+    net, x = _stack().double(), torch.randn(3, 4, dtype=torch.float64)
+    other = copy.deepcopy(net)
+    with torch.no_grad():
+        other[2][0].weight.mul_(1 + 1e-6)
+    found = st.forward_error(net, x, reference=other)
+    states, twins = [x], [x]
+    for one, twin in zip(net, other, strict=True):
+        states.append(one(states[-1]))
+        twins.append(twin(twins[-1]))
+    expected = [((a - b).norm() / b.norm()).log().item() for a, b in zip(states, twins, strict=True)]
+    assert found.formats == ("float64",)
+    assert found.log_errors["float64"][:3, 0].tolist() == [-math.inf] * 3
+    assert found.log_errors["float64"][3:, 0].tolist() == pytest.approx(expected[3:], abs=1e-9)
+    assert found.log_bounds == {}
+    assert "right digits after the last: float64" in repr(found)
+
+
+def test_a_reference_may_be_in_another_format_and_compiled():
+    net, x = _stack(), torch.randn(3, 4)
+    fine = copy.deepcopy(net).double()
+    found = st.forward_error(net, x, reference=fine)
+    expected = st.forward_error(net, x, ["float32"])
+    torch.testing.assert_close(found.log_errors["float32"], expected.log_errors["float32"], rtol=0, atol=1e-9)
+    assert (found.log_errors["float32"][1:] < -12).all()
+
+
+def test_chains_are_held_against_chains_and_modules():
+    chain, x = st.Chain("residual2_prelu", 6, seeds=2), torch.linspace(-3, 3, 5, dtype=torch.float64)
+    twin = st.Chain.from_table(chain.table())
+    found = st.forward_error(chain, x, reference=twin)
+    assert (found.log_errors["float64"] == -math.inf).all()
+    with torch.no_grad():
+        twin.bias[1, 3] += 1e-3
+    errors = st.forward_error(chain, x, reference=twin).log_errors["float64"]
+    assert (errors[:, 0] == -math.inf).all()
+    assert (errors[:4, 1] == -math.inf).all()
+    assert (errors[4:, 1] > -20).all()
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        (lambda: _stack(depth=4), "the network has 5 layers, .* and the reference 4"),
+        (lambda: nn.Sequential(*_stack()[:4], nn.Linear(4, 3)), r"at 4 the network has \(1, 12\) numbers and the ref"),
+        (lambda: 3, "net is a int"),
+    ],
+)
+def test_references_of_other_networks_are_refused(other, says):
+    with pytest.raises((ValueError, TypeError), match=says):
+        st.forward_error(_stack(), torch.randn(3, 4), reference=other())
+    with pytest.raises(ValueError, match="formats and reference exclude each other"):
+        st.forward_error(_stack(), torch.randn(3, 4), ["float32"], reference=_stack())
