@@ -83,23 +83,26 @@ class FirstFailures:
     def first(self, predicted: bool = False) -> Tensor:
         """Return after how many layers each quantity first fails, in any way, (formats, quantities, seeds); 0: never.
 
-        Only kinds of failure that are both measured and predicted count, so that the two can be compared; -1 where a
-        quantity has none, as the products of modules.
+        Every kind of failure counts that was measured, or predicted; -1 where there is none, as for the products of
+        modules.
         """
-        both = (self.measured >= 0) & (self.predicted >= 0)
         layers = self.predicted if predicted else self.measured
+        return self._first_of(layers, layers >= 0)
+
+    def _first_of(self, layers: Tensor, known: Tensor) -> Tensor:
         never = self.depth + 2
-        first = torch.where(both & (layers > 0), layers, never).amin(dim=2)
-        return torch.where(both.any(dim=2), torch.where(first == never, 0, first), -1)
+        first = torch.where(known & (layers > 0), layers, never).amin(dim=2)
+        return torch.where(known.any(dim=2), torch.where(first == never, 0, first), -1)
 
     @property
     def agreement(self) -> Tensor:
         """(formats, quantities): the share of members of which prediction and measurement agree.
 
-        That is within one layer or a hundredth of the depth, or that neither fails. -1 where there is nothing to be
-        compared, as of the products of modules.
+        That is within one layer or a hundredth of the depth, or that neither fails, of the kinds that are both measured
+        and predicted. -1 where there is nothing to be compared, as of the products of modules.
         """
-        measured, predicted = self.first(), self.first(predicted=True)
+        both = (self.measured >= 0) & (self.predicted >= 0)
+        measured, predicted = self._first_of(self.measured, both), self._first_of(self.predicted, both)
         never = (measured == 0) == (predicted == 0)
         near = (measured - predicted).abs() <= max(1.0, 0.01 * self.depth)
         return torch.where((measured >= 0).all(dim=2), (never & near).double().mean(dim=2), -1.0)

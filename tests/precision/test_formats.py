@@ -743,3 +743,22 @@ def test_references_of_other_networks_are_refused(other, says):
         st.forward_error(_stack(), torch.randn(3, 4), reference=other())
     with pytest.raises(ValueError, match="formats and reference exclude each other"):
         st.forward_error(_stack(), torch.randn(3, 4), ["float32"], reference=_stack())
+
+
+def test_digits_that_are_measured_and_not_predicted_are_a_first_failure_and_told_of():
+    measured = torch.tensor([[[[0], [0], [3]]]])  # (formats, quantities, kinds, seeds)
+    predicted = torch.tensor([[[[0], [0], [-1]]]])
+    f = st.FirstFailures(
+        measured,
+        predicted,
+        torch.zeros(1, 1, 2, dtype=torch.int64),
+        torch.zeros(1, 1, 2, dtype=torch.float64),
+        4,
+        ("float16",),
+        (0,),
+        quantities=("activations",),
+    )
+    assert f.first().tolist() == [[[3]]]
+    assert f.first(predicted=True).tolist() == [[[0]]]
+    assert f.agreement.tolist() == [[1.0]]  # of what both know
+    assert "float16 activations fail for 100 %, median after 3 layers" in repr(f)
