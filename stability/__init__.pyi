@@ -16,10 +16,12 @@ from .signals import (
     GrowthFit,
     Law,
     Propagation,
+    Units,
     WatchRecord,
     fit_growth,
     gradient_norms,
     propagation,
+    units,
     watch,
 )
 from .training import History, Interrupted, Task, references, train
@@ -47,6 +49,7 @@ __all__ = [
     "SelfCheck",
     "Spectrum",
     "Task",
+    "Units",
     "WatchRecord",
     "check_spectrum",
     "construct",
@@ -66,5 +69,6 @@ __all__ = [
     "tent",
     "theory",
     "train",
+    "units",
     "watch",
 ]

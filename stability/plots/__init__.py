@@ -8,6 +8,7 @@ from stability.plots.save_figure import save
 from stability.plots.spectra import distribution, spectrum, vanishing
 from stability.plots.style import STYLE, colour
 from stability.plots.training_curves import fits, history
+from stability.plots.unit_shares import units
 
 __all__ = [
     "STYLE",
@@ -24,6 +25,7 @@ __all__ = [
     "propagation",
     "save",
     "spectrum",
+    "units",
     "vanishing",
     "watch",
 ]

@@ -6,7 +6,9 @@ from stability.signals.growth_laws import Law
 from stability.signals.growth_verdict import GrowthFit
 from stability.signals.measure_gradients import gradient_norms
 from stability.signals.measure_propagation import propagation
+from stability.signals.measure_units import units
 from stability.signals.propagation import Propagation
+from stability.signals.unit_activity import Units
 from stability.signals.watch import watch
 from stability.signals.watch_record import WatchRecord
 
@@ -15,9 +17,11 @@ __all__ = [
     "GrowthFit",
     "Law",
     "Propagation",
+    "Units",
     "WatchRecord",
     "fit_growth",
     "gradient_norms",
     "propagation",
+    "units",
     "watch",
 ]
