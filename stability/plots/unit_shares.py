@@ -50,9 +50,9 @@ def units(
     ax.set_ylim(0, 1)
     ax.set_xlabel("layer")
     ax.set_ylabel("share of the units")
-    shown = np.unique(np.linspace(0, len(layers) - 1, min(len(layers), 10)).round().astype(int))
+    shown = np.arange(0, len(layers), -(-len(layers) // 12))
     ax.set_xticks(layers[shown], [str(name) for name in data["layer"].to_numpy()[shown]])
     if label is not None:
-        ax.set_title(label, loc="right")
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0.2, frameon=False, fontsize="small")
+        ax.set_title(label, pad=30)  # the legend is below it, as there is no room inside
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4, columnspacing=1, fontsize=7, frameon=False)
     return figure
