@@ -3,7 +3,7 @@
 A layer is z = W phi(z') + b with independent entries of variance weight_scale^2 / width and bias_scale^2. All functions
 take numbers or arrays, broadcast them, and return a float or an array. Activations: "tanh", "relu", "prelu", "gelu" and
 "linear"; `slope` is that of PReLU, and counts for no other. ReLU, PReLU and linear are closed forms, tanh and GELU
-quadratures, to 1e-13 for variances of any size, and for correlations to 1e-12 up to variance 1000, to 1e-6 up to 20,000.
+quadratures, to 1e-13 for variances of any size, for correlations to 1e-12 up to variance 1000 and 1e-6 up to 20,000.
 
 Sources: Poole et al. 2016, "Exponential expressivity in deep neural networks through transient chaos"; Schoenholz et
 al. 2017, "Deep information propagation"; Cho and Saul 2009, "Kernel methods for deep learning".
