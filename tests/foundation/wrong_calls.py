@@ -4,6 +4,7 @@
 """
 
 import collections
+import contextlib
 import inspect
 import math
 import pathlib
@@ -198,7 +199,8 @@ def outcome(call, arguments, name, value):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            call(**{**arguments, name: value})
+            with contextlib.chdir(FOLDER):  # an empty text is a path of this folder
+                call(**{**arguments, name: value})
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         inside = any("/stability/" in frame.filename for frame in frames[-1:])
