@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtrit
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -165,7 +165,7 @@ def _spread(rates: Array, finer: Array) -> Array:
     a correlation of -1/2 and a mean whose error falls as 1 / n, not as its root.
     """
     n, many = len(rates), len(finer)
-    few = t.ppf(0.975, n - 1) / norm.ppf(0.975)
+    few = stdtrit(n - 1, 0.975) / ndtri(0.975)
     error = few * rates.std(axis=0, ddof=1) / math.sqrt(n)
     centred = finer - finer.mean(axis=0)
     square = (centred**2).sum(axis=0)
