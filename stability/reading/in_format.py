@@ -22,18 +22,14 @@ def in_format(reading: AnyReading, dtype: torch.dtype) -> AnyReading:
     Raises:
         TypeError: for complex parameters, of which torch would drop the imaginary part.
     """
-
-    def rounded(tensor: Tensor) -> Tensor:
-        return tensor.detach().to(dtype) if tensor.is_floating_point() else tensor
-
     net = reading.chain if isinstance(reading, Steps) else reading.module
     for name, parameter in net.named_parameters():
         if parameter.is_complex():
             raise TypeError(f"the parameter {name} is {parameter.dtype}: expected real ones")
     twin = copy.deepcopy(net).to(dtype)
     if isinstance(reading, Steps):
-        return replace(reading, chain=cast(Chain, twin), x=rounded(reading.x))
-    return replace(reading, module=twin, inputs=reading.inputs.mapped(rounded))
+        return _with_points_in(replace(reading, chain=cast(Chain, twin)), dtype)
+    return _with_points_in(replace(reading, module=twin), dtype)
 
 
 def format_of(reading: Steps | Network) -> torch.dtype:
@@ -45,8 +41,10 @@ def format_of(reading: Steps | Network) -> torch.dtype:
 
 def with_points_in_its_format(reading: AnyReading) -> AnyReading:
     """Return the same network on the same points, the floating ones rounded to the format of its parameters."""
-    dtype = format_of(reading)
+    return _with_points_in(reading, format_of(reading))
 
+
+def _with_points_in(reading: AnyReading, dtype: torch.dtype) -> AnyReading:
     def rounded(tensor: Tensor) -> Tensor:
         return tensor.detach().to(dtype) if tensor.is_floating_point() else tensor
 

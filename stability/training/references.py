@@ -15,7 +15,7 @@ from scipy.optimize import isotonic_regression
 
 from stability.foundation.arguments import door
 from stability.training.splines import Spline, best_spline
-from stability.training.task import Task
+from stability.training.task import Task, check_task
 
 __all__ = ["Spline", "best_above_identity", "best_monotone", "best_spline", "constant"]
 
@@ -33,8 +33,7 @@ class _Samples:
 
     @classmethod
     def of(cls, task: Task) -> _Samples:
-        if not isinstance(task, Task):
-            raise TypeError(f"task is a {type(task).__name__}: expected a stability.Task, or Task.from_samples(x, y)")
+        check_task(task)
         if task.x.ndim != 1:
             raise ValueError(f"the task has points of shape {tuple(task.x.shape)}: references need one variable")
         x, where, counts = np.unique(task.x.numpy(), return_inverse=True, return_counts=True)

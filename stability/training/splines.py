@@ -18,7 +18,7 @@ from stability.foundation.checks import check_integer
 from stability.foundation.formats import ROUNDOFF
 from stability.training.kernels.knots import improve, insertions
 from stability.training.kernels.segments import one_more_knot, one_more_segment, segment_costs
-from stability.training.task import Task
+from stability.training.task import Task, check_task
 
 Array = NDArray[np.float64]
 
@@ -83,8 +83,7 @@ def best_spline(task: Task, folds: int) -> Spline:
     ('4.7160e-03 4.7160e-03', [-3.0, -1.44, 1.44, 3.0])
     """
     folds = check_integer("folds", folds, 0)
-    if not isinstance(task, Task):
-        raise TypeError(f"task is a {type(task).__name__}: expected a stability.Task, or Task.from_samples(x, y)")
+    check_task(task)
     if task.x.ndim != 1:
         raise ValueError(f"the task has points of shape {tuple(task.x.shape)}: references need one variable")
     return _search(task.x.numpy().tobytes(), task.y.numpy().tobytes()).best(folds)

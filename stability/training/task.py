@@ -93,3 +93,9 @@ def _as_tensor(values: ArrayLike) -> Tensor:
         raise TypeError(
             f"the samples are no numbers in rows of one length ({error}): expected x and y as such"
         ) from None
+
+
+def check_task(task: object) -> None:
+    """Raise for what is no task."""
+    if not isinstance(task, Task):
+        raise TypeError(f"task is a {type(task).__name__}: expected a stability.Task, or Task.from_samples(x, y)")

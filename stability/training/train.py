@@ -22,7 +22,7 @@ from stability.training.levenberg_marquardt import levenberg_marquardt
 from stability.training.objective import Objective, TableObjective, make_objective, runs_compiled
 from stability.training.options import MethodOptions, Options, check_options
 from stability.training.run import Keeper, Run, carry_out
-from stability.training.task import Task
+from stability.training.task import Task, check_task
 
 #: The training methods, and how many iterations each does where nothing else is said.
 METHODS: dict[str, Callable[..., Iterator[tuple[Tensor, Tensor]]]] = {
@@ -121,8 +121,7 @@ def train(
     """
     if not isinstance(chain, Chain):
         raise TypeError(f"chain is a {type(chain).__name__}: expected a stability.Chain")
-    if not isinstance(task, Task):
-        raise TypeError(f"task is a {type(task).__name__}: expected a stability.Task, or Task.from_samples(x, y)")
+    check_task(task)
     run_method = METHODS[check_name("training method", method, METHODS)]
     chosen = check_options(method, _ITERATIONS[method] if iterations is None else iterations, options)
     every = check_positive("every", every)
