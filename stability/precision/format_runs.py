@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from stability.reading.derivatives import closed
 from stability.reading.network import Network
 from stability.reading.refusals import refuse_chance
 from stability.reading.states import State
+from stability.reading.widened import widened
 from stability.signals.losses import Loss, evaluate
 
 
@@ -27,12 +29,14 @@ class FormatRun:
         states: before the first layer and after each, (seeds, ...); of a module there is one seed.
         gradients: (layers, seeds), from the output on: the log root mean square of the gradient with respect to the
             state before each layer, inf where one of its numbers is not finite; None without a loss.
+        narrow: of an exact run the names of modules that work in a narrower format in the network itself, and not here.
     """
 
     layers: tuple[str, ...]
     members: tuple[int, ...]
     states: list[Tensor]
     gradients: Tensor | None = None
+    narrow: tuple[str, ...] = ()
 
     @property
     def activations(self) -> Tensor:
@@ -49,7 +53,7 @@ def run_in(
         reading: the network, in its format.
         loss: whose gradients are wanted too.
         before: of a module, before which layers the gradient of the state is wanted.
-        exact: whether states must stay in the range of the format.
+        exact: whether states must stay in the range of the format, and all of a module work in float64.
     """
     if isinstance(reading, Steps):
         if exact:
@@ -57,7 +61,9 @@ def run_in(
         states = [state.tensor for state in reading.states(graph=False, check=exact)]
         gradients = None if loss is None else _backward_of_chain(reading, loss)
         return FormatRun(reading.layers, reading.members, states, gradients)
-    with reading.forward() as found:
+    with ExitStack() as stack:
+        narrow = stack.enter_context(widened(reading.module)) if exact else {}
+        found = stack.enter_context(reading.forward())
         refuse_chance(reading, found, "runs in two formats would be of two networks")
         if exact:
             found.check_states()
@@ -65,7 +71,7 @@ def run_in(
         states = [one.whole(name)[None] for one, name in zip(found.all_states, names, strict=True)]
         wanted = [state for state, there in zip(found.before, before, strict=True) if there] if loss else []
         gradients = None if loss is None else _backward_of_module(wanted, evaluate(loss, found.output))
-        return FormatRun(found.layers, reading.members, states, gradients)
+        return FormatRun(found.layers, reading.members, states, gradients, tuple(narrow))
 
 
 def size_of(numbers: Tensor, kept: int = 1) -> Tensor:

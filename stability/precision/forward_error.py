@@ -46,6 +46,10 @@ class ForwardErrors:
         formats: the formats.
         layers: the names of the layers.
         members: the member numbers.
+        narrow: the names of modules that work in a narrower format than float64 whatever the network's dtype is, such
+            as a norm that converts to float32. The exact states have them in float64.
+        log_narrow_errors: (layers + 1, seeds), the error of the network in float64 that comes of it alone; None where
+            there are no such modules.
     """
 
     log_errors: dict[str, Tensor]
@@ -56,6 +60,8 @@ class ForwardErrors:
     formats: tuple[str, ...]
     layers: tuple[str, ...]
     members: tuple[int, ...]
+    narrow: tuple[str, ...] = ()
+    log_narrow_errors: Tensor | None = None
 
     @property
     def depth(self) -> int:
@@ -69,7 +75,12 @@ class ForwardErrors:
 
     def __repr__(self) -> str:
         last = ", ".join(f"{name} {self.digits(name)[-1].median():.1f}" for name in self.formats)
-        return f"ForwardErrors({self.depth} layers, {len(self.members)} seeds; right digits after the last: {last})"
+        if self.log_narrow_errors is not None:
+            digits = float((-self.log_narrow_errors[-1] / math.log(10)).median())
+            more = f" and {len(self.narrow) - 1} more" if len(self.narrow) > 1 else ""
+            last += f"; float64 itself would have {digits:.1f}, as {self.narrow[0]}{more} work in a narrower format"
+        of = f"{self.depth} layers, {len(self.members)} seeds"
+        return f"ForwardErrors({of}; right digits after the last: {last})"
 
     def to_dataset(self) -> xarray.Dataset:
         """Return the errors and bounds with dims (dtype, depth, seed), depth 0 before the first layer."""
@@ -82,6 +93,8 @@ class ForwardErrors:
                 data[key] = (over, torch.stack([bounds[name] for name in self.formats]).numpy())
         coords = {"dtype": list(self.formats), "depth": np.arange(self.depth + 1), "seed": list(self.members)}
         data["log_norms"] = (("depth", "seed"), self.log_norms.numpy())
+        if self.log_narrow_errors is not None:
+            data["log_narrow_errors"] = (("depth", "seed"), self.log_narrow_errors.numpy())
         return xarray.Dataset(data, coords, {"level": self.level})
 
 
@@ -102,7 +115,8 @@ def forward_error(
     The network is the one of the parameters and points given, the run has both rounded to the format, and every
     operation too. The exact states of a piecewise-linear chain of width 1 are taken in double-double arithmetic with an
     exponent of its own (106 bits, no underflow), those of other networks in float64, so that float64 itself can only
-    be asked of the former.
+    be asked of the former. A module that converts to float32 inside whatever the network's dtype, as many norms and
+    softmaxes do, is kept from it in the exact run, and named.
 
     For the former there also is a bound that the error never exceeds: the error before a step times the largest slope
     within its reach, plus what the step's own roundings did, which is at most a few units of roundoff times the size
@@ -174,7 +188,11 @@ def forward_error(
             "leave float64 out of formats"
         )
     exact = run_in_float64(reading)
-    return of_runs(exact, {one.name: run_in(in_format(reading, one.dtype)) for one in chosen}, level)
+    found = of_runs(exact, {one.name: run_in(in_format(reading, one.dtype)) for one in chosen}, level)
+    if not exact.narrow:
+        return found
+    itself = of_runs(exact, {"float64": run_in(in_format(reading, torch.float64))}, level)
+    return replace(found, narrow=exact.narrow, log_narrow_errors=itself.log_errors["float64"])
 
 
 def _against(reading: Steps | Network, other: Steps | Network, level: float) -> ForwardErrors:

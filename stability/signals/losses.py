@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 
 Loss = Callable[[Any], Tensor]
+
+# What autograd calls operations whose derivative is nowhere zero, but soon too small for any format.
+_SATURATING = re.compile(
+    "(Exp|Expm1|Exp2|Cosh|Softmax|SafeSoftmax|LogSoftmax|Logsumexp|Logaddexp|Sigmoid|LogSigmoid|Softplus|Tanh|Erf|Erfc|"
+    "BinaryCrossEntropyWithLogits|SoftMarginLoss|Gelu|Silu|Mish|Elu)Backward[0-9]*"
+)
 
 
 def loss_of_members(loss: Loss, output: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,6 +48,9 @@ def loss_of_members(loss: Loss, output: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"the loss has a gradient that is not finite, at output {place}: take one that is smooth there"
         )
+    zero = (gradient == 0).flatten(1).all(dim=1)
+    if zero.any():
+        refuse_saturated(values, None, f" for {int(zero.sum())} of {seeds} seeds")
     return values.detach().reshape(seeds), gradient
 
 
@@ -54,6 +65,24 @@ def _check_apart(values: Tensor, output: Tensor) -> None:
             f"the loss of seed 0 depends on the output of seed {mixed[0] + 1}: expected one value a seed that depends "
             "on that seed's output alone, as in lambda y: (y - target).square().mean(dim=1)"
         )
+
+
+def refuse_saturated(value: Tensor, output: Node | None, where: str) -> None:
+    """Raise if a loss whose gradient at the output is zero contains an operation in which it may have been lost."""
+    left, seen = [value.grad_fn], {output, None}
+    while left:
+        node = left.pop()
+        if node in seen or node is None:
+            continue
+        seen.add(node)
+        if _SATURATING.fullmatch(name := node.name().rpartition("::")[2]):
+            raise ValueError(
+                f"the gradient of the loss with respect to the output is zero in {str(value.dtype)[6:]}{where}: it is "
+                f"exactly zero, or lost inside the loss, in {name.rpartition('Backward')[0]}, which saturates; these "
+                "cannot be told apart: scale the output down, or take a wider dtype, the network in float64, or a loss "
+                "that converts its output to it"
+            )
+        left += [after for after, _ in node.next_functions]
 
 
 def evaluate(loss: Loss, output: object) -> Tensor:

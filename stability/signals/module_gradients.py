@@ -15,7 +15,7 @@ from stability.reading.passes import Pass
 from stability.reading.running import title
 from stability.reading.states import State
 from stability.signals.gradient_norms import GradientNorms
-from stability.signals.losses import Loss, scalar_loss
+from stability.signals.losses import Loss, refuse_saturated, scalar_loss
 
 
 def module_gradients(reading: Network, loss: Loss) -> GradientNorms:
@@ -37,6 +37,8 @@ def norms_in(found: Pass, loss: Loss) -> GradientNorms:
     value = scalar_loss(loss, found.output)
     states = [state if there else None for state, there in zip(found.before, found.takes_state, strict=True)]
     gradients = loss_gradients(found, value, [*states, output])
+    if output is not None and gradients.states[-1] == -math.inf:
+        refuse_saturated(value, output.edges[0][0], "")
     if not gradients.parameters:
         raise ValueError("the loss does not depend on the network's parameters: expected a function of its output")
     return _sorted(found, value, gradients, has_output=output is not None)

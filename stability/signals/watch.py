@@ -21,6 +21,7 @@ from stability.reading.traces import is_read
 from stability.reading.trees import tensors_in
 from stability.signals.watch_record import Values, WatchedPass, WatchRecord
 from stability.signals.watched_layers import Watched, WatchedLayers, watched
+from stability.signals.watched_steps import StepRows
 
 
 @door
@@ -31,14 +32,17 @@ def watch(
     parameters: bool = False,
     *,
     source: str | int | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> AbstractContextManager[WatchRecord]:
     """Record the norms of every layer of a model while it trains, until the context is left.
 
     Every backward pass that reaches the parameters is one row, `torch.autograd.grad` with respect to them included:
     several losses with a pass each, or gradients that are accumulated over passes, are several rows, each with the
-    gradients of its own pass, before clipping. With a GradScaler they are scaled as the loss is. The training is the
-    same to the bit, and once the context is left, also by an exception, the model is as it was. Norms are over all
-    points, whichever dimension tells them apart.
+    gradients of its own pass, before clipping, and scaled if a GradScaler scaled the loss. With optimizer= every step
+    of that optimiser is one row instead, with the gradient that it applies: accumulated, unscaled and clipped. The
+    training is the same to the bit, and once the context is left, also by an exception, the model is as it was. Norms
+    are over all points, whichever dimension tells them apart.
 
     Activations are what the last module of a layer returns, before what has no module and belongs to the layer as well
     (for its state see `propagation`). They are those of the forwards in grad mode since the row before: forwards under
@@ -55,14 +59,19 @@ def watch(
             then `WatchRecord.layers` is empty. Where they cannot be read a warning says why, and the whole model is one
             layer. A parameter that several layers share counts in the first; one that is frozen when the watch begins
             does not count.
-        every: record the passes 0, every, 2 every, ... only; those between cost next to nothing.
+        every: record the passes, or steps, 0, every, 2 every, ... only; those between cost next to nothing.
         parameters: record the norms of the parameters as well, for a few percent of a training iteration.
+        optimizer: make its steps the rows. What it does not hold when the watch begins does not count.
+        scaler: the GradScaler whose `step` calls that optimiser: a step that it skips, as a gradient is not finite, is
+            a row as well, see `WatchRecord.skipped`, and every row has its scale. Without scaler= the gradients are
+            unscaled all the same, but a skipped step is no row.
 
     Returns:
         A context manager that gives the `WatchRecord`, which can be read at any time.
 
     Raises:
-        ValueError, TypeError: for a model in which nothing trains, names that are not in it, or every < 1.
+        ValueError, TypeError: for a model in which nothing trains, names that are not in it, every < 1, an optimiser
+            of another model, LBFGS, or, in the loop, a step that is given a closure.
 
     >>> import torch
     >>> model = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(3)))
@@ -76,12 +85,12 @@ def watch(
     (('0', '1', '2'), torch.Size([5, 3, 1]))
     """
     every = check_integer("every", every, 1)
-    return _watching(watched(model, layers, source), every, bool(parameters))
+    of = watched(model, layers, source, optimizer, scaler)
+    return _watching(of, WatchRecord((), every, of.members or (0,), parameters, of.members is None, ()))
 
 
 @contextmanager
-def _watching(of: Watched, every: int, parameters: bool) -> Iterator[WatchRecord]:
-    record = WatchRecord((), every, of.members or (0,), parameters, of.members is None, ())
+def _watching(of: Watched, record: WatchRecord) -> Iterator[WatchRecord]:
     watcher = _Watcher(of, record)
     try:
         watcher.attach()
@@ -127,6 +136,7 @@ class _Watcher:
         self.of, self.record = of, record
         self.parameters = list(of.parameters.values())
         self.handles: list[RemovableHandle] = []
+        self.steps: StepRows | None = None
         self.on_cpu = of.members is None and all(p.device.type == "cpu" for p in self.parameters)
         self.passes = 0
         self.running = -1  # the number that autograd gave to the pass of the row
@@ -139,8 +149,11 @@ class _Watcher:
         self.lock = threading.Lock()  # autograd has a thread for each device
 
     def attach(self) -> None:
-        for index, parameter in enumerate(self.parameters):
-            self.handles.append(parameter.register_hook(_Hook(self._gradient, index)))  # type: ignore[no-untyped-call]
+        if self.of.optimizer is not None:
+            self.steps = StepRows(self.of.optimizer, self.of.scaler, self.parameters, self._begin, self._log_norm)
+        else:
+            for index, p in enumerate(self.parameters):
+                self.handles.append(p.register_hook(_Hook(self._gradient, index)))  # type: ignore[no-untyped-call]
         if self.of.layers is not None:
             self._know(self.of.layers)
         self.handles.append(self.of.model.register_forward_pre_hook(_Hook(self._begins, 0), with_kwargs=True))
@@ -148,6 +161,8 @@ class _Watcher:
     def detach(self) -> None:
         for handle in self.handles:
             handle.remove()
+        if self.steps is not None:
+            self.steps.detach()
 
     def _know(self, layers: WatchedLayers) -> None:
         """Set up what needs the layers."""
@@ -209,11 +224,12 @@ class _Watcher:
         logs = log_norm(tensor, dims_kept)
         return logs.T if dims_kept == 2 else logs[None]  # (steps of the chain, seeds)
 
-    def _begin(self) -> None:
+    def _begin(self) -> WatchedPass | None:
+        """Begin the row of the next pass or step; return it, None where it is not recorded."""
         number, self.passes = self.passes, self.passes + 1
         self.row = None
         if number % self.record.every:
-            return
+            return None
         if self.called or self.skipped:
             self.activations = self._empty(len(self.calls))
             for layer, calls in enumerate(self.calls):
@@ -228,6 +244,7 @@ class _Watcher:
                 parameters[index] = self._log_norm(index, parameter)
         self.row = WatchedPass(number, gradients, parameters, self.activations)
         self.record.rows.append(self.row)
+        return self.row
 
 
 def _is_forward() -> bool:

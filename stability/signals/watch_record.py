@@ -19,26 +19,33 @@ Values = MutableSequence[Any]  # of floats, or of tensors on the model's device
 
 @dataclass
 class WatchedPass:
-    """One backward pass: logs of norms, of gradients and parameters one a parameter, of activations one a layer."""
+    """One backward pass or step: logs of norms, of gradients and parameters one each, of activations one a layer."""
 
     number: int
     gradients: Values
     parameters: Values | None
     activations: Values
+    scale: float = math.nan
+    skipped: bool = False
 
 
 @dataclass(repr=False)
 class WatchRecord:
     """What `watch` recorded so far; every quantity is the natural log of a norm, float64, on the CPU.
 
-    An iteration is a backward pass; a module counts as one seed. Before the first pass there are zero iterations. -inf
-    is an exact zero, +inf stands for a NaN or an infinity among the entries, NaN for what was not seen.
+    An iteration is a backward pass, or a step of the optimiser that `watch` was given; a module counts as one seed.
+    Before the first there are zero iterations. -inf is an exact zero, +inf stands for a NaN or an infinity among the
+    entries, NaN for what was not seen.
 
     Attributes:
         layers: the names of the layers.
         every: which passes are recorded.
         members: the member numbers of a chain, (0,) for a module.
-        iterations: int64 (iterations,), the numbers of the passes, counted from 0.
+        iterations: int64 (iterations,), the numbers of the passes or steps, counted from 0.
+        scales: (iterations,), the factor by which a GradScaler scaled the loss of a step, which the gradients here no
+            longer hold; NaN without one.
+        skipped: bool (iterations,), steps that the scaler skipped, as a gradient was not finite: +inf in the layers
+            that have one.
         log_gradients: (iterations, layers, seeds): the L2 norm of the loss gradient with respect to a layer's
             parameters; NaN for a layer that has none that train, see `trains`.
         log_activations: (iterations, layers, seeds): the root mean square of what the last module of a layer returns;
@@ -63,11 +70,20 @@ class WatchRecord:
 
     def __repr__(self) -> str:
         seeds = f", {len(self.members)} seeds" if len(self.members) > 1 else ""
-        return f"WatchRecord({len(self)} iterations, {len(self.layers)} layers{seeds})"
+        skipped = f", {n} steps skipped" if (n := int(self.skipped.sum())) else ""
+        return f"WatchRecord({len(self)} iterations, {len(self.layers)} layers{seeds}{skipped})"
 
     @property
     def iterations(self) -> Tensor:
         return torch.tensor([row.number for row in self.rows], dtype=torch.int64)
+
+    @property
+    def scales(self) -> Tensor:
+        return torch.tensor([row.scale for row in self.rows], dtype=torch.float64)
+
+    @property
+    def skipped(self) -> Tensor:
+        return torch.tensor([row.skipped for row in self.rows], dtype=torch.bool)
 
     @property
     def trains(self) -> Tensor:
@@ -129,6 +145,8 @@ class WatchRecord:
             "layer": np.array(self.layers, dtype=str),
             "seed": np.array(self.members),
             "trains": ("layer", self.trains.numpy()),
+            "scale": ("iteration", self.scales.numpy()),
+            "skipped": ("iteration", self.skipped.numpy()),
         }
         names = {
             "log_gradients": (self.log_gradients, "log norm of the gradient"),

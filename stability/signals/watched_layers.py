@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from stability.foundation.checks import check_float64
@@ -17,6 +19,7 @@ from stability.reading.list_layers import layers_of
 from stability.reading.network import Network
 from stability.reading.read import is_chain, refuse_conflict, refuse_options
 from stability.reading.running import is_compiled
+from stability.signals.watched_steps import check_steps
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,13 @@ class Watched:
 
     Attributes:
         model: it.
-        parameters: those that require a gradient, by name, once each.
+        parameters: those that require a gradient, by name, once each; with an optimiser those of them that it holds.
         dims_kept: for each parameter, how many of its first dimensions tell seeds and layers apart: 0 in a module, in
             a chain 2 for (seeds, depth, ...) and 1 for a read-out's (seeds, ...).
         members: the member numbers of a chain, else None.
         layers: of a chain, and where they were given; else they are read from the first forward pass.
         choice, source: how they are to be read.
+        optimizer, scaler: the optimiser whose steps are the rows, and what scales its gradients.
     """
 
     model: nn.Module
@@ -56,6 +60,8 @@ class Watched:
     layers: WatchedLayers | None
     choice: Choice = None
     source: str | int | None = None
+    optimizer: torch.optim.Optimizer | None = None
+    scaler: torch.amp.GradScaler | None = None
 
     @property
     def whole(self) -> WatchedLayers:
@@ -68,7 +74,13 @@ class Watched:
         return _of_layers(layers_of(reading), self.parameters)
 
 
-def watched(model: nn.Module, layers: str | Sequence[str] | Layers | None, source: str | int | None) -> Watched:
+def watched(
+    model: nn.Module,
+    layers: str | Sequence[str] | Layers | None,
+    source: str | int | None,
+    optimizer: torch.optim.Optimizer | None,
+    scaler: torch.amp.GradScaler | None,
+) -> Watched:
     """Return what is to be watched of a chain or any nn.Module; see `watch`."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}: expected a stability.Chain or another nn.Module")
@@ -87,17 +99,18 @@ def watched(model: nn.Module, layers: str | Sequence[str] | Layers | None, sourc
             f"{type(model).__name__} is compiled: it does not call its modules one by one, so that nothing can be seen "
             "of them while it trains; watch the model without torch.compile, as long as it takes"
         )
+    trained = check_steps(optimizer, scaler, trained)
     if is_chain(model):
         refuse_options(layers, source, 0, model.depth)
-        return _of_chain(model, trained)
-    flat = (0,) * len(trained)
+        return dataclasses.replace(_of_chain(model, trained), optimizer=optimizer, scaler=scaler)
+    of = Watched(model, trained, (0,) * len(trained), None, None, None, source, optimizer, scaler)
     if isinstance(layers, Layers):
         refuse_conflict(layers, source)
         _check_names(layers, model)
-        return Watched(model, trained, flat, None, _of_layers(layers, trained))
+        return dataclasses.replace(of, layers=_of_layers(layers, trained))
     choice = check_choice(layers)
     check_names(dict(model.named_modules()), choice)
-    return Watched(model, trained, flat, None, None, choice, source)
+    return dataclasses.replace(of, choice=choice)
 
 
 def _check_names(layers: Layers, model: nn.Module) -> None:
