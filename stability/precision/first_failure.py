@@ -48,7 +48,8 @@ class FirstFailures:
     with a random direction ("products", which are not measured of modules), and dLoss/dh_l ("gradients"). Layers are
     counted the way the quantity travels: from the input for the first two, from the output for gradients. A quantity
 
-    - overflows ("overflow") where one of its numbers is not finite, gradients at once where the loss is not;
+    - overflows ("overflow") where one of its numbers is not finite, gradients at once where the loss is not; of a
+      module also where a number inside the layer is not, and the state after it may be finite and wrong;
     - underflows ("underflow") where the root of their mean square is below the smallest normal number of the format,
       and not exactly zero in truth;
     - has lost all digits ("digits") where it is as far from the truth as the truth is large.
@@ -245,7 +246,10 @@ def first_failure(
             sizes, least = prediction.sizes[quantity], math.log(one.smallest)
             predicted[f, q, 0] = _first(prediction.tops[quantity] > math.log(one.largest))
             predicted[f, q, 1] = _first((sizes < least) & alive[quantity])
-            measured[f, q, 0] = _first(found_sizes == math.inf)
+            overflows = found_sizes == math.inf
+            if quantity == "activations" and exact is not None and exact.inside is not None and run.inside is not None:
+                overflows |= run.inside > exact.inside
+            measured[f, q, 0] = _first(overflows)
             measured[f, q, 1] = _first((found_sizes < least) & alive[quantity])
         predicted[f, 2, 0] = torch.where(predicted[f, 0, 0] > 0, 1, predicted[f, 2, 0])
         if prediction.expected is not None:

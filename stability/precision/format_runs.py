@@ -29,6 +29,7 @@ class FormatRun:
         states: before the first layer and after each, (seeds, ...); of a module there is one seed.
         gradients: (layers, seeds), from the output on: the log root mean square of the gradient with respect to the
             state before each layer, inf where one of its numbers is not finite; None without a loss.
+        inside: of a module int64 (layers, 1), how many of the tensors that a layer makes hold a NaN or +inf.
         narrow: of an exact run the names of modules that work in a narrower format in the network itself, and not here.
     """
 
@@ -37,6 +38,7 @@ class FormatRun:
     states: list[Tensor]
     gradients: Tensor | None = None
     narrow: tuple[str, ...] = ()
+    inside: Tensor | None = None
 
     @property
     def activations(self) -> Tensor:
@@ -71,7 +73,8 @@ def run_in(
         states = [one.whole(name)[None] for one, name in zip(found.all_states, names, strict=True)]
         wanted = [state for state, there in zip(found.before, before, strict=True) if there] if loss else []
         gradients = None if loss is None else _backward_of_module(wanted, evaluate(loss, found.output))
-        return FormatRun(found.layers, reading.members, states, gradients, tuple(narrow))
+        inside = torch.tensor(found.infinite_inside)[:, None]
+        return FormatRun(found.layers, reading.members, states, gradients, tuple(narrow), inside)
 
 
 def size_of(numbers: Tensor, kept: int = 1) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from bisect import bisect_right
+import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -85,6 +86,19 @@ class Pass:
         """Raise where a state has left the range of its dtype."""
         for name, state in zip(self.layers, self.after, strict=True):
             check_state(name, state, lambda: why_not_finite(self.recording))
+
+    @property
+    def infinite_inside(self) -> list[int]:
+        """How many of the tensors that each layer makes hold a NaN or +inf; -inf is left out, which masks hold."""
+        order = {edge: number for number, edge in enumerate(self.recording.seen)}
+        ends = [max((order[edge] for edge in state.edges), default=len(order)) for state in self.after]
+        counts = [0] * len(ends)
+        for number, seen in enumerate(self.recording.seen.values()):
+            layer = bisect_left(ends, number)
+            real = seen.values.is_floating_point() and seen.values.numel() > 0
+            if layer < len(ends) and real and seen.intact and not seen.values.amax() < math.inf:
+                counts[layer] += 1
+        return counts
 
     @property
     def takes_state(self) -> list[bool]:

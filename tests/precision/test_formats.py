@@ -762,3 +762,43 @@ def test_digits_that_are_measured_and_not_predicted_are_a_first_failure_and_told
     assert f.first(predicted=True).tolist() == [[[0]]]
     assert f.agreement.tolist() == [[1.0]]  # of what both know
     assert "float16 activations fail for 100 %, median after 3 layers" in repr(f)
+
+
+class HandNorm(nn.Module):
+    """A norm written by hand: the square leaves the range of float16, and what is divided by it is zero."""
+
+    def forward(self, x):
+        far = x - x.mean(1, keepdim=True)
+        return far / far.square().mean(1, keepdim=True).sqrt() + 0.5
+
+
+def test_an_overflow_inside_a_layer_counts_though_its_state_is_finite():
+    net = nn.Sequential(*(nn.Sequential(nn.Linear(6, 6), HandNorm()) for _ in range(4)))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.normal_()
+        net[2][0].weight.mul_(1000)
+    x = torch.randn(3, 6)
+    assert net.half()(x.half()).isfinite().all()
+    f = st.first_failure(net.float(), x, ["float16", "float32"])
+    assert f.measured[0, 0, 0, 0] == 3
+    assert f.measured[1, 0, 0, 0] == 0
+
+
+class Causal(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.query = nn.Linear(4, 4)
+
+    def forward(self, x):
+        scores = self.query(x) @ x.mT
+        mask = torch.full((5, 5), torch.finfo(x.dtype).min, dtype=x.dtype).triu(1)
+        return x + (scores + mask + torch.full((5, 5), -torch.inf, dtype=x.dtype).triu(1)).softmax(-1) @ x
+
+
+def test_masks_are_no_overflows():
+    torch.manual_seed(0)
+    net = nn.Sequential(*(Causal() for _ in range(3)))
+    f = st.first_failure(net, torch.randn(2, 5, 4), ["float16"])
+    assert f.measured[0, 0, 0, 0] == 0
