@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Self, TypeVar, cast
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from stability.folds.numbers import FLOOR, Array, numbers, rationals, row_size
@@ -37,9 +38,11 @@ class Arithmetic(Pieces):
         return self._like(data, errors)
 
     def _constant(self, other: object) -> Array:
-        if isinstance(other, Tensor):
-            other = other.detach().cpu().double().numpy()
+        if isinstance(other, Tensor) and other.dtype == torch.bool:
+            other = other.double()  # a mask
         constant = other if isinstance(other, np.ndarray) and other.dtype == object else numbers("the operand", other)
+        if constant.size == 0:
+            raise ValueError("the operand is empty: expected at least one number")
         return rationals(constant, type(self._data.flat[0])) if self.exact else constant
 
     def __add__(self, other: object) -> Self:

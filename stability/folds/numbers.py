@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+from torch import bool as bool_dtype
 
 from stability.foundation.checks import check_finite
 
@@ -20,8 +21,8 @@ FLOOR = 2.0**-1060
 
 def numbers(name: str, given: object) -> Array:
     if isinstance(given, Tensor):
-        if given.is_complex():
-            raise TypeError(f"{name} holds {given.dtype}: expected real numbers")
+        if given.is_complex() or given.dtype == bool_dtype or given.is_meta:
+            raise TypeError(f"{name} holds {given.dtype} on {given.device}: expected real numbers")
         given = given.detach().cpu().double().numpy()
     array = np.asarray(given)
     if array.dtype == object and array.size and all(isinstance(v, Fraction | int) for v in array.ravel()):

@@ -20,6 +20,7 @@ from stability.folds.numbers import FLOOR, Array, numbers, rationals, row_size, 
 from stability.folds.pieces import align, insert_at, interpolated
 from stability.folds.places import Places
 from stability.folds.refuse import refuse
+from stability.foundation.arguments import check_numbers
 from stability.foundation.checks import check_finite, check_integer
 from stability.foundation.formats import ROUNDOFF
 
@@ -197,6 +198,8 @@ class PiecewiseLinear(AsTensor):
     def restrict(self, low: float | Fraction, high: float | Fraction) -> PiecewiseLinear:
         """Return the function on a smaller interval, low < high."""
         first, last = self.interval
+        for name, value in (("low", low), ("high", high)):
+            check_numbers(name, value)
         start, end = numbers("the interval", [low, high])
         if not first <= start < end <= last:
             raise ValueError(f"the interval is ({start}, {end}): expected low < high within [{first}, {last}]")
@@ -250,9 +253,11 @@ class PiecewiseLinear(AsTensor):
                 "tensor, which is not piecewise linear"
             )
         size = float(abs(self.values).max())
-        if p == math.inf or size == 0:
+        if isinstance(p, float) and p == math.inf:
             return size
-        p = check_integer("p", p, 1)
+        p = check_integer("p", p, 1, 1000)
+        if size == 0:
+            return size
         f = abs(self) / size
         a, b = f.values[:-1], f.values[1:]
         # The mean of |f|^p over a piece from a >= 0 to b >= 0: no root is taken of a difference.

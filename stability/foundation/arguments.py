@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import os
 from collections.abc import Callable, Sequence
 from numbers import Real
@@ -42,9 +43,52 @@ def _sign(name: str, value: object) -> None:
         raise ValueError(f"{name} is {_shown(value)}: expected 1 or -1, the sign of the state, or None")
 
 
+def _dimension(name: str, value: object) -> None:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} is {_shown(value)}: expected the number of a dimension")
+
+
+def _source(name: str, value: object) -> None:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | str):
+        raise TypeError(
+            f"{name} is {_shown(value)}: expected the number or the name of an input, or the name of a module"
+        )
+
+
+def _device(name: str, value: object) -> None:
+    if isinstance(value, torch.device):
+        return
+    try:
+        if not isinstance(value, str):
+            raise RuntimeError
+        torch.device(value)
+    except RuntimeError:
+        raise TypeError(f"{name} is {_shown(value)}: expected a torch.device, or a text such as 'cpu'") from None
+
+
+def _callable(name: str, value: object) -> None:
+    if not callable(value):
+        raise TypeError(f"{name} is {_shown(value)}: expected a function")
+
+
+def _number(name: str, value: object) -> None:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name} is {_shown(value)}: expected a number")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {value}: expected a finite number")
+
+
+def _share(name: str, value: object) -> None:
+    _number(name, value)
+    if not 0 <= value <= 1:  # type: ignore[operator]
+        raise ValueError(f"{name} is {value}: expected a number from 0 to 1")
+
+
 def check_numbers(name: str, value: object) -> None:
     """Let real numbers pass, in arrays too, but no bools, which are a mistake here, and no texts."""
     if isinstance(value, Real) and not isinstance(value, bool | np.bool_):
+        if isinstance(value, int) and value.bit_length() > 1023:
+            raise ValueError(f"{name} is an integer of {value.bit_length()} bits: expected a number that float64 holds")
         return
     if isinstance(value, torch.Tensor):
         real = not (value.is_complex() or value.dtype == torch.bool or value.is_meta)
@@ -87,9 +131,15 @@ def _shown(value: object) -> str:
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("alive", "check", "distances", "exact", "parameters", "predicted", "progress"), _flag),
     **dict.fromkeys(("checkpoint", "folder", "path", "resume"), _path),
-    **dict.fromkeys(("label", "name"), _text),
+    **dict.fromkeys(("along", "label", "name", "quantity"), _text),
+    **dict.fromkeys(("every", "level", "memory", "power", "share", "size", "threshold", "top"), _number),
+    **dict.fromkeys(("batch_dim", "unit_dim"), _dimension),
+    "alpha": _share,
     "ax": _axes,
     "colour": _colour,
+    "device": _device,
+    "on_iteration": _callable,
+    "source": _source,
     "sign": _sign,
     **dict.fromkeys(
         (
@@ -125,6 +175,8 @@ def door(function: Callable[P, R]) -> Callable[P, R]:
         for name, value in given.items():
             if isinstance(value, torch.Tensor) and value.is_meta:
                 raise TypeError(f"{name} is on the device meta, which holds no numbers: expected another device")
+            if isinstance(value, int) and abs(value) >= 2**63:
+                raise ValueError(f"{name} is an integer of {value.bit_length()} bits: expected one that 64 bits hold")
         for name, rule in rules.items():
             if name in given and not (given[name] is None and defaults[name] is None):
                 rule(name, given[name])

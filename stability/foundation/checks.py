@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence, Set
 
 import numpy as np
@@ -16,6 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 #: The six numbers of a step h -> skip h + outer_weight phi(weight h + bias) + outer_bias,
 #: with phi(z) = z for z > 0 and slope z otherwise, in the order of a step table's columns.
 COLUMNS = ("skip", "weight", "bias", "outer_weight", "outer_bias", "slope")
+
+
+_LARGEST = sys.float_info.max
 
 
 def check_name(kind: str, name: object, known: Iterable[str]) -> str:
@@ -42,7 +46,7 @@ def check_positive(name: str, value: object) -> float:
     """Return `value` as a finite float above 0."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         raise TypeError(f"{name} is {value!r}: expected a finite number above 0")
-    if not math.isfinite(value) or value <= 0:
+    if not -_LARGEST <= value <= _LARGEST or value <= 0:
         raise ValueError(f"{name} is {value}: expected a finite number above 0")
     return float(value)
 
@@ -53,7 +57,7 @@ def check_number(name: str, value: object, minimum: float = -math.inf, maximum: 
     bounds += "" if maximum == math.inf else f" to {maximum:g}" if bounds else f" of at most {maximum:g}"
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         raise TypeError(f"{name} is {value!r}: expected a finite number{bounds}")
-    if not math.isfinite(value) or not minimum <= value <= maximum:
+    if not -_LARGEST <= value <= _LARGEST or not minimum <= value <= maximum:
         raise ValueError(f"{name} is {value}: expected a finite number{bounds}")
     return float(value)
 
@@ -62,7 +66,7 @@ def check_members(seeds: int | Sequence[int] | torch.Tensor) -> tuple[int, ...]:
     """Return the member numbers: range(seeds) for an int, else the sequence itself, without repeats."""
     if isinstance(seeds, int | np.integer):
         return tuple(range(check_integer("seeds", seeds, 1)))
-    if isinstance(seeds, torch.Tensor):
+    if isinstance(seeds, torch.Tensor) and not seeds.is_meta:
         seeds = seeds.tolist()
     if isinstance(seeds, str) or not isinstance(seeds, Iterable):
         raise TypeError(f"seeds is {seeds!r}: expected how many, or a sequence of member numbers")
@@ -83,7 +87,7 @@ def check_interval(interval: Sequence[float]) -> tuple[float, float]:
         low, high = map(float, interval)
     except OverflowError:
         raise ValueError("an end of the interval is out of float64's range: expected two finite ends") from None
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):  # the last of tensors on the device meta
         raise TypeError(f"the interval is {interval!r}: expected two numbers (low, high)") from None
     if not math.isfinite(high - low):
         raise ValueError(f"the interval is ({low}, {high}): expected two finite ends at a finite distance")

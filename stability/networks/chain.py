@@ -108,6 +108,7 @@ class Chain(nn.Module):
     init: str
     root: int
 
+    @door
     def __init__(
         self,
         architecture: str | Architecture,
@@ -226,6 +227,7 @@ class Chain(nn.Module):
     def _numpy(self) -> dict[str, NDArray[np.float64]]:
         return {k: v.detach().to("cpu", torch.float64).numpy() for k, v in self.named_parameters()}
 
+    @door
     def set_table(self, table: ArrayLike | Tensor) -> None:
         """Give the parameters the values of a step table of this chain's own shape, rounded to its dtype."""
         array = check_table(table)
@@ -237,6 +239,7 @@ class Chain(nn.Module):
                 self.get_parameter(kind).copy_(torch.from_numpy(value))
 
     @classmethod
+    @door
     def from_table(
         cls,
         table: ArrayLike | Tensor,

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from stability.foundation.arguments import door
-from stability.foundation.checks import check_name
+from stability.foundation.checks import check_name, check_positive
 from stability.foundation.formats import format_name
 from stability.plots.style import DEFAULT, axes_of, dataset_of, name_axes
 from stability.precision import FirstFailures, ForwardErrors
@@ -52,6 +52,7 @@ def first_failure(
     >>> f = st.first_failure(st.Chain("plain_prelu", depth=30, seeds=9), x, formats=["float16", "bfloat16"])
     >>> figure = st.plots.first_failure(f)
     """
+    check_positive("size", size)
     fresh = ax is None
     figure, ax = axes_of(ax)
     data = dataset_of(

@@ -36,6 +36,8 @@ def save(figure: Figure, data: xarray.Dataset | xarray.DataTree, folder: str | P
         raise TypeError(
             f"data is a {type(data).__name__}: expected an xarray Dataset, as to_dataset() gives, or DataTree"
         )
+    if not name or Path(name).name != name:
+        raise ValueError(f"name is {name!r}: expected the name of the files, without their folder and suffix")
     folder = make_folder(folder)
     # No date inside, so that the same data give the same files.
     metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None}}

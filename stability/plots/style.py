@@ -50,12 +50,14 @@ class Result(Protocol):
 
 
 def colour(architecture: str) -> str:
-    """Return the colour of an architecture; all that are not the article's five share one.
+    """Return the colour of an architecture by its name; all that are not the article's five share one.
 
     >>> import stability as st
     >>> st.plots.colour("plain_prelu")
     '#D55E00'
     """
+    if not isinstance(architecture, str):
+        raise TypeError(f"architecture is a {type(architecture).__name__}: expected its name, a text")
     return to_hex(_COLOURS.get(architecture, _OTHER)).upper()
 
 

@@ -61,7 +61,7 @@ class LayerRun:
 
 def check_choice(layers: object) -> Choice:
     """Return what `layers=` says, once it is known to be a string, a sequence of strings or None."""
-    if layers is None or isinstance(layers, str):
+    if layers is None or (isinstance(layers, str) and layers):
         return layers
     names = tuple(layers) if isinstance(layers, Iterable) else ()
     if not isinstance(layers, Sequence) or not all(isinstance(name, str) for name in names):

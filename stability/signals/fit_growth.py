@@ -86,7 +86,7 @@ def fit_growth(
             f"result is a {type(result).__name__}: expected a GradientNorms, a Propagation, a sequence of them, or "
             "logs (n, seeds) together with positions="
         )
-    return fit_series(positions, result, quantity=quantity or "value", along=along, level=level)  # type: ignore[arg-type]
+    return fit_series(positions, result, quantity="value" if quantity is None else quantity, along=along, level=level)  # type: ignore[arg-type]
 
 
 def _is_sequence(result: object) -> TypeGuard[Sequence[object]]:
@@ -96,12 +96,12 @@ def _is_sequence(result: object) -> TypeGuard[Sequence[object]]:
 def _along_layers(result: Result, quantity: str | None) -> tuple[str, np.ndarray, Tensor]:
     """Return the quantity's name, layer numbers from where the signal enters, and logs (layers, seeds)."""
     if isinstance(result, Propagation):
-        name = check_name("quantity", quantity or "norm", _PROPAGATED)
+        name = check_name("quantity", "norm" if quantity is None else quantity, _PROPAGATED)
         logs, present = _PROPAGATED[name](result), torch.ones(result.depth, dtype=torch.bool)
         if name == "update":
             present = result.same_shape
     else:
-        name = check_name("quantity", quantity or "input", result.log_norms)
+        name = check_name("quantity", "input" if quantity is None else quantity, result.log_norms)
         logs, present = result[name].flip(0), result.present[name].flip(0)
     return name, np.arange(1, result.depth + 1)[present.numpy()], logs[present]
 
@@ -135,7 +135,7 @@ def _along_depth(results: list[Result], quantity: str | None) -> tuple[str, np.n
             "the same ones at every depth; see GradientNorms.of_seeds for modules"
         )
     rows = []
-    name = quantity or ("norm" if isinstance(results[0], Propagation) else "input")
+    name = ("norm" if isinstance(results[0], Propagation) else "input") if quantity is None else quantity
     for one in results:
         if isinstance(one, GradientNorms) and name == "total":
             rows.append(one.total)

@@ -13,6 +13,7 @@ import torch
 import xarray
 from torch import Tensor
 
+from stability.foundation.arguments import check_numbers, door
 from stability.foundation.checks import check_dtype, check_name
 from stability.foundation.formats import Format
 from stability.foundation.log_norms import combine
@@ -116,10 +117,12 @@ class GradientNorms:
             return torch.zeros(len(self.members), dtype=torch.bool)
         return (self["input"][self.present["input"]][0] == -math.inf) & (self.output > -math.inf)
 
+    @door
     def underflows(self, dtype: torch.dtype, quantity: str = "parameters") -> Tensor:
         """Bool (layers, seeds): where the norm is not zero, but rounds to zero in `dtype`."""
         return (self[quantity] <= Format(check_dtype(dtype)).log_least) & (self[quantity] > -math.inf)
 
+    @door
     def quantiles(self, quantity: str, q: Sequence[float] = (0.05, 0.5, 0.95), alive: bool = False) -> Tensor:
         """Return quantiles of the logs over seeds, (len(q), layers): values that some seed has.
 
@@ -128,8 +131,9 @@ class GradientNorms:
             q: the levels.
             alive: leave out the members that are `dead`; with none left there is no quantile, and ValueError.
         """
-        if not all(0 <= level <= 1 for level in q):
-            raise ValueError(f"q is {tuple(q)}: expected levels from 0 to 1")
+        check_numbers("q", q)
+        if not len(q) or not all(0 <= level <= 1 for level in q):
+            raise ValueError(f"q is {q}: expected levels from 0 to 1")
         values = self[quantity][:, ~self.dead] if alive else self[quantity]
         if not values.shape[1]:
             raise ValueError(f"all {len(self.members)} members are dead: there are no quantiles over those alive")

@@ -88,9 +88,10 @@ def _check_pairs(pairs: Pairs, points: int) -> Tensor:
     if pairs is None:
         first = torch.arange(points - 1)
         return torch.stack([first, first + 1], dim=1)
-    if isinstance(pairs, str):
-        raise TypeError(f"pairs is {pairs!r}: expected integers (pairs, 2)")
-    chosen = torch.as_tensor(pairs)
+    try:
+        chosen = torch.as_tensor(pairs)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"pairs is {pairs!r}: expected integers (pairs, 2)") from None
     if chosen.is_floating_point() or chosen.ndim != 2 or chosen.shape[1] != 2:
         raise ValueError(f"pairs has shape {tuple(chosen.shape)} and {chosen.dtype}: expected integers (pairs, 2)")
     if ((chosen < 0) | (chosen >= points)).any():

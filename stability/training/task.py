@@ -9,6 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from stability.foundation.arguments import check_numbers
 from stability.foundation.checks import check_finite, check_integer, check_interval
 
 
@@ -61,6 +62,8 @@ class Task:
         >>> st.Task.from_samples([0.0, 1.0, 3.0], [1.0, 0.0, 2.0]).interval
         (0.0, 3.0)
         """
+        for name, given in (("x", x), ("y", y)):
+            check_numbers(name, given)
         task = cls.__new__(cls)
         # A list would become float32 on its way.
         tensors = [v if isinstance(v, Tensor) else _as_tensor(v) for v in (x, y)]
@@ -89,7 +92,7 @@ def _as_tensor(values: ArrayLike) -> Tensor:
         if np.iscomplexobj(values):
             raise TypeError("they are complex")
         return torch.from_numpy(np.asarray(values, float))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(
             f"the samples are no numbers in rows of one length ({error}): expected x and y as such"
         ) from None

@@ -10,12 +10,10 @@ from stability.foundation.arguments import RULES, door
 from .wrong_calls import all_outcomes
 
 
-def test_hardly_any_wrong_call_is_accepted_or_ends_deep_inside():
+def test_no_wrong_call_is_accepted_or_ends_deep_inside():
     mpl.use("Agg")
-    found = [what for _, (what, _) in all_outcomes(part=5)]
-    assert len(found) > 600
-    assert found.count("accepted") == 0
-    assert found.count("deep") < 0.01 * len(found)
+    found = [(where, said) for where, (what, said) in all_outcomes(part=11) if what != "refused"]
+    assert not found
 
 
 def test_the_door_names_the_argument_and_lets_defaults_pass():

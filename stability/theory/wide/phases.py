@@ -150,6 +150,7 @@ def _at(
     w, a = within("weight_scale", weight_scale, 0), slope_of(activation, slope)
     if variance is None:
         return w, np.asarray(fixed_variance(w, bias_scale, activation, slope)), a
+    within("bias_scale", bias_scale, 0)  # of no matter here, but none that there cannot be
     return w, within("variance", variance, 0), a
 
 

@@ -21,6 +21,7 @@ Array = NDArray[np.float64]
 _ACTIVE = {"linear": 1.0, "relu": 0.5}
 
 
+@door
 def gaussian_exponents(width: int, scale: float = 1.0) -> Array:
     """Return the Lyapunov exponents of products of Gaussian matrices, (width,), descending. Exact at every width.
 
@@ -61,6 +62,7 @@ def marchenko_pastur_density(squares: ArrayLike, ratio: float = 1.0) -> Array:
     )
 
 
+@door
 def fuss_catalan_moment(order: int, depth: int) -> int:
     """Return the mean of the squared singular values to the power `order` of a product of `depth` Gaussian layers.
 
@@ -75,6 +77,7 @@ def fuss_catalan_moment(order: int, depth: int) -> int:
     return math.comb((depth + 1) * k, k) // (depth * k + 1)
 
 
+@door
 def fuss_catalan_density(depth: int, points: int = 2001) -> tuple[Array, Array]:
     """Return squared singular values of a product of Gaussian layers and their density there, for infinite width.
 
@@ -144,6 +147,7 @@ def _mass(depth: int, angle: Array) -> Array:
     return np.asarray(size * abs(cosines))
 
 
+@door
 def largest_squared_singular_value(depth: int, activation: str = "linear", weights: str = "gaussian") -> float:
     """Return the largest squared singular value of a product of layers, for infinite width.
 
@@ -174,6 +178,7 @@ def largest_squared_singular_value(depth: int, activation: str = "linear", weigh
     return (1 + z) / z * ((z + p) / (p * (1 + z))) ** depth
 
 
+@door
 def squared_singular_value_variance(depth: int, activation: str = "linear", weights: str = "gaussian") -> float:
     """Return the variance over the squared singular values of a product of layers, for infinite width.
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.special import digamma, gammaln, polygamma
 from scipy.stats import binom
 
+from stability.foundation.arguments import door
 from stability.foundation.checks import check_integer, check_name, check_positive
 
 Array = NDArray[np.float64]
@@ -28,7 +29,7 @@ _ACTIVE = {"linear": 1.0, "relu": 0.5}
 
 
 def _check(widths: Sequence[int], activation: str) -> tuple[list[int], float]:
-    if isinstance(widths, str | int):
+    if not isinstance(widths, Sequence | np.ndarray) or isinstance(widths, str | bytes):
         raise TypeError(f"widths is {widths!r}: expected the width of every layer, [20] * 10 for ten of width 20")
     checked = [check_integer("a width", int(n) if isinstance(n, np.integer) else n, 1) for n in widths]
     if not checked:
@@ -42,6 +43,7 @@ def _active(n: int, p: float) -> tuple[Array, Array]:
     return counts.astype(float), np.asarray(binom.logpmf(counts, n, p))
 
 
+@door
 def survival_probability(widths: Sequence[int], activation: str = "relu") -> float:
     """Return the probability that J is not 0: the product of 1 - 2^-n, for that all units of a layer may be off.
 
@@ -53,6 +55,7 @@ def survival_probability(widths: Sequence[int], activation: str = "relu") -> flo
     return math.exp(sum(math.log1p(-((1 - p) ** n)) for n in checked))
 
 
+@door
 def squared_norm_moment(order: float, widths: Sequence[int], activation: str = "relu") -> float:
     """Return E |J v|^(2 order), in units of outputs / inputs of the network. Exact at every width.
 
@@ -73,6 +76,7 @@ def squared_norm_moment(order: float, widths: Sequence[int], activation: str = "
     return math.exp(total) if total < 709 else math.inf
 
 
+@door
 def log_squared_norm(widths: Sequence[int], activation: str = "relu") -> tuple[float, float]:
     """Return the mean and the variance of log |J v|^2, given that J is not 0; with 0, the mean would be -inf.
 
@@ -96,6 +100,7 @@ def log_squared_norm(widths: Sequence[int], activation: str = "relu") -> tuple[f
     return mean, variance
 
 
+@door
 def log_squared_norm_limit(widths: Sequence[int], activation: str = "relu") -> tuple[float, float]:
     """Return the mean and variance of the normal law of log |J v|^2 for wide layers: -beta / 2 and beta.
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln
 
-from stability.foundation.arguments import door
+from stability.foundation.arguments import check_numbers, door
 from stability.foundation.checks import check_integer, check_name
 from stability.theory.wide.mean_field import kernel, mean_square, plain, slope_of, slope_square, within
 
@@ -156,6 +156,7 @@ def shattered_correlation(
     [0.25, 0.5625]
     """
     check_name("kind", kind, ("plain", "residual", "normalised"))
+    check_numbers("depth", depth)
     layers = within("depth", depth, 0)
     if (layers % 1 != 0).any():
         raise ValueError(f"depth is {depth!r}: expected whole numbers")

@@ -14,6 +14,7 @@ import numpy as np
 import sympy
 from numpy.typing import NDArray
 
+from stability.foundation.arguments import door
 from stability.foundation.checks import check_integer, check_interval, check_number
 from stability.networks import Init
 from stability.networks.architecture import find_architecture
@@ -48,6 +49,7 @@ def _laws(init: str | Init) -> tuple[str, Laws]:
     return name, laws
 
 
+@door
 def born_dead(interval: float | Sequence[float], init: str | Init = "pytorch") -> ClosedForm:
     """Return the probability that a plain ReLU chain is dead, as a form of its depth.
 
@@ -71,7 +73,7 @@ def born_dead(interval: float | Sequence[float], init: str | Init = "pytorch") -
     name, laws = _laws(init)
     sure = sympy.Integer(1)
     held = "weight and bias symmetric about 0: both sides of the kink are equally likely whatever the state"
-    if np.ndim(interval) == 0:
+    if not isinstance(interval, Sequence | np.ndarray):
         point = check_number("interval", interval)
         where, alive = f"{point:g}", 2**-DEPTH
         derivation = "every step passes the signal with probability 1/2, whatever the state"
@@ -79,7 +81,7 @@ def born_dead(interval: float | Sequence[float], init: str | Init = "pytorch") -
         if point == 0 and laws.unbiased:
             return _of_depth(f"at 0, {name}", sure, "no biases", "the state is 0 and stays at the kink")
     else:
-        low, high = check_interval(interval)  # type: ignore[arg-type]
+        low, high = check_interval(interval)
         if not laws.unbiased:
             raise ValueError(
                 f"init {name!r} has biases: on an interval no closed form is known beyond one step, born_dead_step; "
@@ -100,6 +102,7 @@ def _of_depth(where: str, expression: sympy.Expr, held: str, derivation: str) ->
     return ClosedForm(name, expression, {DEPTH: 100.0}, held, derivation, domain)
 
 
+@door
 def born_dead_step(init: str | Init = "pytorch") -> ClosedForm:
     """Return the probability that one plain ReLU step is flat on the states from middle - radius to middle + radius.
 
@@ -142,6 +145,7 @@ def _below(laws: Laws, end: sympy.Expr, name: str) -> sympy.Expr:
     return sympy.Piecewise((far, k > 1), (1 - far, k < -1), (sympy.Rational(1, 2) - k / 4, True))
 
 
+@door
 def born_dead_by_sampling(
     depth: int, interval: Sequence[float], init: str | Init = "pytorch", samples: int = 10_000, root: int = 0
 ) -> Estimate:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import sympy
 
+from stability.foundation.arguments import door
 from stability.foundation.checks import check_interval
 from stability.networks import Architecture, Init
 from stability.networks.architecture import find_architecture
@@ -32,6 +33,7 @@ class ExpectedCounts:
     regions: ClosedForm
 
 
+@door
 def expected_counts(
     architecture: str | Architecture, init: str | Init = "pytorch", interval: Sequence[float] = _WHOLE
 ) -> ExpectedCounts:

@@ -10,6 +10,7 @@ import numpy as np
 import sympy
 from numpy.typing import ArrayLike, NDArray
 
+from stability.foundation.arguments import door
 from stability.foundation.checks import COLUMNS, check_finite, check_name
 from stability.networks import Architecture, step_table
 from stability.networks.architecture import find_architecture
@@ -108,6 +109,7 @@ class StepFormula:
         return f"StepFormula({self.architecture.name!r}, {self.expression})"
 
 
+@door
 def step_formula(architecture: str | Architecture) -> StepFormula:
     """Return the step of an architecture with its derivative and its fold, in sympy.
 
