@@ -255,7 +255,7 @@ class PiecewiseLinear(AsTensor):
         size = float(abs(self.values).max())
         if isinstance(p, float) and p == math.inf:
             return size
-        p = check_integer("p", p, 1, 1000)
+        p = check_integer("p", p, 1, 100_000)
         if size == 0:
             return size
         f = abs(self) / size

@@ -44,8 +44,8 @@ def _sign(name: str, value: object) -> None:
 
 
 def _dimension(name: str, value: object) -> None:
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} is {_shown(value)}: expected the number of a dimension")
+    if value is not None and (isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer)):
+        raise TypeError(f"{name} is {_shown(value)}: expected the number of a dimension, or None")
 
 
 def _source(name: str, value: object) -> None:
@@ -175,7 +175,7 @@ def door(function: Callable[P, R]) -> Callable[P, R]:
         for name, value in given.items():
             if isinstance(value, torch.Tensor) and value.is_meta:
                 raise TypeError(f"{name} is on the device meta, which holds no numbers: expected another device")
-            if isinstance(value, int) and abs(value) >= 2**63:
+            if isinstance(value, int) and abs(value) > 2**64:
                 raise ValueError(f"{name} is an integer of {value.bit_length()} bits: expected one that 64 bits hold")
         for name, rule in rules.items():
             if name in given and not (given[name] is None and defaults[name] is None):

@@ -157,6 +157,8 @@ def check_finite(name: str, values: torch.Tensor | NDArray[np.generic]) -> None:
 def check_table(table: ArrayLike | torch.Tensor) -> NDArray[np.float64]:
     """Return a step table as float64 (seeds, rows, 6), every entry finite."""
     if isinstance(table, torch.Tensor):
+        if table.is_meta:
+            raise TypeError("the table is on the device meta, which holds no numbers: expected another device")
         table = table.detach().cpu()
         table = (table.double() if table.dtype.is_floating_point else table).numpy()
     given = np.asarray(table)

@@ -227,7 +227,6 @@ class Chain(nn.Module):
     def _numpy(self) -> dict[str, NDArray[np.float64]]:
         return {k: v.detach().to("cpu", torch.float64).numpy() for k, v in self.named_parameters()}
 
-    @door
     def set_table(self, table: ArrayLike | Tensor) -> None:
         """Give the parameters the values of a step table of this chain's own shape, rounded to its dtype."""
         array = check_table(table)
@@ -249,9 +248,8 @@ class Chain(nn.Module):
     ) -> Chain:
         """Return the chain of a step table (seeds, rows, 6), the inverse of `table`.
 
-        With an architecture, its fixed columns must hold what it says, and where it has a read-out the last row
-        must be one. Without, every row is a step and all six columns are free to train. The members are numbered
-        from 0.
+        With an architecture, its fixed columns must hold what it says, and where it has a read-out the last row must be
+        one. Without, every row is a step and all six columns are free to train. Members are numbered from 0.
 
         >>> import numpy as np, stability as st
         >>> table = st.Chain("plain_prelu", depth=5, seeds=3).table()

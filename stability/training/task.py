@@ -66,9 +66,7 @@ class Task:
             check_numbers(name, given)
         task = cls.__new__(cls)
         # A list would become float32 on its way.
-        tensors = [v if isinstance(v, Tensor) else _as_tensor(v) for v in (x, y)]
-        if any(v.is_complex() for v in tensors):
-            raise TypeError(f"the samples are {tensors[0].dtype} and {tensors[1].dtype}: expected real numbers")
+        tensors = [v if isinstance(v, Tensor) else torch.from_numpy(np.asarray(v, float)) for v in (x, y)]
         task.x, task.y = (v.detach().to("cpu", torch.float64).clone() for v in tensors)
         if task.x.shape != task.y.shape or task.x.ndim not in (1, 2):
             raise ValueError(
@@ -85,17 +83,6 @@ class Task:
     def __repr__(self) -> str:
         name = "samples" if self.target is None else getattr(self.target, "__name__", repr(self.target))
         return f"Task({name}, {self.interval}, points={len(self.x)})"
-
-
-def _as_tensor(values: ArrayLike) -> Tensor:
-    try:
-        if np.iscomplexobj(values):
-            raise TypeError("they are complex")
-        return torch.from_numpy(np.asarray(values, float))
-    except (TypeError, ValueError, OverflowError) as error:
-        raise TypeError(
-            f"the samples are no numbers in rows of one length ({error}): expected x and y as such"
-        ) from None
 
 
 def check_task(task: object) -> None:
