@@ -64,7 +64,8 @@ def read(path: str | Path, device: torch.device | str | None = None) -> Stored:
     try:
         architecture = Architecture(**description.pop("architecture"))
         description["members"] = check_members(description["members"])
-        if not isinstance(description["init"], str) or type(description["root"]) is not int:
+        root = description["root"]
+        if not isinstance(description["init"], str) or type(root) is not int or not 0 <= root < 2**64:
             raise TypeError(
                 f"init is {description['init']!r} and root {description['root']!r}: expected text and an int"
             )

@@ -70,6 +70,8 @@ def read(path: str | Path, description: Mapping[str, object]) -> tuple[str, dict
             f"{path} is no whole checkpoint of st.train ({error}): it was cut short or is something else; begin anew "
             "with resume=None"
         ) from None
+    if set(stored) != {"description", "start"} or set(found) != set(description):
+        raise ValueError(f"{path} is no checkpoint of st.train: it holds {', '.join(sorted({*stored, *found}))}")
     for name, expected in json.loads(json.dumps(description)).items():
         if found.get(name) != expected:
             raise ValueError(

@@ -19,7 +19,7 @@ from stability.foundation.threads import torch_on_one_thread
 from stability.training import checkpoint
 from stability.training.history import History
 from stability.training.objective import Objective
-from stability.training.status import CONVERGED, STOPPED
+from stability.training.status import CONVERGED, MOVING, STOPPED
 
 #: A method: what it changes is the objective's parameters and its state, from which it goes on.
 Method = Callable[[dict[str, Tensor]], Iterator[tuple[Tensor, Tensor]]]
@@ -86,6 +86,16 @@ class Run:
                 raise ValueError(f"its {name} is {what}, and this run has {expected.dtype} {tuple(own)}")
         if len(tensors["record"]) > self.total:
             raise ValueError(f"its record has {len(tensors['record'])} iterations, and this run has {self.total}")
+        unknown = [name for name in tensors if name not in self.tensors() and not name.startswith("state.")]
+        if unknown:
+            raise ValueError(f"it holds {unknown[0]}, which no run has")
+        if (
+            not tensors["best"].isfinite().all()
+            or tensors["best_loss"].isnan().any()
+            or tensors["record"].isnan().any()
+        ):
+            raise ValueError("its best parameters or its losses are no numbers")
+        check_state(tensors)
 
     def take_up(self, tensors: Mapping[str, Tensor]) -> None:
         """Go back to where a checkpoint was written."""
@@ -107,6 +117,42 @@ class Run:
         loss = torch.stack(record).cpu() if record else torch.full((1, len(members)), math.inf, dtype=torch.float64)
         ends = (self.best_iteration.cpu(), self.stopped.cpu(), self.converged.cpu())
         return History(loss, *ends, members, method, self.objective.path, self.interrupted)
+
+
+#: What a method's state may consist of.
+_STATES: tuple[set[str], ...] = (
+    set(),
+    {"mean", "square", "status", "adam_iteration"},
+    {"damping", "status", "iteration"},
+    {"mean", "square", "status", "adam_iteration", "damping", "iteration"},
+)
+
+
+def check_state(tensors: Mapping[str, Tensor]) -> None:
+    """Raise for a method's state in a checkpoint that no method leaves."""
+    state = {name.removeprefix("state."): value for name, value in tensors.items() if name.startswith("state.")}
+    seeds, dtype = len(tensors["best"]), tensors["best"].dtype
+    if set(state) not in _STATES:
+        raise ValueError(f"its state consists of {', '.join(sorted(state))}, which no method leaves")
+    for name, value in state.items():
+        counts = name.endswith("iteration")
+        rows, whole = () if counts else (seeds,), counts or name == "status"
+        wanted = torch.int64 if whole else torch.float64 if name == "damping" else dtype
+        if value.dtype != wanted or value.shape[:1] != rows or (value.ndim > 1) != (name in ("mean", "square")):
+            raise ValueError(f"its state's {name} is {value.dtype} {tuple(value.shape)}, for {seeds} members")
+    moving = state.get("status", torch.empty(0)) == MOVING
+    for name in set(state) & {"mean", "square", "damping"}:
+        if not state[name][moving].isfinite().all():
+            raise ValueError(f"its state's {name} is not finite for members that move")
+    if not tensors["parameters"][moving if len(moving) else ...].isfinite().all():
+        raise ValueError("its parameters are not finite for members that move")
+    if "mean" in state and state["mean"].shape != state["square"].shape:
+        raise ValueError(f"its state's mean and square are {state['mean'].shape} and {state['square'].shape}")
+    if not set(state.get("status", torch.empty(0)).tolist()) <= {MOVING, STOPPED, CONVERGED}:
+        raise ValueError("its state's status is none that a member may have")
+    done = sum(int(state[name]) for name in ("adam_iteration", "iteration") if name in state)
+    if done != len(tensors["record"]):
+        raise ValueError(f"its state is after {done} iterations, and its record has {len(tensors['record'])}")
 
 
 class Keeper:

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 import stability as st
 from stability.foundation import files
+from tests.edited_files import edited
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -128,3 +129,14 @@ def test_a_full_disk_leaves_the_old_file_as_it_was(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert (st.Chain.load(path).table() == old.table()).all()
     assert [p.name for p in tmp_path.iterdir()] == ["chain.safetensors"]
+
+
+def test_every_edit_is_refused_by_name(tmp_path):
+    path, bad = st.Chain("residual2_prelu", 4, seeds=2).save(tmp_path / "chain"), tmp_path / "bad"
+    done = 0
+    for what, tensors, metadata in edited(path):
+        files.write_tensors(bad, tensors, metadata)
+        with pytest.raises(ValueError, match=re.escape(str(bad))):
+            print(what, st.Chain.load(bad))
+        done += 1
+    assert done > 60

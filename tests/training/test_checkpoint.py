@@ -1,6 +1,7 @@
 """Runs that are broken off and go on: killed, interrupted, on a full disk, and with the wrong file."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import stability as st
 from stability.foundation import files
 from stability.training.checkpoint import VERSION
 from stability.training.least_squares import LeastSquares
+from tests.edited_files import edited
 
 SINE = st.Task(torch.sin, (-3, 3), points=64)
 
@@ -255,3 +257,25 @@ def test_on_a_full_disk_the_run_goes_on_and_the_last_good_checkpoint_stays(tmp_p
     assert [p.name for p in tmp_path.iterdir()] == ["run.safetensors"]
     resumed = st.train(whole, SINE, iterations=9, resume=path, progress=False)
     assert torch.equal(resumed.loss, history.loss)
+
+
+@pytest.mark.parametrize("method", ["adam", "levenberg_marquardt", "growth"])
+def test_every_edit_is_refused_by_name(method, tmp_path):
+    path, bad = tmp_path / "run.safetensors", tmp_path / "bad.safetensors"
+    options = {"method": method, "iterations": 3, "progress": False}
+    st.train(st.Chain("residual2_prelu", 4, seeds=2), SINE, checkpoint=path, **options)
+    done = 0
+    for what, tensors, metadata in edited(path):
+        files.write_tensors(bad, tensors, metadata)
+        with pytest.raises(ValueError, match=re.escape(str(bad))):
+            print(what, st.train(st.Chain("residual2_prelu", 4, seeds=2), SINE, resume=bad, **options))
+        done += 1
+    assert done > 60
+
+
+@pytest.mark.parametrize("name", ["best", "best_loss", "parameters", "record", "state.mean", "state.square"])
+def test_a_checkpoint_of_what_is_no_number_is_refused(path, name, tmp_path):
+    tensors, metadata = files.read_tensors(path)
+    bad = files.write_tensors(tmp_path / "bad", tensors | {name: torch.full_like(tensors[name], torch.nan)}, metadata)
+    with pytest.raises(ValueError, match=r"bad is no checkpoint of this run: its .* (no numbers|not finite)"):
+        st.train(st.Chain("residual2_prelu", 4, seeds=2), SINE, iterations=5, resume=bad, progress=False)
