@@ -107,7 +107,7 @@ def _through(found: list[Derivative], layers: range, rows: Array, forward: bool)
     product = PrefixProducts(len(rows), rows.shape[1])
     for number, layer in enumerate(layers):
         # What a layer rounds grows with all that it adds up, of which what was pushed shows a part.
-        product.spacing = Format(found[layer].dtype).spacing * max(1.0, found[layer].before.width / rows.shape[1])
+        spacing = Format(found[layer].dtype).spacing * max(1.0, found[layer].before.width / rows.shape[1])
         directions = rows if number == 0 else product.basis
         given = torch.from_numpy(np.ascontiguousarray(directions.transpose(1, 0, 2)))
         got = found[layer].push(given) if forward else found[layer].pull(given)
@@ -118,7 +118,8 @@ def _through(found: list[Derivative], layers: range, rows: Array, forward: bool)
                 "division by 0, an overflow)"
             )
         # (directions, points, m) as columns, (points, m, directions)
-        product.multiply_applied(got.detach().to("cpu", torch.float64).permute(1, 2, 0).contiguous().numpy())
+        columns = got.detach().to("cpu", torch.float64).permute(1, 2, 0).contiguous().numpy()
+        product.multiply_applied(columns, spacing)
     return product
 
 

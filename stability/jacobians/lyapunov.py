@@ -192,8 +192,7 @@ def _log_scales(layers: Iterator[tuple[Array, float]], depth: int, progress: boo
     products = None
     for layer, spacing in tqdm(layers, total=depth, desc="exponents", disable=None if progress else True):
         products = products or PrefixProducts(len(layer), layer.shape[2])
-        products.spacing = spacing
-        products.multiply(layer)
+        products.multiply(layer, spacing)
         sums.append(products.log_scales())
     assert products is not None
     return np.stack(sums), products.lost

@@ -141,12 +141,12 @@ def _run(
     layers: Sequence[Array], size: int, spacing: float, distances: bool, progress: bool
 ) -> tuple[Array, NDArray[np.int64], Array, Array]:
     depth, columns = len(layers), layers[0].shape[2]
-    products = PrefixProducts(size, columns, spacing)
+    products = PrefixProducts(size, columns)
     log_values = np.empty((depth, size, columns))
     lost, conditions = np.empty((depth, size), dtype=np.int64), np.empty((depth, size))
     product_distances = np.empty((depth, size))
     for layer, factor in enumerate(tqdm(layers, desc="products", disable=None if progress else True)):
-        products.multiply(factor)
+        products.multiply(factor, spacing)
         lost[layer], conditions[layer] = products.lost, products.conditions
         log_values[layer] = products.log_values()
         if distances and factor.shape[1] == columns:

@@ -32,12 +32,9 @@ class PrefixProducts:
     Args:
         batch: how many sequences.
         columns: the columns of the first matrix.
-        spacing: of the format that the layers were calculated in. A direction that is within it of the size of a row
-            is not told from zero, and counts as lost.
     """
 
-    def __init__(self, batch: int, columns: int, spacing: float = SPACING) -> None:
-        self.spacing = spacing
+    def __init__(self, batch: int, columns: int) -> None:
         self._basis = np.broadcast_to(np.eye(columns), (batch, columns, columns)).copy()
         self._mixing = self._basis.copy()
         self._mantissas = np.full((batch, columns), 0.5)
@@ -48,8 +45,14 @@ class PrefixProducts:
         #: The sum of the layers' condition numbers: estimates, with rows and columns scaled alike.
         self.conditions = np.zeros(batch)
 
-    def multiply(self, layers: Array) -> None:
-        """Multiply by one layer (batch, m, n) from the left."""
+    def multiply(self, layers: Array, spacing: float = SPACING) -> None:
+        """Multiply by one layer (batch, m, n) from the left.
+
+        Args:
+            layers: its matrices.
+            spacing: of the format that they were calculated in. A direction that is within it of the size of a row is
+                not told from zero, and counts as lost.
+        """
         batch, rows, _ = layers.shape
         new_basis = np.zeros((batch, self._basis.shape[1], rows))
         conditions, lost = np.empty(batch), np.empty(batch, np.int64)
@@ -57,22 +60,22 @@ class PrefixProducts:
         arrays = (self._basis, self._mantissas, self._exponents, self._mixing, self.ranks, new_basis, conditions, lost)
 
         def run(first: int, last: int) -> None:
-            graded.multiply(layers[first:last], self.spacing, *(array[first:last] for array in arrays))
+            graded.multiply(layers[first:last], spacing, *(array[first:last] for array in arrays))
 
         side_by_side(run, batch, 4.0 * layers.size * self._basis.shape[1])
         self._basis = new_basis
         self.conditions += conditions
         self.lost += lost
 
-    def multiply_applied(self, columns: Array) -> None:
+    def multiply_applied(self, columns: Array, spacing: float) -> None:
         """Multiply by a layer of which only its product with `basis` is known, columns = J basis^T, (batch, m, r)."""
         r = columns.shape[2]
         self._basis = np.broadcast_to(np.eye(r), (len(columns), r, r)).copy()
         # The basis is of length 1: what is small in every row is noise of the layer, and not small by its own scale.
-        noise = np.linalg.norm(columns, axis=2, keepdims=True) * (r * self.spacing)
+        noise = np.linalg.norm(columns, axis=2, keepdims=True) * (r * spacing)
         told = (abs(columns) > noise).any(axis=1, keepdims=True)
         self.lost += (~told & (columns != 0).any(axis=1, keepdims=True)).sum(axis=(1, 2))
-        self.multiply(np.where(told, columns, 0.0))
+        self.multiply(np.where(told, columns, 0.0), spacing)
 
     @property
     def basis(self) -> Array:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stability.foundation.formats import SPACING, Format
-from stability.jacobians.kernels.graded import VAGUE
+from stability.jacobians.kernels.graded import NOTHING, VAGUE
 from stability.jacobians.products import Array, PrefixProducts
 
 #: Changes of the layers, above rounding and below what bends the answer; the second where the first bends it.
@@ -238,12 +238,13 @@ def _moved(layers: Sequence[Array], log_values: Array, nudge: float, draw: int, 
     depth, size, k = log_values.shape
     # One draw for all of a batch, so that a product is judged alike alone and among others.
     random = np.random.default_rng(draw)
-    products, shift = PrefixProducts(size, layers[0].shape[2], spacing), np.zeros((size, 1))
+    products, shift = PrefixProducts(size, layers[0].shape[2]), np.zeros((size, 1))
     moved = np.empty((depth, size))
     for prefix, layer in enumerate(layers):
         large = abs(layer).max(axis=(1, 2)) > 2.0**1000  # a nudge must not overflow
         shift[large] += 30 * math.log(2)
-        products.multiply(_nudged(np.where(large[:, None, None], layer * 2.0**-30, layer), nudge, random))
+        layer = np.where(large[:, None, None], layer * 2.0**-30, layer)
+        products.multiply(_nudged(layer, nudge, random), spacing)
         values = products.log_values()[:, :k] + shift
         # A direction that only rounding has taken for zero is none after a nudge.
         both = (log_values[prefix] > -math.inf) & (values > -math.inf)
@@ -262,9 +263,9 @@ def _nudged(layers: Array, nudge: float, random: np.random.Generator) -> Array:
 
 def _log_values(layers: Sequence[Array], spacing: float) -> tuple[Array, NDArray[np.int64], Array]:
     """Return the log values of the whole product, how many are undecided, and the sum of the condition numbers."""
-    products = PrefixProducts(len(layers[0]), layers[0].shape[2], spacing)
+    products = PrefixProducts(len(layers[0]), layers[0].shape[2])
     for layer in layers:
-        products.multiply(layer)
+        products.multiply(layer, spacing)
     return products.log_values(), products.lost, products.conditions
 
 
@@ -284,13 +285,13 @@ def _difference(a: Array, b: Array) -> Array:
 
 def _log_determinant(layers: Array) -> Array:
     """Return log |det|, with columns and rows scaled by powers of 2 first, so that no product leaves the range."""
-    exponents = np.where(layers != 0, np.frexp(layers)[1], -(2**20))
+    exponents = np.where(layers != 0, np.frexp(layers)[1], NOTHING)
     columns = exponents.max(axis=1, keepdims=True)
-    zero = (columns == -(2**20)).any(axis=(1, 2))
-    columns = np.where(columns == -(2**20), 0, columns)
+    zero = (columns == NOTHING).any(axis=(1, 2))
+    columns = np.where(columns == NOTHING, 0, columns)
     rows = (exponents - columns).max(axis=2, keepdims=True)
-    zero |= (rows <= -(2**19)).any(axis=(1, 2))
-    rows = np.where(rows <= -(2**19), 0, rows)
+    zero |= (rows <= NOTHING // 2).any(axis=(1, 2))
+    rows = np.where(rows <= NOTHING // 2, 0, rows)
     with np.errstate(divide="ignore"):
         logs = np.linalg.slogdet(np.ldexp(layers, -(rows + columns)))[1]
     logs += math.log(2) * (rows.sum(axis=(1, 2)) + columns.sum(axis=(1, 2)))

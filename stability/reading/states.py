@@ -122,14 +122,15 @@ class State:
         Raises:
             ValueError: where they were changed before they could be copied.
         """
-        return self.flat(self._known(after)).reshape(*self.batch, self.width)
+        return self.flat(self.known(after)).reshape(*self.batch, self.width)
 
     def whole(self, after: str) -> Tensor:
         """Return all the numbers, in one dimension; raises as `numbers` does."""
-        parts = (torch.view_as_real(v.resolve_conj()) if v.is_complex() else v for v in self._known(after))
+        parts = (torch.view_as_real(v.resolve_conj()) if v.is_complex() else v for v in self.known(after))
         return torch.cat([part.flatten() for part in parts])
 
-    def _known(self, after: str) -> list[Tensor]:
+    def known(self, after: str) -> list[Tensor]:
+        """Return the tensors that make up the state; raises as `numbers` does."""
         known = [value for value in self.values if value is not None]
         if len(known) < len(self.values):
             raise ValueError(

@@ -118,7 +118,7 @@ def _states(
         for name, state in zip(found.layers, found.after, strict=True):
             if len(state.shapes) != 1:
                 raise ValueError(f"the state after layer {name} has several tensors: name layers= that end in one")
-            (value,) = state._known(name)
+            (value,) = state.known(name)
             taken.append((_as_units(value, unit_dim, name), reading.inputs.points))
         return found.layers, taken, ends
 
