@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from stability.folds.numbers import Array
-from stability.folds.pieces import align
+from stability.folds.pieces import Doubts, align
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.torch_rules.dimensions import data_dimensions
 from stability.folds.torch_rules.registry import rule
@@ -45,7 +45,7 @@ def _plain(f: PiecewiseLinear) -> PiecewiseLinear:
 
 
 def _joined(fs: Sequence[PiecewiseLinear], data: Array) -> PiecewiseLinear:
-    undecided: dict[int, int] = {}
+    undecided: Doubts = {}
     for f in fs:
         undecided |= f._undecided
     errors = np.maximum.reduce([f._errors for f in fs])
