@@ -11,7 +11,6 @@ from torch import Tensor
 from stability.folds.numbers import numbers
 from stability.folds.pieces import NO_LIMIT
 from stability.folds.piecewise import PiecewiseLinear
-from stability.foundation.arguments import door
 from stability.foundation.checks import check_interval
 
 #: What a network is followed along.
@@ -28,7 +27,6 @@ def line_of(line: object) -> PiecewiseLinear:
     return PiecewiseLinear(ends, ends)
 
 
-@door
 def segment(start: ArrayLike | Tensor, end: ArrayLike | Tensor) -> PiecewiseLinear:
     """Return the line from one input to another: start + t (end - start) for t in [0, 1].
 

@@ -258,7 +258,7 @@ class PiecewiseLinear(AsTensor):
                 "tensor, which is not piecewise linear"
             )
         size = float(abs(self.values).max())
-        if isinstance(p, float) and p == math.inf:
+        if isinstance(p, float | np.floating) and p == math.inf:
             return size
         p = check_integer("p", p, 1, 100_000)
         if size == 0:

@@ -86,22 +86,29 @@ def _share(name: str, value: object) -> None:
 
 def check_numbers(name: str, value: object) -> None:
     """Let real numbers pass, in arrays too, but no bools, which are a mistake here, and no texts."""
-    if isinstance(value, Real) and not isinstance(value, bool | np.bool_):
+    if _is_real(value):
         if isinstance(value, int) and value.bit_length() > 1023:
             raise ValueError(f"{name} is an integer of {value.bit_length()} bits: expected a number that float64 holds")
         return
     if isinstance(value, torch.Tensor):
         real = not (value.is_complex() or value.dtype == torch.bool or value.is_meta)
         kind = "f" if real else "O"
-    elif isinstance(value, np.ndarray | np.generic | Sequence) and not isinstance(value, str | bytes):
+    elif isinstance(value, Sequence) or hasattr(value, "__array__"):
         try:
-            kind = np.asarray(value).dtype.kind
+            array = np.asarray(value)
+            kind = (
+                "f" if array.dtype.kind == "O" and array.size and all(map(_is_real, array.flat)) else array.dtype.kind
+            )
         except ValueError:
             kind = "O"
     else:
         kind = "O"
     if kind not in "fiu":
         raise TypeError(f"{name} is {_shown(value)}: expected real numbers, or an array of them")
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool | np.bool_)
 
 
 def _axes(name: str, value: object) -> None:
@@ -125,7 +132,7 @@ def _shown(value: object) -> str:
     if isinstance(value, torch.Tensor | np.ndarray) and value.ndim:
         return f"a {type(value).__name__} of {value.dtype} with shape {tuple(value.shape)}"
     text = repr(value)
-    return text if len(text) <= 80 else f"a {type(value).__name__}"
+    return text if len(text) <= 80 and "\n" not in text else f"a {type(value).__name__}"
 
 
 RULES: dict[str, Rule] = {
@@ -175,7 +182,8 @@ def door(function: Callable[P, R]) -> Callable[P, R]:
         for name, value in given.items():
             if isinstance(value, torch.Tensor) and value.is_meta:
                 raise TypeError(f"{name} is on the device meta, which holds no numbers: expected another device")
-            if isinstance(value, int) and abs(value) > 2**64:
+            numbers = rules.get(name) is check_numbers
+            if isinstance(value, int) and not numbers and abs(value) >= 2**64:
                 raise ValueError(f"{name} is an integer of {value.bit_length()} bits: expected one that 64 bits hold")
         for name, rule in rules.items():
             if name in given and not (given[name] is None and defaults[name] is None):

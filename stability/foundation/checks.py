@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 COLUMNS = ("skip", "weight", "bias", "outer_weight", "outer_bias", "slope")
 
 
-_LARGEST = sys.float_info.max
+_LARGEST = sys.float_info.max  # an integer beyond it is no float, and ends math.isfinite
 
 
 def check_name(kind: str, name: object, known: Iterable[str]) -> str:

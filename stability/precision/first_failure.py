@@ -49,7 +49,8 @@ class FirstFailures:
     counted the way the quantity travels: from the input for the first two, from the output for gradients. A quantity
 
     - overflows ("overflow") where one of its numbers is not finite, gradients at once where the loss is not; of a
-      module also where a number inside the layer is not, and the state after it may be finite and wrong;
+      module also where a number inside the layer is NaN or +inf, in its graph, while the state after it may be finite
+      and wrong;
     - underflows ("underflow") where the root of their mean square is below the smallest normal number of the format,
       and not exactly zero in truth;
     - has lost all digits ("digits") where it is as far from the truth as the truth is large.

@@ -29,8 +29,8 @@ class FormatRun:
         states: before the first layer and after each, (seeds, ...); of a module there is one seed.
         gradients: (layers, seeds), from the output on: the log root mean square of the gradient with respect to the
             state before each layer, inf where one of its numbers is not finite; None without a loss.
+        narrow: of an exact run the names of modules that work in a narrower format in the network itself.
         inside: of a module int64 (layers, 1), how many of the tensors that a layer makes hold a NaN or +inf.
-        narrow: of an exact run the names of modules that work in a narrower format in the network itself, and not here.
     """
 
     layers: tuple[str, ...]
@@ -47,7 +47,11 @@ class FormatRun:
 
 
 def run_in(
-    reading: Steps | Network, loss: Loss | None = None, before: Sequence[bool] = (), exact: bool = False
+    reading: Steps | Network,
+    loss: Loss | None = None,
+    before: Sequence[bool] = (),
+    exact: bool = False,
+    only_look: bool = False,
 ) -> FormatRun:
     """Run a network once.
 
@@ -56,6 +60,7 @@ def run_in(
         loss: whose gradients are wanted too.
         before: of a module, before which layers the gradient of the state is wanted.
         exact: whether states must stay in the range of the format, and all of a module work in float64.
+        only_look: of an exact run, whether parts that work in a narrower format are but named.
     """
     if isinstance(reading, Steps):
         if exact:
@@ -64,7 +69,7 @@ def run_in(
         gradients = None if loss is None else _backward_of_chain(reading, loss)
         return FormatRun(reading.layers, reading.members, states, gradients)
     with ExitStack() as stack:
-        narrow = stack.enter_context(widened(reading.module)) if exact else {}
+        narrow = stack.enter_context(widened(reading.module, only_look)) if exact else {}
         found = stack.enter_context(reading.forward())
         refuse_chance(reading, found, "runs in two formats would be of two networks")
         if exact:

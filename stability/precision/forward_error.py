@@ -47,9 +47,9 @@ class ForwardErrors:
         layers: the names of the layers.
         members: the member numbers.
         narrow: the names of modules that work in a narrower format than float64 whatever the network's dtype is, such
-            as a norm that converts to float32. The exact states have them in float64.
+            as a norm that converts to float32. The exact states have them in float64, where the network lets them.
         log_narrow_errors: (layers + 1, seeds), the error of the network in float64 that comes of it alone; None where
-            there are no such modules.
+            there are no such modules, or where the exact states have it too, by an unknown amount.
     """
 
     log_errors: dict[str, Tensor]
@@ -76,9 +76,11 @@ class ForwardErrors:
     def __repr__(self) -> str:
         last = ", ".join(f"{name} {self.digits(name)[-1].median():.1f}" for name in self.formats)
         if self.log_narrow_errors is not None:
-            digits = float((-self.log_narrow_errors[-1] / math.log(10)).median())
+            digits = float((-self.log_narrow_errors[-1] / math.log(10)).clamp(min=0).median())
             more = f" and {len(self.narrow) - 1} more" if len(self.narrow) > 1 else ""
             last += f"; float64 itself would have {digits:.1f}, as {self.narrow[0]}{more} work in a narrower format"
+        elif self.narrow:
+            last += f"; the reference too works in a narrower format in {', '.join(self.narrow[:3])}"
         of = f"{self.depth} layers, {len(self.members)} seeds"
         return f"ForwardErrors({of}; right digits after the last: {last})"
 
@@ -116,7 +118,8 @@ def forward_error(
     operation too. The exact states of a piecewise-linear chain of width 1 are taken in double-double arithmetic with an
     exponent of its own (106 bits, no underflow), those of other networks in float64, so that float64 itself can only
     be asked of the former. A module that converts to float32 inside whatever the network's dtype, as many norms and
-    softmaxes do, is kept from it in the exact run, and named.
+    softmaxes do, is kept from it in the exact run, and named; a number that it takes from its dtype, such as an
+    epsilon, is then that of float64.
 
     For the former there also is a bound that the error never exceeds: the error before a step times the largest slope
     within its reach, plus what the step's own roundings did, which is at most a few units of roundoff times the size
@@ -187,10 +190,10 @@ def forward_error(
             "float64 has no reference of higher precision here: only piecewise-linear chains of width 1 have one; "
             "leave float64 out of formats"
         )
-    exact = run_in_float64(reading)
+    exact, whole = _exact_run(reading)
     found = of_runs(exact, {one.name: run_in(in_format(reading, one.dtype)) for one in chosen}, level)
-    if not exact.narrow:
-        return found
+    if not exact.narrow or not whole:
+        return replace(found, narrow=exact.narrow)
     itself = of_runs(exact, {"float64": run_in(in_format(reading, torch.float64))}, level)
     return replace(found, narrow=exact.narrow, log_narrow_errors=itself.log_errors["float64"])
 
@@ -220,7 +223,18 @@ def run_in_float64(reading: Steps | Network) -> FormatRun:
     Raises:
         ValueError: where it leaves the range, or draws random numbers.
     """
-    return run_in(in_format(reading, torch.float64), exact=True)
+    return _exact_run(reading)[0]
+
+
+def _exact_run(reading: Steps | Network) -> tuple[FormatRun, bool]:
+    """Return the run in float64, and whether all of it is, which not every network lets be."""
+    wide = in_format(reading, torch.float64)
+    if isinstance(wide, Network):
+        try:
+            return run_in(wide, exact=True), True
+        except (ValueError, TypeError, RuntimeError):
+            return run_in(wide, exact=True, only_look=True), False
+    return run_in(wide, exact=True), True
 
 
 def of_runs(exact: FormatRun, runs: Mapping[str, FormatRun], level: float) -> ForwardErrors:

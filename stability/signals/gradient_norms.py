@@ -132,7 +132,7 @@ class GradientNorms:
             alive: leave out the members that are `dead`; with none left there is no quantile, and ValueError.
         """
         check_numbers("q", q)
-        if not len(q) or not all(0 <= level <= 1 for level in q):
+        if np.ndim(q) != 1 or not len(q) or not all(0 <= level <= 1 for level in q):
             raise ValueError(f"q is {q}: expected levels from 0 to 1")
         values = self[quantity][:, ~self.dead] if alive else self[quantity]
         if not values.shape[1]:

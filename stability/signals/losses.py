@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,11 +11,21 @@ from torch.autograd.graph import Node
 
 Loss = Callable[[Any], Tensor]
 
-# What autograd calls operations whose derivative is nowhere zero, but soon too small for any format.
-_SATURATING = re.compile(
-    "(Exp|Expm1|Exp2|Cosh|Softmax|SafeSoftmax|LogSoftmax|Logsumexp|Logaddexp|Sigmoid|LogSigmoid|Softplus|Tanh|Erf|Erfc|"
-    "BinaryCrossEntropyWithLogits|SoftMarginLoss|Gelu|Silu|Mish|Elu)Backward[0-9]*"
-)
+# Of operations that saturate, by what autograd calls them: the number that they keep, and where no gradient is left.
+_SATURATED: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
+    "Exp": ("result", lambda y: y == 0),
+    "Sigmoid": ("result", lambda y: (y == 0) | (y == 1)),
+    "Tanh": ("result", lambda y: y.abs() == 1),
+    "Softmax": ("result", lambda y: y == 1),
+    "SafeSoftmax": ("result", lambda y: y == 1),
+    "LogSoftmax": ("result", lambda y: y == 0),
+    "LogSigmoid": ("self", lambda x: (-x).exp() == 0),
+    "Softplus": ("self", lambda x: x.exp() == 0),
+    "SoftMarginLoss": ("self", lambda x: (-x.abs()).exp() == 0),
+    "BinaryCrossEntropyWithLogits": ("self", lambda x: (x.sigmoid() == 0) | (x.sigmoid() == 1)),
+    "Erf": ("self", lambda x: (-x.square()).exp() == 0),
+    "Erfc": ("self", lambda x: (-x.square()).exp() == 0),
+}
 
 
 def loss_of_members(loss: Loss, output: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,7 +49,7 @@ def loss_of_members(loss: Loss, output: Tensor) -> tuple[Tensor, Tensor]:
             )
         _check_loss(values.reshape(seeds), "seed")
         _check_apart(values, leaf)
-        (gradient,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
+        (gradient,) = torch.autograd.grad(values.sum(), leaf, retain_graph=True, allow_unused=True)
     if gradient is None:
         raise ValueError("the loss does not depend on the network's output: expected a differentiable function of it")
     if not gradient.isfinite().all():
@@ -50,7 +59,8 @@ def loss_of_members(loss: Loss, output: Tensor) -> tuple[Tensor, Tensor]:
         )
     zero = (gradient == 0).flatten(1).all(dim=1)
     if zero.any():
-        refuse_saturated(values, None, f" for {int(zero.sum())} of {seeds} seeds")
+        edge = torch.autograd.graph.get_gradient_edge(leaf)
+        refuse_saturated(values, edge.node, f" for {int(zero.sum())} of {seeds} seeds")
     return values.detach().reshape(seeds), gradient
 
 
@@ -67,22 +77,43 @@ def _check_apart(values: Tensor, output: Tensor) -> None:
         )
 
 
-def refuse_saturated(value: Tensor, output: Node | None, where: str) -> None:
-    """Raise if a loss whose gradient at the output is zero contains an operation in which it may have been lost."""
-    left, seen = [value.grad_fn], {output, None}
-    while left:
-        node = left.pop()
-        if node in seen or node is None:
-            continue
-        seen.add(node)
-        if _SATURATING.fullmatch(name := node.name().rpartition("::")[2]):
+def refuse_saturated(value: Tensor, output: Node, where: str) -> None:
+    """Raise if a loss whose gradient at the output is zero is saturated, so that it may have been lost inside.
+
+    Args:
+        value: the loss, in its graph. output: the node of the output in it. where: of which seeds, for the message.
+    """
+    for node in _between(value.grad_fn, output):
+        name = node.name().rpartition("::")[2].partition("Backward")[0]
+        kept, lost = _SATURATED.get(name, ("", torch.isnan))
+        numbers = getattr(node, f"_saved_{kept}", None) if kept else None
+        # A softmax of one number is 1 whatever that is.
+        dim = getattr(node, "_saved_dim", None) if "oftmax" in name else None
+        alone = isinstance(numbers, Tensor) and dim is not None and numbers.shape[dim] == 1
+        if isinstance(numbers, Tensor) and not alone and lost(numbers.detach()).any():
             raise ValueError(
                 f"the gradient of the loss with respect to the output is zero in {str(value.dtype)[6:]}{where}: it is "
-                f"exactly zero, or lost inside the loss, in {name.rpartition('Backward')[0]}, which saturates; these "
-                "cannot be told apart: scale the output down, or take a wider dtype, the network in float64, or a loss "
-                "that converts its output to it"
+                f"lost inside the loss, in {name}, which is saturated; scale the output down, or take a wider dtype, "
+                "the network in float64, or a loss that converts its output to it"
             )
-        left += [after for after, _ in node.next_functions]
+
+
+def _between(first: Node | None, last: Node) -> list[Node]:
+    """Return the nodes of a graph on paths from one to another one below it."""
+    leads: dict[Node, bool] = {last: True}
+    left = [(first, False)]
+    while left:
+        node, seen = left.pop()
+        if node is None or (node in leads and not seen):
+            continue
+        below = [after for after, _ in node.next_functions if after is not None]
+        if seen:
+            leads[node] = any(leads[after] for after in below)
+        else:
+            leads[node] = False
+            left.append((node, True))
+            left += [(after, False) for after in below]
+    return [node for node, there in leads.items() if there and node is not last]
 
 
 def evaluate(loss: Loss, output: object) -> Tensor:

@@ -40,7 +40,7 @@ def watch(
     Every backward pass that reaches the parameters is one row, `torch.autograd.grad` with respect to them included:
     several losses with a pass each, or gradients that are accumulated over passes, are several rows, each with the
     gradients of its own pass, before clipping, and scaled if a GradScaler scaled the loss. With optimizer= every step
-    of that optimiser is one row instead, with the gradient that it applies: accumulated, unscaled and clipped. The
+    of that optimiser is one row instead, with the gradient that it is given: accumulated, unscaled and clipped. The
     training is the same to the bit, and once the context is left, also by an exception, the model is as it was. Norms
     are over all points, whichever dimension tells them apart.
 
@@ -64,7 +64,7 @@ def watch(
         optimizer: make its steps the rows. What it does not hold when the watch begins does not count.
         scaler: the GradScaler whose `step` calls that optimiser: a step that it skips, as a gradient is not finite, is
             a row as well, see `WatchRecord.skipped`, and every row has its scale. Without scaler= the gradients are
-            unscaled all the same, but a skipped step is no row.
+            unscaled all the same, but a skipped step is a row for fused optimisers only.
 
     Returns:
         A context manager that gives the `WatchRecord`, which can be read at any time.
@@ -182,6 +182,8 @@ class _Watcher:
         if not _is_forward():
             return
         self.counts.clear()
+        if self.steps is not None:
+            self.steps.begins()
         tensors = list(tensors_in((args, options)))
         if not self.record.layers and not any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors)):
             try:

@@ -43,7 +43,7 @@ class WatchRecord:
         members: the member numbers of a chain, (0,) for a module.
         iterations: int64 (iterations,), the numbers of the passes or steps, counted from 0.
         scales: (iterations,), the factor by which a GradScaler scaled the loss of a step, which the gradients here no
-            longer hold; NaN without one.
+            longer hold; NaN for a step that none called, 1 for one that is not enabled.
         skipped: bool (iterations,), steps that the scaler skipped, as a gradient was not finite: +inf in the layers
             that have one.
         log_gradients: (iterations, layers, seeds): the L2 norm of the loss gradient with respect to a layer's
@@ -70,7 +70,8 @@ class WatchRecord:
 
     def __repr__(self) -> str:
         seeds = f", {len(self.members)} seeds" if len(self.members) > 1 else ""
-        skipped = f", {n} steps skipped" if (n := int(self.skipped.sum())) else ""
+        number = sum(row.skipped for row in self.rows)
+        skipped = f", {number} of them skipped" if number else ""
         return f"WatchRecord({len(self)} iterations, {len(self.layers)} layers{seeds}{skipped})"
 
     @property

@@ -12,8 +12,9 @@ from .wrong_calls import all_outcomes
 
 def test_no_wrong_call_is_accepted_or_ends_deep_inside():
     mpl.use("Agg")
-    found = [(where, said) for where, (what, said) in all_outcomes(part=11) if what != "refused"]
-    assert not found
+    every = list(all_outcomes(part=11))
+    assert len(every) > 1000
+    assert not [(where, said) for where, (what, said) in every if what != "refused"]
 
 
 def test_the_door_names_the_argument_and_lets_defaults_pass():

@@ -82,3 +82,67 @@ def test_a_network_that_stays_in_its_format_has_none():
     found = st.forward_error(net, torch.randn(2, 3))
     assert found.narrow == ()
     assert found.log_narrow_errors is None
+
+
+class Adds(nn.Module):
+    """A layer that adds numbers of its own."""
+
+    def __init__(self, numbers):
+        super().__init__()
+        self.linear, self.numbers, self.held = nn.Linear(8, 8), numbers, torch.linspace(0.1, 1, 8)
+
+    def forward(self, h):
+        return self.linear(h + self.numbers(self, h).to(h.dtype))
+
+
+def whole(start=0):
+    return torch.arange(start, start + 8)
+
+
+def bits(_, h):
+    return h.float().view(torch.int32).bitwise_and(~1).view(torch.float32)
+
+
+#: What a layer adds, and the same in float64.
+NARROW = {
+    "sine of whole numbers": (lambda *_: torch.sin(whole(10**6) * 0.1), lambda _: (whole(10**6).double() * 0.1).sin()),
+    "quotient": (lambda *_: whole() / 7, lambda _: whole().double() / 7),
+    "power": (lambda *_: 10000.0 ** (whole() / 8), lambda _: 10000.0 ** (whole().double() / 8)),
+    "held": (lambda m, _: m.held.exp(), lambda m: m.held.double().exp()),
+    "matrix": (lambda m, h: h.float() @ m.held.outer(m.held), None),
+    "put": (lambda _, h: torch.zeros(4, 8).index_put_((torch.arange(4),), h.float()), None),
+}
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_numbers_that_a_layer_makes_by_itself_are_in_float64(name):
+    torch.manual_seed(0)
+    net, x = nn.Sequential(*(Adds(NARROW[name][0]) for _ in range(2))).double(), torch.randn(4, 8, dtype=torch.float64)
+    with widened(net) as places, torch.no_grad():
+        y = net(x)
+    assert set(places) == {"0", "1"}
+    h = x
+    for layer in net:
+        held = layer.held.double()
+        own = {"matrix": lambda h=h: h @ held.outer(held), "put": lambda h=h: h}  # noqa: B023
+        h = layer.linear(h + (own[name]() if name in own else NARROW[name][1](layer)))
+    assert (y - h).abs().max() <= 1e-12 * h.abs().max()
+
+
+def test_random_numbers_are_the_same_and_masks_are_not_named():
+    draw = Adds(lambda *_: torch.randn(8, generator=torch.Generator().manual_seed(0)))
+    mask = Adds(lambda _, h: h * (h > 0).float() + torch.zeros(8) + torch.full((8, 8), -1.0).triu(1)[0])
+    net, x = nn.Sequential(draw, mask).double(), torch.randn(4, 8, dtype=torch.float64)
+    with widened(net) as places, torch.no_grad():
+        y = net(x)
+    assert not places
+    with torch.no_grad():
+        assert torch.equal(net(x), y)
+
+
+def test_a_network_that_cannot_be_in_float64_is_named():
+    net = nn.Sequential(*(Adds(bits) for _ in range(2)))
+    found = st.forward_error(net, torch.randn(4, 8), ["float32"])
+    assert found.narrow == ("0", "1")
+    assert found.log_narrow_errors is None
+    assert "the reference too works in a narrower format in 0, 1" in repr(found)

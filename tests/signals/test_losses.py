@@ -42,8 +42,18 @@ def test_where_float64_holds_the_gradient_it_is_measured():
     assert -250 < found.output[0] < -150
 
 
-@pytest.mark.parametrize("loss", [lambda y: F.mse_loss(y, y.detach()), lambda y: (y - y.detach()).square().mean()])
-def test_a_loss_without_such_operations_is_exactly_zero(loss):
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda y: F.mse_loss(y, y.detach()),
+        lambda y: (y - y.detach()).square().mean(),
+        lambda y: torch.log(torch.cosh(y - y.detach())).mean(),
+        lambda y: F.cross_entropy(y[:, :1], CLASSES),
+        lambda y: F.relu(F.softplus(y) - 500).mean(),
+        lambda y: F.relu(y - 500).mean() + 0 * torch.tanh(torch.full((1,), 99.0, requires_grad=True)).sum(),
+    ],
+)
+def test_a_loss_that_is_not_saturated_is_exactly_zero(loss):
     net, x = saturated()
     assert st.gradient_norms(net, x, loss).output[0] == -torch.inf
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -112,7 +113,7 @@ def test_a_scaler_is_taken_out_and_its_skipped_steps_are_rows(fused, unscaled, g
         assert record.skipped.tolist() == [False, False, True, False, False]
         assert record.scales.tolist() == scales == [1024, 1024, 1024, 512, 512]
         assert record.log_gradients[2, :, 0].isposinf().tolist() == [False, False, True, False, False]
-        assert "1 steps skipped" in repr(record)
+        assert "1 of them skipped" in repr(record)
         rows = taken
     else:
         rows = [row for row in range(len(record)) if not record.skipped[row]]
@@ -169,3 +170,43 @@ def test_refusals_say_what_to_do():
     with st.watch(model, optimizer=sgd), pytest.raises(ValueError, match="closure"):
         sgd.step(closure)
     assert not sgd._optimizer_step_pre_hooks
+
+
+def test_a_step_that_calls_the_one_of_its_class_above_is_one_row():
+    class Own(torch.optim.SGD):
+        def step(self, closure=None):
+            return super().step(closure)
+
+    model = small()
+    optimizer = Own(model.parameters(), lr=0.1)
+    torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)  # now torch hooks the steps of both classes
+    with st.watch(model, optimizer=optimizer) as record:
+        for x in batches(model, 3):
+            model(x).square().mean().backward()
+            optimizer.step()
+    assert len(record) == 3
+
+
+def test_watches_of_one_scaler_end_in_any_order_and_copies_of_it_are_not_watched():
+    model = small(dtype=torch.float32)
+    optimizer, scaler = torch.optim.SGD(model.parameters(), lr=0.1), torch.amp.GradScaler("cpu")
+
+    def step(own):
+        optimizer.zero_grad()
+        own.scale(model(batches(model, 1)[0]).square().mean()).backward()
+        model[0].weight.grad[0, 0] = math.inf
+        own.step(optimizer)
+        own.update()
+
+    one, two = (st.watch(model, optimizer=optimizer, scaler=scaler) for _ in range(2))
+    first, second = one.__enter__(), two.__enter__()
+    step(scaler)
+    for twin in (copy.deepcopy(scaler), pickle.loads(pickle.dumps(scaler))):
+        step(twin)
+        assert twin.step.func is torch.amp.GradScaler.step
+    one.__exit__(None, None, None)
+    step(scaler)
+    two.__exit__(None, None, None)
+    step(scaler)
+    assert (len(first), len(second)) == (1, 2)
+    assert "step" not in vars(scaler)

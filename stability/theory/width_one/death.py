@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import sympy
+import torch
 from numpy.typing import NDArray
 
 from stability.foundation.arguments import door
@@ -73,7 +74,9 @@ def born_dead(interval: float | Sequence[float], init: str | Init = "pytorch") -
     name, laws = _laws(init)
     sure = sympy.Integer(1)
     held = "weight and bias symmetric about 0: both sides of the kink are equally likely whatever the state"
-    if not isinstance(interval, Sequence | np.ndarray):
+    if not isinstance(interval, Sequence | np.ndarray | torch.Tensor) or (
+        np.ndim(interval) == 0 and not isinstance(interval, Sequence)
+    ):
         point = check_number("interval", interval)
         where, alive = f"{point:g}", 2**-DEPTH
         derivation = "every step passes the signal with probability 1/2, whatever the state"
