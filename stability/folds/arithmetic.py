@@ -60,13 +60,16 @@ class Arithmetic(Pieces):
     def __rsub__(self, other: object) -> Self:
         return (-self)._with(other, 1)
 
-    def __mul__(self, other: object) -> Self:
+    def _times(self, other: object) -> Self:
         if isinstance(other, Pieces):
             refuse("the product of two functions", "it is not piecewise linear; f.inner(g) integrates it")
         factor = self._constant(other)
         data = self._spread(max(factor.ndim, len(self.shape))) * factor
         size = float(np.max(abs(factor)))
         return self._like(data, self._errors * size + self._rounding(data) * (size > 0))
+
+    def __mul__(self, other: object) -> Self:
+        return self._times(other)
 
     __rmul__ = __mul__
 

@@ -98,15 +98,20 @@ class Source:
         """Return numbers for what is born of entries (flattened) of rows of the data."""
         if self._block is None:
             self._block = next(_blocks) << _BITS
-        owner = data
-        while isinstance(owner.base, np.ndarray):
-            owner = owner.base
-        index = np.unravel_index(entry, data.shape[1:]) if data.ndim > 1 else ()
-        address = data.__array_interface__["data"][0] - owner.__array_interface__["data"][0] + row * data.strides[0]
-        for i, stride in zip(index, data.strides[1:], strict=True):
-            address = address + i * stride
-        births: NDArray[np.int64] = self._block + address // data.itemsize
-        return births
+        return self._block + address(data, row, entry)
+
+
+def address(data: Array, row: NDArray[np.intp], entry: NDArray[np.intp]) -> NDArray[np.int64]:
+    """Return where entries (flattened) of rows of the data are in the array that owns the memory."""
+    owner = data
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    index = np.unravel_index(entry, data.shape[1:]) if data.ndim > 1 else ()
+    offset = data.__array_interface__["data"][0] - owner.__array_interface__["data"][0] + row * data.strides[0]
+    for i, stride in zip(index, data.strides[1:], strict=True):
+        offset = offset + i * stride
+    number: NDArray[np.int64] = offset // data.itemsize
+    return number
 
 
 def crowded(piece: Array, at: Array, error: Array, low: Array, high: Array) -> int:
