@@ -238,15 +238,15 @@ class PiecewiseLinear(AsTensor):
         total = (width * (2 * a * c + a * d + b * c + 2 * b * d) / 6).sum()
         return total if f.exact else float(total)
 
-    def norm(self, p: float | None = None, *more: object, **options: object) -> float:
+    def norm(self, p: float | None = None, *more: Any, **options: Any) -> Any:
         """Return (the integral of |f|^p)^(1/p) for an integer p >= 1, or the maximum of |f| for p = inf.
 
-        There is no default, so that x.norm() in a network that is called directly is not taken for it.
+        There is no default. The entries of a tensor are summed under the integral, or are all looked at.
 
-        The entries of a tensor are summed under the integral, or are all looked at. In a network that `st.restrict`
-        follows it is refused, as is `inner`: what stands there means the norm of a tensor.
+        In a network that is followed, or is called with a segment, it is the norm of a tensor, of p = 1 or infinity.
         """
-        self._not_inside("norm")
+        if self._limit is not None:
+            return self.rules["norm"](self, 2 if p is None else p, *more, **options)
         if p is None or more or options:
             raise TypeError(
                 "norm of a function takes its p and no more, such as f.norm(2); in a network it would be the norm of a "

@@ -111,5 +111,5 @@ def _(f: PiecewiseLinear, ord: object = None, dim: Dims = None, keepdim: bool = 
 def _(f: Operand, target: Operand, *, reduction: str = "mean", **more: object) -> object:
     if any(value is not None for value in more.values()):
         refuse(f"torch's l1_loss with {', '.join(more)}", "there is no rule for it")
-    size = abs(f - target)  # type: ignore[operator]
+    size = abs(f - target)
     return size if reduction == "none" else PiecewiseLinear.rules[reduction](size)
