@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo figures test test-all zoo lint types check bench clean
+.PHONY: demo figures test test-all lowest zoo lint types check bench clean
 
 demo: .venv/ready
 	$(BIN)/python analyses/jacobian_spectrum.py
@@ -29,6 +29,10 @@ test: .venv/ready
 test-all: test
 	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal -m slow tests
 
+# The rooms that lean on other packages most, with the oldest versions of these that are promised to work.
+lowest: .venv/lowest/ready
+	.venv/lowest/bin/python -m pytest --numprocesses=2 --dist=worksteal tests/foundation tests/networks tests/plots tests/analyses
+
 zoo: .venv/zoo
 	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal -m zoo tests/zoo
 
@@ -39,7 +43,7 @@ lint: .venv/ready
 types: .venv/ready
 	$(BIN)/mypy
 
-check: test-all lint types
+check: test-all lowest lint types
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/training.py
@@ -54,6 +58,11 @@ clean:
 # Models of torchvision, timm and transformers, which are large to fetch.
 .venv/zoo: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,zoo]'
+	touch $@
+
+.venv/lowest/ready: pyproject.toml constraints-lowest.txt .venv/ready
+	$(PYTHON) -m venv .venv/lowest
+	.venv/lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[test]'
 	touch $@
 
 .venv/ready: pyproject.toml constraints.txt

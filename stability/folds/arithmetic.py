@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stability.folds.numbers import FLOOR, Array, numbers, rationals, row_size
+from stability.folds.numbers import FLOOR, Array, lift_zeros, numbers, rationals, row_size
 from stability.folds.pieces import Pieces, align
 from stability.folds.refuse import refuse
 from stability.foundation.formats import ROUNDOFF
@@ -25,9 +25,9 @@ class Arithmetic(Pieces):
             data = f._data + g._data if sign > 0 else f._data - g._data
             rounding = 0.0 if f.exact else ROUNDOFF * row_size(data)
             undecided = f._undecided | g._undecided
-            return f._make(
-                f._places, data, f._errors + g._errors + rounding * (_touched(f) & _touched(g)), undecided, f._limit
-            )
+            errors = f._errors + g._errors + rounding * (_touched(f) & _touched(g))
+            _lift(data, errors, f)
+            return f._make(f._places, data, errors, undecided, f._limit)
         constant = self._constant(other)
         shape = np.broadcast_shapes(self.shape, constant.shape)
         data = np.broadcast_to(self._spread(len(shape)), (len(self._data), *shape)).copy()
@@ -35,6 +35,7 @@ class Arithmetic(Pieces):
         data[:count] += constant if sign > 0 else -constant
         if not self.exact:
             errors[:count] += ROUNDOFF * row_size(data[:count])
+            _lift(data, errors, self)
         return self._like(data, errors)
 
     def _constant(self, other: object) -> Array:
@@ -52,7 +53,12 @@ class Arithmetic(Pieces):
         return self._with(other, -1)
 
     def __neg__(self) -> Self:
-        return self._like(-self._data)
+        return self._multiple(self._like(-self._data))
+
+    def _multiple(self, times: Self) -> Self:
+        """Return this times a number other than 0, given without its source."""
+        times._source = self._source.of_multiple(self._data, times._data)
+        return times
 
     def __radd__(self, other: object) -> Self:
         return self._with(other, 1)
@@ -66,7 +72,8 @@ class Arithmetic(Pieces):
         factor = self._constant(other)
         data = self._spread(max(factor.ndim, len(self.shape))) * factor
         size = float(np.max(abs(factor)))
-        return self._like(data, self._errors * size + self._rounding(data) * (size > 0))
+        product = self._like(data, self._errors * size + self._rounding(data) * (size > 0))
+        return self._multiple(product) if factor.size == 1 and size > 0 and data.shape == self._data.shape else product
 
     def __mul__(self, other: object) -> Self:
         return self._times(other)
@@ -102,6 +109,15 @@ class Arithmetic(Pieces):
 
     def __itruediv__(self, other: object) -> Self:
         return self._become(self / other)
+
+
+def _lift(data: Array, errors: Array, f: Pieces) -> None:
+    """Mark values that are 0 in a sum with `f` because they cancel."""
+    k = len(f.knots)
+    if f.exact or data[:k].all():
+        return
+    own = f._spread(data.ndim - 1)[:k]
+    lift_zeros(data[:k], errors[:k], (data[:k] == 0) & (own != 0))
 
 
 def _touched(f: Pieces) -> Array:

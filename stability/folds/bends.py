@@ -42,18 +42,10 @@ def cross(condition: A, others: Sequence[A]) -> tuple[A, list[A], Array]:
     z = flatten_rows(condition.values)
     positive, negative = z > 0, z < 0
     piece, entry = np.nonzero((positive[:-1] & negative[1:]) | (negative[:-1] & positive[1:]))
-    close = 0
-    if not condition.exact:
-        errors = condition._errors[: len(z), None]
-        if errors.any():
-            uncertain = (np.abs(z) <= errors) & (errors > 0)
-            if uncertain.any():
-                # A neuron that is 0 on both sides of a knot passes 0 on whatever its sign is taken to be.
-                flat = flatten_rows(condition.slopes) == 0
-                still = np.concatenate([flat[:1], flat[1:] & flat[:-1], flat[-1:]])
-                close = int((uncertain & ~((z == 0) & still)).sum())
     given, condition = condition, condition._like(condition._data)
-    condition._doubt(close)
+    if not condition.exact and (errors := condition._errors[: len(z), None]).any():
+        # A 0 is exact; a bound that is not a number is a doubt.
+        condition._doubt(condition._around(np.nonzero((z != 0) & ~(np.abs(z) > errors))[0]))
     condition._places = condition._places.with_ends(
         *(bool(((z[end] == 0) & (z[inside] != 0)).any()) for end, inside in ((0, 1), (-1, -2)))
     )
@@ -96,7 +88,8 @@ def cross(condition: A, others: Sequence[A]) -> tuple[A, list[A], Array]:
 def _choose(condition: A, positive: A, other: A) -> A:
     k = len(condition.knots)
     at = condition.values > 0
-    on = at[:-1] | at[1:]
+    # The sign inside a piece: at a knot of others rounding may give a neuron that is 0 there either sign.
+    on = condition.values[:-1] + condition.values[1:] > 0
     data = np.empty_like(condition._data)
     np.copyto(data[:k], np.where(at, positive.values, other.values))
     slopes = np.where(on, positive.slopes, other.slopes)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stability.folds.numbers import FLOOR, row_size
@@ -38,7 +39,7 @@ def compose(outer: P, inner: P) -> P:
     part = abs(kink - v[piece]) / (abs(kink - v[piece]) + abs(v[piece + 1] - kink))
     width = inner.knots[piece + 1] - inner.knots[piece]
     t = inner.knots[piece] + part * width
-    doubtful, error = 0, np.zeros(len(t))
+    doubtful, error = np.empty((0, 2)), np.zeros(len(t))
     if not inner.exact:
         doubtful = _on_a_kink(outer, inner)
         blur = np.maximum(inner._errors[piece], inner._errors[piece + 1]) + outer._places.error[level]
@@ -95,18 +96,18 @@ def _ends_on_a_kink(outer: Pieces, end: object, inside: object) -> bool:
     return bool((at_end or (kinks[1:-1] == end).any()) and end != inside)
 
 
-def _on_a_kink(outer: Pieces, inner: Pieces) -> int:
-    """Return how many pairs of a value of inner at a knot and a knot of outer may be in the other order."""
+def _on_a_kink(outer: Pieces, inner: Pieces) -> NDArray[np.float64]:
+    """Return where a value of inner at a knot and a knot of outer may be in the other order, (n, 2)."""
     kinks, values, blur = outer._places[1:-1], inner.values, inner._errors[: len(inner.knots)]
     if not (kinks.rounded or blur.any()):
-        return 0
+        return np.empty((0, 2))
     far = blur + kinks.error.max(initial=0)
     first, last = np.searchsorted(kinks.at, values - far, "left"), np.searchsorted(kinks.at, values + far, "right")
     several = last - first
     knot = np.repeat(np.arange(len(values)), several)
     kink = np.arange(len(knot)) - np.repeat(np.cumsum(several) - several - first, several)
     allowed = blur[knot] + kinks.error[kink]
-    return int(((np.abs(values[knot] - kinks.at[kink]) <= allowed) & (allowed > 0)).sum())
+    return inner._around(knot[(np.abs(values[knot] - kinks.at[kink]) <= allowed) & (allowed > 0)])
 
 
 def distance(f: Pieces, target: Callable[[Tensor], Tensor]) -> float:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from stability.folds.numbers import Array, flatten_rows
 from stability.folds.pieces import Pieces
-from stability.folds.places import Source, address
+from stability.folds.places import Source
 
 P = TypeVar("P", bound=Pieces)
 
@@ -22,7 +22,7 @@ class Copied(Source):
         self._of, self._data, self._index = source, data, index.ravel()
 
     def births(self, data: Array, row: NDArray[np.intp], entry: NDArray[np.intp]) -> NDArray[np.int64]:
-        row, entry = np.divmod(address(data, row, entry), len(self._index))
+        row, entry = np.divmod(self._address(data, row, entry), len(self._index))
         return self._of.births(self._data, row, self._index[entry])
 
 
@@ -39,10 +39,3 @@ def take(f: P, index: NDArray[np.intp]) -> P:
     g = f._like(data)
     g._source = Copied(f._source, f._data, index)
     return g._like(data.reshape(len(data), *index.shape))
-
-
-def opposite(f: P) -> P:
-    """Return -f, whose kinks are those of f."""
-    g = f._like(np.ascontiguousarray(-f._data))
-    g._source = Copied(f._source, f._data, np.arange(f.shape.numel()))
-    return g

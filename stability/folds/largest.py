@@ -27,7 +27,7 @@ def largest(f: PiecewiseLinear, entries: Index, shape: Sequence[int]) -> Piecewi
     """
     f = f._like(flatten_rows(f._data))
     first = _winner(f.values[:-1], f.slopes, entries)
-    undecided = 0 if f.exact else _ties(f, entries)
+    undecided = [] if f.exact else [_ties(f, entries)]
     piece, window, place, step, loser, winner, error = _crossings(f, entries, first)
     old_pieces = len(first)
     if len(piece):
@@ -41,7 +41,7 @@ def largest(f: PiecewiseLinear, entries: Index, shape: Sequence[int]) -> Piecewi
         if not f.exact:
             other = np.flatnonzero(np.concatenate([[True], fresh[1:] | (pair[1:] != pair[:-1])]))
             on = piece[other]
-            undecided += crowded(on, place[other], error[other], f.knots[on], f.knots[on + 1])
+            undecided.append(crowded(on, place[other], error[other], f.knots[on], f.knots[on + 1]))
         blur = np.zeros(fresh.sum())
         np.maximum.at(blur, np.cumsum(fresh) - 1, error)
         f = _planted(f, piece[fresh], Places(place[fresh], blur))
@@ -53,7 +53,7 @@ def largest(f: PiecewiseLinear, entries: Index, shape: Sequence[int]) -> Piecewi
         since = np.maximum.accumulate(np.where(entry >= 0, np.arange(len(entry))[:, None], 0), axis=0)
         entry = np.take_along_axis(entry, since, 0)
         if not f.exact:
-            undecided += _third(f, entries, entry, piece[fresh] + 1 + np.arange(len(blur)))
+            undecided.append(_third(f, entries, entry, piece[fresh] + 1 + np.arange(len(blur))))
     else:
         entry = first
     k = len(f.knots)
@@ -71,7 +71,8 @@ def largest(f: PiecewiseLinear, entries: Index, shape: Sequence[int]) -> Piecewi
         errors[2 * k - 1 :][steady & ~data[2 * k - 1 :].any(axis=1)] = 0.0
     places = f._places.with_ends(*(_tied_at_end(f, entries, end) for end in (0, -1)))
     g = f._make(places, data.reshape(len(data), *shape), errors, f._undecided, f._limit)
-    g._doubt(undecided)
+    for stretches in undecided:
+        g._doubt(stretches)
     return g
 
 
@@ -143,19 +144,19 @@ def _crossings(
     return tuple(np.concatenate(column) for column in zip(*found, strict=True))  # type: ignore[return-value]
 
 
-def _ties(f: PiecewiseLinear, entries: Index) -> int:
-    """How often rounding leaves open which entry of a window is the largest at a knot."""
+def _ties(f: PiecewiseLinear, entries: Index) -> NDArray[np.float64]:
+    """Where rounding leaves open which entry of a window is the largest at a knot, (n, 2)."""
     blur = 2 * f._errors[: len(f.knots), None]
     if not blur.any():
-        return 0
+        return np.empty((0, 2))
     best = _winner(f.values, f.values, entries)
     top = np.take_along_axis(f.values, best, 1)
     tied = np.zeros(best.shape, dtype=bool)
     for entry in entries:
-        knot, window = np.nonzero((top - f.values[:, entry] <= blur) & (entry != best))
+        knot, window = np.nonzero(~(top - f.values[:, entry] > blur) & (entry != best))
         doubtful = ~_alike(f, knot, best[knot, window], entry[window])
         tied[knot[doubtful], window[doubtful]] = True
-    return int(tied.sum())
+    return f._around(np.nonzero(tied)[0])
 
 
 def _tied_at_end(f: PiecewiseLinear, entries: Index, end: int) -> bool:
@@ -165,27 +166,23 @@ def _tied_at_end(f: PiecewiseLinear, entries: Index, end: int) -> bool:
     return bool((best & (s != s[np.argmax(best, axis=0), np.arange(s.shape[1])])).any())
 
 
-def _third(f: PiecewiseLinear, entries: Index, largest: Index, rows: Index) -> int:
-    """How often a third entry may be the largest near new knots, these rows, at which two others cross."""
+def _third(f: PiecewiseLinear, entries: Index, largest: Index, rows: Index) -> NDArray[np.float64]:
+    """Where a third entry may be the largest near new knots, these rows, at which two others cross, (n, 2)."""
     before, after = largest[rows - 1], largest[rows]
     values, blur = f.values[rows], 2 * f._errors[rows, None]
     top = np.take_along_axis(values, after, 1)
     crossed = before != after
     tied = np.zeros(crossed.shape, dtype=bool)
     for entry in entries:
-        close = crossed & (top - values[:, entry] <= blur) & (entry != before) & (entry != after)
+        close = crossed & ~(top - values[:, entry] > blur) & (entry != before) & (entry != after)
         row, window = np.nonzero(close)
         doubtful = np.ones(len(row), dtype=bool)
         for side in (before, after):
             doubtful &= ~_alike(f, rows[row], side[row, window], entry[window])
         tied[row[doubtful], window[doubtful]] = True
-    return int(tied.sum())
+    return f._around(rows[np.nonzero(tied)[0]])
 
 
 def _alike(f: PiecewiseLinear, knot: Index, one: Index, other: Index) -> NDArray[np.bool_]:
-    """Whether entries are equal along a piece, as two dead neurons are: these may part at its end without any doubt."""
-    alike = np.zeros(len(knot), dtype=bool)
-    for piece in (np.maximum(knot - 1, 0), np.minimum(knot, len(f.slopes) - 1)):
-        alike |= f.slopes[piece, one] == f.slopes[piece, other]
-    alike &= f.values[knot, one] == f.values[knot, other]
-    return alike
+    """Whether entries are both exactly 0 at a knot, as dead neurons are: these may part there without any doubt."""
+    return np.asarray((f.values[knot, one] == 0) & (f.values[knot, other] == 0))

@@ -59,5 +59,18 @@ def row_size(rows: Array) -> Array:
     return size.astype(np.float64)
 
 
+def lift_zeros(values: Array, errors: Array, false: Array) -> None:
+    """Replace zeros that only rounding makes, given by a mask, by numbers well within their errors.
+
+    So a 0 among the values of a function is exact, as that of a dead neuron is, and needs no doubt: what rounds to 0 is
+    held as a number whose sign its error leaves open. Rows that are exact keep their zeros.
+    """
+    if not false.any():
+        return
+    tiny = np.where(errors > 0, np.maximum(errors * 2.0**-40, 5e-324), 0.0)
+    np.copyto(values, tiny.reshape(-1, *[1] * (values.ndim - 1)), where=false)
+    errors += errors * 2.0**-39
+
+
 def signs_of(values: Array) -> NDArray[np.int8]:
     return (values > 0).astype(np.int8) - (values < 0).astype(np.int8)

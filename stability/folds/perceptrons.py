@@ -67,4 +67,5 @@ def restrict_layers(model: nn.Module, low: float, high: float, limit: int | None
         raise TooManyKnots
     if widths[-1] == 1:
         data = data.ravel()
-    return PiecewiseLinear._make(Places(knots, place_error), data, errors, {-1: undecided} if undecided else {})
+    doubts = {-1: np.tile([low, high], (undecided, 1))} if undecided else {}
+    return PiecewiseLinear._make(Places(knots, place_error), data, errors, doubts)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stability.folds.numbers import FLOOR, Array, flatten_rows, rationals, row_size
+from stability.folds.numbers import FLOOR, Array, flatten_rows, lift_zeros, rationals, row_size
 from stability.folds.places import Places, Source, merge
 from stability.folds.refuse import refuse
 from stability.foundation.formats import ROUNDOFF
@@ -22,6 +22,8 @@ P = TypeVar("P", bound="Pieces")
 
 decision = itertools.count()
 
+#: Where decisions are that rounding leaves open, (n, 2) ends of stretches of the line, by the step that met them.
+Doubts = dict[int, NDArray[np.float64]]
 
 #: Of the knots of a function in a network that is followed, where there is no limit to them; None where none is.
 NO_LIMIT = 2**62
@@ -42,7 +44,7 @@ class Pieces:
         places: Places,
         data: Array,
         errors: Array | Callable[[], Array],
-        undecided: dict[int, int],
+        undecided: Doubts,
         limit: int | None,
     ) -> None:
         # What was left undecided, by the decision that left it: a sum of branches counts what they share once.
@@ -61,7 +63,7 @@ class Pieces:
         places: Places,
         data: Array,
         errors: Array | Callable[[], Array],
-        undecided: dict[int, int],
+        undecided: Doubts,
         limit: int | None = None,
     ) -> Self:
         f = cls.__new__(cls)
@@ -85,10 +87,15 @@ class Pieces:
 
     # What it is -----------------------------------------------------------------------------------------------------
 
-    def _doubt(self, decisions: int) -> None:
-        """Add decisions that rounding leaves open."""
-        if decisions:
-            self._undecided = self._undecided | {next(decision): decisions}
+    def _doubt(self, stretches: NDArray[np.float64]) -> None:
+        """Add decisions that rounding leaves open, each on a stretch of the line, (n, 2)."""
+        if len(stretches):
+            self._undecided = self._undecided | {next(decision): stretches}
+
+    def _around(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Return the stretches from the knot before a knot to that after it."""
+        last = len(self.knots) - 1
+        return np.stack([self.knots[np.maximum(rows - 1, 0)], self.knots[np.minimum(rows + 1, last)]], axis=1)
 
     @property
     def knots(self) -> Array:
@@ -130,9 +137,14 @@ class Pieces:
     @property
     def undecided(self) -> int:
         # A vector has no turns: of its slopes only the changes count.
+        return sum(map(len, self._undecided.values())) + int(self._lost().sum())
+
+    def _lost(self) -> NDArray[np.bool_]:
+        """Which slopes, of a scalar, and bends may be no more than rounding, in that order."""
         rows = len(self.knots) if self.shape.numel() == 1 else 2 * len(self.knots) - 1
         errors = self._errors[rows:]
-        return sum(self._undecided.values()) + int(np.sum((errors > 0) & (row_size(self._data[rows:]) <= errors)))
+        # A bound that is not a number is a doubt.
+        return np.asarray((errors != 0) & ~(row_size(self._data[rows:]) > errors))
 
     def to_exact(self, kind: type = Fraction) -> Self:
         """Return the function of the same knots and values, read as rational numbers: no later operation rounds."""
@@ -233,6 +245,11 @@ def insert(f: P, piece: Array, fresh: Places, planted: bool = False) -> P:
         )
         if planted:
             errors[new] += size * fresh.error
+        false = data[new] == 0
+        if false.any():
+            inside, rows = errors[new], data[new]
+            lift_zeros(rows, inside, false & ((f.values[piece] != 0) | (f.values[piece + 1] != 0)))
+            data[new], errors[new] = rows, inside
         errors[k : 2 * k - 1] = slope_errors[on_piece]
         errors[2 * k - 2 + kept[1:-1]] = f._errors[2 * old - 1 :]
     return f._make(f._places.with_new(new, fresh), data, errors, f._undecided, f._limit)

@@ -212,7 +212,8 @@ class PiecewiseLinear(AsTensor):
             (inside == start).any() or (at_first and start == first),
             (inside == end).any() or (at_last and end == last),
         )
-        part = f._make(f._places[i : j + 1].with_ends(*ends), f._data[rows], f._errors[rows], f._undecided, f._limit)
+        undecided = {k: of[(of[:, 1] >= start) & (of[:, 0] <= end)] for k, of in f._undecided.items()}
+        part = f._make(f._places[i : j + 1].with_ends(*ends), f._data[rows], f._errors[rows], undecided, f._limit)
         part._doubt(self._places.near((start, end)))
         return part
 
@@ -273,5 +274,5 @@ class PiecewiseLinear(AsTensor):
         it does within a thousandth of the interval may be missed.
         """
         if isinstance(target, PiecewiseLinear):
-            return (self - target).norm(2)
+            return float((self - target).norm(2))
         return distance(self, target)

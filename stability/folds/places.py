@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from copy import copy
 from functools import cached_property
 
 import numpy as np
@@ -78,11 +79,13 @@ class Places:
         ends = self.ends[0] or bool(first), self.ends[1] or bool(last)
         return self if ends == self.ends else Places(self.at, self.error, self.births, ends)
 
-    def near(self, points: Sequence[float]) -> int:
-        """Return how many knots may be on either side of one of these points."""
+    def near(self, points: Sequence[float]) -> NDArray[np.float64]:
+        """Return where knots may be on either side of one of these points, (n, 2)."""
         if not self.rounded:
-            return 0
-        return sum(int(((np.abs(self.at - point) <= self.error) & (self.error > 0)).sum()) for point in points)
+            return np.empty((0, 2))
+        found = [(np.abs(self.at - point) <= self.error) & (self.error > 0) for point in points]
+        rows = np.concatenate([np.flatnonzero(mask) for mask in found])
+        return np.stack([self.at[rows] - self.error[rows], self.at[rows] + self.error[rows]], axis=1)
 
 
 class Source:
@@ -92,40 +95,53 @@ class Source:
     """
 
     def __init__(self) -> None:
-        self._block: int | None = None
+        self._block: int = next(_blocks) << _BITS
+        self._shift = 0
+
+    def of_multiple(self, data: Array, multiple: Array) -> Source:
+        """Return the source for numbers times a constant that is not 0, whose kinks at 0 are the same ones."""
+        if data.strides != multiple.strides:
+            return Source()
+        source = copy(self)
+        source._shift += _offset(data) - _offset(multiple)
+        return source
 
     def births(self, data: Array, row: NDArray[np.intp], entry: NDArray[np.intp]) -> NDArray[np.int64]:
         """Return numbers for what is born of entries (flattened) of rows of the data."""
-        if self._block is None:
-            self._block = next(_blocks) << _BITS
-        return self._block + address(data, row, entry)
+        return self._block + self._address(data, row, entry)
+
+    def _address(self, data: Array, row: NDArray[np.intp], entry: NDArray[np.intp]) -> NDArray[np.int64]:
+        """Return which numbers in memory entries (flattened) of rows of the data are."""
+        index = np.unravel_index(entry, data.shape[1:]) if data.ndim > 1 else ()
+        address = _offset(data) + self._shift + row * data.strides[0]
+        for i, stride in zip(index, data.strides[1:], strict=True):
+            address = address + i * stride
+        number: NDArray[np.int64] = address // data.itemsize
+        return number
 
 
-def address(data: Array, row: NDArray[np.intp], entry: NDArray[np.intp]) -> NDArray[np.int64]:
-    """Return where entries (flattened) of rows of the data are in the array that owns the memory."""
+def _offset(data: Array) -> int:
+    """Return how far from the beginning of the memory that it is part of an array is, in bytes."""
     owner = data
     while isinstance(owner.base, np.ndarray):
         owner = owner.base
-    index = np.unravel_index(entry, data.shape[1:]) if data.ndim > 1 else ()
-    offset = data.__array_interface__["data"][0] - owner.__array_interface__["data"][0] + row * data.strides[0]
-    for i, stride in zip(index, data.strides[1:], strict=True):
-        offset = offset + i * stride
-    number: NDArray[np.int64] = offset // data.itemsize
-    return number
+    return int(data.__array_interface__["data"][0] - owner.__array_interface__["data"][0])
 
 
-def crowded(piece: Array, at: Array, error: Array, low: Array, high: Array) -> int:
-    """Return how many knots may be one with an earlier one on the same piece, from `low` to `high`, or precede it.
+def crowded(piece: Array, at: Array, error: Array, low: Array, high: Array) -> NDArray[np.float64]:
+    """Return stretches on which a knot may be one with an earlier one on the same piece, or precede it, (n, 2).
 
-    The knots come in order, and all of them are on their pieces beyond doubt.
+    The knots come in order, and all of them are on their pieces, from `low` to `high`, beyond doubt.
     """
     first, last = np.maximum(at - error, low), np.minimum(at + error, high)
-    passed = first[1:] < np.maximum.accumulate(last)[:-1]
-    return int((passed | ((piece[1:] == piece[:-1]) & (at[1:] == at[:-1]))).sum())
+    reach = np.maximum.accumulate(last)
+    passed = ~(first[1:] >= reach[:-1]) | ((piece[1:] == piece[:-1]) & (at[1:] == at[:-1]))
+    begin, end = np.minimum(first[1:], first[:-1]), np.maximum(reach[:-1], last[1:])
+    return np.stack([begin[passed], end[passed]], axis=1)
 
 
-def merge(f: Places, g: Places) -> tuple[Places, NDArray[np.intp], NDArray[np.intp], int]:
-    """Return the knots of either, the rows among them of those of f and of those of g, and how many are in doubt.
+def merge(f: Places, g: Places) -> tuple[Places, NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
+    """Return the knots of either, the rows among them of those of f and of those of g, and stretches in doubt, (n, 2).
 
     In doubt are two, each of them in one only, that are nearer than their errors: they may be one, or the other way
     round.
@@ -151,7 +167,7 @@ def merge(f: Places, g: Places) -> tuple[Places, NDArray[np.intp], NDArray[np.in
         last = np.minimum(at + error, ends[np.minimum(segment + 1, len(ends) - 1)])
         for one in (0, 1):
             reach = np.maximum.accumulate(np.where(kind == one, last, -np.inf))
-            doubtful[1:] |= (kind[1:] == 1 - one) & (first[1:] < reach[:-1])
+            doubtful[1:] |= (kind[1:] == 1 - one) & ~(first[1:] >= reach[:-1])
     # In the same place they share a row.
     same = np.zeros(len(at), dtype=bool)
     same[1:] = (kind[1:] == 1) & (kind[:-1] == 0) & (segment[1:] == segment[:-1]) & (at[1:] == at[:-1]).astype(bool)
@@ -162,4 +178,8 @@ def merge(f: Places, g: Places) -> tuple[Places, NDArray[np.intp], NDArray[np.in
     f_rows, g_rows = row[kind < 1], np.empty(len(g.at), dtype=np.intp)
     g_rows[g_only], g_rows[j] = row[kind == 1], f_rows[i]
     places = Places(at[~same], error[~same], births[~same], f.ends).with_ends(*g.ends)
-    return places, f_rows, g_rows, int(doubtful.sum())
+    rows = np.flatnonzero(doubtful)
+    before, reach = np.maximum(rows - 1, 0), error[rows]
+    begin = np.minimum(at[rows] - reach, at[before] - error[before])
+    end = np.maximum(at[rows] + reach, at[before] + error[before])
+    return places, f_rows, g_rows, np.stack([begin, end], axis=1).astype(np.float64)

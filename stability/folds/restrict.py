@@ -19,11 +19,13 @@ from stability.folds.following import following
 from stability.folds.kernels.enumeration import enumerate_chain
 from stability.folds.lines import Line, line_of
 from stability.folds.perceptrons import restrict_layers
-from stability.folds.pieces import NO_LIMIT, TooManyKnots
+from stability.folds.pieces import NO_LIMIT, TooManyKnots, insert
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.places import Places
+from stability.folds.replay import settle
 from stability.foundation.arguments import door
 from stability.foundation.checks import check_finite, check_integer, check_table
+from stability.foundation.formats import ROUNDOFF
 from stability.foundation.threads import interruptible
 from stability.networks import Chain
 
@@ -161,11 +163,20 @@ def _run(net: Followed, line: PiecewiseLinear, limit: int | None) -> PiecewiseLi
         fast = restrict_layers(net, float(line.knots[0]), float(line.knots[-1]), limit)
         if fast is not None:
             _check_result(net, fast)
-            return fast
-    given = line._like(line._data)
-    given._limit = NO_LIMIT if limit is None else limit
+            if not fast.undecided:
+                return fast
     if isinstance(net, type):
         raise TypeError(f"net is the class {net.__name__}: expected an instance, {net.__name__}(...)")
+    f = _follow(net, line, limit)
+    f = f if f.exact else _settled(net, line, f, limit)
+    _check_by_tensors(net, line, f)
+    return f
+
+
+def _follow(net: Callable[..., Tensor], line: PiecewiseLinear, limit: int | None) -> PiecewiseLinear:
+    """Give a line to a network, which answers with what it does along it."""
+    given = _with_zero(line)
+    given._limit = NO_LIMIT if limit is None else limit
     with following():
         out = net(given if line.shape else given._like(given._data.reshape(-1, 1, 1)))
     if not line.shape and isinstance(out, PiecewiseLinear) and out.shape[:1] == (1,):
@@ -176,8 +187,46 @@ def _run(net: Followed, line: PiecewiseLinear, limit: int | None) -> PiecewiseLi
             "wrap it so that it returns one"
         )
     _check_result(net, out)
-    _check_by_tensors(net, line, out)
     return out
+
+
+def _settled(
+    net: Callable[..., Tensor], line: PiecewiseLinear, f: PiecewiseLinear, limit: int | None
+) -> PiecewiseLinear:
+    """Follow the network once more, in rational numbers, where rounding left it open what it does."""
+
+    def exactly(low: float, high: float) -> PiecewiseLinear:
+        part = line.to_exact().restrict(Fraction(low), Fraction(high))
+        return _follow(net, part.to_exact(_fast_rational()), limit)
+
+    return settle(f, exactly)
+
+
+def _with_zero(line: PiecewiseLinear) -> PiecewiseLinear:
+    """Return a line with a knot where it passes 0, if it does: there a network without biases bends all at once.
+
+    The place may be no float64; the values there are, being 0.
+    """
+    f = line._like(line._data)
+    if line.exact or len(line.knots) != 2 or not line.shape:
+        return f
+    p, q = (values.ravel() for values in line.values)
+    used = np.flatnonzero((p != 0) | (q != 0))
+    first = int(used[np.argmax(np.abs(p[used]))])
+    if not p[first] * q[first] < 0:
+        return f
+    u, v = Fraction(p[first]), Fraction(q[first])
+    # Rounded first, so that other lines cost nothing.
+    apart = np.abs(p * q[first] - q * p[first]) > 4 * ROUNDOFF * np.abs(p * q[first])
+    if apart.any() or any(Fraction(p[i]) * v != Fraction(q[i]) * u for i in used):
+        return f
+    low, high = map(Fraction, line.knots)
+    place = float(low + (high - low) * (u / (u - v)))
+    if not low < place < high:
+        return f
+    g = insert(f, np.array([0]), Places(np.array([place]), ROUNDOFF * abs(place)), planted=True)
+    g._data[1], g._errors[1] = 0.0, 0.0
+    return g
 
 
 def _check_result(net: Followed, f: PiecewiseLinear) -> None:
@@ -252,4 +301,5 @@ def _enumerate(table: NDArray[np.float64], low: float, high: float, limit: int |
         return np.concatenate([value_errors, slope_errors, bend_errors])
 
     places = Places(knots, place_error, ends=ends)
-    return PiecewiseLinear._make(places, data, errors, {-1: undecided} if undecided else {})
+    doubts = {-1: np.broadcast_to([low, high], (undecided, 2))} if undecided else {}
+    return PiecewiseLinear._make(places, data, errors, doubts)

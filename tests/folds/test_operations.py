@@ -7,7 +7,6 @@ piece, and on both sides of each fold.
 """
 
 import math
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -116,7 +115,7 @@ MOVES = {
     "index_select": (lambda x: x.index_select(1, torch.tensor([2, 0, 2])) + like(x, 2, 3), (2, 3)),
     "gather": (lambda x: x.gather(1, torch.tensor([[2, 0], [1, 1]])) + like(x, 2, 2), (2, 3)),
     "take": (lambda x: torch.take(x, torch.tensor([5, 0, 3])), (2, 3)),
-    "take_along_dim": (lambda x: torch.take_along_dim(x, torch.tensor([[2], [0]]), 1), (2, 3)),
+    "take_along_dim": (lambda x: torch.take_along_dim(x, torch.tensor([[2, 0], [0, 1]]), 1), (2, 3)),
     "T": (lambda x: x.T + like(x, 3, 2), (2, 3)),
     "t": (lambda x: x.t() + like(x, 3, 2), (2, 3)),
     "mT": (lambda x: x.mT + like(x, 1, 3, 2), (1, 2, 3)),
@@ -144,7 +143,7 @@ MOVES = {
     "pad, constant": (lambda x: F.pad(x, (1, 0), value=0.7) + like(x, 2, 4), (2, 3)),
     "pad, cropping": (lambda x: F.pad(x, (-1, 1)), (2, 3)),
     "index on both sides of a slice": (lambda x: x[0, :, torch.tensor([1, 0])] + like(x, 2, 2), (1, 2, 3)),
-    "two indices": (lambda x: x[[0, 1], [2, 0]], (2, 3)),
+    "two indices": (lambda x: x[[0, 1, 0], [2, 0, 1]], (2, 3)),
     "mask": (lambda x: x[torch.tensor([[True, False, True], [False, True, True]])], (2, 3)),
     "None and step": (lambda x: x[None, ..., ::2], (2, 3)),
     "hstack": (lambda x: torch.hstack([x, -x]), (2, 3)),
@@ -190,7 +189,10 @@ LINEAR = {
     "conv3d, unbatched": (lambda x: F.conv3d(x, like(x, 1, 2, 2, 2, 2)), (2, 2, 2, 3)),
     "conv_transpose1d": (lambda x: F.conv_transpose1d(x, like(x, 2, 3, 2), like(x, 3), 2), (1, 2, 3)),
     "conv_transpose1d, unbatched": (lambda x: F.conv_transpose1d(x, like(x, 2, 1, 3), groups=2), (2, 3)),
-    "conv_transpose2d": (lambda x: F.conv_transpose2d(x, like(x, 1, 2, 2, 2), stride=2, output_padding=1), (1, 1, 2, 2)),
+    "conv_transpose2d": (
+        lambda x: F.conv_transpose2d(x, like(x, 1, 2, 2, 2), stride=2, output_padding=1),
+        (1, 1, 2, 2),
+    ),
     "bilinear": (lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), (1, 1, 2, 3)),
     "bilinear, corners": (nn.Upsample(size=(3, 5), mode="bilinear", align_corners=True), (1, 1, 2, 3)),
     "linear interpolation": (lambda x: F.interpolate(x, 5, mode="linear"), (1, 2, 3)),
@@ -238,7 +240,7 @@ BENDS = {
     "where": (lambda x: torch.where(x > 0, x, 0.1 * x), (4,)),
     "where, constants": (lambda x: torch.where(x >= 0.3, x, 0.3), (4,)),
     "where, le": (lambda x: torch.where(x <= 0, -0.3 * x, x), (4,)),
-    "where, lt": (lambda x: torch.where(0.25 < -x, x + 0.25, torch.zeros_like(x)), (4,)),
+    "where, lt": (lambda x: torch.where(-x > 0.25, x + 0.25, torch.zeros_like(x)), (4,)),
     "where, two functions": (lambda x: torch.where(x[0] > x[1], 2 * x[0], x[0] + x[1]), (2, 3)),
     "where, tensors": (lambda x: torch.where(torch.gt(x, like(x, 4)), x - like(x, 4), 0), (4,)),
     "where, tensor first": (lambda x: torch.where(like(x, 4) < x, like(x, 4), x), (4,)),

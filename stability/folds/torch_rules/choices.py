@@ -11,7 +11,6 @@ from torch import Tensor
 
 from stability.folds.bends import select
 from stability.folds.conditions import Condition
-from stability.folds.entries import opposite
 from stability.folds.numbers import Array, flatten_rows, row_size
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.refuse import refuse
@@ -22,7 +21,7 @@ from stability.folds.torch_rules.tensor_facts import check_kind
 from stability.foundation.formats import ROUNDOFF
 
 #: A jump that rounding could hide is counted as undecided where it may be larger than this part of the function.
-_HIDDEN = 1e-6
+_HIDDEN = 1e-9
 
 
 def _comparison(names: Sequence[str], turned: bool, negated: bool) -> None:
@@ -33,7 +32,7 @@ def _comparison(names: Sequence[str], turned: bool, negated: bool) -> None:
             f, less = cast(PiecewiseLinear, b) - a, not turned
         else:
             f, less = a if isinstance(b, int | float) and b == 0 else a - b, turned
-        return Condition(opposite(f) if less else f, negated)
+        return Condition(-f if less else f, negated)
 
 
 _comparison(("gt", "greater", "__gt__"), False, False)
@@ -126,7 +125,8 @@ def _refuse_jumps(g: PiecewiseLinear) -> None:
         size, steep, moved = row_size(values), row_size(slopes), g._places.error
         allowed = g._errors[: k - 1] + g._errors[1:k] + (g._errors[k : 2 * k - 1] + 4 * ROUNDOFF * steep) * width
         allowed += 4 * ROUNDOFF * (size[1:] + size[:-1]) + steep * (moved[1:] + moved[:-1])
-        g._doubt(int((allowed > _HIDDEN * size.max()).sum()))
+        hidden = np.flatnonzero(~(allowed <= _HIDDEN * size.max()))
+        g._doubt(np.stack([g.knots[hidden], g.knots[hidden + 1]], axis=1))
     jumps = np.flatnonzero(gap > allowed)
     if len(jumps):
         at = float(g.knots[jumps[0]])

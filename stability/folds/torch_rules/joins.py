@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stability.folds.entries import take
 from stability.folds.numbers import flatten_rows
-from stability.folds.pieces import align
+from stability.folds.pieces import Doubts, align
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.torch_rules.arrangement import numbered, places
 from stability.folds.torch_rules.registry import Operand, rule
@@ -24,7 +24,7 @@ def joined_entries(tensors: Sequence[Operand], join: Callable[..., Tensor]) -> P
     fs = on_one_line(tensors)
     first = np.cumsum([1, *(f.shape.numel() for f in fs)])
     index = join(*(numbered(f, int(n)) for f, n in zip(fs, first, strict=False)))
-    undecided: dict[int, int] = {}
+    undecided: Doubts = {}
     for f in fs:
         undecided |= f._undecided
     errors = np.maximum.reduce([f._errors for f in fs])

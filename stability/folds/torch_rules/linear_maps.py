@@ -7,6 +7,7 @@ sum of the map, and with ones in the place of the weights it is the number of pr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import cast
 
 import numpy as np
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stability.folds.numbers import FLOOR, Array, rationals, row_size
+from stability.folds.numbers import FLOOR, Array, flatten_rows, lift_zeros, rationals, row_size
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.refuse import refuse
+from stability.folds.replay import spend
 from stability.folds.torch_rules.arrangement import arranged
 from stability.folds.torch_rules.dimensions import check_channels, check_spatial
 from stability.folds.torch_rules.registry import Rule, naming, rule, torch_function
@@ -55,7 +57,19 @@ def linear_map(
         if bias is not None:
             out[:k] += bias.numpy()
             errors[:k] += ROUNDOFF * (norm * size[:k] + float(bias.abs().max()))
+        if not out[:k].all():
+            lift_zeros(out[:k], errors[:k], _cancelled(data[:k], out[:k], apply))
     return f._like(out, errors)
+
+
+def _cancelled(data: Array, out: Array, apply: Callable[[Tensor], Tensor]) -> Array:
+    """Which zeros of an image are made by rounding: those to which numbers other than 0 contribute."""
+    zero = out == 0
+    rows = flatten_rows(zero).any(axis=1)
+    # Random factors: sums of them cancel by accident alone.
+    probe = (data[rows] != 0) * np.random.default_rng(0).uniform(1, 2, data[rows].shape)
+    zero[rows] &= apply(torch.from_numpy(probe)).numpy() != 0
+    return zero
 
 
 def _exact_map(f: PiecewiseLinear, apply: Callable[[Tensor], Tensor], mean: bool) -> Array:
@@ -63,10 +77,15 @@ def _exact_map(f: PiecewiseLinear, apply: Callable[[Tensor], Tensor], mean: bool
     size = f.shape.numel()
     if size > 4096:
         raise ValueError(f"a layer has {size} inputs: exact arithmetic is for up to 4096; use the default")
+    spend(size * size)
     image = apply(torch.eye(size, dtype=torch.float64).reshape(size, *f.shape))
     matrix = image.reshape(size, -1).numpy()
     kind = type(f._data.flat[0])
     rows = f._data.reshape(len(f._data), size)
+    filled = np.count_nonzero(matrix)
+    spend(len(rows) * filled)
+    if kind is not Fraction and not mean and filled > matrix.size / 4:
+        return _dense_map(rows, matrix).reshape(len(rows), *image.shape[1:])
     out = np.empty((len(rows), matrix.shape[1]), dtype=object)
     for j in range(matrix.shape[1]):
         used = np.flatnonzero(matrix[:, j])
@@ -78,6 +97,17 @@ def _exact_map(f: PiecewiseLinear, apply: Callable[[Tensor], Tensor], mean: bool
         zero = rationals(np.zeros(1), kind)[0]
         out[:, j] = rows[:, used] @ weights if len(used) else zero
     return out.reshape(len(rows), *image.shape[1:])
+
+
+def _dense_map(rows: Array, matrix: Array) -> Array:
+    """Return rows of fmpq times a matrix of float64: flint takes out what denominators have in common first."""
+    from flint import fmpq_mat
+
+    factors = rationals(matrix, type(rows.flat[0]))
+    product = fmpq_mat(*rows.shape, rows.ravel().tolist()) * fmpq_mat(*matrix.shape, factors.ravel().tolist())
+    out = np.empty(len(rows) * matrix.shape[1], dtype=object)
+    out[:] = product.entries()
+    return out.reshape(len(rows), -1)
 
 
 def double(value: Tensor) -> Tensor:
