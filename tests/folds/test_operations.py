@@ -7,6 +7,7 @@ piece, and on both sides of each fold.
 """
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -267,3 +268,163 @@ def test_operations_in_float32(name):
     if isinstance(operation, nn.Module):
         operation = operation.float()
     agrees(Around(operation, shape), exact=False)
+
+
+REFUSED = {
+    "where, jump": (lambda x: torch.where(x > 0, x + 1, x), "a choice by a comparison"),
+    "where, small jump": (lambda x: torch.where(x > 0, x + 1e-9, x), "a choice by a comparison"),
+    "where, of constants": (lambda x: torch.where(x > 0, 1.0, 0.0), "a choice by a comparison"),
+    "where, at one point": (lambda x: torch.where(x.abs() > 0, x + 1, x), "a choice by a comparison"),
+    "where, dead": (lambda x: torch.where(x.relu() > 0, x + 1, x), "a choice by a comparison"),
+    "mask": (lambda x: (x - 1) * (x > 0), "a choice by a comparison"),
+    "masked_fill": (lambda x: x.masked_fill(x > 0.1, 0.0), "a choice by a comparison"),
+    "mask alone": (lambda x: (x > 0).float() + x, "a comparison or a branch on values"),
+    "mask times a constant": (lambda x: x + (x > 0) * 2.0, "a comparison times a constant"),
+    "mask in a sum": (lambda x: x + (x > 0), "a comparison or a branch on values"),
+    "mask as an index": (lambda x: x[x > 0], "."),
+    "two conditions": (lambda x: torch.where((x > 0) & (x < 1), x, 0), "a comparison or a branch on values"),
+    "branch": (lambda x: x if (x > 0).all() else -x, "a comparison or a branch on values"),
+    "eq": (lambda x: torch.where(torch.eq(x, 0), x, 0.0), "torch's eq"),
+    "==": (lambda x: x * (x == 0), "a comparison or a branch on values"),
+    "hardshrink": (F.hardshrink, "torch's hardshrink"),
+    "hardswish": (F.hardswish, "torch's hardswish"),
+    "%": (lambda x: x % 1, "a remainder, or rounding to integers,"),
+    "% by": (lambda x: torch.ones(2, 4, dtype=x.dtype) % x, "a remainder, or rounding to integers,"),
+    "//": (lambda x: x // 1, "a remainder, or rounding to integers,"),
+    "**": (lambda x: x**3, "a power"),
+    "2**": (lambda x: 2**x, "a power"),
+    "remainder": (lambda x: torch.remainder(x, 1), "torch's remainder"),
+    "fmod": (lambda x: x.fmod(1), "torch's fmod"),
+    "floor_divide": (lambda x: torch.floor_divide(x, 2), "torch's floor_divide"),
+    "div, rounded": (lambda x: torch.div(x, 2, rounding_mode="floor"), "torch's div with these arguments"),
+    **{
+        name: (lambda x, name=name: getattr(torch, name)(x), f"torch's {name}")
+        for name in ("round", "floor", "ceil", "trunc", "frac", "sign", "argmax", "argsort")
+    },
+    **{
+        f"{name}_": (lambda x, name=name: getattr(x * 1, name + "_")(), f"torch's {name}")
+        for name in ("round", "floor", "ceil", "trunc", "sign")
+    },
+    **{name: (lambda x, name=name: getattr(x, name)(), f"torch's {name}") for name in ("long", "int", "bool", "short")},
+    "builtin round": (round, "a remainder, or rounding to integers,"),
+    ".to(int)": (lambda x: x.to(torch.int64), "torch's cast to torch.int64"),
+    ".to(device, int)": (lambda x: x.to("cpu", torch.int32), "torch's cast to torch.int32"),
+    ".to(dtype=bool)": (lambda x: x.to(dtype=torch.bool), "torch's cast to torch.bool"),
+    ".to(integers)": (lambda x: x.to(torch.arange(3)), "torch's cast to torch.int64"),
+    ".type": (lambda x: x.type(torch.LongTensor), "torch's cast to"),
+    ".type, name": (lambda x: x.type("torch.IntTensor"), "torch's cast to torch.IntTensor"),
+    "type_as": (lambda x: x.type_as(torch.arange(3)), "torch's cast to torch.int64"),
+    "sum to integers": (lambda x: x.sum(dtype=torch.int64), "torch's sum to torch.int64"),
+    "norm, 2": (lambda x: x / x.norm(), "torch's norm with p = 2"),
+    "norm, 0": (lambda x: torch.norm(x, 0), "torch's norm with p = 0"),
+    "norm of a matrix": (lambda x: torch.linalg.norm(x, ord=1), "torch's norm of a matrix"),
+    "bicubic": (lambda x: F.interpolate(x[None, None], size=3, mode="bicubic"), "interpolation of mode 'bicubic'"),
+    "product": (lambda x: torch.einsum("ij,ij->i", x, x), "torch's einsum of 2 functions"),
+    "lerp": (lambda x: torch.lerp(x, -x, x), "torch's lerp with a weight"),
+    "rrelu": (lambda x: F.rrelu(x, training=True), "rrelu in train mode"),
+    "topk, unsorted": (lambda x: x.topk(2, sorted=False)[0], "topk that is not sorted"),
+    "gather by what moves": (lambda x: torch.arange(4.0)[x], "torch's __getitem__"),
+    "pooling with indices": (lambda x: F.adaptive_max_pool1d(x, 2, True)[0], "max pooling with indices"),
+    "random": (torch.rand_like, "torch's rand_like"),
+    "assignment": (lambda x: x.new_zeros(2, 4).copy_(x), "torch's copy_"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("exact", [False, True])
+def test_what_is_not_piecewise_linear_is_refused_by_its_name(name, exact):
+    operation, message = REFUSED[name]
+    net = Around(lambda x: x, (2, 4)).double()
+    net.operation = operation
+    with pytest.raises(TypeError, match=message) as raised:
+        st.restrict(net, st.segment(P, Q), exact=exact)
+    assert "in the module (Around) cannot be followed along a line" in str(raised.value)
+    with pytest.raises(TypeError, match=message):
+        net(st.segment(P, Q))  # also without a check against tensors
+
+
+CONSTANTS = {
+    "zeros_like": lambda x: torch.zeros_like(x),
+    "ones_like": lambda x: torch.ones_like(x, dtype=torch.float64),
+    "full_like": lambda x: torch.full_like(x, 3.0),
+    "new_zeros": lambda x: x.new_zeros(4),
+    "new_ones": lambda x: x.new_ones((2, 4)),
+    "new_ones, sizes": lambda x: x.new_ones(2, 4),
+    "new_full": lambda x: x.new_full((2, 1), 0.3),
+    "new_tensor": lambda x: x.new_tensor([0.1, 0.2, 0.3, 0.4]),
+}
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_constants_of_the_kind_of_a_function(name):
+    made = CONSTANTS[name](st.segment(random(2, 4), random(2, 4, seed=1)))
+    wanted = CONSTANTS[name](random(2, 4))
+    assert type(made) is torch.Tensor
+    assert torch.equal(made, wanted)
+    assert made.dtype == wanted.dtype
+    agrees(Around(lambda x: x.relu() + CONSTANTS[name](x), (2, 4)).double(), exact=False)
+
+
+def test_a_choice_of_rationals_is_followed_where_it_is_continuous_to_the_last_digit():
+    def kinks(x):
+        return torch.where(x > third, x - third, 0.0)
+
+    third = 1 / 3
+    f = st.restrict(kinks, (0, 1), exact=True)
+    assert f.folds().tolist() == [Fraction(third)]
+    with pytest.raises(TypeError, match="it jumps near t = 0.333333"):
+        st.restrict(lambda x: torch.where(x > third, x - third, 5e-324), (0, 1), exact=True)
+
+
+def test_what_shares_memory_is_one_tensor_for_what_is_in_place():
+    def through(name, *args):
+        def net(x):
+            y = getattr(x, name)(*args)
+            y.relu_()
+            return x.sum()
+
+        return net
+
+    f_line = st.segment(random(2, 4), -random(2, 4, seed=1))
+    shares = [("flatten",), ("t",), ("narrow", 1, 0, 2), ("select", 0, 1), ("expand", 2, 4), ("unfold", 1, 2, 2)]
+    for name, *args in [*shares, ("movedim", 0, 1), ("view_as", torch.ones(4, 2))]:
+        with pytest.raises(TypeError, match="an in-place operation on a tensor of which a view is in use"):
+            st.restrict(through(name, *args), f_line)
+    t = torch.linspace(0, 1, 7, dtype=torch.float64)
+    for name, *args in [("flip", 0), ("roll", 1), ("repeat", 1, 2), ("index_select", 0, torch.tensor([1]))]:
+        net = through(name, *args)
+        f = st.restrict(net, f_line)
+        expected = torch.stack([net(torch.from_numpy(f_line(float(x)))) for x in t])
+        torch.testing.assert_close(f(t), expected)
+
+
+def test_kinks_of_copies_are_those_of_the_neuron():
+    # One and the same neuron: a knot each, and nothing that rounding could part.
+    f = st.restrict(
+        lambda x: x.flip(0).relu().flip(0) + x.repeat(2, 1)[:2].relu() + (-x).T.relu().T,
+        st.segment(random(2, 3), -random(2, 3, seed=1)),
+    )
+    assert f.undecided == 0
+    assert len(f.knots) == 2 + int((random(2, 3) * -random(2, 3, seed=1) < 0).sum())
+
+
+def test_padding_modes_of_layers():
+    for mode in ("reflect", "replicate", "circular", "zeros"):
+        layer = nn.Conv2d(1, 1, 3, padding=1, padding_mode=mode).double()
+        agrees(Around(lambda x, layer=layer: layer.to(x.dtype)(x), (1, 1, 3, 4)).double())
+
+
+def test_too_long_an_order_is_refused_before_memory_ends():
+    with pytest.raises(ValueError, match=r"the order of 20000 entries"):
+        st.restrict(lambda x: x.sort().values, st.segment(random(20000), random(20000, seed=1)))
+
+
+def test_sort_against_rational_arithmetic():
+    p, q = random(5), random(5, seed=1)
+    f = st.restrict(lambda x: x.sort().values, st.segment(p, q), exact=True)
+    p, q = ([Fraction(float(v)) for v in end] for end in (p, q))
+    lines = [(a, b - a) for a, b in zip(p, q, strict=True)]
+    crossings = {(a - c) / (d - b) for a, b in lines for c, d in lines if b != d}
+    assert sorted(t for t in crossings if 0 < t < 1) == f.folds().tolist()
+    for t in f.knots:
+        assert sorted(a + b * t for a, b in lines) == f(t).tolist()
