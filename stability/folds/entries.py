@@ -35,7 +35,7 @@ def take(f: P, index: NDArray[np.intp]) -> P:
     blank = index < 0
     data = np.take(flat, np.where(blank, 0, index).ravel(), axis=1)
     if blank.any():
-        data[:, blank.ravel()] = data[0, 0] * 0
+        data[:, blank.ravel()] = flat[0, 0] * 0 if f.exact else 0.0
     g = f._like(data)
     g._source = Copied(f._source, f._data, index)
     return g._like(data.reshape(len(data), *index.shape))

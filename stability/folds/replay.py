@@ -128,7 +128,7 @@ def _rounded(f: PiecewiseLinear) -> PiecewiseLinear:
 
 
 def _float(value: Any) -> float:
-    exact = value if isinstance(value, Fraction) else Fraction(int(value.p), int(value.q))
+    exact = Fraction(int(value.p), int(value.q)) if hasattr(value, "p") else Fraction(value)
     try:
         return float(exact)
     except OverflowError:
