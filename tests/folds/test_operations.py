@@ -415,6 +415,17 @@ def test_kinks_of_copies_are_those_of_the_neuron():
     assert len(f.knots) == 2 + crossing
 
 
+def test_pairs_that_cross_at_knots_of_others():
+    # All multiples of one number cross where it is 0, and rounding parts the places.
+    generator = torch.Generator().manual_seed(0)
+    t = np.linspace(0, 1, 41)
+    for _ in range(100):
+        p, q, w = (torch.randn(4, generator=generator, dtype=torch.float64) for _ in range(3))
+        f = (st.segment(p, q)[:, None] * w).sort(1).values
+        expected = torch.stack([((p + x * (q - p))[:, None] * w).sort(1).values for x in torch.from_numpy(t)])
+        np.testing.assert_allclose(f(t), expected, rtol=0, atol=1e-13)
+
+
 def test_padding_modes_of_layers():
     for mode in ("reflect", "replicate", "circular", "zeros"):
         layer = nn.Conv2d(1, 1, 3, padding=1, padding_mode=mode).double()

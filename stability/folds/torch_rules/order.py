@@ -48,8 +48,9 @@ def by_rank(f: PiecewiseLinear, entries: Index, ranks: Sequence[int]) -> Piecewi
 def _order(condition: PiecewiseLinear, entries: Index, first: Index, second: Index) -> Index:
     """Return which place is the largest, the second, ... on every piece, (pieces, places, windows)."""
     values = condition.values.reshape(-1, len(first), entries.shape[1])
-    # Equal ones keep their order.
-    behind = ((values[:-1] < 0) | (values[1:] < 0)).astype(bool)
+    # The sign inside a piece: at a knot of others rounding may give a pair that is equal there either sign. Equal ones
+    # keep their order.
+    behind = (values[:-1] + values[1:] < 0).astype(bool)
     wins = np.zeros((len(behind), *entries.shape), dtype=np.intp)
     for pair, (a, b) in enumerate(zip(first, second, strict=True)):
         wins[:, a] += ~behind[:, pair]
