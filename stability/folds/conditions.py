@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NoReturn
+from typing import ClassVar, NoReturn
 
 from torch import Size
 
+from stability.folds.pieces import Pieces
 from stability.folds.refuse import refuse
 
 
@@ -16,13 +17,12 @@ class Condition:
     #: What torch functions do with it: name -> rule, filled by `torch_rules`.
     rules: ClassVar[dict[str, Callable[..., object]]] = {}
 
-    def __init__(self, function: Any, negated: bool = False) -> None:
+    def __init__(self, function: Pieces, negated: bool = False) -> None:
         self.function, self.negated = function, negated
 
     @property
     def shape(self) -> Size:
-        shape: Size = self.function.shape
-        return shape
+        return self.function.shape
 
     def __invert__(self) -> Condition:
         return Condition(self.function, not self.negated)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import numpy as np
 import torch
@@ -239,7 +239,7 @@ class PiecewiseLinear(AsTensor):
         total = (width * (2 * a * c + a * d + b * c + 2 * b * d) / 6).sum()
         return total if f.exact else float(total)
 
-    def norm(self, p: float | None = None, *more: Any, **options: Any) -> Any:
+    def norm(self, p: float | None = None, *more: object, **options: object) -> float:
         """Return (the integral of |f|^p)^(1/p) for an integer p >= 1, or the maximum of |f| for p = inf.
 
         There is no default. The entries of a tensor are summed under the integral, or are all looked at.
@@ -247,7 +247,7 @@ class PiecewiseLinear(AsTensor):
         In a network that is followed, or is called with a segment, it is the norm of a tensor, of p = 1 or infinity.
         """
         if self._limit is not None:
-            return self.rules["norm"](self, 2 if p is None else p, *more, **options)
+            return cast(float, self.rules["norm"](self, 2 if p is None else p, *more, **options))
         if p is None or more or options:
             raise TypeError(
                 "norm of a function takes its p and no more, such as f.norm(2); in a network it would be the norm of a "
@@ -274,5 +274,5 @@ class PiecewiseLinear(AsTensor):
         it does within a thousandth of the interval may be missed.
         """
         if isinstance(target, PiecewiseLinear):
-            return float((self - target).norm(2))
+            return (self - target).norm(2)
         return distance(self, target)
