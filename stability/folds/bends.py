@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from stability.folds.arithmetic import A
+from stability.folds.following import idle_knot
 from stability.folds.numbers import Array, flatten_rows, row_size
 from stability.folds.pieces import insert
 from stability.folds.places import Places, crowded
@@ -97,6 +98,8 @@ def _choose(condition: A, positive: A, other: A) -> A:
     bends = np.where(on[1:], positive.bends, other.bends)
     differ = on[1:] != on[:-1]
     bends[differ] = slopes[1:][differ] - slopes[:-1][differ]
+    if (knot := idle_knot.get()) is not None:
+        knot.note(condition._places.births[1:-1], np.asarray(flatten_rows(differ).any(axis=1)))
     data[2 * k - 1 :] = bends
     errors = np.zeros(len(data))
     if not condition.exact:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from stability.folds.following import idle_knot
 from stability.folds.numbers import Array, flatten_rows, row_size
 from stability.folds.pieces import insert
 from stability.folds.piecewise import PiecewiseLinear
@@ -61,6 +62,8 @@ def largest(f: PiecewiseLinear, entries: Index, shape: Sequence[int]) -> Piecewi
     data[:k] = np.take_along_axis(f.values, np.concatenate([entry[:1], entry]), 1)
     slopes = data[k : 2 * k - 1] = np.take_along_axis(f.slopes, entry, 1)
     same = entry[1:] == entry[:-1]
+    if (knot := idle_knot.get()) is not None:
+        knot.note(f._places.births[1:-1], ~same.all(axis=1))
     data[2 * k - 1 :] = np.where(same, np.take_along_axis(f.bends, entry[1:], 1), slopes[1:] - slopes[:-1])
     errors = f._errors.copy()
     if not f.exact:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Callable
+from contextvars import ContextVar
 from fractions import Fraction
 from typing import Any, Self, TypeVar
 
@@ -24,6 +25,9 @@ decision = itertools.count()
 
 #: Where decisions are that rounding leaves open, (n, 2) ends of stretches of the line, by the step that met them.
 Doubts = dict[int, NDArray[np.float64]]
+
+#: Where the largest values that a network makes on its way are put down, if they are asked for.
+measured: ContextVar[list[float] | None] = ContextVar("sizes of values", default=None)
 
 #: Of the knots of a function in a network that is followed, where there is no limit to them; None where none is.
 NO_LIMIT = 2**62
@@ -55,6 +59,8 @@ class Pieces:
         # Inside a network there is a limit, be it out of reach.
         self._undecided, self._limit = undecided, limit
         self._source = Source()
+        if (sizes := measured.get()) is not None:
+            sizes.append(float(np.abs(data[: len(places.at)]).max(initial=0)))
         self._views: weakref.WeakSet[Pieces] | None = None
 
     @classmethod

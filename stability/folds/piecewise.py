@@ -170,8 +170,12 @@ class PiecewiseLinear(AsTensor):
 
     def simplify(self) -> PiecewiseLinear:
         """Return the same function without the knots where nothing bends."""
-        keep = np.flatnonzero(np.concatenate([[True], self._bent(), [True]]))
+        return self._without(np.flatnonzero(~self._bent()) + 1)
+
+    def _without(self, knots: NDArray[np.intp]) -> PiecewiseLinear:
+        """Return the same function without some of the knots inside, where nothing bends."""
         count = len(self.knots)
+        keep = np.delete(np.arange(count), knots)
         rows = np.concatenate([keep, count + keep[:-1], 2 * count - 2 + keep[1:-1]])
         places = self._places[keep].with_ends(*self._places.ends)
         return self._make(places, self._data[rows], self._errors[rows], self._undecided, self._limit)

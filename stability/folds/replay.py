@@ -61,7 +61,7 @@ def settle(f: PiecewiseLinear, exactly: Callable[[float, float], PiecewiseLinear
         try:
             with budget(left):
                 exact = _rounded(exactly(low, high))
-        except TooExpensive:
+        except (TooExpensive, TypeError):  # the latter of what no rational number is, such as a root
             open_ones.append(stretches[(stretches[:, 1] >= low) & (stretches[:, 0] <= high)])
             continue
         if start < low:
@@ -104,7 +104,7 @@ def _windows(f: PiecewiseLinear, stretches: NDArray[np.float64]) -> list[tuple[f
     in_doubt = np.bincount(group, weights=doubtful) > 0
     edges = np.concatenate([[first], (end[:-1] + begin[1:]) / 2, [last]])
     edges[:-1][begin <= first] = first
-    windows = []
+    windows: list[tuple[float, float]] = []
     for number in np.flatnonzero(in_doubt):
         window = (float(max(edges[number], first)), float(min(edges[number + 1], last)))
         if windows and windows[-1][1] == window[0]:

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from stability.folds.bends import hinge
 from stability.folds.exact_count import Coefficients
-from stability.folds.following import following
+from stability.folds.following import IdleKnot, following, idle_knot
 from stability.folds.kernels.enumeration import enumerate_chain
 from stability.folds.lines import Line, line_of
+from stability.folds.numbers import Array, rationals
 from stability.folds.perceptrons import restrict_layers
-from stability.folds.pieces import NO_LIMIT, TooManyKnots, insert
+from stability.folds.pieces import NO_LIMIT, TooManyKnots, insert, measured
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.places import Places
 from stability.folds.replay import settle
@@ -169,7 +170,7 @@ def _run(net: Followed, line: PiecewiseLinear, limit: int | None) -> PiecewiseLi
         raise TypeError(f"net is the class {net.__name__}: expected an instance, {net.__name__}(...)")
     f = _follow(net, line, limit)
     f = f if f.exact else _settled(net, line, f, limit)
-    _check_by_tensors(net, line, f)
+    _check_by_tensors(net, line, f, points=8 if limit is None else 3)
     return f
 
 
@@ -177,8 +178,15 @@ def _follow(net: Callable[..., Tensor], line: PiecewiseLinear, limit: int | None
     """Give a line to a network, which answers with what it does along it."""
     given = _with_zero(line)
     given._limit = NO_LIMIT if limit is None else limit
-    with following():
-        out = net(given if line.shape else given._like(given._data.reshape(-1, 1, 1)))
+    knot = IdleKnot(int(given._places.births[1])) if len(given.knots) > len(line.knots) else None
+    token = idle_knot.set(knot)
+    try:
+        with following():
+            out = net(given if line.shape else given._like(given._data.reshape(-1, 1, 1)))
+    finally:
+        idle_knot.reset(token)
+    if knot is not None and knot.idle and isinstance(out, PiecewiseLinear):
+        out = out._without(np.flatnonzero(out._places.births == knot.birth))
     if not line.shape and isinstance(out, PiecewiseLinear) and out.shape[:1] == (1,):
         out = out._like(out._data.reshape(len(out._data), *(() if out.shape.numel() == 1 else out.shape[1:])))
     if not isinstance(out, PiecewiseLinear):
@@ -240,26 +248,61 @@ def _check_result(net: Followed, f: PiecewiseLinear) -> None:
     raise ValueError("the network's values leave float64's range along the line: expected finite numbers")
 
 
-def _check_by_tensors(net: Callable[..., Tensor], line: PiecewiseLinear, f: PiecewiseLinear) -> None:
-    """Raise where the network does something else to a tensor: it is random, or it looks at what it is given."""
+def _check_by_tensors(net: Callable[..., Tensor], line: PiecewiseLinear, f: PiecewiseLinear, points: int) -> None:
+    """Raise where the network does something else to a tensor: it is random, or it looks at what it is given.
+
+    The two may differ by what rounding explains: by the bound of one calculation at that point, and by no more than a
+    small part of the largest number in it, which is far below the bound in deep networks.
+    """
     values = itertools.chain(net.parameters(), net.buffers()) if isinstance(net, nn.Module) else ()
     like = next((v for v in values if v.is_floating_point()), torch.empty(0, dtype=torch.float64))
     if like.dtype not in (torch.float32, torch.float64):
         return
     low, high = line.interval
-    for eighths in (2, 5):
-        t = np.array(low + (high - low) * eighths / 8, dtype=line.knots.dtype)
-        x = torch.tensor(line._at(t).astype(np.float64), dtype=like.dtype, device=like.device)
+    # Places that no round number is at.
+    shares = np.arange(1, points + 1) * _CUT % 1
+    at = low + (high - low) * (rationals(shares, type(low)) if line.exact else shares)
+    inputs = line._at(at).astype(np.float64)
+    bound, size = _rounding_at(net, inputs[np.abs(inputs).reshape(points, -1).max(axis=1).argmax()])
+    part, units = (1e-2, 2.0**30) if like.dtype == torch.float32 else (1e-6, 2.0)
+    for t, row in zip(at, inputs, strict=True):
+        x = torch.tensor(row, dtype=like.dtype, device=like.device)
         with torch.no_grad():
-            wanted = net(x if line.shape else x.reshape(1, 1)).to("cpu", torch.float64).numpy()
-        got = f._at(t).astype(np.float64)
-        size = max(np.abs(wanted).max(initial=0), np.abs(f.values.astype(np.float64)).max(initial=0))
-        tolerance = 1e-2 if like.dtype == torch.float32 else 1e-6
-        if wanted.size != got.size or not np.abs(wanted.ravel() - got.ravel()).max(initial=0) <= tolerance * size:
+            wanted = net(x if line.shape else x.reshape(1, 1)).to("cpu", torch.float64).numpy().ravel()
+        got = f._at(np.array(t, dtype=f.knots.dtype)).astype(np.float64).ravel()
+        # The bound is that of one of the points; another one may round somewhat more.
+        tolerance = np.fmin(units * (bound + _error_at(f, t)), part * size) + 64 * units * ROUNDOFF * size
+        if wanted.size != got.size or not np.abs(wanted - got).max(initial=0) <= tolerance:
             raise TypeError(
-                f"at t = {float(t):g} the network makes {wanted.ravel()[:3]} of a tensor, and {got.ravel()[:3]} along "
-                "the line: it is random, or asks what kind of object it is given; expected one calculation for both"
+                f"at t = {float(Fraction(int(t.p), int(t.q)) if hasattr(t, 'p') else t):g} the network makes "
+                f"{wanted[:3]} of a tensor, and {got[:3]} along the line: it is random, or asks what kind of object it "
+                "is given; expected one calculation for both"
             )
+
+
+def _rounding_at(net: Callable[..., Tensor], x: NDArray[np.float64]) -> tuple[float, float]:
+    """Return a bound of the error of a calculation of the network at a point, and the largest number in it."""
+    rows = x if x.ndim else x.reshape(1, 1)
+    data = np.stack([rows, rows, np.zeros_like(rows)])
+    errors = ROUNDOFF * np.abs(data).reshape(3, -1).max(axis=1)
+    still = PiecewiseLinear._make(Places(np.array([0.0, 1.0])), data, errors, {}, NO_LIMIT)
+    token = measured.set(sizes := [float(np.abs(x).max(initial=0))])
+    try:
+        with following():
+            out = net(still)
+    finally:
+        measured.reset(token)
+    return float(out._errors[:2].max()), max(sizes)  # type: ignore[attr-defined]
+
+
+def _error_at(f: PiecewiseLinear, t: Array) -> float:
+    """Return a bound of the error of a function at a place."""
+    if f.exact:
+        return 0.0
+    k = len(f.knots)
+    piece = min(max(int(np.searchsorted(f.knots, t, "right")) - 1, 0), k - 2)
+    width = f.knots[piece + 1] - f.knots[piece]
+    return float(f._errors[piece : piece + 2].max() + f._errors[k + piece] * width)
 
 
 def _is_identity(line: PiecewiseLinear) -> bool:

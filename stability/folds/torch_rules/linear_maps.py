@@ -64,7 +64,7 @@ def linear_map(
 
 def _cancelled(data: Array, out: Array, apply: Callable[[Tensor], Tensor]) -> Array:
     """Which zeros of an image are made by rounding: those to which numbers other than 0 contribute."""
-    zero = out == 0
+    zero: Array = out == 0
     rows = flatten_rows(zero).any(axis=1)
     # Random factors: sums of them cancel by accident alone.
     probe = (data[rows] != 0) * np.random.default_rng(0).uniform(1, 2, data[rows].shape)
@@ -82,7 +82,7 @@ def _exact_map(f: PiecewiseLinear, apply: Callable[[Tensor], Tensor], mean: bool
     matrix = image.reshape(size, -1).numpy()
     kind = type(f._data.flat[0])
     rows = f._data.reshape(len(f._data), size)
-    filled = np.count_nonzero(matrix)
+    filled = int(np.count_nonzero(matrix))
     spend(len(rows) * filled)
     if kind is not Fraction and not mean and filled > matrix.size / 4:
         return _dense_map(rows, matrix).reshape(len(rows), *image.shape[1:])
@@ -104,7 +104,8 @@ def _dense_map(rows: Array, matrix: Array) -> Array:
     from flint import fmpq_mat
 
     factors = rationals(matrix, type(rows.flat[0]))
-    product = fmpq_mat(*rows.shape, rows.ravel().tolist()) * fmpq_mat(*matrix.shape, factors.ravel().tolist())
+    left = fmpq_mat(len(rows), rows.shape[1], rows.ravel().tolist())
+    product = left * fmpq_mat(len(matrix), matrix.shape[1], factors.ravel().tolist())
     out = np.empty(len(rows) * matrix.shape[1], dtype=object)
     out[:] = product.entries()
     return out.reshape(len(rows), -1)
