@@ -66,7 +66,7 @@ class Arithmetic(Pieces):
     def __rsub__(self, other: object) -> Self:
         return (-self)._with(other, 1)
 
-    def __mul__(self, other: object) -> Self:
+    def _times(self, other: object) -> Self:
         if isinstance(other, Pieces):
             refuse("the product of two functions", "it is not piecewise linear; f.inner(g) integrates it")
         factor = self._constant(other)
@@ -74,6 +74,9 @@ class Arithmetic(Pieces):
         size = float(np.max(abs(factor)))
         product = self._like(data, self._errors * size + self._rounding(data) * (size > 0))
         return self._multiple(product) if factor.size == 1 and size > 0 and data.shape == self._data.shape else product
+
+    def __mul__(self, other: object) -> Self:
+        return self._times(other)
 
     __rmul__ = __mul__
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from stability.folds.arithmetic import Arithmetic
+from stability.folds.conditions import Condition
 from stability.folds.numbers import Array
-from stability.folds.pieces import view
 from stability.folds.refuse import refuse
 
 
@@ -54,6 +54,8 @@ class AsTensor(Arithmetic):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
+        if name in ("T", "mT", "mH"):
+            return self.rules[name](self)
         if name in type(self).rules:
             return partial(_call, type(self).rules[name], f"Tensor.{name}", self)
         if hasattr(torch.Tensor, name):
@@ -61,8 +63,7 @@ class AsTensor(Arithmetic):
         raise AttributeError(f"a PiecewiseLinear has no {name!r}")
 
     def __getitem__(self, index: object) -> Self:
-        index = index if isinstance(index, tuple) else (index,)
-        return view(self, self._data[(slice(None), *index)])
+        return cast(Self, self.rules["__getitem__"](self, index))
 
     def __setitem__(self, index: object, value: object) -> None:
         refuse("an assignment to entries", "build the tensor with cat or stack")
@@ -72,17 +73,40 @@ class AsTensor(Arithmetic):
             raise TypeError("a scalar function has no length")
         return self.shape[0]
 
-    def _refuse_comparison(self, *_: object) -> NoReturn:
+    def _refuse_decision(self, *_: object) -> NoReturn:
         refuse("a comparison or a branch on values", "along the line it is not one value; use maximum, minimum or abs")
 
-    __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = __bool__ = __float__ = __int__ = __index__ = (
-        _refuse_comparison
-    )
+    __eq__ = __ne__ = __bool__ = __float__ = __int__ = __index__ = _refuse_decision
 
     __hash__ = object.__hash__
 
+    def __lt__(self, other: object) -> object:
+        return self.rules["lt"](self, other)
+
+    def __le__(self, other: object) -> object:
+        return self.rules["le"](self, other)
+
+    def __gt__(self, other: object) -> object:
+        return self.rules["gt"](self, other)
+
+    def __ge__(self, other: object) -> object:
+        return self.rules["ge"](self, other)
+
+    def __mul__(self, other: object) -> Self:
+        return cast(Self, self.rules["where"](other, self, 0.0)) if isinstance(other, Condition) else self._times(other)
+
+    __rmul__ = __mul__
+
+    def _refuse_jump(self, *_: object) -> NoReturn:
+        refuse("a remainder, or rounding to integers,", "it jumps; use relu, abs, clamp, maximum or where")
+
+    __mod__ = __rmod__ = __floordiv__ = __rfloordiv__ = __divmod__ = __rdivmod__ = _refuse_jump
+    __round__ = __floor__ = __ceil__ = __trunc__ = _refuse_jump
+
     def __pow__(self, _: object) -> Self:
         return refuse("a power", "it is not piecewise linear; f.norm(p) integrates |f|^p")
+
+    __rpow__ = __pow__
 
     def __array__(self, *_: object, **__: object) -> Array:
         return refuse("numpy", "use f.knots, f.values and f.slopes, or f(t)")

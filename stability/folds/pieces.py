@@ -202,9 +202,10 @@ def interpolated(knots: Array, values: Array) -> Array:
     return np.concatenate([values, slopes, slopes[1:] - slopes[:-1]])
 
 
-def view(f: P, data: Array) -> P:
+def view(f: P, data: Array, source: Source | None = None) -> P:
     """Return `f` with its entries arranged as in `data`, for in-place operations one tensor with `f`."""
     g = f._like(data)
+    g._source = source or g._source
     if f._views is None:
         f._views = weakref.WeakSet([f])
     f._views.add(g)

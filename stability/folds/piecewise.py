@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import numpy as np
 import torch
@@ -246,12 +246,12 @@ class PiecewiseLinear(AsTensor):
     def norm(self, p: float | None = None, *more: object, **options: object) -> float:
         """Return (the integral of |f|^p)^(1/p) for an integer p >= 1, or the maximum of |f| for p = inf.
 
-        There is no default, so that x.norm() in a network that is called directly is not taken for it.
+        There is no default. The entries of a tensor are summed under the integral, or are all looked at.
 
-        The entries of a tensor are summed under the integral, or are all looked at. In a network that `st.restrict`
-        follows it is refused, as is `inner`: what stands there means the norm of a tensor.
+        In a network that is followed, or is called with a segment, it is the norm of a tensor, of p = 1 or infinity.
         """
-        self._not_inside("norm")
+        if self._limit is not None:
+            return cast(float, self.rules["norm"](self, 2 if p is None else p, *more, **options))
         if p is None or more or options:
             raise TypeError(
                 "norm of a function takes its p and no more, such as f.norm(2); in a network it would be the norm of a "

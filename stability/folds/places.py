@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from copy import copy
 from functools import cached_property
 
 import numpy as np
@@ -93,24 +94,30 @@ class Source:
     So the kinks of one neuron are the same in all branches that it goes to.
     """
 
-    def __init__(self, like: Source | None = None, shift: int = 0) -> None:
-        self._block: int = next(_blocks) << _BITS if like is None else like._block
-        self._shift = shift
+    def __init__(self) -> None:
+        self._block: int = next(_blocks) << _BITS
+        self._shift = 0
 
     def of_multiple(self, data: Array, multiple: Array) -> Source:
         """Return the source for numbers times a constant that is not 0, whose kinks at 0 are the same ones."""
         if data.strides != multiple.strides:
             return Source()
-        return Source(self, self._shift + _offset(data) - _offset(multiple))
+        source = copy(self)
+        source._shift += _offset(data) - _offset(multiple)
+        return source
 
     def births(self, data: Array, row: NDArray[np.intp], entry: NDArray[np.intp]) -> NDArray[np.int64]:
         """Return numbers for what is born of entries (flattened) of rows of the data."""
+        return self._block + self._address(data, row, entry)
+
+    def _address(self, data: Array, row: NDArray[np.intp], entry: NDArray[np.intp]) -> NDArray[np.int64]:
+        """Return which numbers in memory entries (flattened) of rows of the data are."""
         index = np.unravel_index(entry, data.shape[1:]) if data.ndim > 1 else ()
         address = _offset(data) + self._shift + row * data.strides[0]
         for i, stride in zip(index, data.strides[1:], strict=True):
             address = address + i * stride
-        births: NDArray[np.int64] = self._block + address // data.itemsize
-        return births
+        number: NDArray[np.int64] = address // data.itemsize
+        return number
 
 
 def _offset(data: Array) -> int:

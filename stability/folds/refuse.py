@@ -7,9 +7,11 @@ from typing import NoReturn
 from stability.folds.following import module_in_use
 
 SUPPORTED = (
-    "Linear, Conv1d, Conv2d, BatchNorm in eval mode, ReLU, LeakyReLU, PReLU, Hardtanh, ReLU6, abs, clamp, maximum, "
-    "minimum, MaxPool, AvgPool, AdaptiveAvgPool, Flatten, reshape, cat, stack, sums, products with constants, "
-    "dropout in eval mode"
+    "Linear, Conv1d to 3d, ConvTranspose, BatchNorm, RReLU and dropout in eval mode, ReLU, LeakyReLU, PReLU, Hardtanh, "
+    "ReLU6, Hardsigmoid, Softshrink, abs, clamp, MaxPool, AvgPool, adaptive pooling, linear and nearest interpolation; "
+    "what moves or copies entries (reshape, permute, index, cat, pad, roll, gather, unfold, ...); sums, and products "
+    "with constants (matmul, einsum, cumsum, lerp, ...); maximum, minimum, sort, topk, median, norms of p = 1 and "
+    "infinity; and where by a comparison, if it does not jump"
 )
 
 

@@ -243,11 +243,11 @@ def test_numpy_s_functions():
 
 
 def test_arguments_that_a_rule_does_not_take():
-    with pytest.raises(TypeError, match=r"Tensor.sum with these arguments .* got an unexpected keyword argument 'q'"):
+    with pytest.raises(TypeError, match=r"torch's sum with these arguments .* got an unexpected keyword argument 'q'"):
         line(4)[0].sum(q=1)
-    with pytest.raises(ValueError, match=r"a matrix of shape \(2, 3\) times values of shape \(4,\)"):
+    with pytest.raises(ValueError, match=r"matmul of values of shape \(4,\) and operands of shape \(2, 3\)"):
         random(2, 3) @ line(4)[0]
-    with pytest.raises(TypeError, match="a matrix product of two functions"):
+    with pytest.raises(TypeError, match="matmul of 2 functions cannot be followed"):
         line(4)[0] @ line(4)[0]
 
 
@@ -435,11 +435,6 @@ class Assigns(nn.Module):
             (1, 2, 4),
             "max pooling with indices",
         ),
-        (
-            nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect")),
-            (1, 1, 4, 4),
-            "padding of mode 'reflect'",
-        ),
         (nn.Sequential(nn.Threshold(0.1, 0.5)), (4,), "it jumps; only equal ones are continuous"),
     ],
 )
@@ -448,7 +443,7 @@ def test_what_is_not_piecewise_linear_is_refused(module, shape, message):
         st.restrict(module.eval(), line(*shape)[0])
     if raised.type is TypeError:
         assert "cannot be followed along a line" in str(raised.value)
-        assert "What works: Linear, Conv1d" in str(raised.value)
+        assert "What works: Linear, Conv1d to 3d" in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -503,13 +498,13 @@ def test_the_line_given_is_left_as_it_was():
         (nn.Linear(3, 2), (4,), r"shape \(4,\): the linear layer takes \(..., 3\)"),
         (nn.Conv2d(1, 1, 3), (4, 4), r"takes \(channels, ...\) or \(batch, channels, ...\)"),
         (nn.Unflatten(0, (2, 3)), (4,), "do not fit|don't multiply|expected"),
-        (lambda x: x.reshape(3, 5), (4,), r"values of shape \(4,\) do not fit the shape \(3, 5\)"),
-        (lambda x: x @ torch.ones(3, 2), (4,), r"shape \(4,\) times a matrix of shape \(3, 2\)"),
+        (lambda x: x.reshape(3, 5), (4,), r"values of shape \(4,\): shape '\[3, 5\]' is invalid"),
+        (lambda x: x @ torch.ones(3, 2), (4,), r"values of shape \(4,\) and operands of shape \(3, 2\)"),
         (lambda x: F.batch_norm(x, ones, ones), (4,), r"shape \(4,\) here: the layer takes 4 channels in dimension 1"),
         (nn.PReLU(3), (1, 2, 4), r"shape \(1, 2, 4\) here .*: the layer takes 3 channels in dimension 1"),
         (nn.Sequential(nn.Linear(1, 2), nn.PReLU(3), nn.Linear(2, 1)), (1,), r"module '1' .* takes 3 channels"),
         (nn.Conv1d(4, 4, 1, groups=2), (2, 4), "the layer takes 4 channels in dimension -2"),
-        (lambda x: x.sum(2), (4,), r"dimension 2 of values of shape \(4,\)"),
+        (lambda x: x.sum(2), (4,), r"torch's sum of values of shape \(4,\)"),
     ],
 )
 def test_shapes_that_do_not_fit_are_named(module, shape, message):
@@ -543,7 +538,7 @@ class Wrapped(nn.Module):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda x: x / x.norm(), "Tensor.norm in the module"),
+        (lambda x: x / x.norm(), "torch's norm with p = 2 in the module"),
         (lambda x: x if x[0] == 1 else -x, "a comparison or a branch on values in the module"),
         (lambda x: x if 5 in [x] else -x, "a comparison or a branch on values"),
         (lambda x: x.relu() if torch.is_tensor(x) else -x, "asks what kind of object it is given"),

@@ -1,15 +1,21 @@
-"""What torch's functions do to a piecewise-linear function: a linear map acts on values, slopes and bends alike.
+"""What torch's functions do to a piecewise-linear function, by families.
 
-A rule is found by the name of the torch function or method. Where f has values of shape (channels, height, width),
-its data have one row a value, slope or bend in front, so a dimension d of the tensor is d + 1 of the data.
+What moves entries does so to their numbers. A linear map acts on values, slopes and bends alike, which are the rows of
+the data. What bends or chooses puts knots where a sign or an order changes. What jumps is refused.
+
+A rule is found by the name of the torch function or method.
 """
 
 from stability.folds.torch_rules import (  # noqa: F401  (each fills in its rules)
     activations,
     arrangement,
+    choices,
     extremes,
     joins,
+    jumps,
     linear_maps,
     operators,
+    order,
     pooling,
+    tensor_facts,
 )

@@ -11,7 +11,8 @@ from stability.folds.bends import hinge
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.refuse import refuse
 from stability.folds.torch_rules.dimensions import check_channels
-from stability.folds.torch_rules.registry import in_place, rule
+from stability.folds.torch_rules.extremes import larger, smaller
+from stability.folds.torch_rules.registry import Operand, in_place, rule
 
 
 def _activation(name: str, bend: Callable[..., PiecewiseLinear]) -> None:
@@ -23,12 +24,22 @@ def _activation(name: str, bend: Callable[..., PiecewiseLinear]) -> None:
     in_place(name)
 
 
-def _clamp(f: PiecewiseLinear, min: float | None = None, max: float | None = None) -> PiecewiseLinear:
-    if isinstance(min, Tensor) or isinstance(max, Tensor):
-        refuse("clamp with tensors as bounds", "use numbers, or maximum and minimum")
+def _clamp(f: PiecewiseLinear, min: Operand | None = None, max: Operand | None = None) -> PiecewiseLinear:
     if min is not None:
-        f = hinge(f, min, 0.0, 1.0)
-    return f if max is None else hinge(f, max, 1.0, 0.0)
+        f = hinge(f, min, 0.0, 1.0) if isinstance(min, int | float) else larger(f, min)
+    if max is None:
+        return f
+    return hinge(f, max, 1.0, 0.0) if isinstance(max, int | float) else smaller(f, max)
+
+
+def _softshrink(f: PiecewiseLinear, lambd: float = 0.5) -> PiecewiseLinear:
+    return hinge(f - lambd, 0.0, 0.0, 1.0) + hinge(f + lambd, 0.0, 1.0, 0.0)
+
+
+def _rrelu(f: PiecewiseLinear, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False) -> PiecewiseLinear:
+    if training:
+        refuse("rrelu in train mode", "it is random; call model.eval() first")
+    return hinge(f, 0.0, (lower + upper) / 2, 1.0)
 
 
 def _prelu(f: PiecewiseLinear, weight: Tensor) -> PiecewiseLinear:
@@ -54,6 +65,9 @@ _activation("leaky_relu", _leaky_relu)
 _activation("prelu", _prelu)
 _activation("hardtanh", lambda f, min_val=-1.0, max_val=1.0: _clamp(f, min_val, max_val))
 _activation("relu6", lambda f: _clamp(f, 0.0, 6.0))
+_activation("hardsigmoid", lambda f: _clamp(f + 3, 0.0, 6.0) / 6)
+_activation("softshrink", _softshrink)
+_activation("rrelu", _rrelu)
 _activation("clamp", _clamp)
 _activation("clip", _clamp)
 _activation("clamp_min", lambda f, min: _clamp(f, min, None))

@@ -1,104 +1,104 @@
-"""Rules of arrangement: the same entries in another shape, a part of them, and what a tensor says of itself."""
+"""Rules of arrangement: the same entries in another order and shape, copies of them, and a part of them.
+
+What torch does to the numbers of the entries says where each of them goes, so torch's own rules hold for indices,
+sizes and dimensions. The numbers start at 1, for torch fills with 0.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from stability.folds.entries import take
 from stability.folds.pieces import view
 from stability.folds.piecewise import PiecewiseLinear
-from stability.folds.torch_rules.dimensions import data_dimensions
-from stability.folds.torch_rules.registry import rule
+from stability.folds.refuse import refuse
+from stability.folds.torch_rules.registry import Rule, naming, rule, torch_function
 
-Sizes = int | Sequence[int]
-
-
-def _as_one(sizes: Sequence[Sizes]) -> tuple[int, ...]:
-    """Sizes that are given one by one or as one sequence."""
-    given = sizes[0] if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes
-    return tuple(cast(Sequence[int], given))
-
-
-def _reshaped(f: PiecewiseLinear, reshape: Callable[[Tensor], Tensor]) -> PiecewiseLinear:
-    """Return `f` in the shape that torch gives to a tensor of its shape."""
-    return view(f, f._data.reshape(len(f._data), *reshape(torch.empty(f.shape, device="meta")).shape))
+NAMES = (
+    *("reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "ravel", "atleast_1d", "atleast_2d", "atleast_3d"),
+    *("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "adjoint", "rot90"),
+    *("roll", "flip", "fliplr", "flipud", "repeat", "tile", "repeat_interleave", "expand", "broadcast_to"),
+    *("chunk", "split", "split_with_sizes", "tensor_split", "hsplit", "vsplit", "dsplit", "unbind", "__getitem__"),
+    *("narrow", "select", "index_select", "gather", "take", "take_along_dim", "diagonal", "diag", "diag_embed"),
+    *("tril", "triu", "expand_as", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle"),
+)
 
 
-@rule("view", "reshape")
-def _(f: PiecewiseLinear, *sizes: Sizes, shape: Sizes | None = None) -> PiecewiseLinear:
-    wanted = _as_one(sizes if shape is None else (shape,))
-    try:
-        return _reshaped(f, lambda x: x.reshape(wanted))
-    except RuntimeError as error:
-        raise ValueError(f"values of shape {tuple(f.shape)} do not fit the shape {wanted}") from error
+def numbered(f: PiecewiseLinear, first: int = 1) -> Tensor:
+    """Return the numbers of the entries; torch's layers of images take no integers."""
+    return torch.arange(first, first + f.shape.numel(), dtype=torch.float64).reshape(f.shape)
 
 
-@rule("flatten")
-def _(f: PiecewiseLinear, start_dim: int = 0, end_dim: int = -1) -> PiecewiseLinear:
-    return _reshaped(f, lambda x: x.flatten(start_dim, end_dim))
+def places(numbers: Tensor) -> np.ndarray:
+    """Return which entries these numbers are of; -1 where torch has filled with 0."""
+    index: np.ndarray = numbers.numpy().astype(np.intp) - 1
+    return index
 
 
-@rule("unflatten")
-def _(f: PiecewiseLinear, dim: int, sizes: Sequence[int]) -> PiecewiseLinear:
-    return _reshaped(f, lambda x: torch.unflatten(x, dim, sizes))
+def arranged(name: str, f: PiecewiseLinear, arrange: Callable[[Tensor], object]) -> object:
+    """Return what torch makes of the entries, as one function or as several."""
+    numbers = numbered(f)
+    with naming(name, f.shape):
+        out = arrange(numbers)
+
+    def one(part: Tensor) -> PiecewiseLinear:
+        g = take(f, places(part))
+        # What shares memory in torch is one tensor for in-place operations.
+        shared = part.untyped_storage().data_ptr() == numbers.untyped_storage().data_ptr()
+        return view(f, g._data, g._source) if shared else g
+
+    return one(out) if isinstance(out, Tensor) else tuple(map(one, cast(tuple[Tensor, ...], out)))
 
 
-@rule("squeeze")
-def _(f: PiecewiseLinear, dim: int | tuple[int, ...] | None = None) -> PiecewiseLinear:
-    return _reshaped(f, lambda x: x.squeeze() if dim is None else x.squeeze(dim))
+def _arrangement(name: str, function: Callable[..., object]) -> Rule:
+    def arrange(f: object, *args: object, **kwargs: object) -> object:
+        if not isinstance(f, PiecewiseLinear):
+            refuse(f"torch's {name} by what changes along the line", "the places must be constant")
+        others = [torch.empty(v.shape) if isinstance(v, PiecewiseLinear) else v for v in args]
+        if name != "expand_as" and any(isinstance(v, PiecewiseLinear) for v in (*args, *kwargs.values())):
+            refuse(f"torch's {name} by what changes along the line", "the places must be constant")
+        return arranged(name, f, lambda numbers: function(numbers, *others, **kwargs))
+
+    return arrange
 
 
-@rule("unsqueeze")
-def _(f: PiecewiseLinear, dim: int) -> PiecewiseLinear:
-    return _reshaped(f, lambda x: x.unsqueeze(dim))
+for _name in NAMES:
+    rule(_name)(_arrangement(_name, torch_function(_name)))
+# Data may be in another order than torch's would be: then it is a copy where torch has a view.
+rule("view")(_arrangement("view", Tensor.reshape))
+rule("T")(_arrangement("T", lambda x: x.permute(*range(x.ndim)[::-1])))
+rule("mT", "mH")(_arrangement("mT", lambda x: x.transpose(-2, -1)))
+rule("nearest")(_arrangement("interpolate", functional.interpolate))
 
 
-@rule("permute")
-def _(f: PiecewiseLinear, *dims: Sizes) -> PiecewiseLinear:
-    return view(f, f._data.transpose(0, *data_dimensions(f, _as_one(dims))))
+@rule("view_as", "reshape_as")
+def _(f: PiecewiseLinear, other: PiecewiseLinear | Tensor) -> object:
+    return arranged("view_as", f, lambda x: x.reshape(other.shape))
 
 
-@rule("transpose", "swapaxes")
-def _(f: PiecewiseLinear, dim0: int, dim1: int) -> PiecewiseLinear:
-    return view(f, f._data.swapaxes(*data_dimensions(f, (dim0, dim1))))
+@rule("unfold")
+def _(f: PiecewiseLinear, *args: object, **kwargs: object) -> object:
+    # Two functions of one name: the windows of an image, whose other arguments torch names, and Tensor.unfold.
+    function: Callable[..., Tensor] = functional.unfold if "dilation" in kwargs else Tensor.unfold
+    return arranged("unfold", f, lambda x: function(x, *args, **kwargs))
 
 
-@rule("chunk")
-def _(f: PiecewiseLinear, chunks: int, dim: int = 0) -> tuple[PiecewiseLinear, ...]:
-    axis = data_dimensions(f, dim)[0]
-    index = torch.arange(f._data.shape[axis]).chunk(chunks)
-    return tuple(view(f, np.take(f._data, part.numpy(), axis)) for part in index)
+@rule("pad")
+def _(f: PiecewiseLinear, pad: list[int], mode: str = "constant", value: float | None = None) -> PiecewiseLinear:
+    g = cast(
+        PiecewiseLinear, arranged("pad", f, lambda x: functional.pad(x, pad, mode, 0 if mode == "constant" else None))
+    )
+    if mode != "constant" or not value:
+        return g
+    return g + functional.pad(torch.zeros(f.shape, dtype=torch.float64), pad, mode, value)
 
 
 @rule("clone")
 def _(f: PiecewiseLinear, **__: object) -> PiecewiseLinear:
     return f._like(f._data)
-
-
-@rule("contiguous", "detach", "to", "double", "float", "type_as", "cpu", "requires_grad_", "positive")
-def _(f: PiecewiseLinear, *_: object, **__: object) -> PiecewiseLinear:
-    return view(f, f._data)
-
-
-@rule("size")
-def _(f: PiecewiseLinear, dim: int | None = None) -> torch.Size | int:
-    return f.shape if dim is None else f.shape[dim]
-
-
-@rule("dim", "ndimension")
-def _(f: PiecewiseLinear) -> int:
-    return len(f.shape)
-
-
-@rule("numel")
-def _(f: PiecewiseLinear) -> int:
-    return f.shape.numel()
-
-
-@rule("is_floating_point")
-def _(f: PiecewiseLinear) -> bool:  # noqa: ARG001
-    return True

@@ -1,10 +1,11 @@
-"""Dimensions of values and of the data that hold them, and whether a layer takes these values."""
+"""Dimensions of values, and whether a layer takes these values."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from stability.folds.following import module_in_use
 from stability.folds.piecewise import PiecewiseLinear
@@ -12,14 +13,22 @@ from stability.folds.piecewise import PiecewiseLinear
 Dims = int | Sequence[int] | None
 
 
-def data_dimensions(f: PiecewiseLinear, dim: Dims) -> list[int]:
-    """Return dimensions of a value, all for None, as dimensions of the data."""
+def dimensions(f: PiecewiseLinear, dim: Dims) -> list[int]:
+    """Return dimensions of a value counted from the first; all for None or, as in torch, for no dimensions."""
     n = len(f.shape)
-    given = range(n) if dim is None else (dim,) if isinstance(dim, int) else dim
+    given = (dim,) if isinstance(dim, int) else dim or range(n)
     for d in given:
-        if not -n <= d < n:
+        if not -max(n, 1) <= d < max(n, 1):
             raise IndexError(f"dimension {d} of values of shape {tuple(f.shape)}: expected one within [{-n}, {n - 1}]")
-    return [d % n + 1 for d in given]
+    return sorted({d % n for d in given}) if n else []
+
+
+def windows(f: PiecewiseLinear, dims: Sequence[int]) -> NDArray[np.intp]:
+    """Return the numbers of the entries along some dimensions, (places, windows)."""
+    rest = [d for d in range(len(f.shape)) if d not in dims]
+    entries = np.arange(f.shape.numel()).reshape(f.shape).transpose(*dims, *rest)
+    size = int(np.prod([f.shape[d] for d in dims]))
+    return entries.reshape(size, f.shape.numel() // size)
 
 
 def check_channels(f: PiecewiseLinear, dim: int, expected: int) -> None:
@@ -38,16 +47,3 @@ def check_spatial(f: PiecewiseLinear, dims: int) -> None:
             f"the line has values of shape {tuple(f.shape)}: the layer takes (channels, ...) or (batch, channels, ...) "
             f"with {dims} spatial dimensions"
         )
-
-
-def on_batches(f: PiecewiseLinear, dims: int, layer: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Return a layer that takes one batch dimension as one that takes the data of `f`, whose rows are a batch too."""
-    check_spatial(f, dims)
-    if len(f.shape) == dims + 1:
-        return layer
-
-    def on_rows(x: Tensor) -> Tensor:
-        out = layer(x.flatten(0, 1))
-        return out.reshape(*x.shape[:2], *out.shape[1:])
-
-    return on_rows

@@ -1,9 +1,10 @@
-"""Rules of the larger and the smaller of two, and of the largest and the smallest along dimensions."""
+"""Rules of the larger and the smaller of two, of the largest and smallest along dimensions, and of norms of these."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import torch
@@ -11,34 +12,33 @@ from torch import Tensor
 
 from stability.folds.largest import largest
 from stability.folds.piecewise import PiecewiseLinear
-from stability.folds.torch_rules.dimensions import Dims, data_dimensions
+from stability.folds.refuse import refuse
+from stability.folds.torch_rules.dimensions import Dims, dimensions, windows
 from stability.folds.torch_rules.registry import Operand, Rule, function_first, rule
 
 
-@rule("maximum")
-def _larger(a: Operand, b: Operand) -> PiecewiseLinear:
+@rule("maximum", "fmax")
+def larger(a: Operand, b: Operand) -> PiecewiseLinear:
     f, other = function_first(a, b)
     return f.maximum(other)
 
 
-@rule("minimum")
-def _smaller(a: Operand, b: Operand) -> PiecewiseLinear:
+@rule("minimum", "fmin")
+def smaller(a: Operand, b: Operand) -> PiecewiseLinear:
     f, other = function_first(a, b)
     return f.minimum(other)
 
 
 @rule("amax")
-def _highest(f: PiecewiseLinear, dim: Dims = None, keepdim: bool = False) -> PiecewiseLinear:
-    dims = [d - 1 for d in data_dimensions(f, dim)]
-    rest = [d for d in range(len(f.shape)) if d not in dims]
-    shape = tuple(1 if d in dims else n for d, n in enumerate(f.shape) if keepdim or d in rest)
-    entries = np.arange(f.shape.numel()).reshape(f.shape).transpose(*dims, *rest)
-    return largest(f, entries.reshape(-1, math.prod(f.shape[d] for d in rest)), shape)
+def highest(f: PiecewiseLinear, dim: Dims = None, keepdim: bool = False) -> PiecewiseLinear:
+    dims = dimensions(f, dim)
+    shape = tuple(1 if d in dims else n for d, n in enumerate(f.shape) if keepdim or d not in dims)
+    return largest(f, windows(f, dims), shape)
 
 
 @rule("amin")
-def _lowest(f: PiecewiseLinear, dim: Dims = None, keepdim: bool = False) -> PiecewiseLinear:
-    return -_highest(-f, dim, keepdim)
+def lowest(f: PiecewiseLinear, dim: Dims = None, keepdim: bool = False) -> PiecewiseLinear:
+    return -highest(-f, dim, keepdim)
 
 
 def _extreme(
@@ -54,5 +54,62 @@ def _extreme(
     return extreme
 
 
-rule("max")(_extreme("max", _larger, _highest))
-rule("min")(_extreme("min", _smaller, _lowest))
+rule("max")(_extreme("max", larger, highest))
+rule("min")(_extreme("min", smaller, lowest))
+
+
+@rule("aminmax")
+def _(f: PiecewiseLinear, *, dim: int | None = None, keepdim: bool = False) -> object:
+    return torch.return_types.aminmax((lowest(f, dim, keepdim), highest(f, dim, keepdim)))  # type: ignore[arg-type]
+
+
+def _highest_so_far(f: PiecewiseLinear, dim: int) -> PiecewiseLinear:
+    (axis,) = dimensions(f, dim) or [0]
+    if not f.shape:
+        return f._like(f._data)
+    along = np.moveaxis(np.arange(f.shape.numel()).reshape(f.shape), axis, 0)
+    # A place after the last repeats it, which changes no maximum.
+    until = np.minimum(np.arange(len(along))[:, None], np.arange(len(along)))
+    entries = np.moveaxis(along[until], 1, axis + 1)
+    return largest(f, entries.reshape(len(along), -1), f.shape)
+
+
+@rule("cummax")
+def _(f: PiecewiseLinear, dim: int) -> object:
+    return torch.return_types.cummax((_highest_so_far(f, dim), None))  # type: ignore[arg-type]
+
+
+@rule("cummin")
+def _(f: PiecewiseLinear, dim: int) -> object:
+    return torch.return_types.cummin((-_highest_so_far(-f, dim), None))  # type: ignore[arg-type]
+
+
+@rule("norm", "linalg_vector_norm")
+def _norm(
+    f: PiecewiseLinear, p: object = 2, dim: Dims = None, keepdim: bool = False, **more: object
+) -> PiecewiseLinear:
+    p = more.pop("ord", p)
+    if any(value is not None for value in more.values()):
+        refuse(f"torch's norm with {', '.join(more)}", "there is no rule for it")
+    if not isinstance(p, int | float) or p not in (1, math.inf, -math.inf):
+        refuse(f"torch's norm with p = {p}", "it is not piecewise linear; with p = 1 and infinity it is")
+    size = abs(f)
+    if p == 1:
+        return cast(PiecewiseLinear, PiecewiseLinear.rules["sum"](size, dim, keepdim))
+    return highest(size, dim, keepdim) if p > 0 else lowest(size, dim, keepdim)
+
+
+@rule("linalg_norm")
+def _(f: PiecewiseLinear, ord: object = None, dim: Dims = None, keepdim: bool = False) -> PiecewiseLinear:
+    of_matrix = len(f.shape) == 2 if dim is None else not isinstance(dim, int) and len(dim) == 2
+    if ord is not None and of_matrix:
+        refuse("torch's norm of a matrix", "there is no rule for it; give one dimension")
+    return _norm(f, 2 if ord is None else ord, dim, keepdim)
+
+
+@rule("l1_loss")
+def _(f: Operand, target: Operand, *, reduction: str = "mean", **more: object) -> object:
+    if any(value is not None for value in more.values()):
+        refuse(f"torch's l1_loss with {', '.join(more)}", "there is no rule for it")
+    size = abs(f - target)
+    return size if reduction == "none" else PiecewiseLinear.rules[reduction](size)

@@ -2,31 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from stability.folds.numbers import Array
+from stability.folds.entries import take
+from stability.folds.numbers import flatten_rows
 from stability.folds.pieces import Doubts, align
 from stability.folds.piecewise import PiecewiseLinear
-from stability.folds.torch_rules.dimensions import data_dimensions
-from stability.folds.torch_rules.registry import rule
+from stability.folds.torch_rules.arrangement import numbered, places
+from stability.folds.torch_rules.registry import Operand, rule
+
+_NAMES = ("cat", "concat", "concatenate", "stack", "hstack", "vstack", "row_stack", "dstack", "column_stack")
 
 
-@rule("cat", "concat", "concatenate")
-def _(tensors: Sequence[PiecewiseLinear | Tensor], dim: int = 0) -> PiecewiseLinear:
-    fs = _on_one_line(tensors)
-    return _joined(fs, np.concatenate([f._data for f in fs], axis=data_dimensions(fs[0], dim)[0]))
+def joined_entries(tensors: Sequence[Operand], join: Callable[..., Tensor]) -> PiecewiseLinear:
+    """Return what torch makes of several tensors by moving entries, as `arranged` does of one."""
+    fs = on_one_line(tensors)
+    first = np.cumsum([1, *(f.shape.numel() for f in fs)])
+    index = join(*(numbered(f, int(n)) for f, n in zip(fs, first, strict=False)))
+    undecided: Doubts = {}
+    for f in fs:
+        undecided |= f._undecided
+    errors = np.maximum.reduce([f._errors for f in fs])
+    data = np.concatenate([flatten_rows(f._data) for f in fs], axis=1)
+    return take(fs[0]._make(fs[0]._places, data, errors, undecided, fs[0]._limit), places(index))
 
 
-@rule("stack")
-def _(tensors: Sequence[PiecewiseLinear | Tensor], dim: int = 0) -> PiecewiseLinear:
-    fs = _on_one_line(tensors)
-    return _joined(fs, np.stack([f._data for f in fs], axis=dim % (len(fs[0].shape) + 1) + 1))
+def _join(name: str) -> None:
+    function = getattr(torch, name)
+
+    @rule(name)
+    def joined(tensors: Sequence[PiecewiseLinear | Tensor], *args: object, **kwargs: object) -> PiecewiseLinear:
+        return joined_entries(tensors, lambda *numbers: function(numbers, *args, **kwargs))
 
 
-def _on_one_line(tensors: Sequence[PiecewiseLinear | Tensor]) -> list[PiecewiseLinear]:
+for _name in _NAMES:
+    _join(_name)
+
+
+def on_one_line(tensors: Sequence[Operand]) -> list[PiecewiseLinear]:
     """All on the same knots; constants become constant functions."""
     base = next(f for f in tensors if isinstance(f, PiecewiseLinear))
     scalar = base._like(base._data.reshape(len(base._data), -1)[:, 0] * 0, base._errors * 0)
@@ -35,7 +53,9 @@ def _on_one_line(tensors: Sequence[PiecewiseLinear | Tensor]) -> list[PiecewiseL
         for i in range(1, len(fs)):
             joint = align(_plain(fs[0]), _plain(fs[i]))[0]
             fs[0], fs[i] = (align(f, joint * 0)[0] for f in (fs[0], fs[i]))
-            fs[0] = fs[0]._make(fs[0]._places, fs[0]._data, fs[0]._errors, joint._undecided, fs[0]._limit)
+            undecided = joint._undecided
+            fs[0] = fs[0]._like(fs[0]._data)
+            fs[0]._undecided = undecided
     return fs
 
 
@@ -44,9 +64,11 @@ def _plain(f: PiecewiseLinear) -> PiecewiseLinear:
     return f._like(f._data.reshape(len(f._data), -1)[:, 0])
 
 
-def _joined(fs: Sequence[PiecewiseLinear], data: Array) -> PiecewiseLinear:
-    undecided: Doubts = {}
-    for f in fs:
-        undecided |= f._undecided
-    errors = np.maximum.reduce([f._errors for f in fs])
-    return fs[0]._make(fs[0]._places, data, errors, undecided, fs[0]._limit)
+def _broadcasts(*tensors: object) -> list[PiecewiseLinear | Tensor]:
+    given = tensors[0] if len(tensors) == 1 and isinstance(tensors[0], list | tuple) else tensors
+    fs = cast(Sequence[PiecewiseLinear | Tensor], given)
+    shape = torch.Size(np.broadcast_shapes(*(f.shape for f in fs)))
+    return [cast(PiecewiseLinear | Tensor, f.expand(shape)) for f in fs]
+
+
+rule("broadcast_tensors")(_broadcasts)

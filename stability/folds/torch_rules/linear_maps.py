@@ -1,4 +1,8 @@
-"""Rules of linear maps: layers with weights, batch normalisation, sums, means and padding."""
+"""Rules of what is linear in the one function among its arguments: torch's own function, row by row of the data.
+
+A row is a value, a slope or a bend. What the function makes of ones with the moduli of all weights is the largest row
+sum of the map, and with ones in the place of the weights it is the number of products in a sum.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +19,10 @@ from stability.folds.numbers import FLOOR, Array, flatten_rows, lift_zeros, rati
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.refuse import refuse
 from stability.folds.replay import spend
-from stability.folds.torch_rules.dimensions import Dims, check_channels, data_dimensions, on_batches
-from stability.folds.torch_rules.registry import Rule, rule
+from stability.folds.torch_rules.arrangement import arranged
+from stability.folds.torch_rules.dimensions import check_channels, check_spatial
+from stability.folds.torch_rules.registry import Rule, naming, rule, torch_function
+from stability.folds.torch_rules.tensor_facts import check_kind
 from stability.foundation.formats import ROUNDOFF
 
 
@@ -105,73 +111,125 @@ def _dense_map(rows: Array, matrix: Array) -> Array:
     return out.reshape(len(rows), -1)
 
 
-def _double(value: Tensor) -> Tensor:
+def double(value: Tensor) -> Tensor:
     if value.is_complex():
         refuse("a complex weight", "values are real")
     return value.detach().to("cpu", torch.float64)
 
 
-def _rows_sum(weight: Tensor) -> float:
-    return float(weight.abs().flatten(1).sum(1).max())
+def _operands(args: Sequence[object]) -> list[object]:
+    """Arguments as they are but for tensors and arrays, which are read as float64."""
+    arrays = (torch.from_numpy(v) if isinstance(v, np.ndarray) and v.dtype != object else v for v in args)
+    return [double(v) if isinstance(v, Tensor) else v for v in arrays]
 
 
-@rule("linear")
-def _(f: PiecewiseLinear, weight: Tensor, bias: Tensor | None = None) -> PiecewiseLinear:
-    w, b = _double(weight), None if bias is None else _double(bias)
-    if not f.shape or f.shape[-1] != w.shape[1]:
-        raise ValueError(f"the line has values of shape {tuple(f.shape)}: the linear layer takes (..., {w.shape[1]})")
-    return linear_map(f, lambda x: x @ w.T, _rows_sum(w), w.shape[1], b)
+def _by_rows(call: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda rows: torch.vmap(call)(rows)
 
 
-@rule("matmul", "mm", "__matmul__")
-def _(f: object, other: object) -> PiecewiseLinear:
-    if not isinstance(f, PiecewiseLinear):
-        return _matrix_times(_double(torch.as_tensor(f)), cast(PiecewiseLinear, other))
-    if isinstance(other, PiecewiseLinear):
-        refuse("a matrix product of two functions", "it is not piecewise linear")
-    w = _double(torch.as_tensor(other))
-    if w.ndim > 2 or not f.shape or f.shape[-1] != len(w):
-        raise ValueError(
-            f"values of shape {tuple(f.shape)} times a matrix of shape {tuple(w.shape)}: expected (..., n) times "
-            "(n, m) or (n,)"
-        )
-    return linear_map(f, lambda x: x @ w, float(w.abs().sum(0).max()), len(w))
+def product(
+    name: str,
+    function: Callable[..., Tensor],
+    args: Sequence[object],
+    bias: Tensor | None = None,
+    weighs: bool = False,
+    mean: bool = False,
+) -> PiecewiseLinear:
+    """Return the image of the one function among the arguments under a function that is linear in it.
+
+    Args:
+        weighs: whether the function has weights of its own, none of them negative; then a sum may be of all entries.
+        mean: whether each of these is one over an integer.
+    """
+    args = _operands(args)
+    followed = [i for i, value in enumerate(args) if isinstance(value, PiecewiseLinear)]
+    if len(followed) != 1:
+        refuse(f"torch's {name} of {len(followed)} functions", "only one factor may change along the line")
+    place = followed[0]
+    f = cast(PiecewiseLinear, args[place])
+
+    def call(x: Tensor, weigh: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        given = [weigh(v) if weigh and isinstance(v, Tensor) else v for v in args]
+        return function(*given[:place], x, *given[place + 1 :])
+
+    ones = torch.ones(f.shape, dtype=torch.float64)
+    with naming(name, f.shape, *(v.shape for v in args if isinstance(v, Tensor))):
+        norm, terms = call(ones, Tensor.abs), call(ones, lambda w: (w != 0).to(w.dtype))
+    if norm.numel() == 0:
+        raise ValueError(f"torch's {name} of values of shape {tuple(f.shape)} leaves nothing of them")
+    count = f.shape.numel() if weighs else round(float(terms.max()))
+    return linear_map(f, _by_rows(call), float(norm.max()), max(count, 1), bias, mean)
 
 
-def _matrix_times(w: Tensor, f: PiecewiseLinear) -> PiecewiseLinear:
-    if w.ndim not in (1, 2) or not f.shape or f.shape[max(len(f.shape) - 2, 0)] != w.shape[-1]:
-        raise ValueError(
-            f"a matrix of shape {tuple(w.shape)} times values of shape {tuple(f.shape)}: expected (m, n) or (n,) times "
-            "(n,) or (..., n, k)"
-        )
-
-    def apply(x: Tensor) -> Tensor:
-        return torch.matmul(w, x[..., None])[..., 0] if x.ndim == 2 else torch.matmul(w, x)
-
-    return linear_map(f, apply, float(w.abs().sum(-1).max()), w.shape[-1])
+PRODUCTS = ("mm", "bmm", "mv", "dot", "vdot", "inner", "outer", "ger", "tensordot", "kron", "matmul")
 
 
-def _convolution(convolve: Callable[..., Tensor], dims: int) -> Rule:
-    def convolved(
-        f: PiecewiseLinear,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: int | Sequence[int] = 1,
-        padding: int | Sequence[int] | str = 0,
-        dilation: int | Sequence[int] = 1,
-        groups: int = 1,
-    ) -> PiecewiseLinear:
-        w = _double(weight)
-        apply = on_batches(f, dims, lambda x: convolve(x, w, None, stride, padding, dilation, groups))
-        check_channels(f, -dims - 1, w.shape[1] * groups)
-        shift = None if bias is None else _double(bias).reshape(-1, *[1] * dims)
-        return linear_map(f, apply, _rows_sum(w), w[0].numel(), shift)
+def _product(name: str, function: Callable[..., Tensor]) -> Rule:
+    def multiplied(*args: object, **kwargs: object) -> PiecewiseLinear:
+        args = (*args, *(kwargs.pop(key) for key in ("mat2", "vec2", "vec", "tensor") if key in kwargs))
+        kwargs = {key: value for key, value in kwargs.items() if value is not None}
+        return product(name, lambda *given: function(*given, **kwargs), args)
 
-    return convolved
+    return multiplied
 
 
-rule("conv1d")(_convolution(functional.conv1d, 1))
-rule("conv2d")(_convolution(functional.conv2d, 2))
+for _name in PRODUCTS:
+    rule(_name)(_product(_name, cast(Callable[..., Tensor], getattr(torch, _name))))
+rule("__matmul__")(PiecewiseLinear.rules["matmul"])
+rule("__rmatmul__")(lambda f, other: PiecewiseLinear.rules["matmul"](other, f))
+
+
+@rule("einsum")
+def _(equation: str, *operands: object) -> PiecewiseLinear:
+    if len(operands) == 1 and isinstance(operands[0], list | tuple):
+        operands = tuple(operands[0])
+    return product("einsum", lambda *given: torch.einsum(equation, *given), operands)
+
+
+def _sum_with_product(name: str, multiply: Callable[..., object]) -> None:
+    @rule(name)
+    def added(input: object, a: object, b: object, *, beta: float = 1, alpha: float = 1) -> object:
+        return input * beta + multiply(a, b) * alpha  # type: ignore[operator]
+
+
+_sum_with_product("addmm", torch.mm)
+_sum_with_product("addmv", torch.mv)
+_sum_with_product("addr", torch.outer)
+_sum_with_product("baddbmm", torch.bmm)
+_sum_with_product("addbmm", lambda a, b: torch.bmm(a, b).sum(0))
+
+
+def _layer(name: str, dims: int, transposed: bool = False) -> None:
+    function = cast(Callable[..., Tensor], torch_function(name))
+
+    @rule(name)
+    def layer(input: object, weight: object, bias: object = None, *args: object, **kwargs: object) -> PiecewiseLinear:
+        if isinstance(input, PiecewiseLinear) and isinstance(weight, Tensor):
+            _check_layer(input, weight, dims, transposed, args, kwargs)
+        if isinstance(bias, PiecewiseLinear):
+            refuse(f"torch's {name} with a bias that changes along the line", "add it to the result")
+        shift = None if bias is None else double(cast(Tensor, bias)).reshape(-1, *[1] * dims)
+        return product(name, lambda x, w: function(x, w, None, *args, **kwargs), [input, weight], shift)
+
+
+def _check_layer(
+    f: PiecewiseLinear, weight: Tensor, dims: int, transposed: bool, args: Sequence[object], kwargs: dict[str, object]
+) -> None:
+    if not dims:
+        if not f.shape or f.shape[-1] != weight.shape[-1]:
+            raise ValueError(
+                f"the line has values of shape {tuple(f.shape)}: the linear layer takes (..., {weight.shape[-1]})"
+            )
+        return
+    check_spatial(f, dims)
+    groups = 1 if transposed else cast(int, kwargs.get("groups", args[3] if len(args) > 3 else 1))
+    check_channels(f, -dims - 1, weight.shape[0] if transposed else weight.shape[1] * groups)
+
+
+_layer("linear", 0)
+for _dims in (1, 2, 3):
+    _layer(f"conv{_dims}d", _dims)
+    _layer(f"conv_transpose{_dims}d", _dims, transposed=True)
 
 
 @rule("batch_norm")
@@ -189,13 +247,13 @@ def _(
         refuse("batch normalisation with the statistics of the batch", "call model.eval() first")
     if f.exact:
         refuse("batch normalisation in exact arithmetic", "its scale is a square root; fold it into the layer before")
-    mean, variance = _double(running_mean), _double(running_var)
+    mean, variance = double(running_mean), double(running_var)
     check_channels(f, 1, len(mean))
     scale = 1 / torch.sqrt(variance + eps)
     if weight is not None:
-        scale = scale * _double(weight)
+        scale = scale * double(weight)
     from_mean = -mean * scale
-    shift = from_mean if bias is None else from_mean + _double(bias)
+    shift = from_mean if bias is None else from_mean + double(bias)
     shape = (-1, *[1] * (len(f.shape) - 2))
     g = linear_map(f, lambda x: x * scale.reshape(shape), float(scale.abs().max()), 4, shift.reshape(shape))
     # The shift is a sum of rounded numbers, which may cancel.
@@ -203,21 +261,68 @@ def _(
     return g
 
 
-@rule("sum")
-def _(f: PiecewiseLinear, dim: Dims = None, keepdim: bool = False, dtype: object = None) -> PiecewiseLinear:  # noqa: ARG001
-    dims = data_dimensions(f, dim)
-    terms = int(np.prod([f._data.shape[d] for d in dims]))
-    return linear_map(f, lambda x: x.sum(dims, keepdim=keepdim), terms, terms)
+def _kinds(name: str) -> Rule:
+    function = cast(Callable[..., Tensor], torch_function(name))
+
+    def summed(f: PiecewiseLinear, dim: object = None, *args: object, dtype: object = None, **kwargs: object) -> object:
+        check_kind(name, dtype)
+        # Of no dimensions torch sums all; a function of rows would not.
+        dims = [] if dim is None or dim == () or dim == [] else [dim]
+        if not dims and (args or kwargs):
+            dims = [tuple(range(len(f.shape)))]
+        return product(name, lambda x: function(x, *dims, *args, **kwargs), [f], weighs=True, mean=name == "mean")
+
+    return summed
 
 
-@rule("mean")
-def _(f: PiecewiseLinear, dim: Dims = None, keepdim: bool = False, dtype: object = None) -> PiecewiseLinear:  # noqa: ARG001
-    dims = data_dimensions(f, dim)
-    return linear_map(f, lambda x: x.mean(dims, keepdim=keepdim), 1.0, f.shape.numel(), mean=True)
+for _name in ("sum", "mean", "cumsum", "trace"):
+    rule(_name)(_kinds(_name))
 
 
-@rule("pad")
-def _(f: PiecewiseLinear, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> PiecewiseLinear:
-    if mode != "constant" or value:
-        refuse(f"padding of mode {mode!r} with {value}", "only padding with 0 is a rule")
-    return linear_map(f, lambda x: functional.pad(x, list(pad)), 1.0, 1)
+def _weighted(name: str) -> Rule:
+    """Averages: what torch weighs the entries with is not negative."""
+    function = cast(Callable[..., Tensor], torch_function(name))
+
+    def averaged(f: PiecewiseLinear, *args: object, **kwargs: object) -> PiecewiseLinear:
+        check_spatial(f, int(name[-2]))
+        return product(name, lambda x: function(x, *args, **kwargs), [f], weighs=True, mean=True)
+
+    return averaged
+
+
+for _dims in (1, 2, 3):
+    for _name in (f"avg_pool{_dims}d", f"adaptive_avg_pool{_dims}d"):
+        rule(_name)(_weighted(_name))
+
+
+@rule("fold")
+def _(f: PiecewiseLinear, *args: object, **kwargs: object) -> PiecewiseLinear:
+    return product("fold", lambda x: functional.fold(x, *args, **kwargs), [f])  # type: ignore[arg-type]
+
+
+@rule("interpolate")
+def _(f: PiecewiseLinear, *args: object, mode: str = "nearest", **kwargs: object) -> object:
+    function: Callable[..., Tensor] = functional.interpolate
+
+    def resize(x: Tensor) -> Tensor:
+        return function(x, *args, mode=mode, **kwargs)
+
+    if mode.startswith("nearest"):
+        return arranged("interpolate", f, resize)
+    if mode == "bicubic":
+        refuse("interpolation of mode 'bicubic'", "its weights have either sign; use bilinear")
+    return product("interpolate", resize, [f], weighs=True, mean=mode == "area")
+
+
+@rule("diff")
+def _(f: PiecewiseLinear, n: int = 1, dim: int = -1) -> PiecewiseLinear:
+    for _ in range(n):
+        f = f.narrow(dim, 1, f.shape[dim] - 1) - f.narrow(dim, 0, f.shape[dim] - 1)
+    return f
+
+
+@rule("lerp")
+def _(start: object, end: object, weight: object) -> object:
+    if isinstance(weight, PiecewiseLinear):
+        refuse("torch's lerp with a weight that changes along the line", "it is not piecewise linear")
+    return start + (end - start) * weight  # type: ignore[operator]

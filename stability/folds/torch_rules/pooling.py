@@ -1,32 +1,30 @@
-"""Rules of pooling: a window's mean is a linear map, and its largest entry bends where it changes."""
+"""Rules of max pooling: the largest entry of a window bends where it changes."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from stability.folds.largest import largest
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.refuse import refuse
-from stability.folds.torch_rules.dimensions import check_spatial, on_batches
-from stability.folds.torch_rules.linear_maps import linear_map
+from stability.folds.torch_rules.dimensions import check_spatial
 from stability.folds.torch_rules.registry import Rule, rule
 
 Window = int | Sequence[int]
 
 
-def _mean_pool(pool: Callable[..., Tensor], dims: int) -> Rule:
-    def pooled(f: PiecewiseLinear, *args: object, **kwargs: object) -> PiecewiseLinear:
-        apply = on_batches(f, dims, lambda x: pool(x, *args, **kwargs))
-        # A divisor of the caller's own may be smaller than the window.
-        norm = float(apply(torch.ones((1, *f.shape), dtype=torch.float64)).max())
-        return linear_map(f, apply, norm, f.shape.numel(), mean=True)
-
-    return pooled
+def _of_windows(f: PiecewiseLinear, index: NDArray[np.intp], out: Sequence[int]) -> PiecewiseLinear:
+    """Return the largest entries of windows (places, windows) of each channel, of the spatial shape `out`."""
+    lead = f.shape[: -len(out)]
+    channels = np.arange(lead.numel()) * (f.shape.numel() // lead.numel())
+    return largest(f, (channels[:, None] + index[:, None]).reshape(len(index), -1), (*lead, *out))
 
 
 def _max_pool(pool: Callable[..., Tensor], dims: int) -> Rule:
@@ -46,7 +44,7 @@ def _max_pool(pool: Callable[..., Tensor], dims: int) -> Rule:
             for v in (kernel_size, kernel_size if stride is None or stride == [] else stride, padding, dilation)
         )
         check_spatial(f, dims)
-        spatial, lead = f.shape[-dims:], f.shape[:-dims]
+        spatial = f.shape[-dims:]
         # Which input entry each window sees at each of its places. Torch itself lays the windows.
         entry = torch.arange(spatial.numel(), dtype=torch.float64).reshape(1, 1, *spatial)
         out = pool(entry, size, step, pad, gap, ceil_mode).shape[2:]
@@ -57,16 +55,31 @@ def _max_pool(pool: Callable[..., Tensor], dims: int) -> Rule:
         flat = (np.clip(seen, 0, np.array(spatial) - 1) * np.cumprod((1, *spatial[:0:-1]))[::-1]).sum(-1)
         # A place outside repeats the window's first place inside, which changes no maximum.
         first = flat[np.argmax(inside, axis=0), np.arange(flat.shape[1])]
-        index = np.where(inside, flat, first)
-        offsets = np.arange(lead.numel()) * spatial.numel()
-        return largest(f, (offsets[:, None] + index[:, None]).reshape(len(index), -1), (*lead, *out))
+        return _of_windows(f, np.where(inside, flat, first), out)
 
     return pooled
 
 
-rule("avg_pool1d")(_mean_pool(functional.avg_pool1d, 1))
-rule("avg_pool2d")(_mean_pool(functional.avg_pool2d, 2))
-rule("adaptive_avg_pool1d")(_mean_pool(functional.adaptive_avg_pool1d, 1))
-rule("adaptive_avg_pool2d")(_mean_pool(functional.adaptive_avg_pool2d, 2))
-rule("max_pool1d", "_max_pool1d", "max_pool1d_with_indices")(_max_pool(functional.max_pool1d, 1))
-rule("max_pool2d", "_max_pool2d", "max_pool2d_with_indices")(_max_pool(functional.max_pool2d, 2))
+def _adaptive(dims: int) -> Rule:
+    def pooled(f: PiecewiseLinear, output_size: object, return_indices: bool = False) -> PiecewiseLinear:
+        if return_indices:
+            refuse("max pooling with indices", "they jump along the line; use return_indices=False")
+        check_spatial(f, dims)
+        spatial = f.shape[-dims:]
+        given = output_size if isinstance(output_size, tuple | list) else (output_size,) * dims
+        out = [int(n) if size is None else int(size) for size, n in zip(given, spatial, strict=True)]
+        # Window i of o on n places goes from i n / o, rounded down, to (i + 1) n / o, rounded up.
+        sides = [[range(i * n // o, -(-(i + 1) * n // o)) for i in range(o)] for o, n in zip(out, spatial, strict=True)]
+        numbers = np.arange(spatial.numel()).reshape(spatial)
+        seen = [numbers[np.ix_(*window)].ravel() for window in itertools.product(*sides)]
+        most = max(map(len, seen))
+        index = np.stack([np.pad(window, (0, most - len(window)), mode="edge") for window in seen], 1)
+        return _of_windows(f, index, out)
+
+    return pooled
+
+
+for _dims in (1, 2, 3):
+    _name = f"max_pool{_dims}d"
+    rule(_name, f"_{_name}", f"{_name}_with_indices")(_max_pool(getattr(functional, _name), _dims))
+    rule(f"adaptive_{_name}", f"adaptive_{_name}_with_indices")(_adaptive(_dims))

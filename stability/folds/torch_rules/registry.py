@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import TypeVar, cast
 
+import torch
 from torch import Tensor
+from torch.nn import functional
 
 from stability.folds.piecewise import PiecewiseLinear
+from stability.folds.refuse import refuse
 
 Rule = Callable[..., object]
 #: What a rule takes where torch takes tensors or numbers.
@@ -24,6 +28,28 @@ def rule(*names: str) -> Callable[[R], R]:
         return function
 
     return register
+
+
+def torch_function(name: str) -> Callable[..., object]:
+    """Return what torch itself does under the name of a method or function."""
+    for place in (Tensor, functional, torch):
+        if hasattr(place, name):
+            return cast(Callable[..., object], getattr(place, name))
+    raise AttributeError(f"torch has no {name}")
+
+
+@contextmanager
+def naming(name: str, *shapes: torch.Size) -> Iterator[None]:
+    """Say in torch's errors what they are about: this function of values, and operands, of these shapes."""
+    what = f"torch's {name} of values of shape {' and operands of shape '.join(str(tuple(s)) for s in shapes)}"
+    try:
+        yield
+    except TypeError as error:
+        refuse(f"torch's {name} with these arguments", str(error))
+    except IndexError as error:
+        raise IndexError(f"{what}: {error}") from error
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{what}: {error}") from error
 
 
 def in_place(name: str) -> None:
