@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from inspect import signature
 from typing import Any, ClassVar, NoReturn, Self, cast
 
@@ -118,12 +118,15 @@ class AsTensor(Arithmetic):
         return cast(Self, self.rules["matmul"](other, self))
 
 
+_signature = cache(signature)
+
+
 def _call(rule: Callable[..., object], name: str, /, *args: object, **kwargs: object) -> object:
     # Torch takes some arguments by either of two names.
     named = {"dim" if key == "axis" else key: value for key, value in kwargs.items()}
     args = (*args, *(named.pop(key) for key in ("input", "other") if key in named))
     try:
-        signature(rule).bind(*args, **named)
+        _signature(rule).bind(*args, **named)
     except TypeError as error:
         refuse(f"{name} with these arguments", str(error))
     return rule(*args, **named)

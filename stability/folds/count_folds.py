@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from numbers import Rational
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,8 +63,15 @@ def count(
     found = tables_of(net) if not _are_windows(net) else None
     if found is not None:
         tables, several = found
-        ends = _ends(_along(interval) if isinstance(interval, PiecewiseLinear) else interval)
-        counts = _count_all(tables, ends)
+        if _is_rational(interval):
+            # No float64 is these ends; a count between floats knows nothing of what lies between them.
+            exact_ends = list(map(Fraction, interval))  # type: ignore[arg-type]
+            line = PiecewiseLinear(exact_ends, exact_ends)  # type: ignore[arg-type]
+            exact = [restrict(table, line, exact=True).count() for table in tables]
+            counts = [(one.folds, one.turns, one.regions) for one in exact]
+        else:
+            ends = _ends(_along(interval) if isinstance(interval, PiecewiseLinear) else interval)
+            counts = _count_all(tables, ends)
         if not several:
             return Count(*counts[0])
         columns = np.empty((3, len(counts)), dtype=object)
@@ -102,6 +111,21 @@ def _along(line: PiecewiseLinear) -> tuple[float, float]:
             "st.restrict(chain, line).count()"
         )
     return low, high
+
+
+def _is_rational(interval: object) -> bool:
+    """Whether the ends of an interval are whole or rational numbers of which one at least is no float64."""
+    if not isinstance(interval, list | tuple) or len(interval) != 2:
+        return False
+    whole = all(isinstance(end, Rational) and not isinstance(end, bool) for end in interval)
+    return whole and interval[0] < interval[1] and any(Fraction(end) != _nearest(end) for end in interval)
+
+
+def _nearest(end: Rational) -> Fraction | None:
+    try:
+        return Fraction(float(end))
+    except OverflowError:
+        return None
 
 
 def _are_windows(net: object) -> bool:

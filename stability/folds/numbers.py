@@ -56,7 +56,14 @@ def row_size(rows: Array) -> Array:
     if not len(flat):
         return np.zeros(0)
     size: Array = np.abs(flat[:, 0]) if flat.shape[1] == 1 else np.maximum(flat.max(axis=1), -flat.min(axis=1))
-    return size.astype(np.float64)
+    return size.astype(np.float64) if size.dtype != object else np.array([_float(v) for v in size.tolist()])
+
+
+def _float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def lift_zeros(values: Array, errors: Array, false: Array) -> None:

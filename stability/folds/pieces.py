@@ -149,6 +149,8 @@ class Pieces:
         """Which slopes, of a scalar, and bends may be no more than rounding, in that order."""
         rows = len(self.knots) if self.shape.numel() == 1 else 2 * len(self.knots) - 1
         errors = self._errors[rows:]
+        if self.exact:  # of numbers that may be beyond float64
+            return np.zeros(len(errors), dtype=bool)
         # A bound that is not a number is a doubt.
         return np.asarray((errors != 0) & ~(row_size(self._data[rows:]) > errors))
 

@@ -9,18 +9,17 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stability.folds.bends import hinge
+from stability.folds.check_by_tensors import SPREAD, check_by_tensors
 from stability.folds.exact_count import Coefficients
 from stability.folds.following import IdleKnot, following, idle_knot
 from stability.folds.kernels.enumeration import enumerate_chain
 from stability.folds.lines import Line, line_of
-from stability.folds.numbers import Array, rationals
 from stability.folds.perceptrons import restrict_layers
-from stability.folds.pieces import NO_LIMIT, TooManyKnots, insert, measured
+from stability.folds.pieces import NO_LIMIT, TooManyKnots, insert
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.places import Places
 from stability.folds.replay import settle
@@ -37,7 +36,7 @@ Followed = NDArray[np.float64] | Callable[..., Tensor]
 _KEPT_AT_MOST = 2**21
 _kept = threading.local()
 # Windows end at a place that no kink of round numbers falls on.
-_CUT = 0.6180339887498949
+_CUT = SPREAD
 
 
 def tables_of(net: object) -> tuple[NDArray[np.float64], bool] | None:
@@ -170,7 +169,7 @@ def _run(net: Followed, line: PiecewiseLinear, limit: int | None) -> PiecewiseLi
         raise TypeError(f"net is the class {net.__name__}: expected an instance, {net.__name__}(...)")
     f = _follow(net, line, limit)
     f = f if f.exact else _settled(net, line, f, limit)
-    _check_by_tensors(net, line, f, points=8 if limit is None else 3)
+    check_by_tensors(net, line, f, points=6 if limit is None else 3)
     return f
 
 
@@ -246,63 +245,6 @@ def _check_result(net: Followed, f: PiecewiseLinear) -> None:
             if value.is_floating_point():
                 check_finite(f"the module's {name}", value)
     raise ValueError("the network's values leave float64's range along the line: expected finite numbers")
-
-
-def _check_by_tensors(net: Callable[..., Tensor], line: PiecewiseLinear, f: PiecewiseLinear, points: int) -> None:
-    """Raise where the network does something else to a tensor: it is random, or it looks at what it is given.
-
-    The two may differ by what rounding explains: by the bound of one calculation at that point, and by no more than a
-    small part of the largest number in it, which is far below the bound in deep networks.
-    """
-    values = itertools.chain(net.parameters(), net.buffers()) if isinstance(net, nn.Module) else ()
-    like = next((v for v in values if v.is_floating_point()), torch.empty(0, dtype=torch.float64))
-    if like.dtype not in (torch.float32, torch.float64):
-        return
-    low, high = line.interval
-    # Places that no round number is at.
-    shares = np.arange(1, points + 1) * _CUT % 1
-    at = low + (high - low) * (rationals(shares, type(low)) if line.exact else shares)
-    inputs = line._at(at).astype(np.float64)
-    bound, size = _rounding_at(net, inputs[np.abs(inputs).reshape(points, -1).max(axis=1).argmax()])
-    part, units = (1e-2, 2.0**30) if like.dtype == torch.float32 else (1e-6, 2.0)
-    for t, row in zip(at, inputs, strict=True):
-        x = torch.tensor(row, dtype=like.dtype, device=like.device)
-        with torch.no_grad():
-            wanted = net(x if line.shape else x.reshape(1, 1)).to("cpu", torch.float64).numpy().ravel()
-        got = f._at(np.array(t, dtype=f.knots.dtype)).astype(np.float64).ravel()
-        # The bound is that of one of the points; another one may round somewhat more.
-        tolerance = np.fmin(units * (bound + _error_at(f, t)), part * size) + 64 * units * ROUNDOFF * size
-        if wanted.size != got.size or not np.abs(wanted - got).max(initial=0) <= tolerance:
-            raise TypeError(
-                f"at t = {float(Fraction(int(t.p), int(t.q)) if hasattr(t, 'p') else t):g} the network makes "
-                f"{wanted[:3]} of a tensor, and {got[:3]} along the line: it is random, or asks what kind of object it "
-                "is given; expected one calculation for both"
-            )
-
-
-def _rounding_at(net: Callable[..., Tensor], x: NDArray[np.float64]) -> tuple[float, float]:
-    """Return a bound of the error of a calculation of the network at a point, and the largest number in it."""
-    rows = x if x.ndim else x.reshape(1, 1)
-    data = np.stack([rows, rows, np.zeros_like(rows)])
-    errors = ROUNDOFF * np.abs(data).reshape(3, -1).max(axis=1)
-    still = PiecewiseLinear._make(Places(np.array([0.0, 1.0])), data, errors, {}, NO_LIMIT)
-    token = measured.set(sizes := [float(np.abs(x).max(initial=0))])
-    try:
-        with following():
-            out = net(still)
-    finally:
-        measured.reset(token)
-    return float(out._errors[:2].max()), max(sizes)  # type: ignore[attr-defined]
-
-
-def _error_at(f: PiecewiseLinear, t: Array) -> float:
-    """Return a bound of the error of a function at a place."""
-    if f.exact:
-        return 0.0
-    k = len(f.knots)
-    piece = min(max(int(np.searchsorted(f.knots, t, "right")) - 1, 0), k - 2)
-    width = f.knots[piece + 1] - f.knots[piece]
-    return float(f._errors[piece : piece + 2].max() + f._errors[k + piece] * width)
 
 
 def _is_identity(line: PiecewiseLinear) -> bool:

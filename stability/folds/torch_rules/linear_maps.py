@@ -158,7 +158,8 @@ def product(
     if norm.numel() == 0:
         raise ValueError(f"torch's {name} of values of shape {tuple(f.shape)} leaves nothing of them")
     count = f.shape.numel() if weighs else round(float(terms.max()))
-    return linear_map(f, _by_rows(call), float(norm.max()), max(count, 1), bias, mean)
+    apply = call if name == "linear" and place == 0 else _by_rows(call)  # that one takes rows as they are
+    return linear_map(f, apply, float(norm.max()), max(count, 1), bias, mean)
 
 
 PRODUCTS = ("mm", "bmm", "mv", "dot", "vdot", "inner", "outer", "ger", "tensordot", "kron", "matmul")
