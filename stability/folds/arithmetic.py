@@ -72,7 +72,9 @@ class Arithmetic(Pieces):
         factor = self._constant(other)
         data = self._spread(max(factor.ndim, len(self.shape))) * factor
         size = float(np.max(abs(factor)))
-        product = self._like(data, self._errors * size + self._rounding(data) * (size > 0))
+        with np.errstate(invalid="ignore"):  # a bound may be infinite, and is then a doubt
+            errors = self._errors * size + self._rounding(data) * (size > 0)
+        product = self._like(data, errors)
         return self._multiple(product) if factor.size == 1 and size > 0 and data.shape == self._data.shape else product
 
     def __mul__(self, other: object) -> Self:

@@ -430,7 +430,7 @@ VECTOR = st.PiecewiseLinear([0.0, 1.0], [[0.0, 1.0], [1.0, 0.0]])
         (lambda: st.segment([0.0], [0.0, 1.0]), ValueError, r"from shape \(1,\) to shape \(2,\)"),
         (lambda: st.segment([], []), ValueError, "at least one entry"),
         (lambda: st.segment([0.0], [math.nan]), ValueError, "end has 1 values that are not finite"),
-        (lambda: st.segment(["a"], ["b"]), TypeError, "start is .*expected real numbers"),
+        (lambda: st.segment(["a"], ["b"]), TypeError, "start holds .*expected real numbers"),
     ],
 )
 def test_bad_input_is_refused(make, error, message):
@@ -478,5 +478,5 @@ def test_the_distance_sees_what_is_narrow():
     assert bump == pytest.approx((math.pi / 2) ** 0.25 / 50**0.5, rel=1e-9)
     with pytest.raises(TypeError, match=r"expected a function such as torch.sin"):
         zero.distance("sin")
-    with pytest.raises(TypeError, match=r"start is a Tensor of torch.complex64"):
+    with pytest.raises(TypeError, match=r"start holds torch.complex64"):
         st.segment(torch.tensor([1j, 2]), torch.tensor([1.0, 1.0]))
