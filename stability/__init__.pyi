@@ -9,7 +9,7 @@ from .jacobians import (
     spectrum,
 )
 from .networks import ARCHITECTURES, INITS, Architecture, Chain, Distribution, Init
-from .precision import FirstFailures, ForwardErrors, first_failure, forward_error
+from .precision import FirstFailures, FirstNonfinite, ForwardErrors, first_failure, first_nonfinite, forward_error
 from .reading import Layer, Layers, layers
 from .signals import (
     GradientNorms,
@@ -34,6 +34,7 @@ __all__ = [
     "Count",
     "Distribution",
     "FirstFailures",
+    "FirstNonfinite",
     "ForwardErrors",
     "GradientNorms",
     "GrowthFit",
@@ -55,6 +56,7 @@ __all__ = [
     "construct",
     "count",
     "first_failure",
+    "first_nonfinite",
     "fit_growth",
     "forward_error",
     "gradient_norms",
