@@ -65,7 +65,7 @@ class Origin:
         """Return the same, with words for where it is NaN first."""
         at = operation.at
         where = "the backward pass of " if at.backward else ""
-        return replace(self, why=f"{self.why}; it is NaN from {where}{at.place.name} on{in_module(at.place)}")
+        return replace(self, why=f"{self.why}; NaN comes of it in {where}{at.place.name}{in_module(at.place)}")
 
 
 def in_module(place: Place) -> str:

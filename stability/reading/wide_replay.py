@@ -33,30 +33,33 @@ class Replay:
 
 def replayed(function: Any, args: tuple[Any, ...], options: dict[str, Any], bad: Sequence[Tensor]) -> list[Replay]:
     """Return what float64 says of the numbers of each output that `bad` points out; of none where it cannot be run."""
+    try:
+        return _replayed(function, args, options, bad)
+    except Exception:  # it is no part of the run that is looked at, whatever a kernel does not take in float64
+        return []
+
+
+def _replayed(function: Any, args: tuple[Any, ...], options: dict[str, Any], bad: Sequence[Tensor]) -> list[Replay]:
     wide_args, wide_options = _widened(args), _widened(options)
     name = plain_name(function.overloadpacket.__name__)
     dtype = wide_options.get("dtype")
     if isinstance(dtype, torch.dtype) and (dtype.is_floating_point or dtype.is_complex):
         wide_options["dtype"] = torch.complex128 if dtype.is_complex else torch.float64
-    try:
-        outputs = list(tensors_in(function(*wide_args, **wide_options)))
-    except (RuntimeError, TypeError, NotImplementedError, ValueError, IndexError):
-        return []
     found = []
-    for output, where in zip(outputs, bad, strict=False):
+    for output, where in zip(tensors_in(function(*wide_args, **wide_options)), bad, strict=False):
         if output.shape != where.shape:
             return []
         values = output[where].abs().double() if has_numbers(output) else output[where].double()
         causes = torch.full(values.shape, OVERFLOW, dtype=torch.uint8, device=values.device)
         causes[values.isnan()] = INVALID
-        log10 = values.log10()
-        if values.isinf().any():
+        log10, infinite = values.log10(), values.isinf()
+        if infinite.any():
             if has_pole(name) and not _is_beyond(name, wide_args):
-                causes[values.isinf()] = POLE
+                causes[infinite] = POLE
             else:
                 beyond = _log10_beyond(function, name, wide_args, wide_options, output)
                 if beyond is not None:
-                    log10 = torch.where(values.isinf(), beyond[where], log10)
+                    log10 = torch.where(infinite, beyond[where], log10)
         found.append(Replay(causes, log10))
     return found
 
@@ -79,6 +82,8 @@ def _is_beyond(name: str, args: tuple[Any, ...]) -> bool:
     return bool((value != 0).all()) if isinstance(value, Tensor) else value != 0
 
 
+#: Operations that are linear in each of two tensors, or of one.
+_LINEAR = ("mm", "bmm", "addmm", "baddbmm", "convolution", "mv", "dot", "sum")
 _EXPONENTIALS = {"exp": 1.0, "expm1": 1.0, "sinh": 1.0, "cosh": 1.0, "exp2": math.log(2)}
 
 
@@ -87,17 +92,19 @@ def _log10_beyond(
 ) -> Tensor | None:
     """Return the log10 of magnitudes that float64 cannot hold, None where it is not known."""
     tensors = [t for t in tensors_in(args) if t.is_floating_point()]
-    logs = [value.abs().double().log10() if isinstance(value, Tensor) else _log10(value) for value in args[:2]]
     if name in _EXPONENTIALS:
         found: Tensor = args[0].abs() * (_EXPONENTIALS[name] / math.log(10))
         return found
+    if name not in _LINEAR and name not in ("mul", "div", "pow"):
+        return None
+    logs = [_log10(value) for value in args[:2]]
     if name == "mul":
         return _like(logs[0] + logs[1], like)
     if name == "div":
         return _like(logs[0] - logs[1], like)
     if name == "pow" and isinstance(args[0], Tensor):
         return _like(logs[0] * args[1], like)
-    if name in ("mm", "bmm", "addmm", "baddbmm", "convolution", "mv", "dot", "sum"):
+    if name in _LINEAR:
         # Linear in each: brought to order 1, and back; a bias and what is added count for nothing there.
         first = 1 if name in ("addmm", "baddbmm") else 0
         used = tensors[first : first + (1 if name == "sum" else 2)]
@@ -110,7 +117,9 @@ def _log10_beyond(
     return None
 
 
-def _log10(value: Any) -> float:
+def _log10(value: Any) -> Tensor | float:
+    if isinstance(value, Tensor):
+        return value.abs().double().log10()
     return math.log10(abs(value)) if isinstance(value, int | float) and value else -math.inf
 
 
