@@ -133,13 +133,11 @@ def outside_origin(log: OperationLog, outside: Outside, name: str | None) -> Ori
 
 
 def _first_time(log: OperationLog, operation: Operation) -> Operation:
-    place = operation.at.place
+    place, kernel = operation.at.place, operation.kernel
     for other in log.operations:
-        same = (other.kernel, other.at.place.module, other.at.place.line) == (
-            operation.kernel,
-            place.module,
-            place.line,
-        )
+        # Where a checkpoint calls a function, the module around it is not called again.
+        there = other.at.place
+        same = (other.kernel, there.line) == (kernel, place.line) and place.module in (None, there.module)
         if same and not other.at.repeated and not other.at.backward:
             return other
     return operation

@@ -263,7 +263,10 @@ def _written(function: Any, args: tuple[Any, ...], options: dict[str, Any]) -> l
     """Return the arguments that an operation changes."""
     found = []
     for number, argument in enumerate(function._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
+        # What batch normalisation keeps running, it changes without saying so.
+        says = argument.alias_info is not None and argument.alias_info.is_write
+        runs = argument.name in ("running_mean", "running_var") and "backward" not in function.overloadpacket.__name__
+        if says or runs:
             found.append(args[number] if number < len(args) else options.get(argument.name))
     return found
 
