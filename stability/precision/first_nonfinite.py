@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from stability.foundation.arguments import door
@@ -64,7 +65,7 @@ def first_nonfinite(
     >>> f"10^{found.log10_magnitude:.2f}"
     '10^6.21'
     """
-    module = Chain.from_table(net) if isinstance(net, Tensor) else as_module(net)
+    module = Chain.from_table(net) if isinstance(net, np.ndarray | Tensor) else as_module(net)
     inputs = Inputs.of(x, batch_dim, finite=False)
     check_float64(module, *(tensor for _, tensor in inputs.tensors()))
     if loss is not None and not callable(loss):

@@ -165,7 +165,7 @@ def _why(operation: Operation, cause: str, log10: float | None, written: bool) -
     if written:
         return f"{of} writes a number that is not finite, and it is not masked away"
     if cause == "overflow":
-        size = "numbers" if log10 is None else f"10^{log10:.1f}"
+        size = "numbers" if log10 is None else f"10^{log10:.2f}"
         return f"{of} gives {size}; the largest {str(operation.dtype).removeprefix('torch.')} is {_shown(operation)}"
     if cause == "mask":
         return f"{of} takes a row of nothing but -inf: 0 / 0"

@@ -23,7 +23,10 @@ _UNDEFINED = {
     "atanh": "the inverse of a hyperbolic tangent beyond 1",
     "mean": "the mean of no numbers",
     **dict.fromkeys(("var", "var mean", "std", "std mean"), "a variance over one number: 0 / 0"),
-    **dict.fromkeys(("layer norm", "batch norm", "group norm"), "a norm of numbers that are all the same: 0 / 0"),
+    **dict.fromkeys(
+        ("layer norm", "batch norm", "group norm", "weight norm"),
+        "a norm of numbers that are all the same, or all 0: 0 / 0",
+    ),
     **dict.fromkeys(("softmax", "log softmax"), "a softmax of nothing but -inf"),
 }
 #: What gives an infinite number without leaving the range.
@@ -44,7 +47,10 @@ _OTHER_NAMES = {
     "cudnn batch norm": "batch norm",
     "fused rms norm": "rms norm",
     "mkldnn rnn layer": "lstm",
-    "native": "",
+    "weight norm interface": "weight norm",
+    "fft c2c": "fft",
+    "fft r2c": "fft",
+    "fft c2r": "fft",
 }
 
 
@@ -70,12 +76,12 @@ def has_pole(operation: str) -> bool:
 
 def undefined(operation: str) -> str:
     """Return words for what an operation did that gave NaN from numbers."""
-    return _UNDEFINED.get(operation, "which takes numbers for which it is not defined (0 times inf, inf - inf)")
+    return _UNDEFINED.get(operation, "it takes numbers for which it is not defined (0 times inf, inf - inf)")
 
 
 def pole(operation: str) -> str:
     """Return words for where an operation is infinite."""
-    return _POLE.get(operation, "which is infinite there")
+    return _POLE.get(operation, "it is infinite there")
 
 
 def why_not_finite(recording: Recording) -> str:
@@ -84,7 +90,7 @@ def why_not_finite(recording: Recording) -> str:
         if not seen.intact or seen.values.isfinite().all():
             continue
         operation = plain_name(node.name())
-        return f"it comes from {operation}, {_words(operation, seen.values)}"
+        return f"it comes from {operation}{_words(operation, seen.values)}"
     return "it is made where autograd does not follow: look at what the layer does there"
 
 
@@ -92,12 +98,12 @@ def _words(operation: str, values: Tensor) -> str:
     dtype, nan = values.dtype, bool(values.isnan().any())
     advice = "change what is calculated there, or what enters it"
     if nan and not values.isinf().any():
-        return f"{undefined(operation)}: {advice}"
+        return f": {undefined(operation)}; {advice}"
     if operation == "div":
-        return f"{pole(operation)}, or by a number so small that {dtype} overflows: {advice}"
+        return f": {pole(operation)}, or by a number so small that {dtype} overflows; {advice}"
     if has_pole(operation):
-        return f"{pole(operation)}: {advice}"
-    return f"which {overflows(dtype)}"
+        return f": {pole(operation)}; {advice}"
+    return f", which {overflows(dtype)}"
 
 
 def overflows(dtype: torch.dtype) -> str:

@@ -57,7 +57,8 @@ def _replayed(function: Any, args: tuple[Any, ...], options: dict[str, Any], bad
             if has_pole(name) and not _is_beyond(name, wide_args):
                 causes[infinite] = POLE
             else:
-                beyond = _log10_beyond(function, name, wide_args, wide_options, output)
+                # What is changed in place is widened again.
+                beyond = _log10_beyond(function, name, _widened(args), wide_options, output)
                 if beyond is not None:
                     log10 = torch.where(infinite, beyond[where], log10)
         found.append(Replay(causes, log10))
