@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from stability.reading.descent import Descent, Outside, descend
 from stability.reading.inputs import Inputs
-from stability.reading.kinds import PLUS, all_finite, has_numbers
+from stability.reading.kinds import PLUS, all_finite
 from stability.reading.nonfinite_origin import Origin, origin_at, outside_origin
 from stability.reading.operation_log import OperationLog, logged
 from stability.reading.running import eagerly, run
@@ -20,30 +21,6 @@ from stability.reading.trees import tensors_in
 
 #: Maps what a network returns to a scalar; gradients that are given instead, for each tensor of it in a graph.
 Loss = Callable[[object], Tensor]
-
-
-@dataclass
-class Results:
-    """What a run gave.
-
-    Attributes:
-        outputs: the tensors of the output.
-        loss: the loss, None without one.
-        gradients: by words for it.
-    """
-
-    outputs: list[Tensor] = field(default_factory=list)
-    loss: Tensor | None = None
-    gradients: dict[str, Tensor] = field(default_factory=dict)
-
-    def stages(self) -> Iterator[tuple[str, list[Tensor]]]:
-        """Yield what may not be finite in the order in which it came, with words for it; what is finite is left out."""
-        yield "the output", [t for t in self.outputs if not all_finite(t)]
-        yield "the loss", [] if self.loss is None or all_finite(self.loss) else [self.loss]
-        wrong = {name: gradient for name, gradient in self.gradients.items() if not all_finite(gradient)}
-        if wrong:
-            more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-            yield f"the gradient of {next(iter(wrong))}{more}", list(wrong.values())
 
 
 @dataclass(frozen=True)
@@ -72,19 +49,26 @@ def search(question: Question) -> tuple[Origin, str] | None:
     """
     with undisturbed(question.net), torch.inference_mode(False), torch.enable_grad(), eagerly(question.net):
         with undisturbed(question.net), _fresh_casts():
-            if not any(wrong for _, wrong in _run(question, _copied(question.inputs)).stages()):
+            if not any(map(_wrong, _run(question, _copied(question.inputs)))):
                 return None
         with _fresh_casts():
             given = _copied(question.inputs)
             with logged(question.net, _run.__code__) as log:
-                results = _run(question, given)
-            for reached, wrong in results.stages():
-                if not wrong:
-                    continue
-                origin = _explain(log, descend(log, wrong), _names(question, given), reached)
-                if origin is not None:
-                    return origin, reached
+                for stage in _run(question, given):
+                    wrong = _wrong(stage)
+                    if wrong:
+                        with _disable_current_modes():  # this is no part of the run
+                            names, tensors = _names(question, given), list(wrong.values())
+                            origin = _explain(log, descend(log, tensors), names, next(iter(wrong)))
+                        if origin is not None:
+                            more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+                            return origin, next(iter(wrong)) + more
     return None
+
+
+def _wrong(stage: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    with _disable_current_modes():
+        return {name: tensor for name, tensor in stage.items() if not all_finite(tensor)}
 
 
 @contextmanager
@@ -101,29 +85,29 @@ def _copied(inputs: Inputs) -> Inputs:
     return inputs.mapped(lambda tensor: tensor.detach().clone().requires_grad_(tensor.requires_grad))
 
 
-def _run(question: Question, given: Inputs) -> Results:
-    """Run the network, its loss and the backward pass: below this frame none is the user's."""
+def _run(question: Question, given: Inputs) -> Iterator[dict[str, Tensor]]:
+    """Yield the output, the loss and the gradients of a run, by words: below this frame none is the user's."""
     net, loss = question.net, question.loss
     named: dict[str, Tensor] = {f"the parameter {n}": p for n, p in net.named_parameters() if p.requires_grad}
     named |= {name: t for name, t in given.tensors() if t.requires_grad}
     output = run(net, given)
-    results = Results([t for t in tensors_in(output) if has_numbers(t)])
+    outputs = list(tensors_in(output))
+    yield {"the output" if number == 0 else f"output {number}": tensor for number, tensor in enumerate(outputs)}
     if loss is not None:
         value = loss(output)
         if not isinstance(value, Tensor) or not value.is_floating_point():
-            raise ValueError(
-                f"loss returns a {type(value).__name__}: expected a real scalar tensor made from the output"
-            )
-        results.loss = value = value.sum() if value.numel() != 1 else value
+            raise ValueError(f"loss returns a {type(value).__name__}: expected a real scalar made from the output")
+        value = value.sum() if value.numel() != 1 else value
+        yield {"the loss": value}
         roots, cotangents = [value], None
     else:
-        graph = [t for t in tensors_in(output) if t.requires_grad]
+        graph = [t for t in outputs if t.requires_grad]
         pairs = [(t, c) for t, c in zip(graph, question.cotangents or (), strict=False) if c is not None]
         roots, cotangents = [t for t, _ in pairs], [c for _, c in pairs]
-    if roots and named and any(t.requires_grad for t in roots):
+    if named and any(t.requires_grad for t in roots):
         gradients = torch.autograd.grad(roots, list(named.values()), cotangents, allow_unused=True)
-        results.gradients = {n: g for n, g in zip(named, gradients, strict=True) if g is not None}
-    return results
+        pairs_found = zip(named, gradients, strict=True)
+        yield {f"the gradient of {name}": gradient for name, gradient in pairs_found if gradient is not None}
 
 
 def _names(question: Question, given: Inputs) -> dict[int, str]:
@@ -157,7 +141,7 @@ def _explain(log: OperationLog, found: Descent, names: dict[int, str], reached: 
         return origin_at(log, min(found.empty), None, "mask")
     if first is None and found.turned:
         return origin_at(log, min(found.turned), None, "invalid")
-    if first is None and reached != "the output":
+    if first is None and not reached.startswith(("the output", "output")):
         first = min(marks, key=lambda origin: origin.number, default=None)
     if first is not None and found.turned:
         turned = log.operations[min(found.turned)]

@@ -76,11 +76,11 @@ class Operation:
         function: of torch.
         at: where it was called.
         takes, gives: its tensors with numbers that are not finite.
-        sizes: the largest finite magnitude of every input.
         scalars: whether a number given with it, none of a tensor, is not finite.
-        replays: what float64 says of each output.
         dtype: of its first output that is not finite.
         settings: the positional arguments, None for what is no number.
+        sizes: the largest finite magnitude of every input; empty where it took NaN of another operation.
+        replays: what float64 says of each output, as far as it can be run.
     """
 
     number: int
@@ -88,11 +88,11 @@ class Operation:
     at: At
     takes: list[Slot]
     gives: list[Slot]
-    sizes: tuple[float, ...]
     scalars: bool
-    replays: list[Replay]
     dtype: torch.dtype
     settings: tuple[object, ...]
+    sizes: tuple[float, ...] = ()
+    replays: list[Replay] = field(default_factory=list)
 
     @property
     def kernel(self) -> str:
@@ -141,43 +141,32 @@ class _Logger(TorchDispatchMode):
         blind = name in _OVERWRITES or options.get("out") is not None
         # What is changed in place is looked at before.
         early = {id(t): (_slot(t), t.detach().clone()) for t in written if has_numbers(t) and not blind}
-        sizes = [largest_finite(t) for t in written if id(t) in early]
         result = function(*args, **options)
-        outputs = _new(args, options, result, written)
-        if all(map(all_finite, outputs)):
+        wrong = [tensor for tensor in _new(args, options, result, written) if not all_finite(tensor)]
+        if not wrong:
             return result
         if blind:
-            args, options = args[1:], {k: v for k, v in options.items() if k != "out"}
+            args = args[1:] if name in _OVERWRITES else args
+            options = {key: value for key, value in options.items() if key != "out"}
         taken = list(tensors_in((args, options)))
         takes = [early[id(t)][0] if id(t) in early else _slot(t) for t in taken]
-        sizes += [largest_finite(t) for t in taken if id(t) not in early]
-        gives = [Slot.of(t) for t in outputs if not all_finite(t)]
-        replays: list[Replay] = []
-        random = torch.Tag.nondeterministic_seeded in function.tags
-        if not blind and not random and not any(slot is not None and slot.has_nan for slot in takes):
-            before = map_tensors((args, options), lambda t: early[id(t)][1] if id(t) in early else t)
-            every = {id(t): g for t, g in zip((t for t in outputs if not all_finite(t)), gives, strict=True)}
-            places = [
-                every[id(t)].bad if id(t) in every else torch.zeros(t.shape, dtype=torch.bool, device=t.device)
-                for t in (tensors_in(result))
-            ]
-            found = replayed(function, before[0], before[1], places)
-            replays = [r for r, t in zip(found, tensors_in(result), strict=False) if id(t) in every]
-        self._keep(
-            Operation(
-                number=self.count,
-                function=function,
-                at=at,
-                takes=[slot for slot in takes if slot is not None],
-                gives=gives,
-                sizes=tuple(sizes),
-                scalars=any(map(_is_not_finite, (*args, *options.values()))),
-                replays=replays,
-                dtype=next(t.dtype for t in outputs if not all_finite(t)),
-                settings=tuple(value if isinstance(value, bool | int | float) else None for value in args),
-            ),
-            [t for t in outputs if not all_finite(t)],
+        operation = Operation(
+            number=self.count,
+            function=function,
+            at=at,
+            takes=[slot for slot in takes if slot is not None],
+            gives=[Slot.of(tensor) for tensor in wrong],
+            scalars=any(map(_is_not_finite, (*args, *options.values()))),
+            dtype=wrong[0].dtype,
+            settings=tuple(value if isinstance(value, bool | int | float) else None for value in args),
         )
+        # What takes NaN that another operation gave has made nothing itself.
+        if not any(slot.storage in self.log.writers and slot.has_nan for slot in operation.takes):
+            args, options = map_tensors((args, options), lambda t: early[id(t)][1] if id(t) in early else t)
+            operation.sizes = tuple(largest_finite(tensor) for tensor in tensors_in((args, options)))
+            if torch.Tag.nondeterministic_seeded not in function.tags:
+                operation.replays = _replays(operation, args, options, list(tensors_in(result)), wrong)
+        self._keep(operation, wrong)
         return result
 
     def _keep(self, operation: Operation, outputs: list[Tensor]) -> None:
@@ -185,7 +174,8 @@ class _Logger(TorchDispatchMode):
         self.log.operations.append(operation)
         for index, (slot, tensor) in enumerate(zip(operation.gives, outputs, strict=True)):
             self.log.writers.setdefault(slot.storage, []).append((number, index))
-            self.log.held.setdefault(slot.storage, StorageWeakRef(tensor.untyped_storage()))  # type: ignore[no-untyped-call]
+            held = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+            self.log.held.setdefault(slot.storage, held)
 
     def _at(self, name: str) -> At:
         """Return where the operation that is about to run is called."""
@@ -253,6 +243,14 @@ def logged(net: nn.Module, bottom: CodeType) -> Iterator[OperationLog]:
                     stack.callback(handle.remove)
         stack.enter_context(logger)
         yield log
+
+
+def _replays(operation: Operation, args: Any, options: Any, given: list[Tensor], wrong: list[Tensor]) -> list[Replay]:
+    """Return what float64 says of the outputs that are not finite."""
+    bad = {id(tensor): slot.bad for tensor, slot in zip(wrong, operation.gives, strict=True)}
+    places = [bad.get(id(t), torch.zeros((), dtype=torch.bool, device=t.device).expand(t.shape)) for t in given]
+    found = replayed(operation.function, args, options, places)
+    return [replay for replay, tensor in zip(found, given, strict=False) if id(tensor) in bad]
 
 
 def _slot(tensor: Tensor) -> Slot | None:
