@@ -47,11 +47,11 @@ def search(question: Question) -> tuple[Origin, str] | None:
     Raises:
         ValueError: where the network does not take x, or a loss is no scalar in a graph of it.
     """
-    with undisturbed(question.net), torch.inference_mode(False), torch.enable_grad(), eagerly(question.net):
+    with torch.inference_mode(False), torch.enable_grad(), eagerly(question.net):
         with undisturbed(question.net), _fresh_casts():
             if not any(map(_wrong, _run(question, _copied(question.inputs)))):
                 return None
-        with _fresh_casts():
+        with undisturbed(question.net), _fresh_casts():
             given = _copied(question.inputs)
             with logged(question.net, _run.__code__) as log:
                 for stage in _run(question, given):

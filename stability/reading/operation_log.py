@@ -138,6 +138,8 @@ class _Logger(TorchDispatchMode):
         if function.is_view or name.startswith(_EMPTY):
             return function(*args, **options)
         written = list(tensors_in(_written(function, args, options)))
+        running = list(tensors_in(_kept_running(function, args, options)))
+        written += running if "backward" not in name else []
         blind = name in _OVERWRITES or options.get("out") is not None
         # What is changed in place is looked at before.
         early = {id(t): (_slot(t), t.detach().clone()) for t in written if has_numbers(t) and not blind}
@@ -148,7 +150,7 @@ class _Logger(TorchDispatchMode):
         if blind:
             args = args[1:] if name in _OVERWRITES else args
             options = {key: value for key, value in options.items() if key != "out"}
-        taken = list(tensors_in((args, options)))
+        taken = [t for t in tensors_in((args, options)) if not any(t is other for other in running)]
         takes = [early[id(t)][0] if id(t) in early else _slot(t) for t in taken]
         operation = Operation(
             number=self.count,
@@ -258,15 +260,23 @@ def _slot(tensor: Tensor) -> Slot | None:
 
 
 def _written(function: Any, args: tuple[Any, ...], options: dict[str, Any]) -> list[Any]:
-    """Return the arguments that an operation changes."""
+    """Return the arguments that an operation says that it changes."""
     found = []
     for number, argument in enumerate(function._schema.arguments):
-        # What batch normalisation keeps running, it changes without saying so.
-        says = argument.alias_info is not None and argument.alias_info.is_write
-        runs = argument.name in ("running_mean", "running_var") and "backward" not in function.overloadpacket.__name__
-        if says or runs:
+        if argument.alias_info is not None and argument.alias_info.is_write:
             found.append(args[number] if number < len(args) else options.get(argument.name))
     return found
+
+
+def _kept_running(function: Any, args: tuple[Any, ...], options: dict[str, Any]) -> list[Any]:
+    """Return the statistics that batch normalisation in training keeps, changes without saying so, and does not use."""
+    name = function.overloadpacket.__name__
+    if "batch_norm" not in name:
+        return []
+    names = [argument.name for argument in function._schema.arguments]
+    values = {**dict(zip(names, args, strict=False)), **options}
+    training = next((values[key] for key in ("training", "train", "update") if key in values), "backward" in name)
+    return [values.get("running_mean"), values.get("running_var")] if training else []
 
 
 def _new(args: Any, options: Any, result: Any, written: list[Tensor]) -> list[Tensor]:

@@ -229,6 +229,16 @@ def test_a_linear_layer_that_overflows_float16_says_by_how_much(size):
     assert "the largest float16 is 65504" in found.why
 
 
+def test_statistics_that_are_nan_since_an_earlier_step_are_no_cause_in_training():
+    net, module, _ = network("convolution", FAULTS["root_at_zero"][0])
+    for block in net:
+        block.bn.running_mean.fill_(math.nan)
+    check(st.first_nonfinite(net, points(), loss), "root_at_zero", module)
+    net[1].fault.function = None
+    assert st.first_nonfinite(net, points(), loss) is None
+    assert st.first_nonfinite(net.eval(), points(), loss).why.startswith("the buffer 0.bn.running_mean")
+
+
 def test_two_faults_the_first_counts_and_a_harmless_one_does_not():
     net, _, _ = network("residual", FAULTS["by_zero"][0])
     net[0].fault.function = HARMLESS["not_taken_detached"]
