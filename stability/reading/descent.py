@@ -73,25 +73,29 @@ class _Walk:
 
     def want(self, slot: Slot, mask: Tensor, before: int) -> None:
         """Ask where some numbers of a tensor come from, as it was before an operation."""
-        if not mask.any():
-            return
-        left = torch.zeros(slot.length, dtype=torch.bool, device=mask.device)
-        left[slot.places()[mask]] = True
         for number, index in reversed(self.log.writers.get(slot.storage, ())):
             if number >= before:
                 continue
+            if not mask.any():
+                return
             gave = self.log.operations[number].gives[index]
             if gave.itemsize != slot.itemsize:  # the same memory read in another way
                 self._ask(number, index, gave.bad)
                 return
-            here = left.as_strided(gave.size, gave.stride, gave.offset) & gave.bad
+            if (gave.size, gave.stride, gave.offset) == (slot.size, slot.stride, slot.offset):
+                here = mask & gave.bad
+                mask = mask & ~here
+            else:
+                left = torch.zeros(slot.length, dtype=torch.bool, device=mask.device)
+                left[slot.places()[mask]] = True
+                here = left.as_strided(gave.size, gave.stride, gave.offset) & gave.bad
+                left[gave.places()[here]] = False
+                mask = left.as_strided(slot.size, slot.stride, slot.offset) & mask
             if here.any():
                 self._ask(number, index, here)
-                left[gave.places()[here]] = False
-        rest = left.as_strided(slot.size, slot.stride, slot.offset) & mask
-        if rest.any():
+        if mask.any():
             taker = before if before < len(self.log.operations) else None
-            self.found.outside.append(Outside(slot, bool((slot.kinds[rest] == NAN).any()), taker))
+            self.found.outside.append(Outside(slot, _has_nan(slot, mask), taker))
 
     def _ask(self, number: int, index: int, mask: Tensor) -> None:
         if number not in self.wanted:
@@ -113,7 +117,7 @@ class _Walk:
                 self.found.made[number] = made
             if any(mask.any() for _, mask in relevant) and _turns(operation, masks, relevant):
                 self.found.turned.append(number)
-                minus_only = all(bool((slot.kinds[mask] == MINUS).all()) for slot, mask in relevant)
+                minus_only = all(bool(((slot.kinds == MINUS) | ~mask).all()) for slot, mask in relevant)
                 if minus_only and (operation.kernel in _SOFTMAX or "scaled_dot_product" in operation.kernel):
                     self.found.empty.append(number)
         self.found.turned.reverse()
@@ -176,7 +180,7 @@ def _made(operation: Operation, masks: dict[int, Tensor], relevant: Sequence[tup
 
 def _turns(operation: Operation, masks: dict[int, Tensor], relevant: Sequence[tuple[Slot, Tensor]]) -> bool:
     """Whether NaN is made of infinite numbers."""
-    gave = any(bool((operation.gives[index].kinds[mask] == NAN).any()) for index, mask in masks.items())
+    gave = any(_has_nan(operation.gives[index], mask) for index, mask in masks.items())
     if not gave:
         return False
     if _is_positional(operation):
@@ -187,7 +191,11 @@ def _turns(operation: Operation, masks: dict[int, Tensor], relevant: Sequence[tu
             had |= _spread((slot.kinds == NAN) & part, mask)
             from_infinite |= _spread(part, mask)
         return bool((nan & ~had & from_infinite).any())
-    return not any(bool((slot.kinds[mask] == NAN).any()) for slot, mask in relevant)
+    return not any(_has_nan(slot, mask) for slot, mask in relevant)
+
+
+def _has_nan(slot: Slot, mask: Tensor) -> bool:
+    return bool(((slot.kinds == NAN) & mask).any())
 
 
 def _fits(slot: Slot, mask: Tensor) -> bool:
