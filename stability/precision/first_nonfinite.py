@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -21,7 +20,7 @@ from stability.reading.read import AnyNetwork, as_module
 def first_nonfinite(
     net: AnyNetwork,
     x: object,
-    loss: Callable[[Any], Tensor] | None = None,
+    loss: Callable[..., Tensor] | None = None,
     *,
     batch_dim: int | None = 0,
 ) -> FirstNonfinite | None:

@@ -11,17 +11,17 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stability.reading.kinds import Slot, all_finite, has_numbers, largest_finite
 from stability.reading.not_finite import plain_name
 from stability.reading.trees import map_tensors, tensors_in
-from stability.reading.wide_replay import Replay, replayed
+from stability.reading.wide_replay import Args, Options, Replay, replayed
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _HERE = str(Path(__file__).parents[1]) + os.sep
@@ -84,7 +84,7 @@ class Operation:
     """
 
     number: int
-    function: Any
+    function: OpOverload
     at: At
     takes: list[Slot]
     gives: list[Slot]
@@ -130,8 +130,8 @@ class _Logger(TorchDispatchMode):
         self.count = 0
 
     def __torch_dispatch__(
-        self, function: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+        self, function: OpOverload, types: Sequence[type], args: Args = (), kwargs: Options | None = None
+    ) -> object:
         options, name = dict(kwargs or {}), function.overloadpacket.__name__
         at = self._at(name)
         self.count += 1
@@ -247,7 +247,9 @@ def logged(net: nn.Module, bottom: CodeType) -> Iterator[OperationLog]:
         yield log
 
 
-def _replays(operation: Operation, args: Any, options: Any, given: list[Tensor], wrong: list[Tensor]) -> list[Replay]:
+def _replays(
+    operation: Operation, args: Args, options: Options, given: list[Tensor], wrong: list[Tensor]
+) -> list[Replay]:
     """Return what float64 says of the outputs that are not finite."""
     bad = {id(tensor): slot.bad for tensor, slot in zip(wrong, operation.gives, strict=True)}
     places = [bad.get(id(t), torch.zeros((), dtype=torch.bool, device=t.device).expand(t.shape)) for t in given]
@@ -259,7 +261,7 @@ def _slot(tensor: Tensor) -> Slot | None:
     return None if all_finite(tensor) else Slot.of(tensor)
 
 
-def _written(function: Any, args: tuple[Any, ...], options: dict[str, Any]) -> list[Any]:
+def _written(function: OpOverload, args: Args, options: Options) -> list[object]:
     """Return the arguments that an operation says that it changes."""
     found = []
     for number, argument in enumerate(function._schema.arguments):
@@ -268,7 +270,7 @@ def _written(function: Any, args: tuple[Any, ...], options: dict[str, Any]) -> l
     return found
 
 
-def _kept_running(function: Any, args: tuple[Any, ...], options: dict[str, Any]) -> list[Any]:
+def _kept_running(function: OpOverload, args: Args, options: Options) -> list[object]:
     """Return the statistics that batch normalisation in training keeps, changes without saying so, and does not use."""
     name = function.overloadpacket.__name__
     if "batch_norm" not in name:
@@ -279,7 +281,7 @@ def _kept_running(function: Any, args: tuple[Any, ...], options: dict[str, Any])
     return [values.get("running_mean"), values.get("running_var")] if training else []
 
 
-def _new(args: Any, options: Any, result: Any, written: list[Tensor]) -> list[Tensor]:
+def _new(args: Args, options: Options, result: object, written: list[Tensor]) -> list[Tensor]:
     """Return the tensors that an operation wrote, without those that are but views of what it took."""
     into = {t.untyped_storage()._cdata for t in written if has_numbers(t)}
     lying = {t.untyped_storage()._cdata for t in tensors_in((args, options)) if has_numbers(t)} - into

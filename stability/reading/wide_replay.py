@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 
 from stability.reading.kinds import has_numbers
 from stability.reading.not_finite import has_pole, plain_name
 from stability.reading.trees import map_tensors, tensors_in
 
+#: What an operation is called with.
+Args: TypeAlias = tuple[object, ...]
+Options: TypeAlias = dict[str, object]
+Tree = TypeVar("Tree")
 #: Why an operation gives a number that is not finite.
 OVERFLOW, INVALID, POLE = 1, 2, 3
 
@@ -31,7 +36,7 @@ class Replay:
     log10: Tensor
 
 
-def replayed(function: Any, args: tuple[Any, ...], options: dict[str, Any], bad: Sequence[Tensor]) -> list[Replay]:
+def replayed(function: OpOverload, args: Args, options: Options, bad: Sequence[Tensor]) -> list[Replay]:
     """Return what float64 says of the numbers of each output that `bad` points out; of none where it cannot be run."""
     try:
         return _replayed(function, args, options, bad)
@@ -39,7 +44,7 @@ def replayed(function: Any, args: tuple[Any, ...], options: dict[str, Any], bad:
         return []
 
 
-def _replayed(function: Any, args: tuple[Any, ...], options: dict[str, Any], bad: Sequence[Tensor]) -> list[Replay]:
+def _replayed(function: OpOverload, args: Args, options: Options, bad: Sequence[Tensor]) -> list[Replay]:
     wide_args, wide_options = _widened(args), _widened(options)
     name = plain_name(function.overloadpacket.__name__)
     dtype = wide_options.get("dtype")
@@ -65,16 +70,17 @@ def _replayed(function: Any, args: tuple[Any, ...], options: dict[str, Any], bad
     return found
 
 
-def _widened(tree: Any) -> Any:
+def _widened(tree: Tree) -> Tree:
     def wide(tensor: Tensor) -> Tensor:
         if tensor.is_complex():
             return tensor.detach().to(torch.complex128, copy=True)
         return tensor.detach().to(torch.float64 if tensor.is_floating_point() else tensor.dtype, copy=True)
 
-    return map_tensors(tree, wide)
+    twin: Tree = map_tensors(tree, wide)
+    return twin
 
 
-def _is_beyond(name: str, args: tuple[Any, ...]) -> bool:
+def _is_beyond(name: str, args: Args) -> bool:
     """Whether an operation that has a pole is not at it, so that its infinite numbers are too large for float64."""
     at = {"div": 1, "pow": 0, "reciprocal": 0}.get(name)
     if at is None:
@@ -88,14 +94,11 @@ _LINEAR = ("mm", "bmm", "addmm", "baddbmm", "convolution", "mv", "dot", "sum")
 _EXPONENTIALS = {"exp": 1.0, "expm1": 1.0, "sinh": 1.0, "cosh": 1.0, "exp2": math.log(2)}
 
 
-def _log10_beyond(
-    function: Callable[..., Any], name: str, args: tuple[Any, ...], options: dict[str, Any], like: Tensor
-) -> Tensor | None:
+def _log10_beyond(function: OpOverload, name: str, args: Args, options: Options, like: Tensor) -> Tensor | None:
     """Return the log10 of magnitudes that float64 cannot hold, None where it is not known."""
     tensors = [t for t in tensors_in(args) if t.is_floating_point()]
     if name in _EXPONENTIALS:
-        found: Tensor = args[0].abs() * (_EXPONENTIALS[name] / math.log(10))
-        return found
+        return tensors[0].abs() * (_EXPONENTIALS[name] / math.log(10))
     if name not in _LINEAR and name not in ("mul", "div", "pow"):
         return None
     logs = [_log10(value) for value in args[:2]]
@@ -103,8 +106,8 @@ def _log10_beyond(
         return _like(logs[0] + logs[1], like)
     if name == "div":
         return _like(logs[0] - logs[1], like)
-    if name == "pow" and isinstance(args[0], Tensor):
-        return _like(logs[0] * args[1], like)
+    if name == "pow" and isinstance(exponent := args[1], Tensor | int | float):
+        return _like(logs[0] * exponent, like)
     if name in _LINEAR:
         # Linear in each: brought to order 1, and back; a bias and what is added count for nothing there.
         first = 1 if name in ("addmm", "baddbmm") else 0
@@ -118,11 +121,11 @@ def _log10_beyond(
     return None
 
 
-def _log10(value: Any) -> Tensor | float:
+def _log10(value: object) -> Tensor | float:
     if isinstance(value, Tensor):
         return value.abs().double().log10()
     return math.log10(abs(value)) if isinstance(value, int | float) and value else -math.inf
 
 
-def _like(value: Any, like: Tensor) -> Tensor:
+def _like(value: object, like: Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=torch.float64, device=like.device).expand(like.shape)
