@@ -253,11 +253,29 @@ def test_two_faults_the_first_counts_and_a_harmless_one_does_not():
             self.first, self.then = first, then
 
         def forward(self, x):
-            large = self.then(self.first(x) * 1e30) * torch.tensor([[1e30], [1], [1], [1], [1], [1]])
-            return (torch.ones(6, 6).tril().log() + large).softmax(-1)
+            mask = torch.ones(6, 6).tril().log()
+            large = self.then(self.first(x)) * torch.tensor([[1.0], [1e30], [1], [1], [1], [1]])
+            return (mask + large.abs() * torch.tensor([[1.0], [1e30], [1], [1], [1], [1]])).softmax(-1)
 
     found = st.first_nonfinite(Scores(), points())
     assert (found.operation, found.cause) == ("mul", "overflow")
+
+
+def test_an_overflow_that_is_masked_away_is_no_cause_of_what_the_mask_does():
+    net = nn.Sequential(nn.Linear(8, 8), Fault(lambda h: FAULTS["masked_row"][0](h * 1e30 * 1e30)))
+    assert st.first_nonfinite(net, points()).operation == "softmax"
+
+
+def test_a_function_in_a_checkpoint_has_the_module_that_calls_it():
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(8, 8)
+
+        def forward(self, x):
+            return checkpoint(lambda h: FAULTS["not_taken"][0](self.linear(h)), x, use_reentrant=False)
+
+    check(st.first_nonfinite(nn.Sequential(Checkpointed()), points(), loss), "not_taken", "0")
 
 
 def test_the_network_is_left_as_it_was():
