@@ -9,12 +9,13 @@ from .jacobians import (
     spectrum,
 )
 from .networks import ARCHITECTURES, INITS, Architecture, Chain, Distribution, Init
-from .precision import FirstFailures, ForwardErrors, first_failure, forward_error
+from .precision import FirstFailures, FirstNonfinite, ForwardErrors, first_failure, first_nonfinite, forward_error
 from .reading import Layer, Layers, layers
 from .signals import (
     GradientNorms,
     GrowthFit,
     Law,
+    NotFinite,
     Propagation,
     Units,
     WatchRecord,
@@ -34,6 +35,7 @@ __all__ = [
     "Count",
     "Distribution",
     "FirstFailures",
+    "FirstNonfinite",
     "ForwardErrors",
     "GradientNorms",
     "GrowthFit",
@@ -44,6 +46,7 @@ __all__ = [
     "Layer",
     "Layers",
     "LyapunovExponents",
+    "NotFinite",
     "PiecewiseLinear",
     "Propagation",
     "SelfCheck",
@@ -55,6 +58,7 @@ __all__ = [
     "construct",
     "count",
     "first_failure",
+    "first_nonfinite",
     "fit_growth",
     "forward_error",
     "gradient_norms",

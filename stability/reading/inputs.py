@@ -31,8 +31,8 @@ class Inputs:
     batch_dim: int | None
 
     @classmethod
-    def of(cls, x: object, batch_dim: int | None) -> Inputs:
-        """Return the inputs that `x` stands for, once they are checked.
+    def of(cls, x: object, batch_dim: int | None, finite: bool = True) -> Inputs:
+        """Return the inputs that `x` stands for, once they are checked, and `finite` with that they are finite.
 
         Raises:
             TypeError, ValueError: for anything but tensors, tuples and dictionaries with a tensor in them, a batch
@@ -73,7 +73,7 @@ class Inputs:
                 f"{name} has shape {tuple(tensor.shape)}: it holds no numbers, expected some for every point"
             )
         for name, tensor in tensors:
-            if tensor.is_floating_point() or tensor.is_complex():
+            if finite and (tensor.is_floating_point() or tensor.is_complex()):
                 # A mask may hold -inf; what the states are followed from may not, which is looked at once it is known.
                 alone = len(tensors) == 1
                 check_finite(name, tensor if alone else tensor.nan_to_num(nan=torch.nan, posinf=0, neginf=0))

@@ -1,6 +1,8 @@
-"""Why a number is not finite: the operation of a forward pass that made the first one, in words."""
+"""Why a number is not finite: the words for it, wherever it is met."""
 
 from __future__ import annotations
+
+import re
 
 import torch
 from torch import Tensor
@@ -8,35 +10,78 @@ from torch import Tensor
 from stability.foundation.formats import Format
 from stability.reading.forward_recording import Recording
 
-#: What gives NaN from numbers, by the operation as autograd names it, without what it adds to the name.
+#: What gives NaN from numbers, by the plain name of the operation.
 _UNDEFINED = {
-    "Log": "the logarithm of a negative number",
-    "Log2": "the logarithm of a negative number",
-    "Log10": "the logarithm of a negative number",
-    "Log1P": "the logarithm of a negative number",
-    "Sqrt": "the root of a negative number",
-    "Rsqrt": "the root of a negative number",
-    "Pow": "a broken power of a negative number",
-    "Div": "0 / 0",
-    "Acos": "the arc cosine of a number beyond 1",
-    "Asin": "the arc sine of a number beyond 1",
-    "Acosh": "the inverse of a hyperbolic cosine below 1",
-    "Atanh": "the inverse of a hyperbolic tangent beyond 1",
-    "Softmax": "a softmax of nothing but -inf",
-    "LogSoftmax": "a softmax of nothing but -inf",
+    **dict.fromkeys(("log", "log2", "log10", "log1p"), "the logarithm of a negative number"),
+    "sqrt": "the root of a negative number",
+    "rsqrt": "the root of a negative number",
+    "pow": "a broken power of a negative number",
+    "div": "0 / 0",
+    "acos": "the arc cosine of a number beyond 1",
+    "asin": "the arc sine of a number beyond 1",
+    "acosh": "the inverse of a hyperbolic cosine below 1",
+    "atanh": "the inverse of a hyperbolic tangent beyond 1",
+    "mean": "the mean of no numbers",
+    **dict.fromkeys(("var", "var mean", "std", "std mean"), "a variance over one number: 0 / 0"),
+    **dict.fromkeys(
+        ("layer norm", "batch norm", "group norm", "weight norm"),
+        "a norm of numbers that are all the same, or all 0: 0 / 0",
+    ),
+    **dict.fromkeys(("softmax", "log softmax"), "a softmax of nothing but -inf"),
 }
 #: What gives an infinite number without leaving the range.
 _POLE = {
-    "Log": "the logarithm of 0",
-    "Log2": "the logarithm of 0",
-    "Log10": "the logarithm of 0",
-    "Log1P": "the logarithm of 0",
-    "Rsqrt": "one over the root of 0",
-    "Reciprocal": "one over 0",
-    "Div": "a division by 0, or by a number so small that {dtype} overflows",
-    "Atanh": "the inverse of a hyperbolic tangent at 1",
-    "Logit": "the logarithm of 0",
+    **dict.fromkeys(("log", "log2", "log10", "log1p", "logit", "xlogy"), "the logarithm of 0"),
+    "rsqrt": "one over the root of 0",
+    "reciprocal": "one over 0",
+    "div": "a division by 0",
+    "pow": "a negative power of 0",
+    "atanh": "the inverse of a hyperbolic tangent at 1",
+    **dict.fromkeys(("tan", "erfinv", "lgamma", "digamma"), "a pole"),
 }
+#: What autograd and the kernels call otherwise.
+_OTHER_NAMES = {
+    "to copy": "conversion to another format",
+    "copy": "conversion to another format",
+    "batch norm legit": "batch norm",
+    "cudnn batch norm": "batch norm",
+    "fused rms norm": "rms norm",
+    "mkldnn rnn layer": "lstm",
+    "weight norm interface": "weight norm",
+    "fft c2c": "fft",
+    "fft r2c": "fft",
+    "fft c2r": "fft",
+}
+
+
+def plain_name(operation: str) -> str:
+    """Return the name of an operation in plain words, from that of the kernel, or of the node in the graph.
+
+    >>> plain_name("native_layer_norm"), plain_name("LogSoftmaxBackward0"), plain_name("exp_")
+    ('layer norm', 'log softmax', 'exp')
+    """
+    name = re.sub(r"Backward\d*$", "", operation.rpartition("::")[2]).strip("_")
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", name).lower()
+    name = re.sub(r"_backward(_data)?$", "", name)
+    name = name.removeprefix("native_").replace("_", " ").strip()
+    if name.startswith("scaled dot product"):
+        return "scaled dot product attention"
+    return _OTHER_NAMES.get(name, name)
+
+
+def has_pole(operation: str) -> bool:
+    """Whether an operation, by its plain name, is infinite at some numbers."""
+    return operation in _POLE
+
+
+def undefined(operation: str) -> str:
+    """Return words for what an operation did that gave NaN from numbers."""
+    return _UNDEFINED.get(operation, "it takes numbers for which it is not defined (0 times inf, inf - inf)")
+
+
+def pole(operation: str) -> str:
+    """Return words for where an operation is infinite."""
+    return _POLE.get(operation, "it is infinite there")
 
 
 def why_not_finite(recording: Recording) -> str:
@@ -44,24 +89,30 @@ def why_not_finite(recording: Recording) -> str:
     for (node, _), seen in recording.seen.items():
         if not seen.intact or seen.values.isfinite().all():
             continue
-        # SqrtBackward0, AddmmBackward0, ...: what the operation is called.
-        operation = node.name().split("Backward")[0]
-        return f"it comes from {operation}, {_words(operation, seen.values)}"
+        operation = plain_name(node.name())
+        return f"it comes from {operation}{_words(operation, seen.values)}"
     return "it is made where autograd does not follow: look at what the layer does there"
 
 
 def _words(operation: str, values: Tensor) -> str:
     dtype, nan = values.dtype, bool(values.isnan().any())
-    name = operation.removeprefix("_")
+    advice = "change what is calculated there, or what enters it"
     if nan and not values.isinf().any():
-        words = _UNDEFINED.get(name, "which takes numbers for which it is not defined (0 times inf, inf - inf)")
-        return f"{words}: change what is calculated there, or what enters it"
-    if name in _POLE:
-        return f"{_POLE[name].format(dtype=dtype)}: change what is calculated there, or what enters it"
-    return f"which {overflows(dtype)}"
+        return f": {undefined(operation)}; {advice}"
+    if operation == "div":
+        return f": {pole(operation)}, or by a number so small that {dtype} overflows; {advice}"
+    if has_pole(operation):
+        return f": {pole(operation)}; {advice}"
+    return f", which {overflows(dtype)}"
 
 
 def overflows(dtype: torch.dtype) -> str:
     """Return words for a number that is too large for a format."""
-    largest = Format(dtype.to_real() if dtype.is_complex else dtype).largest
-    return f"overflows {dtype}, which ends at {largest:.3g}: scale the weights or the points, or take a wider dtype"
+    return (
+        f"overflows {dtype}, which ends at {largest(dtype):.3g}: scale the weights or the points, or take a wider dtype"
+    )
+
+
+def largest(dtype: torch.dtype) -> float:
+    """Return the largest number of a format, of a complex one that of its parts."""
+    return Format(dtype.to_real() if dtype.is_complex else dtype).largest

@@ -11,11 +11,13 @@ from stability.signals.propagation import Propagation
 from stability.signals.unit_activity import Units
 from stability.signals.watch import watch
 from stability.signals.watch_record import WatchRecord
+from stability.signals.watched_nonfinite import NotFinite
 
 __all__ = [
     "GradientNorms",
     "GrowthFit",
     "Law",
+    "NotFinite",
     "Propagation",
     "Units",
     "WatchRecord",

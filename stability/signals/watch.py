@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import warnings
 from array import array
@@ -14,13 +15,14 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from stability.foundation.arguments import door
-from stability.foundation.checks import check_integer
+from stability.foundation.checks import check_integer, check_name
 from stability.foundation.log_norms import combine, log_norm, quick_log_norm
 from stability.reading import Layers
 from stability.reading.traces import is_read
 from stability.reading.trees import tensors_in
 from stability.signals.watch_record import Values, WatchedPass, WatchRecord
 from stability.signals.watched_layers import Watched, WatchedLayers, watched
+from stability.signals.watched_nonfinite import Explainer
 from stability.signals.watched_steps import StepRows
 
 
@@ -34,6 +36,8 @@ def watch(
     source: str | int | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     scaler: torch.amp.GradScaler | None = None,
+    nonfinite: str | None = None,
+    keep: str | os.PathLike[str] | None = None,
 ) -> AbstractContextManager[WatchRecord]:
     """Record the norms of every layer of a model while it trains, until the context is left.
 
@@ -65,13 +69,20 @@ def watch(
         scaler: the GradScaler whose `step` calls that optimiser: a step that it skips, as a gradient is not finite, is
             a row as well, see `WatchRecord.skipped`, and every row has its scale. Without scaler= the gradients are
             unscaled all the same, but a skipped step is a row for fused optimisers only.
+        nonfinite: "explain" ends the training with `NotFinite` at the first backward pass after which the .grad of a
+            parameter is not finite, or the first step of optimizer= after which a parameter is not. The pass is then
+            run once more from its inputs and random numbers, to which references are kept, and explained as by
+            `first_nonfinite`; a step is explained from the optimiser's state. Where scaler= only scaled the loss too
+            much the training goes on. None does nothing.
+        keep: where torch.save then writes the batch and the parameters.
 
     Returns:
         A context manager that gives the `WatchRecord`, which can be read at any time.
 
     Raises:
         ValueError, TypeError: for a model in which nothing trains, names that are not in it, every < 1, an optimiser
-            of another model, LBFGS, or, in the loop, a step that is given a closure.
+            of another model, LBFGS, keep= without nonfinite=, or, in the loop, a step that is given a closure.
+        NotFinite: in the loop, with nonfinite="explain".
 
     >>> import torch
     >>> model = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(3)))
@@ -85,18 +96,29 @@ def watch(
     (('0', '1', '2'), torch.Size([5, 3, 1]))
     """
     every = check_integer("every", every, 1)
+    if nonfinite is not None:
+        check_name("way to treat what is not finite", nonfinite, ("explain",))
+    elif keep is not None:
+        raise ValueError('keep was given without nonfinite: expected nonfinite="explain" beside it')
     of = watched(model, layers, source, optimizer, scaler)
-    return _watching(of, WatchRecord((), every, of.members or (0,), parameters, of.members is None, ()))
+    record = WatchRecord((), every, of.members or (0,), parameters, of.members is None, ())
+    return _watching(of, record, nonfinite is not None, keep)
 
 
 @contextmanager
-def _watching(of: Watched, record: WatchRecord) -> Iterator[WatchRecord]:
-    watcher = _Watcher(of, record)
+def _watching(
+    of: Watched, record: WatchRecord, explains: bool, keep: str | os.PathLike[str] | None
+) -> Iterator[WatchRecord]:
+    watcher, explainer = _Watcher(of, record), None
     try:
         watcher.attach()
+        if explains:
+            explainer = Explainer(of.model, of.optimizer, of.scaler, keep)
         yield record
     finally:
         watcher.detach()
+        if explainer is not None:
+            explainer.detach()
 
 
 class _Hook:

@@ -1,0 +1,179 @@
+"""Where a number that is not finite is made: by what, from what, and why, in words."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from stability.reading.descent import Outside
+from stability.reading.kinds import NAN
+from stability.reading.not_finite import has_pole, largest, plain_name, pole, undefined
+from stability.reading.operation_log import Operation, OperationLog, Place
+from stability.reading.wide_replay import INVALID, OVERFLOW, POLE
+
+_CAUSES = {OVERFLOW: "overflow", INVALID: "invalid", POLE: "pole"}
+#: Operations that write a number that is given with them.
+_FILLS = (
+    "full",
+    "fill",
+    "masked_fill",
+    "scalar_tensor",
+    "new_full",
+    "index_fill",
+    "scatter",
+    "constant_pad",
+    "index_put",
+)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a number that is not finite is made.
+
+    Attributes:
+        number: of the operation, in the order of the run.
+        place: where it was called.
+        kernel: its name in torch.
+        backward: whether it belongs to the backward pass.
+        cause: "overflow", "invalid", "pole", "mask" or "given".
+        why: in words.
+        inputs: the largest finite magnitude of each of its inputs.
+        log10_magnitude: of the largest number that did not fit, None where there is none.
+        dtype: of what it gave.
+        index, count, size: of what it gave the first that is not finite, how many are not, and how many there are.
+        written: whether the number was written there on purpose.
+    """
+
+    number: int
+    place: Place
+    kernel: str
+    backward: bool
+    cause: str
+    why: str
+    inputs: tuple[float, ...] = ()
+    log10_magnitude: float | None = None
+    dtype: torch.dtype = torch.float32
+    index: tuple[int, ...] = ()
+    count: int = 0
+    size: int = 0
+    written: bool = False
+
+    def turned_by(self, operation: Operation) -> Origin:
+        """Return the same, with words for where it is NaN first."""
+        at = operation.at
+        where = "the backward pass of " if at.backward else ""
+        return replace(self, why=f"{self.why}; NaN comes of it in {where}{at.place.name}{in_module(at.place)}")
+
+
+def in_module(place: Place) -> str:
+    """Return words for the module of a place, with a space before them; none outside of all modules."""
+    if place.module is None:
+        return ""
+    return f" in {place.module}" if place.module else " in the model's own forward"
+
+
+def origin_at(log: OperationLog, number: int, masks: dict[int, Tensor] | None, cause: str | None = None) -> Origin:
+    """Return the origin that an operation of the log is; `masks` says which of its numbers count, None for all."""
+    operation = log.operations[number]
+    if operation.at.repeated:  # by a checkpoint: what it did the first time is meant
+        operation = _first_time(log, operation)
+    if masks is None:
+        masks = {index: slot.bad for index, slot in enumerate(operation.gives)}
+    index = min(masks)
+    slot = operation.gives[index]
+    mask = masks[index] if masks[index].shape == slot.kinds.shape else slot.bad
+    log10 = None
+    nan = bool((slot.kinds[mask] == NAN).any())
+    if cause is None:
+        cause, log10 = _cause(operation, index, mask, nan)
+    written = operation.scalars and (not nan or operation.kernel.startswith(_FILLS))
+    if written:
+        cause, log10 = "mask", None
+    return Origin(
+        operation.number,
+        operation.at.place,
+        operation.kernel,
+        operation.at.backward,
+        cause,
+        _why(operation, cause, log10, written),
+        operation.sizes,
+        log10,
+        operation.dtype,
+        tuple(mask.nonzero()[0].tolist()),
+        int(mask.sum()),
+        mask.numel(),
+        written,
+    )
+
+
+def outside_origin(log: OperationLog, outside: Outside, name: str | None) -> Origin:
+    """Return the origin of what came in with a tensor that no operation wrote."""
+    bad = outside.slot.bad
+    what = "NaN" if outside.has_nan else "infinite numbers"
+    named = name or "a tensor that is no parameter, buffer or input, such as a target or a constant,"
+    why = f"{named} holds {what}: {int(bad.sum())} of {bad.numel()}"
+    first = tuple(bad.nonzero()[0].tolist())
+    nowhere = Origin(-1, Place(None, 1, None, "none"), "", False, "given", why, (), None, torch.float32, first)
+    nowhere = replace(nowhere, count=int(bad.sum()), size=bad.numel())
+    if outside.taker is None:
+        return nowhere
+    taker = log.operations[outside.taker]
+    return replace(
+        nowhere,
+        number=taker.number,
+        place=taker.at.place,
+        kernel=taker.kernel,
+        backward=taker.at.backward,
+        inputs=taker.sizes,
+        dtype=taker.dtype,
+    )
+
+
+def _first_time(log: OperationLog, operation: Operation) -> Operation:
+    place, kernel = operation.at.place, operation.kernel
+    for other in log.operations:
+        # Where a checkpoint calls a function, the module around it is not called again.
+        there = other.at.place
+        same = (other.kernel, there.line) == (kernel, place.line) and place.module in (None, there.module)
+        if same and not other.at.repeated and not other.at.backward:
+            return other
+    return operation
+
+
+def _cause(operation: Operation, index: int, mask: Tensor, nan: bool) -> tuple[str, float | None]:
+    """Return why numbers are not finite, and the log10 of the largest that did not fit."""
+    name = operation.at.place.name
+    if index >= len(operation.replays):
+        return ("invalid" if nan else "pole" if has_pole(name) else "overflow"), None
+    replay = operation.replays[index]
+    chosen = mask[operation.gives[index].bad]
+    causes, log10 = replay.causes[chosen], replay.log10[chosen]
+    code = int(causes.mode().values)
+    if code != OVERFLOW:
+        return _CAUSES[code], None
+    sizes = log10[(causes == OVERFLOW) & ~log10.isnan()]
+    size = float(sizes.max()) if sizes.numel() else math.inf
+    return "overflow", size if math.isfinite(size) else None
+
+
+def _why(operation: Operation, cause: str, log10: float | None, written: bool) -> str:
+    name, kernel = operation.at.place.name, operation.kernel
+    of = f"the backward pass of {name}" if operation.at.backward else name
+    if written:
+        return f"{of} writes a number that is not finite, and it is not masked away"
+    if cause == "overflow":
+        size = "numbers" if log10 is None else f"10^{log10:.2f}"
+        return f"{of} gives {size}; the largest {str(operation.dtype).removeprefix('torch.')} is {_shown(operation)}"
+    if cause == "mask":
+        return f"{of} takes a row of nothing but -inf: 0 / 0"
+    step = plain_name(kernel) if operation.at.backward else name
+    words = undefined(step) if cause == "invalid" else pole(step)
+    return f"{of}: {words}"
+
+
+def _shown(operation: Operation) -> str:
+    most = largest(operation.dtype)
+    return f"{most:.0f}" if most < 1e6 else f"{most:.3g}"

@@ -1,0 +1,161 @@
+"""The first number of a forward and a backward pass that is not finite, and from which a result's descends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
+
+from stability.reading.descent import Descent, Outside, descend
+from stability.reading.inputs import Inputs
+from stability.reading.kinds import PLUS, all_finite
+from stability.reading.nonfinite_origin import Origin, origin_at, outside_origin
+from stability.reading.operation_log import OperationLog, logged
+from stability.reading.running import eagerly, run
+from stability.reading.traces import undisturbed
+from stability.reading.trees import tensors_in
+
+#: Maps what a network returns to a scalar; gradients that are given instead, for each tensor of it in a graph.
+Loss = Callable[[object], Tensor]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is run.
+
+    Attributes:
+        net, inputs: the network and what it takes.
+        loss: of the output; None for a forward pass alone.
+        cotangents: instead of a loss, the gradients of the tensors of the output, None for those that have none.
+    """
+
+    net: nn.Module
+    inputs: Inputs
+    loss: Loss | None = None
+    cotangents: Sequence[Tensor | None] | None = None
+
+
+def search(question: Question) -> tuple[Origin, str] | None:
+    """Return where the first number that is not finite is made, and words for what it reaches; None without one.
+
+    The network is run once as it is, and only where a result is not finite once more, operation by operation.
+
+    Raises:
+        ValueError: where the network does not take x, or a loss is no scalar in a graph of it.
+    """
+    with torch.inference_mode(False), torch.enable_grad(), eagerly(question.net):
+        with undisturbed(question.net), _fresh_casts():
+            if not any(map(_wrong, _run(question, _copied(question.inputs)))):
+                return None
+        with undisturbed(question.net), _fresh_casts():
+            given = _copied(question.inputs)
+            with logged(question.net, _run.__code__) as log:
+                for stage in _run(question, given):
+                    wrong = _wrong(stage)
+                    if wrong:
+                        with _disable_current_modes():  # this is no part of the run
+                            names, tensors = _names(question, given), list(wrong.values())
+                            origin = _explain(log, descend(log, tensors), names, next(iter(wrong)))
+                        if origin is not None:
+                            more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+                            return origin, next(iter(wrong)) + more
+    return None
+
+
+def _wrong(stage: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    with _disable_current_modes():
+        return {name: tensor for name, tensor in stage.items() if not all_finite(tensor)}
+
+
+@contextmanager
+def _fresh_casts() -> Iterator[None]:
+    """Neither use casts of parameters that autocast made before, nor leave some."""
+    torch.clear_autocast_cache()
+    try:
+        yield
+    finally:
+        torch.clear_autocast_cache()
+
+
+def _copied(inputs: Inputs) -> Inputs:
+    return inputs.mapped(lambda tensor: tensor.detach().clone().requires_grad_(tensor.requires_grad))
+
+
+def _run(question: Question, given: Inputs) -> Iterator[dict[str, Tensor]]:
+    """Yield the output, the loss and the gradients of a run, by words: below this frame none is the user's."""
+    net, loss = question.net, question.loss
+    named: dict[str, Tensor] = {f"the parameter {n}": p for n, p in net.named_parameters() if p.requires_grad}
+    named |= {name: t for name, t in given.tensors() if t.requires_grad}
+    output = run(net, given)
+    outputs = list(tensors_in(output))
+    yield {"the output" if number == 0 else f"output {number}": tensor for number, tensor in enumerate(outputs)}
+    if loss is not None:
+        value = loss(output)
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            raise ValueError(f"loss returns a {type(value).__name__}: expected a real scalar made from the output")
+        value = value.sum() if value.numel() != 1 else value
+        yield {"the loss": value}
+        roots, cotangents = [value], None
+    else:
+        graph = [t for t in outputs if t.requires_grad]
+        pairs = [(t, c) for t, c in zip(graph, question.cotangents or (), strict=False) if c is not None]
+        roots, cotangents = [t for t, _ in pairs], [c for _, c in pairs]
+    if named and any(t.requires_grad for t in roots):
+        gradients = torch.autograd.grad(roots, list(named.values()), cotangents, allow_unused=True)
+        pairs_found = zip(named, gradients, strict=True)
+        yield {f"the gradient of {name}": gradient for name, gradient in pairs_found if gradient is not None}
+
+
+def _names(question: Question, given: Inputs) -> dict[int, str]:
+    """Return words for tensors that were there before, by their storage."""
+    named: dict[int, str] = {}
+    every = (
+        *((f"the parameter {name}", tensor) for name, tensor in question.net.named_parameters()),
+        *((f"the buffer {name}", tensor) for name, tensor in question.net.named_buffers()),
+        *given.tensors(),
+        *(("the gradient of the output", t) for t in question.cotangents or () if t is not None),
+    )
+    for name, tensor in every:
+        if tensor.layout == torch.strided:
+            named.setdefault(tensor.untyped_storage()._cdata, name)
+    return named
+
+
+def _explain(log: OperationLog, found: Descent, names: dict[int, str], reached: str) -> Origin | None:
+    """Return the first fault; where there is none but infinities that were written on purpose, what they do."""
+    faults: list[Origin] = []
+    marks: list[Origin] = []
+    for number, masks in found.made.items():
+        origin = origin_at(log, number, masks)
+        (marks if origin.written else faults).append(origin)
+    for outside in found.outside:
+        name = names.get(outside.slot.storage)
+        origin = outside_origin(log, outside, name)
+        (faults if _is_fault(outside, name) else marks).append(origin)
+    first = min(faults, key=lambda origin: origin.number, default=None)
+    if found.empty and (first is None or first.cause == "pole"):
+        return origin_at(log, min(found.empty), None, "mask")
+    if first is None and found.turned:
+        return origin_at(log, min(found.turned), None, "invalid")
+    if first is None and not reached.startswith(("the output", "output")):
+        first = min(marks, key=lambda origin: origin.number, default=None)
+    if first is not None and found.turned:
+        turned = log.operations[min(found.turned)]
+        if turned.number != first.number:
+            first = first.turned_by(turned)
+    return first
+
+
+def _is_fault(outside: Outside, name: str | None) -> bool:
+    """Whether numbers from outside are wrong, and no mask."""
+    if outside.has_nan:
+        return True
+    if name is None or name.startswith("the buffer"):
+        return False
+    if name.startswith(("the parameter", "the gradient")) or name == "x":
+        return True
+    return bool((outside.slot.kinds == PLUS).any())
