@@ -6,10 +6,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -56,8 +56,12 @@ class _Widened(TorchDispatchMode):
         self.meant = WeakTensorKeyDictionary()  # the narrow formats that tensors would have
 
     def __torch_dispatch__(
-        self, function: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+        self,
+        function: OpOverload,
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         options = dict(kwargs or {})
         if not self.running:  # what keeps the network as it was
             return function(*args, **options)
@@ -93,7 +97,7 @@ class _Widened(TorchDispatchMode):
         wide, more = map_tensors((args, options), lambda t: t if t.dtype == torch.bool else t.double())
         return self._meant(function(*wide, **more), own)
 
-    def _meant(self, result: Any, dtype: torch.dtype | None) -> Any:
+    def _meant(self, result: object, dtype: torch.dtype | None) -> object:
         """Keep the format that a result would have, and name the module at work if the numbers are others in it."""
         for tensor in tensors_in(result):
             if dtype is None or not (tensor.is_floating_point() or tensor.is_complex()):

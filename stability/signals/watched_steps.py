@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +25,7 @@ class _ScalerStep:
         self.rows, self.scaler, self.inner = rows, scaler, vars(scaler).get("step")
         self.watches = True
 
-    def __call__(self, optimizer: torch.optim.Optimizer, *args: Any, **options: Any) -> Any:
+    def __call__(self, optimizer: torch.optim.Optimizer, *args: object, **options: object) -> object:
         step = self.inner or partial(type(self.scaler).step, self.scaler)
         if not self.watches or optimizer is not self.rows.optimizer:
             return step(optimizer, *args, **options)
@@ -43,10 +42,10 @@ class _ScalerStep:
             else:
                 held["step"] = top.inner
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Any]:
+    def __deepcopy__(self, memo: dict[int, torch.amp.GradScaler]) -> Callable[..., object]:
         return partial(type(self.scaler).step, memo[id(self.scaler)])
 
-    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         return partial, (type(self.scaler).step, self.scaler)
 
 
@@ -87,7 +86,7 @@ class StepRows:
         """Begin anew after a step that was broken off."""
         self.depth = 0
 
-    def _before(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+    def _before(self, optimizer: torch.optim.Optimizer, args: tuple[object, ...], options: dict[str, object]) -> None:
         """Fill the row of a step that the optimiser is about to take."""
         self.depth += 1
         if self.depth > 1:  # a step that calls that of its class above

@@ -27,14 +27,14 @@ def network(function, dtype=torch.float64):
 @pytest.mark.parametrize(
     ("function", "says"),
     [
-        (lambda h: (-(h**2) - 1).log(), "nan .* Log, the logarithm of a negative number"),
-        (lambda h: (h * 0).log(), "-inf .* Log, the logarithm of 0"),
-        (lambda h: (-(h**2)).sqrt(), "nan .* Sqrt, the root of a negative number"),
-        (lambda h: (h - h) / (h - h), "nan .* Div, 0 / 0"),
-        (lambda h: h / (h - h), "-?inf .* Div, a division by 0, or by a number so small that torch.float64 overflows"),
-        (lambda h: (1e4 + h).exp(), "inf .* Exp, which overflows torch.float64, which ends at 1.8e[+]308"),
-        (lambda h: h.float() * 1e38 * 1e38, "-?inf .* Mul, which overflows torch.float32, which ends at 3.4e[+]38"),
-        (lambda h: h * torch.full_like(h, math.nan), "nan .* Mul, which takes numbers for which it is not defined"),
+        (lambda h: (-(h**2) - 1).log(), "nan .* log: the logarithm of a negative number"),
+        (lambda h: (h * 0).log(), "-inf .* log: the logarithm of 0"),
+        (lambda h: (-(h**2)).sqrt(), "nan .* sqrt: the root of a negative number"),
+        (lambda h: (h - h) / (h - h), "nan .* div: 0 / 0"),
+        (lambda h: h / (h - h), "-?inf .* div: a division by 0, or by a number so small that torch.float64 overflows"),
+        (lambda h: (1e4 + h).exp(), "inf .* exp, which overflows torch.float64, which ends at 1.8e[+]308"),
+        (lambda h: h.float() * 1e38 * 1e38, "-?inf .* mul, which overflows torch.float32, which ends at 3.4e[+]38"),
+        (lambda h: h * torch.full_like(h, math.nan), "nan .* mul: it takes numbers for which it is not defined"),
     ],
 )
 @pytest.mark.parametrize("verb", ["spectrum", "propagation", "gradient_norms", "first_failure", "forward_error"])
