@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from fractions import Fraction
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from stability.folds.places import Places
 from stability.foundation.formats import ROUNDOFF
 
 #: How many products of rational numbers one call may take to settle what is open: some seconds.
-BUDGET = 2e7
+BUDGET = 2e7 if find_spec("flint") else 4e5
 
 _left: ContextVar[list[float] | None] = ContextVar("what is left of the budget", default=None)
 

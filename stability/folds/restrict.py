@@ -61,8 +61,10 @@ def restrict(net: Followable, line: Line, exact: bool = False, window: int | Non
     """Return what a network does along a line: the function t -> net(line(t)), knots, values and slopes.
 
     There is a knot wherever the activation pattern changes; `simplify()` keeps those where the function bends. In
-    float64 every decision (which side of 0 a pre-activation is on) is held against a bound of its rounding error, and
-    `f.undecided` says how many were too close to tell. For deep wide networks this bound is far from sharp.
+    float64 every decision (which side of 0 a pre-activation is on inside a piece) is held against a bound of its
+    rounding error. Where this leaves some open a module is followed again in rational numbers, on that stretch of the
+    line alone, as long as it takes no more than 2e7 products in all, or 4e5 without python-flint; `f.undecided` says
+    how many are open then.
 
     Args:
         net: a `Chain`, step tables (seeds, rows, 6), one table (rows, 6), or a piecewise-linear `nn.Module` in eval
