@@ -75,9 +75,10 @@ def _cancelled(data: Array, out: Array, apply: Callable[[Tensor], Tensor]) -> Ar
 def _exact_map(f: PiecewiseLinear, apply: Callable[[Tensor], Tensor], mean: bool) -> Array:
     """Apply a map to exact numbers, entry by entry: its matrix is what it makes of the unit vectors."""
     size = f.shape.numel()
+    # What it takes to write the map down, a tenth of what its products do.
+    spend(size * apply(torch.zeros(1, *f.shape, dtype=torch.float64)).numel() / 10)
     if size > 4096:
         raise ValueError(f"a layer has {size} inputs: exact arithmetic is for up to 4096; use the default")
-    spend(size * size)
     image = apply(torch.eye(size, dtype=torch.float64).reshape(size, *f.shape))
     matrix = image.reshape(size, -1).numpy()
     kind = type(f._data.flat[0])
