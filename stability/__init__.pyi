@@ -11,6 +11,7 @@ from .jacobians import (
 from .networks import ARCHITECTURES, INITS, Architecture, Chain, Distribution, Init
 from .precision import FirstFailures, ForwardErrors, first_failure, forward_error
 from .reading import Layer, Layers, layers
+from .report import Finding, Report, examine
 from .signals import (
     GradientNorms,
     GrowthFit,
@@ -33,6 +34,7 @@ __all__ = [
     "Chain",
     "Count",
     "Distribution",
+    "Finding",
     "FirstFailures",
     "ForwardErrors",
     "GradientNorms",
@@ -46,6 +48,7 @@ __all__ = [
     "LyapunovExponents",
     "PiecewiseLinear",
     "Propagation",
+    "Report",
     "SelfCheck",
     "Spectrum",
     "Task",
@@ -54,6 +57,7 @@ __all__ = [
     "check_spectrum",
     "construct",
     "count",
+    "examine",
     "first_failure",
     "fit_growth",
     "forward_error",
