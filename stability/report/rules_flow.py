@@ -142,9 +142,10 @@ def collapsed(case: Case) -> None:
     steps = [(b[0], b[1] - a[1]) for a, b in zip(known[:-1], known[1:], strict=True)]
     worst = min(steps, key=lambda step: step[1])
     single = worst[1] < 0.5 * (lowest - first)
-    layer = case.name((worst[0] if single else place) - 1)
+    layer = case.name(worst[0] - 1) if single else None
     change = farthest([spread for _, spread in known], -1)
     evidence = {"spread": math.exp(lowest), "threshold": threshold, "spread_of_the_input": math.exp(first)}
+    evidence["after_layers"] = float(place)
     if change is not None and math.isfinite(change.low):
         evidence |= {"rate_a_layer": change.rate, "rate_low": change.low, "rate_high": change.high}
     trial = None

@@ -115,7 +115,7 @@ def formats(case: Case, names: Sequence[str | torch.dtype], layers: Layers | Non
             batch_dim=case.reading.inputs.batch_dim if layers is None else 0,
             progress=False,
         )
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError, IndexError) as error:
         case.notes.append(f"formats were not looked at: {error}")
         return None
     for f, name in enumerate(found.formats):
