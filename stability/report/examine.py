@@ -20,9 +20,9 @@ from stability.reading.network import Network
 from stability.reading.read import AnyNetwork, as_module, read
 from stability.report import rules_flow, rules_inputs, rules_numbers, rules_training, rules_units
 from stability.report.case import Case, Optimizer
+from stability.report.examination import Profile, Report
 from stability.report.finding import Finding, Look
 from stability.report.observation import in_mode, observe
-from stability.report.report import Profile, Report
 from stability.signals.losses import Loss
 
 #: States of up to so many numbers get all singular values, larger ones the leading ones.
@@ -114,8 +114,7 @@ def examine(
             "st.first_failure, or one member as a module"
         )
     with in_mode(module, train):
-        report = _examined(reading, loss, own, layers, chosen, (title, began, budget, memory))
-    return report
+        return _examined(reading, loss, own, layers, chosen, (title, began, budget, memory))
 
 
 def _copied(net: AnyNetwork, optimizer: Optimizer | None) -> tuple[nn.Module, Optimizer | None]:
@@ -192,7 +191,7 @@ def _spectrum(case: Case) -> tuple[float, ...]:
         found = spectrum(
             case.net,
             given,
-            layers=case.reading.choice,  # type: ignore[arg-type]
+            layers=case.reading.choice,
             k=LEADING if leading else None,
             source=case.reading.source,
             batch_dim=case.reading.inputs.batch_dim,

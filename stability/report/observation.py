@@ -116,7 +116,7 @@ def observe(reading: Network, loss: Loss | None, backward: bool = True) -> Obser
         )
         places, nodes = Places(found, spans), nodes_of(found)
         seen.gates = gates(found, places, nodes, reading.inputs.batch_dim)
-        seen.norms = [*normalisations(found, places, nodes), *rms_shares(found, places)]
+        seen.norms = [*normalisations(places, nodes), *rms_shares(found, places, nodes)]
         trained = {name: p for name, p in reading.module.named_parameters() if p.requires_grad}
         if backward and trained:
             _backward(found, random_loss if loss is None else loss, seen)
@@ -179,7 +179,8 @@ def _plain_backward(found: Pass, value: Tensor, wanted: list[State | None], seen
     named = {name: p for name, p in found.module.named_parameters() if p.requires_grad}
     states = [None if s is None or len(s.edges) != 1 else s for s in wanted]
     edges = [s.gradient_edges[0] for s in states if s is not None]
-    given = torch.autograd.grad(value, [*named.values(), *edges], retain_graph=True, allow_unused=True)
+    sources: list[Any] = [*named.values(), *edges]
+    given = torch.autograd.grad(value, sources, retain_graph=True, allow_unused=True)
     left = iter(given[len(named) :])
     logs: list[float | None] = []
     for state in states:

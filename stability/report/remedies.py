@@ -16,7 +16,7 @@ MAPS = (nn.Linear, nn.modules.conv._ConvNd)
 
 def maps_in(net: nn.Module, names: tuple[str, ...] | None = None) -> list[tuple[str, nn.Module]]:
     """Return the linear maps and convolutions of a network, those inside some modules where names are given."""
-    found = [(name, module) for name, module in net.named_modules() if isinstance(module, MAPS)]
+    found: list[tuple[str, nn.Module]] = [(n, m) for n, m in net.named_modules() if isinstance(m, MAPS)]
     if names is None:
         return found
     return [(n, m) for n, m in found if any(n == one or n.startswith(f"{one}.") for one in names)]
@@ -59,7 +59,7 @@ def orthogonal(net: nn.Module, names: tuple[str, ...] | None = None, gain: float
 
 
 def without_bias(net: nn.Module, name: str) -> None:
-    """Set to 0 what is added before the activation `name`: the biases of the modules that hold it, or stand before it."""
+    """Set to 0 the biases of the module `name`, or of the one before it where it has none."""
     for _, parameter in _near(net, name, "bias"):
         parameter.zero_()
 

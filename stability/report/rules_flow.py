@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 from torch import nn
@@ -18,7 +19,11 @@ _WORDS = {
     "vanishing_signal": ("state", "falls", "what a bias or a skip adds later drowns it"),
     "exploding_signal": ("state", "grows", "what later layers add to it is lost, and the range of a format is near"),
     "vanishing_gradient": ("gradient", "falls on its way back", "at one rate early layers stand still"),
-    "exploding_gradient": ("gradient", "grows on its way back", "at a rate that suits the last layers the first diverge"),
+    "exploding_gradient": (
+        "gradient",
+        "grows on its way back",
+        "at a rate that suits the last layers the first diverge",
+    ),
 }
 
 
@@ -31,7 +36,9 @@ def states_and_gradients(case: Case) -> None:
 
 def _explained(case: Case, code: str) -> bool:
     # Beyond units that pass nothing there is nothing that could fall.
-    return code.startswith("vanishing") and any(f.severity == "broken" for f in case.found("dead_units", "cut_gradient"))
+    return code.startswith("vanishing") and any(
+        f.severity == "broken" for f in case.found("dead_units", "cut_gradient")
+    )
 
 
 def _path(seen: Observation, code: str) -> tuple[list[float], list[int]]:
@@ -84,7 +91,12 @@ def _one(case: Case, code: str) -> None:
             [_rescaled(case, code, decades, names), _orthogonal(case, code, decades, names)],
             lambda t: t.after < max(most / 2, t.before / 4),
         )
-    evidence = {"decades": decades, "threshold": most, "rate_a_layer": change.rate, "layers": change.stop - change.start}
+    evidence = {
+        "decades": decades,
+        "threshold": most,
+        "rate_a_layer": change.rate,
+        "layers": change.stop - change.start,
+    }
     if math.isfinite(change.low):
         evidence |= {"rate_low": change.low, "rate_high": change.high}
     where = f", {change.share:.0%} of it in this layer" if layer is not None else ""
@@ -94,7 +106,8 @@ def _one(case: Case, code: str) -> None:
             "harmful",
             layer,
             evidence,
-            f"The {what} {verb} by {decades:.1f} decades{where}, more than {str(case.seen.dtype)[6:]} tells apart: {harm}.",
+            f"The {what} {verb} by {decades:.1f} decades{where}, more than {str(case.seen.dtype)[6:]} tells apart: "
+            f"{harm}.",
             advice(trial, "No start or scale that was tried on a copy helps: shorten it, or add skips or norms."),
             trial,
         )
@@ -139,7 +152,7 @@ def collapsed(case: Case) -> None:
     harmful = lowest < math.log(least)
     threshold = least if harmful else math.sqrt(least)
     place = next(k for k, spread in known[1:] if spread < math.log(threshold))
-    steps = [(b[0], b[1] - a[1]) for a, b in zip(known[:-1], known[1:], strict=True)]
+    steps = [(b[0], b[1] - a[1]) for a, b in itertools.pairwise(known)]
     worst = min(steps, key=lambda step: step[1])
     single = worst[1] < 0.5 * (lowest - first)
     layer = case.name(worst[0] - 1) if single else None
@@ -158,8 +171,8 @@ def collapsed(case: Case) -> None:
             "harmful" if harmful else "watch",
             layer,
             evidence,
-            f"Different points become the same: after it they are {math.exp(lowest):.1g} of their size from their mean, "
-            "and the layers that follow cannot tell them apart.",
+            f"Different points become the same: they end {math.exp(lowest):.1g} of their size from their mean, below "
+            f"{threshold:.1g} after {place} layers, and what follows cannot tell them apart.",
             advice(trial, "Use weights at the edge of chaos, skips, or fewer layers; no start tried on a copy helps."),
             trial,
         )

@@ -72,7 +72,8 @@ def input_scale(case: Case) -> None:
 
     words = "take the mean from the points and divide by their standard deviation"
     trial = settled(
-        [case.try_out(words, "the factor", value, _standardised, scale_after, backward=False)], lambda t: t.after < SCALE
+        [case.try_out(words, "the factor", value, _standardised, scale_after, backward=False)],
+        lambda t: t.after < SCALE,
     )
     case.findings.append(
         Finding(

@@ -59,16 +59,15 @@ def not_finite(case: Case) -> bool:
     if by_format:
         # At that place in float64 the largest number says which format holds it.
         trial = Trial("run it in float64", "tensors that are not finite", count, 0.0)
-        why = f"{where[0].upper()}{where[1:]} is not finite in {name}, which ends at {Format(case.seen.dtype).largest:.2g}."
+        largest = Format(case.seen.dtype).largest
+        why = f"{where[0].upper()}{where[1:]} is not finite in {name}, which ends at {largest:.2g}."
         remedy = "Run it in a wider format, where it is finite, or scale the weights down there."
-        evidence = {"tensors": count, "threshold": 1.0, "largest_of_the_format": Format(case.seen.dtype).largest}
+        evidence = {"tensors": count, "threshold": 1.0, "largest_of_the_format": largest}
         case.findings.append(Finding("format", "broken", layer, evidence, why, remedy, trial))
         return True
     why = f"{where[0].upper()}{where[1:]} is NaN or infinite, in float64 too."
     remedy = "Look for a division by 0, a root or logarithm of 0, or an overflow in what it does."
-    case.findings.append(
-        Finding("nonfinite", "broken", layer, {"tensors": count, "threshold": 1.0}, why, remedy)
-    )
+    case.findings.append(Finding("nonfinite", "broken", layer, {"tensors": count, "threshold": 1.0}, why, remedy))
     return True
 
 
@@ -110,7 +109,7 @@ def formats(case: Case, names: Sequence[str | torch.dtype], layers: Layers | Non
             case.reading.inputs.args if not case.reading.inputs.options else case.reading.inputs.options,
             [*chosen],
             loss,
-            layers=case.reading.choice if layers is None else layers,  # type: ignore[arg-type]
+            layers=case.reading.choice if layers is None else layers,
             source=None if layers is not None else case.reading.source,
             batch_dim=case.reading.inputs.batch_dim if layers is None else 0,
             progress=False,
@@ -135,7 +134,9 @@ def _one_format(case: Case, found: FirstFailures, f: int, name: str) -> None:
             if quantity == "gradients" and kind == "underflow" and scale is not None:
                 case.notes.append(f"{name} needs a loss scale, such as {scale:g}")
                 continue
-            failures.append((quantity, kind, names[(after if quantity == "activations" else depth + 1 - after) - 1], after))
+            failures.append(
+                (quantity, kind, names[(after if quantity == "activations" else depth + 1 - after) - 1], after)
+            )
     case.look("format", f"ways in which {name} fails", float(len(failures)), 1.0)
     if not failures:
         return

@@ -121,7 +121,9 @@ def optimizer_epsilon(case: Case) -> None:
         before = ratio / (1 + ratio)
         return Trial("make its epsilon a hundredth of the gradients", "the step over the rate", before, 100 / 101)
 
-    told: list[tuple[str | None, float]] = [(None, ratios[worst])] if everywhere else sorted(small.items(), key=lambda p: p[1])[:3]  # type: ignore[assignment]
+    told: list[tuple[str | None, float]] = [(None, ratios[worst])]
+    if not everywhere:
+        told = [(layer, small[layer]) for layer in sorted(small, key=small.__getitem__)[:3]]
     for layer, ratio in told:
         trial = smaller(ratio)
         severe = ratio < epsilon_ratio(severe=True)
@@ -141,7 +143,7 @@ def optimizer_epsilon(case: Case) -> None:
 
 def _epsilons(optimizer: Optimizer, net: nn.Module) -> dict[str, float]:
     names = {id(p): name for name, p in net.named_parameters()}
-    found = {}
+    found: dict[str, float] = {}
     for group in optimizer.param_groups:
         epsilon = group.get("eps")
         if isinstance(epsilon, float) and epsilon > 0 and "Adagrad" not in type(optimizer).__name__:
@@ -155,7 +157,7 @@ def _ratios(
     """Return by layer the largest over its weight matrices of the median |g| over epsilon."""
     shapes, ratios = {name: p.ndim for name, p in net.named_parameters()}, {}
     for layer, names in zip(seen.layers, seen.parameters, strict=True):
-        found = []
+        found: list[float] = []
         for name in names:
             if name not in gradients or name not in epsilons or shapes[name] < 2:
                 continue
@@ -176,15 +178,17 @@ def lost_updates(case: Case) -> None:
     The step is taken on a copy. Over half of a layer's weights is harmful. Groups with a rate of 0, as a warm-up
     begins with, are left out, and so are weights without a gradient.
     """
-    if case.optimizer is None or case.late:
-        return
+    if case.optimizer is None or case.late or case.found("optimizer_epsilon"):
+        return  # steps that epsilon makes small are told there
     shares = _lost(case, None)
     if shares is None or not shares:
         return
     worst = max(shares, key=shares.__getitem__)
     many = {name: share for name, share in shares.items() if share > LOST_SHARE}
     everywhere = len(many) > len(shares) / 2
-    case.look("lost_updates", "share of weights that a step leaves", shares[worst], LOST_SHARE, None if everywhere else worst)
+    case.look(
+        "lost_updates", "share of weights that a step leaves", shares[worst], LOST_SHARE, None if everywhere else worst
+    )
     if not many:
         return
     wider = _lost(case, torch.float64 if case.seen.dtype == torch.float32 else torch.float32)
@@ -193,7 +197,9 @@ def lost_updates(case: Case) -> None:
     trial = settled(
         [Trial(words, "the share of weights that a step leaves", shares[worst], after)], lambda t: t.after < LOST_SHARE
     )
-    told: list[str | None] = [None] if everywhere else sorted(many, key=lambda name: -many[name])[:3]  # type: ignore[assignment]
+    told: list[str | None] = [None]
+    if not everywhere:
+        told = [*sorted(many, key=lambda name: -many[name])[:3]]
     for layer in told:
         share = shares[worst] if layer is None else many[layer]
         case.findings.append(
@@ -202,8 +208,8 @@ def lost_updates(case: Case) -> None:
                 "harmful",
                 layer,
                 {"share": share, "threshold": LOST_SHARE, "layers": float(len(many))},
-                f"A step of the optimiser leaves {share:.0%} of the weights as they are: it is below half a unit in their "
-                f"last place in {str(case.seen.dtype)[6:]}.",
+                f"A step of the optimiser leaves {share:.0%} of the weights as they are: it is below half a unit in "
+                f"their last place in {str(case.seen.dtype)[6:]}.",
                 advice(trial, "Raise the rate, or keep the parameters in a wider format."),
                 trial,
             )
@@ -227,7 +233,8 @@ def _lost(case: Case, dtype: torch.dtype | None) -> dict[str, float] | None:
     try:
         with undisturbed(nn.Module()), torch.enable_grad():
             optimizer.zero_grad()
-            (case.loss or random_loss)(run(net, inputs.mapped(lambda t: t.detach().clone()))).backward()
+            value = (case.loss or random_loss)(run(net, inputs.mapped(lambda t: t.detach().clone())))
+            torch.autograd.backward(value)
             moved = {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
             optimizer.step()
     except (ValueError, RuntimeError, TypeError) as error:

@@ -48,7 +48,9 @@ def dead_units(case: Case) -> None:
 
         trials = [
             case.try_out("set the biases before it to 0", quantity, 1.0, no_bias, measure, False),
-            case.try_out("scale the weights before it, with biases at 0 (LSUV)", quantity, 1.0, smaller, measure, False),
+            case.try_out(
+                "scale the weights before it, with biases at 0 (LSUV)", quantity, 1.0, smaller, measure, False
+            ),
         ]
         trial = settled(trials, lambda t: t.after < BLOCKED_SHARE)
         what = "nothing of the input gets through" if severity == "broken" else "the branch passes nothing"
@@ -109,16 +111,23 @@ def saturated(case: Case) -> None:
         words = "divide the weights before it by the standard deviation of what they make, with biases at 0"
         trials = [
             case.try_out(words, quantity, gate.blocked, smaller, measure, False),
-            case.try_out("make the weights and biases before it 100 times smaller", quantity, gate.blocked, shrink, measure, False),
+            case.try_out(
+                "make the weights and biases before it 100 times smaller",
+                quantity,
+                gate.blocked,
+                shrink,
+                measure,
+                False,
+            ),
         ]
-        trial = settled(trials, lambda t: t.after <= limit / 2)
+        trial = settled(trials, lambda t, limit=limit: t.after <= limit / 2)  # type: ignore[misc]
         case.findings.append(
             Finding(
                 "saturated",
                 "harmful" if gate.blocked > BLOCKED_SHARE else "watch",
                 gate.module,
                 {"share": gate.blocked, "threshold": limit},
-                f"At {gate.blocked:.0%} of its {what} the derivative of the {gate.kind} rounds to 0: they pass no gradient.",
+                f"At {gate.blocked:.0%} of its {what} the derivative of the {gate.kind} rounds to 0: no gradient passes.",
                 advice(trial, "Scale what enters it down: its weights, or the points."),
                 trial,
             )
@@ -161,8 +170,8 @@ def norm_epsilon(case: Case) -> None:
                 severity,
                 module,
                 {"share": share, "threshold": NORM_SHARE},
-                f"The variance of what it takes is {share / max(1 - share, 1e-300):.2g} times its epsilon, so that it does "
-                f"not bring it to order 1: {math.sqrt(share):.2g} of that leaves it.",
+                f"The variance of what it takes is {share / max(1 - share, 1e-300):.2g} times its epsilon, so that it "
+                f"does not bring it to order 1: {math.sqrt(share):.2g} of that leaves it.",
                 advice(trial, "What enters it hardly varies: look at the layers before, or make its epsilon smaller."),
                 trial,
             )

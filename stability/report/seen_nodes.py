@@ -44,7 +44,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Normalisation:
-    """A normalisation: the share of the variance in what it divides by, var / (var + epsilon), the median over places."""
+    """A normalisation: var / (var + epsilon), the share of the variance in what it divides by, the median over places."""
 
     module: str
     layer: int
@@ -136,10 +136,9 @@ def gates(found: Pass, places: Places, nodes: Iterable[Node], batch_dim: int | N
         if kind is not None and blocked is not None and blocked.numel():
             held.setdefault((kind[0], places.module_of(node)), []).append((node, blocked))
     gathered = []
-    for (kind_name, module), several in held.items():
+    for (kind_of, module), several in held.items():
         shares, points, dead, count = [], [], [], 1
-        for node, blocked in several:
-            rows = blocked
+        for _, rows in several:
             if batch_dim is not None and rows.ndim > batch_dim and rows.shape[batch_dim] == found.inputs.points:
                 rows, count = rows.movedim(batch_dim, 0), found.inputs.points
             else:
@@ -153,7 +152,7 @@ def gates(found: Pass, places: Places, nodes: Iterable[Node], batch_dim: int | N
         # Of a module that is called several times the worst call blocks; that of a loop over time all calls together.
         mean = [math.fsum(shares) / len(shares), max(points), max(dead)]
         separates = any(node in places.cuts for node, _ in several)
-        gathered.append(Gate(kind_name, module, places.layer_of(first), mean[0], mean[1], mean[2], separates, count))
+        gathered.append(Gate(kind_of, module, places.layer_of(first), mean[0], mean[1], mean[2], separates, count))
     return gathered
 
 
@@ -169,18 +168,23 @@ def _roundoff(values: Tensor) -> float:
     return Format(values.dtype).roundoff
 
 
+def _result(node: Node) -> Tensor:
+    result: Tensor = node._saved_result
+    return result
+
+
 def _tanh(node: Node) -> Tensor:
-    result = node._saved_result
+    result = _result(node)
     return 1 - result.double().square() < _roundoff(result)
 
 
 def _sigmoid(node: Node) -> Tensor:
-    result = node._saved_result
+    result = _result(node)
     return result.double() * (1 - result.double()) < _roundoff(result)
 
 
 def _softmax(node: Node) -> Tensor | None:
-    result, dim = node._saved_result, int(node._saved_dim)
+    result, dim = _result(node), int(node._saved_dim)
     dim -= 2**64 if dim > 2**63 else 0  # autograd keeps -1 as a number without sign
     if result.ndim == 0 or result.shape[dim] < 2:
         return None
@@ -192,15 +196,16 @@ def _below(threshold: Callable[[float], float]) -> Callable[[Node], Tensor]:
     """Blocked where what enters is so far below 0 that the derivative rounds to 0."""
 
     def rule(node: Node) -> Tensor:
-        values = node._saved_self
+        values: Tensor = node._saved_self
         return values.double() < threshold(_roundoff(values))
 
     return rule
 
 
 def _hardtanh(node: Node) -> Tensor:
-    values = node._saved_self
-    return (values <= node._saved_min_val) | (values >= node._saved_max_val)
+    values: Tensor = node._saved_self
+    outside: Tensor = (values <= node._saved_min_val) | (values >= node._saved_max_val)
+    return outside
 
 
 #: By the operation as autograd names it: the kind of the gate, and where it is blocked.
@@ -220,8 +225,8 @@ _KINDS: dict[str, tuple[str, Callable[[Node], Tensor | None]]] = {
 }
 
 
-def normalisations(found: Pass, places: Places, nodes: Iterable[Node]) -> list[Normalisation]:
-    """Return the normalisations of a pass, with how much of what they divide by is variance."""
+def normalisations(places: Places, nodes: Iterable[Node]) -> list[Normalisation]:
+    """Return the normalisations by mean and variance of a pass."""
     gathered = []
     for node in nodes:
         share = _saved(node, _norm_share)
@@ -233,12 +238,14 @@ def normalisations(found: Pass, places: Places, nodes: Iterable[Node]) -> list[N
 
 def _norm_share(node: Node) -> Tensor | None:
     name = node.name()
+    values: Tensor
+    variance: Tensor
     if name.startswith("NativeLayerNorm"):
         values, dims = node._saved_input.double(), len(node._saved_normalized_shape)
         # The reciprocal of the root of var + epsilon is saved, epsilon is not.
-        return values.flatten(-dims).var(dim=-1, correction=0) * node._saved_result2.double().flatten().reshape(
-            values.shape[: values.ndim - dims]
-        ).square()
+        rstd: Tensor = node._saved_result2
+        variance = values.flatten(-dims).var(dim=-1, correction=0).flatten()
+        return variance * rstd.double().flatten().square()
     if name.startswith("NativeGroupNorm"):
         values, groups = node._saved_input.double(), node._saved_group
         variance = values.reshape(values.shape[0], groups, -1).var(dim=-1, correction=0)
@@ -248,23 +255,38 @@ def _norm_share(node: Node) -> Tensor | None:
         if node._saved_training or variance is None:
             values = node._saved_input.double().movedim(1, 0).flatten(1)
             variance = values.var(dim=1, correction=0)
-        eps = getattr(node, "_saved_eps", None)
-        eps = node._saved_epsilon if eps is None else eps
+        eps: float = node._saved_eps if hasattr(node, "_saved_eps") else node._saved_epsilon
         return variance.double() / (variance.double() + eps)
     return None
 
 
-def rms_shares(found: Pass, places: Places) -> list[Normalisation]:
+def rms_shares(found: Pass, places: Places, nodes: Iterable[Node]) -> list[Normalisation]:
     """Return the normalisations by the root mean square, x rsqrt(mean(x^2) + epsilon), of a pass."""
-    gathered, seen = [], found.recording.seen
-    for (node, _), result in seen.items():
-        if not node.name().startswith("Rsqrt") or not result.intact:
+    gathered = []
+    for node in nodes:
+        if not node.name().startswith("Rsqrt"):
             continue
         inner = node.next_functions[0][0]
         while inner is not None and inner.name().startswith("Add") and inner.next_functions:
             inner = inner.next_functions[0][0]
-        mean = seen.get((inner, 0))
-        if mean is not None and mean.intact and mean.values.shape == result.values.shape:
-            share = mean.values.double() * result.values.double().square()
+        result = _saved(node, lambda rsqrt: rsqrt._saved_result)
+        mean = None if inner is None else _mean_square(found, inner)
+        if result is not None and mean is not None and mean.numel() == result.numel():
+            share = mean.double().flatten() * result.double().flatten().square()
             gathered.append(Normalisation(places.module_of(node), places.layer_of(node), float(share.median())))
     return gathered
+
+
+def _mean_square(found: Pass, node: Node) -> Tensor | None:
+    """Return the numbers that a mean made: as they were seen, or from the squares of what autograd saved."""
+    seen = found.recording.seen.get((node, 0))
+    if seen is not None:
+        return seen.values if seen.intact else None
+    square = node.next_functions[0][0] if node.name().startswith("Mean") and node.next_functions else None
+    if square is None or not square.name().startswith("Pow"):
+        return None
+    values = _saved(square, lambda pow: pow._saved_self)
+    if values is None or square._saved_exponent != 2:
+        return None
+    dims = [dim - 2**64 if dim > 2**63 else dim for dim in node._saved_dim]
+    return values.double().square().mean(dim=dims)

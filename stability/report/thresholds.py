@@ -36,7 +36,7 @@ def parting(dtype: torch.dtype) -> float:
     Two points at sqrt(u) of each other end far apart, and a point's own rounding, of u, takes half of the digits of the
     output. A correct start amplifies by about 1, as it neither orders nor parts points.
     """
-    return Format(dtype).roundoff ** -0.5
+    return 1 / math.sqrt(Format(dtype).roundoff)
 
 
 #: Share of the units of a tanh whose derivative rounds to 0 from which on the activation counts as saturated: the share
@@ -82,6 +82,6 @@ def condition(width: int, dtype: torch.dtype) -> float:
 #: the second moments of the input: 1 along the mean, c^2 across it. Gradient descent takes 1/c^2 iterations: 4096 at
 #: 1/64, which is 1/sqrt(u) of float32, and 44 at 0.15.
 SPREAD_HARMFUL, SPREAD_WATCH = 1 / 64, 0.15
-#: Starts are scaled for inputs of order 1; a factor s on the input is one of s^2 on the curvature of a squared loss, and
-#: a rate that suits order 1 is off by 1000 at s = 32.
+#: Starts are made for inputs of order 1; a factor s on the input is one of s^2 on the curvature of a squared loss, so
+#: that a rate that suits order 1 is off by 1000 at s = 32.
 SCALE = math.sqrt(1000.0)

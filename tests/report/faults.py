@@ -1,4 +1,6 @@
-"""How each fault is planted. `FAULTS[code](planted)` lists functions that make `planted(name, sample, code, layer, ...)`."""
+"""How each fault is planted: `FAULTS[code](planted)` lists functions that make `planted(name, sample, code, ...)`."""
+
+# ruff: noqa: ARG001 -- all that plant take the same
 
 from __future__ import annotations
 
@@ -42,8 +44,8 @@ def after(sample, block, function):
 
 
 def _everywhere(seed):
-    """One sample of each of nine architectures, with a block in the middle."""
-    makers = {
+    """One sample of each of twelve architectures, with a block in the middle."""
+    return {
         "mlp": lambda: a.mlp(32, 6, seed=seed),
         "tanh mlp": lambda: a.mlp(24, 5, nn.Tanh, "lecun", seed=seed),
         "residual": lambda: a.residual(32, 6, seed=seed),
@@ -57,7 +59,6 @@ def _everywhere(seed):
         "deep residual": lambda: a.residual(16, 16, seed=seed),
         "token transformer": lambda: a.transformer(32, 3, True, "gelu", True, seed=seed),
     }
-    return makers
 
 
 def _each(planted, code, plant, names=None, count=12, **options):
@@ -171,7 +172,9 @@ def vanishing_gradient(planted):
     def uniform(number):
         # torch's start has weights of variance 1 / (3 n): a tanh layer keeps 3^(-1/2), a ReLU layer 6^(-1/2) of the
         # gradient; 10 decades take 42 and 26 layers.
-        act, depth = ((nn.Tanh, 45), (nn.ReLU, 30), (nn.PReLU, 35), (nn.Tanh, 100), (nn.ReLU, 100), (nn.PReLU, 100))[number]
+        act, depth = ((nn.Tanh, 45), (nn.ReLU, 30), (nn.PReLU, 35), (nn.Tanh, 100), (nn.ReLU, 100), (nn.PReLU, 100))[
+            number
+        ]
         sample = a.mlp(64, depth, act, "default", seed=number)
         return planted(f"{act.__name__} mlp of depth {depth} as torch starts it", sample, "vanishing_gradient", None)
 
@@ -285,7 +288,8 @@ def saturated(planted):
 def ill_conditioned(planted):
     def plant(sample, block, number):
         weight = max(
-            (p for p in sample.net.get_submodule(block).parameters() if p.ndim > 1), key=lambda p: min(p.flatten(1).shape)
+            (p for p in sample.net.get_submodule(block).parameters() if p.ndim > 1),
+            key=lambda p: min(p.flatten(1).shape),
         )
         matrix = weight.data.flatten(1)
         if number % 2:  # a row given twice
@@ -411,8 +415,22 @@ def input_scale(planted):
 FAULTS = {
     make.__name__: make
     for make in (
-        nonfinite, dead_units, cut_gradient, unused_parameters, vanishing_signal, exploding_signal,
-        vanishing_gradient, exploding_gradient, collapsed, chaotic, saturated, ill_conditioned, format,
-        optimizer_epsilon, lost_updates, norm_epsilon, input_scale,
+        nonfinite,
+        dead_units,
+        cut_gradient,
+        unused_parameters,
+        vanishing_signal,
+        exploding_signal,
+        vanishing_gradient,
+        exploding_gradient,
+        collapsed,
+        chaotic,
+        saturated,
+        ill_conditioned,
+        format,
+        optimizer_epsilon,
+        lost_updates,
+        norm_epsilon,
+        input_scale,
     )
 }

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 import stability as st
 from tests.report import architectures as a
@@ -59,9 +58,7 @@ def is_right(found: st.Finding, truth: Planted) -> bool:
 
 def examined(truth: Planted) -> st.Report:
     sample = truth.sample
-    return st.examine(
-        sample.net, sample.x, sample.loss, optimizer=truth.optimizer, formats=truth.formats, budget=20.0
-    )
+    return st.examine(sample.net, sample.x, sample.loss, optimizer=truth.optimizer, formats=truth.formats, budget=20.0)
 
 
 def main() -> None:
@@ -112,12 +109,18 @@ def confusion(rows: list[tuple]) -> str:
     sound = [row for row in rows if row[0] == "healthy"]
     if planted:
         share = sum(row[5] for row in planted) / len(planted)
-        lines.append(f"planted faults found in the right layer: {sum(r[5] for r in planted)} of {len(planted)}, {share:.1%}")
+        lines.append(
+            f"planted faults found in the right layer: {sum(r[5] for r in planted)} of {len(planted)}, {share:.1%}"
+        )
     if sound:
         wrong = sum(not row[5] for row in sound)
-        lines.append(f"healthy networks with a broken or harmful finding: {wrong} of {len(sound)}, {wrong / len(sound):.1%}")
+        lines.append(
+            f"healthy networks with a broken or harmful finding: {wrong} of {len(sound)}, {wrong / len(sound):.1%}"
+        )
         watched = Counter(code for row in sound for code in {f[0] for f in row[6]})
-        lines.append("findings of healthy networks, of any severity: " + ", ".join(f"{c} {n}" for c, n in watched.items()))
+        lines.append(
+            "findings of healthy networks, of any severity: " + ", ".join(f"{c} {n}" for c, n in watched.items())
+        )
     return "\n".join(lines)
 
 
