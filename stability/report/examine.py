@@ -22,7 +22,7 @@ from stability.report import rules_flow, rules_inputs, rules_numbers, rules_trai
 from stability.report.case import Case, Optimizer
 from stability.report.examination import Profile, Report
 from stability.report.finding import Finding, Look
-from stability.report.observation import in_mode, observe
+from stability.report.observation import in_mode, observe, without_fused_operations
 from stability.signals.losses import Loss
 
 #: States of up to so many numbers get all singular values, larger ones the leading ones.
@@ -113,7 +113,7 @@ def examine(
             "net is a Chain, whose members are many networks: take st.propagation, st.gradient_norms and "
             "st.first_failure, or one member as a module"
         )
-    with in_mode(module, train):
+    with in_mode(module, train), without_fused_operations():
         return _examined(reading, loss, own, layers, chosen, (title, began, budget, memory))
 
 

@@ -97,8 +97,6 @@ def observe(reading: Network, loss: Loss | None, backward: bool = True) -> Obser
         ValueError: where the network does not take x.
     """
     with ExitStack() as stack:
-        # Only so are the gates of an LSTM operations of their own.
-        stack.enter_context(_without_fused_operations())
         taken = stack.enter_context(_taken(reading.module))
         spans = stack.enter_context(spans_of_calls(reading.module))
         found = stack.enter_context(reading.forward(math_attention=True))
@@ -217,7 +215,8 @@ class _Taken(TorchFunctionMode):
 
 
 @contextmanager
-def _without_fused_operations() -> Iterator[None]:
+def without_fused_operations() -> Iterator[None]:
+    """Let the gates of an LSTM be operations of their own on the CPU, in every format alike."""
     before = torch._C._get_mkldnn_enabled()
     torch._C._set_mkldnn_enabled(False)
     try:

@@ -127,7 +127,7 @@ def saturated(case: Case) -> None:
                 "harmful" if gate.blocked > BLOCKED_SHARE else "watch",
                 gate.module,
                 {"share": gate.blocked, "threshold": limit},
-                f"At {gate.blocked:.0%} of its {what} the derivative of the {gate.kind} rounds to 0: no gradient passes.",
+                f"At {gate.blocked:.0%} of its {what} the {gate.kind}'s derivative rounds to 0: no gradient passes.",
                 advice(trial, "Scale what enters it down: its weights, or the points."),
                 trial,
             )

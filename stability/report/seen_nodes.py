@@ -44,7 +44,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Normalisation:
-    """A normalisation: var / (var + epsilon), the share of the variance in what it divides by, the median over places."""
+    """A normalisation: the share of the variance in what it divides by, var / (var + epsilon), its median."""
 
     module: str
     layer: int
@@ -249,7 +249,7 @@ def _norm_share(node: Node) -> Tensor | None:
     if name.startswith("NativeGroupNorm"):
         values, groups = node._saved_input.double(), node._saved_group
         variance = values.reshape(values.shape[0], groups, -1).var(dim=-1, correction=0)
-        return variance / (variance + node._saved_eps)
+        return variance / (variance + float(node._saved_eps))
     if "BatchNorm" in name:
         variance = node._saved_running_var
         if node._saved_training or variance is None:
