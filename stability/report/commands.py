@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, TypeVar, cast
 
 import torch
 import tyro
@@ -19,6 +19,7 @@ from stability.reading import layers
 from stability.report.examine import examine
 from stability.signals.losses import Loss
 
+R = TypeVar("R")
 _NAMES = ("model", "x", "loss", "optimizer")
 
 
@@ -101,7 +102,7 @@ def loaded(target: str) -> tuple[nn.Module, object, Loss | None, torch.optim.Opt
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module  # dataclasses and pickles look there
     sys.path.insert(0, str(path.parent.resolve()))
-    load: Callable[[Any], None] = spec.loader.exec_module
+    load = spec.loader.exec_module
     _without_raising(f"{place} raises", lambda: load(module), path)
     if not hasattr(module, name):
         known = [one for one in vars(module) if not one.startswith("_")]
@@ -112,7 +113,7 @@ def loaded(target: str) -> tuple[nn.Module, object, Loss | None, torch.optim.Opt
     return _parts(found, f"{name} in {place}")
 
 
-def _without_raising(words: str, action: Callable[[], Any], path: Path) -> Any:
+def _without_raising(words: str, action: Callable[[], R], path: Path) -> R:
     try:
         return action()
     except KeyboardInterrupt:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from stability.foundation.arguments import door
 from stability.foundation.files import write_atomically
@@ -111,7 +111,9 @@ class Report:
         Raises:
             OSError: for a folder that is not there or cannot be written to.
         """
-        text = json.dumps({"stability_report": _VERSION, **_plain(asdict(self))}, indent=1, allow_nan=False)
+        text = json.dumps(
+            {"stability_report": _VERSION, **cast("dict[str, object]", _plain(asdict(self)))}, indent=1, allow_nan=False
+        )
         return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
     @classmethod
@@ -127,13 +129,13 @@ class Report:
             held = json.loads(Path(path).read_text(encoding="utf-8"))
             if not isinstance(held, dict) or set(held) != _KEYS:
                 raise ValueError("its entries are not those of a report")
-            if held["stability_report"] != _VERSION:
+            if held["stability_report"] is True or held["stability_report"] != _VERSION:
                 raise ValueError(f"it is of version {held['stability_report']!r}, and this program reads {_VERSION}")
             return cls(
                 _text(held["title"]),
-                tuple(_finding(one) for one in held["findings"]),
-                tuple(_look(one) for one in held["looked_at"]),
-                tuple(_text(note) for note in held["notes"]),
+                tuple(_finding(one) for one in _list(held["findings"])),
+                tuple(_look(one) for one in _list(held["looked_at"])),
+                tuple(_text(note) for note in _list(held["notes"])),
                 _profile(held["profile"]),
                 _number(held["seconds"]),
             )
@@ -146,7 +148,7 @@ def _short(line: str, most: int = 200) -> str:
     return line if len(line) <= most else line[: most - 3] + "..."
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Return a value as JSON holds it."""
     if isinstance(value, float):
         return value if math.isfinite(value) else repr(value)
@@ -171,27 +173,45 @@ def _text(value: object) -> str:
     return value
 
 
-def _finding(held: dict[str, Any]) -> Finding:
-    tried = held["tried"]
+def _finding(held: object) -> Finding:
+    one = _entries(held, Finding)
+    tried = None if one["tried"] is None else _entries(one["tried"], Trial)
     trial = None
     if tried is not None:
         texts = _text(tried["remedy"]), _text(tried["quantity"])
         trial = Trial(*texts, _number(tried["before"]), _number(tried["after"]))
-    evidence = {_text(name): _number(value) for name, value in held["evidence"].items()}
-    layer = None if held["layer"] is None else _text(held["layer"])
-    words = _text(held["why"]), _text(held["remedy"])
-    return Finding(_text(held["code"]), _text(held["severity"]), layer, evidence, *words, trial)
+    if not isinstance(one["evidence"], dict):
+        raise ValueError("its evidence is no table of numbers")
+    evidence = {_text(name): _number(value) for name, value in one["evidence"].items()}
+    words = _text(one["why"]), _text(one["remedy"])
+    return Finding(_text(one["code"]), _text(one["severity"]), _name(one["layer"]), evidence, *words, trial)
 
 
-def _look(held: dict[str, Any]) -> Look:
-    layer = None if held["layer"] is None else _text(held["layer"])
-    numbers = _number(held["value"]), _number(held["threshold"])
-    return Look(_text(held["code"]), _text(held["quantity"]), *numbers, layer, _text(held["note"]))
+def _look(held: object) -> Look:
+    one = _entries(held, Look)
+    numbers = _number(one["value"]), _number(one["threshold"])
+    return Look(_text(one["code"]), _text(one["quantity"]), *numbers, _name(one["layer"]), _text(one["note"]))
 
 
-def _profile(held: dict[str, Any]) -> Profile:
-    names = set(Profile.__dataclass_fields__)
-    if set(held) != names:
-        raise ValueError("its profile has other entries")
-    series = {name: tuple(map(_number, held[name])) for name in names - {"layers", "dtype"}}
-    return Profile(layers=tuple(map(_text, held["layers"])), dtype=_text(held["dtype"]), **series)
+def _profile(held: object) -> Profile:
+    one = _entries(held, Profile)
+    series = {}
+    for name in set(one) - {"layers", "dtype"}:
+        series[name] = tuple(map(_number, _list(one[name])))
+    return Profile(layers=tuple(map(_text, _list(one["layers"]))), dtype=_text(one["dtype"]), **series)
+
+
+def _entries(held: object, kind: type) -> dict[str, object]:
+    if not isinstance(held, dict) or set(held) != {one.name for one in fields(kind)}:
+        raise ValueError(f"it has a {kind.__name__} with other entries")
+    return held
+
+
+def _list(held: object) -> list[object]:
+    if not isinstance(held, list):
+        raise ValueError(f"it has {str(held)[:40]!r} where a list stands")
+    return held
+
+
+def _name(held: object) -> str | None:
+    return None if held is None else _text(held)

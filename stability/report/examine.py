@@ -13,7 +13,6 @@ from torch import nn
 from stability.foundation.arguments import door
 from stability.foundation.checks import check_positive
 from stability.foundation.formats import check_formats
-from stability.jacobians import spectrum
 from stability.reading import Layers
 from stability.reading.chain_reading import Steps
 from stability.reading.network import Network
@@ -23,12 +22,8 @@ from stability.report.case import Case, Optimizer
 from stability.report.examination import Profile, Report
 from stability.report.finding import Finding, Look
 from stability.report.observation import in_mode, observe, without_fused_operations
+from stability.report.whole_spectrum import spectrum_of
 from stability.signals.losses import Loss
-
-#: States of up to so many numbers get all singular values, larger ones the leading ones.
-ALL_VALUES = 1000
-#: How many points the spectrum is taken at, and how many leading values.
-SPECTRUM_POINTS, LEADING = 2, 4
 
 #: The rules in the order of causes: what an earlier one explains a later one does not tell again.
 RULES: tuple[Callable[[Case], None], ...] = (
@@ -148,7 +143,7 @@ def _examined(
         for rule in RULES:
             rule(case)
         rules_numbers.formats(case, formats, layers if isinstance(layers, Layers) else None)
-        values = _spectrum(case)
+        values = spectrum_of(case)
     if case.late:
         case.notes.append(f"the budget of {budget:g} s was spent: later looks and trials were left out")
     findings = tuple(sorted(_each_once(case.findings), key=lambda one: one.rank))
@@ -172,38 +167,6 @@ def _nearest(looks: list[Look]) -> list[Look]:
         if before is None or one.value > before.value:
             held[key] = one
     return list(held.values())
-
-
-def _spectrum(case: Case) -> tuple[float, ...]:
-    """Return logs of the singular values of the whole network at its first points, none where they cannot be had."""
-    width = case.reading.x[0].numel() if case.reading.x.ndim else 1
-    leading = width > ALL_VALUES
-    if case.late or not case.seen.is_cut:
-        return ()
-    if time.monotonic() - case.until > -2.0 or (leading and len(case.seen.layers) > 50):
-        case.notes.append("the spectrum was left out: the budget does not allow it")
-        return ()
-    if leading:
-        case.notes.append(f"the spectrum has the {LEADING} leading values of {width}")
-    part = case.reading.part(0, min(SPECTRUM_POINTS, case.reading.inputs.points))
-    given: object = part.inputs.options or part.inputs.args
-    try:
-        found = spectrum(
-            case.net,
-            given,
-            layers=case.reading.choice,
-            k=LEADING if leading else None,
-            source=case.reading.source,
-            batch_dim=case.reading.inputs.batch_dim,
-            check=False,
-            distances=False,
-            memory=case.memory,
-            progress=False,
-        )
-    except (ValueError, TypeError, RuntimeError) as error:
-        case.notes.append(f"there is no spectrum: {error}")
-        return ()
-    return tuple(sorted((v for v in found.log_values[-1].flatten().tolist() if v > -math.inf), reverse=True)[:2000])
 
 
 def _profile(case: Case, values: tuple[float, ...]) -> Profile:

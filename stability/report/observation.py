@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -124,15 +124,16 @@ def observe(reading: Network, loss: Loss | None, backward: bool = True) -> Obser
 
 def random_loss(output: object) -> Tensor:
     """Return the mean over the points of a random unit direction times the output, the same one at every call."""
-    total: Any = 0.0
+    total: Tensor | None = None
     generator = torch.Generator().manual_seed(0)
     for tensor in tensors_in(output):
         if tensor.is_floating_point() and tensor.requires_grad:
             direction = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
             # The root of the number of points times that of the numbers of a point.
             scale = math.sqrt(tensor.numel()) * math.sqrt(max(1, tensor.shape[0] if tensor.ndim else 1))
-            total = total + (tensor * (direction / scale).to(tensor)).sum()
-    if not isinstance(total, Tensor):
+            part = (tensor * (direction / scale).to(tensor)).sum()
+            total = part if total is None else total + part
+    if total is None:
         raise ValueError("the network returns nothing that depends on it: give loss=, a function of its output")
     return total
 
@@ -177,7 +178,7 @@ def _plain_backward(found: Pass, value: Tensor, wanted: list[State | None], seen
     named = {name: p for name, p in found.module.named_parameters() if p.requires_grad}
     states = [None if s is None or len(s.edges) != 1 else s for s in wanted]
     edges = [s.gradient_edges[0] for s in states if s is not None]
-    sources: list[Any] = [*named.values(), *edges]
+    sources = cast("list[Tensor]", [*named.values(), *edges])
     given = torch.autograd.grad(value, sources, retain_graph=True, allow_unused=True)
     left = iter(given[len(named) :])
     logs: list[float | None] = []
@@ -204,7 +205,7 @@ class _Taken(TorchFunctionMode):
         self,
         function: Callable[..., object],
         types: object,
-        args: tuple[Any, ...] = (),
+        args: tuple[object, ...] = (),
         kwargs: dict[str, object] | None = None,
     ) -> object:
         kwargs = kwargs or {}

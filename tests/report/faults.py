@@ -391,7 +391,8 @@ def norm_epsilon(planted):
         block = sample.blocks[number % len(sample.blocks)]
         inner = sample.maps(block)[0]
         inner.weight.data.mul_(size)
-        words = f"{type(inner).__name__} before a norm times {size:g}"
+        kinds = ("LayerNorm", "BatchNorm", "GroupNorm conv", "BatchNorm conv", "RMSNorm", "resnet")
+        words = f"{kinds[kind]}, {type(inner).__name__} before it times {size:g}"
         return planted(words, sample, "norm_epsilon", block)
 
     return [lambda n=n: make(n) for n in range(12)]

@@ -88,10 +88,11 @@ def healthy(number: int):
         losses = []
         for _ in range(40):
             optimizer.zero_grad()
-            losses.append(sample.loss(sample.net(sample.x)))
-            losses[-1].backward()
+            value = sample.loss(sample.net(sample.x))
+            value.backward()
+            losses.append(float(value.detach()))
             optimizer.step()
         # The independent truth: it learns.
-        assert float(losses[0]) > float(losses[-1]), name
+        assert losses[0] > losses[-1], name
         optimizer.zero_grad()
     return name, sample, optimizer

@@ -78,7 +78,7 @@ def test_every_code_is_planted_in_five_architectures_and_more_than_two_hundred_t
 
 def test_plain_networks_of_a_hundred_layers_are_harmful():
     for act in (nn.Tanh, nn.PReLU, nn.ReLU):
-        found = st.examine(small(100, 32, act), torch.randn(32, 32), lambda y: y.square().mean()).findings
+        found = st.examine(small(100, 16, act), torch.randn(16, 16), lambda y: y.square().mean()).findings
         assert {"vanishing_gradient", "collapsed"} <= {one.code for one in found if one.severity == "harmful"}
 
 
@@ -132,7 +132,7 @@ def test_without_time_it_says_what_was_left_out():
 def test_a_large_state_has_its_leading_values_alone():
     net = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 3, 3, padding=1))
     report = st.examine(net, torch.randn(8, 3, 20, 20))
-    assert len(report.profile.spectrum) <= 8
+    assert len(report.profile.spectrum) == 4
     assert any("leading values of 1200" in note for note in report.notes)
 
 
@@ -244,7 +244,8 @@ def healthy():
 def dead():
     bad = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
     bad[0].bias.data.fill_(-100)
-    return {"model": bad, "x": torch.randn(16, 8), "loss": lambda y: y.mean(), "optimizer": torch.optim.Adam(bad.parameters())}
+    adam = torch.optim.Adam(bad.parameters())
+    return {"model": bad, "x": torch.randn(16, 8), "loss": lambda y: y.mean(), "optimizer": adam}
 
 pair = (net, torch.randn(16, 8), lambda y: y.square().mean())
 
