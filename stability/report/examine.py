@@ -14,11 +14,11 @@ from stability.foundation.arguments import door
 from stability.foundation.checks import check_positive
 from stability.foundation.formats import check_formats
 from stability.reading import Layers
-from stability.reading.chain_reading import Steps
 from stability.reading.network import Network
-from stability.reading.read import AnyNetwork, as_module, read
+from stability.reading.read import AnyNetwork, as_module, is_chain, read
 from stability.report import rules_flow, rules_inputs, rules_numbers, rules_training, rules_units
 from stability.report.case import Case, Optimizer
+from stability.report.chain_member import one_member
 from stability.report.examination import Profile, Report
 from stability.report.finding import Finding, Look
 from stability.report.observation import in_mode, observe, without_fused_operations
@@ -62,7 +62,7 @@ def examine(
     `stability.report.thresholds`. Remedies are tried on copies, and those that do not help are not advised.
 
     Args:
-        net: any module, or callables that follow one another.
+        net: any module, a `Chain` of one member, or callables that follow one another.
         x: what it takes: a tensor, a tuple of positional inputs, or a dictionary of keyword inputs; 8 points or more.
         loss: a function of what the network returns; without, the mean over the points of a random unit direction.
         optimizer: of the network's parameters; without one, its epsilon and its steps are not looked at.
@@ -75,8 +75,7 @@ def examine(
         memory: GiB that the spectrum may take.
 
     Raises:
-        ValueError, TypeError: for a network that does not take x, or cannot be copied, and for a `Chain`, whose seeds
-            have verbs of their own.
+        ValueError, TypeError: for a network that does not take x or cannot be copied, a `Chain` of several members.
 
     >>> import torch, stability as st
     >>> net = torch.nn.Sequential(*(torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.ReLU()) for _ in range(4)))
@@ -95,19 +94,15 @@ def examine(
         raise TypeError(f"loss is a {type(loss).__name__}: expected one function of the network's output, or None")
     if optimizer is not None and not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer is a {type(optimizer).__name__}: expected a torch.optim.Optimizer, or None")
-    module, own = _copied(net, optimizer)
     title = type(net).__name__
+    module, own = _copied(one_member(net) if is_chain(net) else net, optimizer)
     broken = rules_numbers.parameters_not_finite(module)
     if broken:
         seconds = time.monotonic() - began
         note = "nothing else was looked at: the parameters are not finite"
         return Report(title, tuple(broken), (Look("nonfinite", "parameters", 1.0, 1.0),), (note,), Profile(), seconds)
     reading = read(module, x, layers)
-    if isinstance(reading, Steps):
-        raise TypeError(
-            "net is a Chain, whose members are many networks: take st.propagation, st.gradient_norms and "
-            "st.first_failure, or one member as a module"
-        )
+    assert isinstance(reading, Network)
     with in_mode(module, train), without_fused_operations():
         return _examined(reading, loss, own, layers, chosen, (title, began, budget, memory))
 

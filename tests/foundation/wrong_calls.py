@@ -100,6 +100,20 @@ def measurements():
         "forward_error of two": (st.forward_error, {**of_module, "reference": module()}),
         "units": (st.units, {**of_module, "unit_dim": None, "threshold": 0.1}),
         "layers": (st.layers, of_module),
+        "examine": (
+            st.examine,
+            {
+                "net": module(),
+                "x": Y,
+                "loss": None,
+                "optimizer": None,
+                "layers": None,
+                "formats": ["float16"],
+                "train": False,
+                "budget": 1.0,
+                "memory": 1.0,
+            },
+        ),
         "watch": (
             st.watch,
             {"model": module(), "every": 1, "parameters": False, "source": None, "optimizer": None, "scaler": None},

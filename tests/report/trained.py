@@ -1,7 +1,7 @@
 """An independent truth of severity: does it train? `python -m tests.report.trained` asks every network.
 
 Each is trained for 200 iterations on two batches, the halves of its points, by its own optimiser, else by Adam at 1e-3.
-Harm is the loss in the end over that of chance, ln 4 for the four classes: 0 where it has learned them, 1 where nothing.
+Harm is the loss in the end over that of chance, ln 4 for four classes: 0 where it has learned them, 1 where nothing.
 """
 
 from __future__ import annotations
