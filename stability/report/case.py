@@ -29,7 +29,8 @@ class Case:
         loss, optimizer: as given; the optimiser is that of the copy.
         seen: what its run showed, in its own format.
         wide: the same in float64, None where that could not be run.
-        until: the time at which no more is begun.
+        until: the time at which all is to be over.
+        lasts: the seconds that one run took, forward and backward: nothing is begun that would not end in time.
         looks, findings, notes: what the rules looked at, found, and left out.
     """
 
@@ -39,6 +40,7 @@ class Case:
     seen: Observation
     wide: Observation | None
     until: float
+    lasts: float = 0.0
     memory: float = 4.0
     looks: list[Look] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -50,8 +52,13 @@ class Case:
 
     @property
     def late(self) -> bool:
-        """Whether the budget is spent."""
-        return time.monotonic() > self.until
+        """Whether the budget does not allow one more run."""
+        return self.left < self.lasts
+
+    @property
+    def left(self) -> float:
+        """How many seconds are left."""
+        return self.until - time.monotonic()
 
     def name(self, layer: int) -> str | None:
         """Return the name of a layer, None for a network that no cut separates."""

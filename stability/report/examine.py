@@ -70,8 +70,8 @@ def examine(
         formats: which are tried, beside the one that the network is in.
         train: whether modules are in train mode. By default they are in eval mode, but for batch normalisations that
             have seen no batch, which take the statistics of this one.
-        budget: seconds after which nothing more is begun: trials, formats and the spectrum are left out first, and
-            `Report.notes` says so.
+        budget: seconds. What would not end in time by how long one run took is not begun: trials, formats and the
+            spectrum are left out first, and `Report.notes` says so.
         memory: GiB that the spectrum may take.
 
     Raises:
@@ -103,7 +103,7 @@ def examine(
         return Report(title, tuple(broken), (Look("nonfinite", "parameters", 1.0, 1.0),), (note,), Profile(), seconds)
     reading = read(module, x, layers)
     assert isinstance(reading, Network)
-    with in_mode(module, train), without_fused_operations():
+    with in_mode(module, train), without_fused_operations(module):
         return _examined(reading, loss, own, layers, chosen, (title, began, budget, memory))
 
 
@@ -125,8 +125,9 @@ def _examined(
     frame: tuple[str, float, float, float],
 ) -> Report:
     title, began, budget, memory = frame
+    start = time.monotonic()
     seen = observe(reading, loss)
-    case = Case(reading, loss, optimizer, seen, None, began + budget, memory)
+    case = Case(reading, loss, optimizer, seen, None, began + budget, time.monotonic() - start, memory)
     case.notes += seen.notes
     if loss is None:
         case.notes.append("no loss was given: gradients are of a random direction in the output")
@@ -140,7 +141,7 @@ def _examined(
         rules_numbers.formats(case, formats, layers if isinstance(layers, Layers) else None)
         values = spectrum_of(case)
     if case.late:
-        case.notes.append(f"the budget of {budget:g} s was spent: later looks and trials were left out")
+        case.notes.append(f"the budget of {budget:g} s is spent: later looks and trials were left out")
     findings = tuple(sorted(_each_once(case.findings), key=lambda one: one.rank))
     looks = tuple(_nearest(case.looks))
     seconds = time.monotonic() - began

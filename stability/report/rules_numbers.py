@@ -18,6 +18,9 @@ from stability.report.finding import Finding, Trial
 from stability.report.observation import Observation, observe, random_loss
 from stability.signals.losses import Loss
 
+#: How many runs the references of the formats take about, and each format.
+REFERENCE_RUNS, FORMAT_RUNS = 5, 4
+
 
 def parameters_not_finite(net: nn.Module) -> list[Finding]:
     """Return a finding for each of the first parameters with a NaN or an infinity: nothing else can be looked at."""
@@ -98,9 +101,14 @@ def formats(case: Case, names: Sequence[str | torch.dtype], layers: Layers | Non
     Gradients that a loss scale saves are no finding.
     """
     chosen = [n for n in map(format_name, names) if FORMATS.get(n) != case.seen.dtype]
-    if not chosen or case.seen.random or case.late:
-        if case.seen.random:
-            case.notes.append("formats were not looked at: the network draws random numbers")
+    if case.seen.random:
+        case.notes.append("formats were not looked at: the network draws random numbers")
+        return None
+    fitting = max(0, int((case.left - REFERENCE_RUNS * case.lasts) / (FORMAT_RUNS * max(case.lasts, 1e-9))))
+    if fitting < len(chosen):
+        case.notes.append(f"not looked at, as the budget does not allow it: {', '.join(chosen[fitting:])}")
+        chosen = chosen[:fitting]
+    if not chosen:
         return None
     loss: Loss = case.loss or random_loss
     try:

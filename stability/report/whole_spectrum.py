@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 from stability.jacobians import spectrum
 from stability.jacobians.leading_values import leading_spectrum
@@ -27,7 +26,6 @@ def spectrum_of(case: Case) -> tuple[float, ...]:
     Of states of more than 1,000 numbers, or where all would take too long, these are the leading values at one point,
     of the network as one layer.
     """
-    left = case.until - time.monotonic()
     if not case.seen.is_cut or case.seen.random or normalises_by_batch(case.net):
         case.notes.append("there is no spectrum: points are not apart, or not followed, as the network is")
         return ()
@@ -37,7 +35,7 @@ def spectrum_of(case: Case) -> tuple[float, ...]:
             widths = [state.width for state in found.states("a state")]
         work = POINTS * math.fsum(max(width, 1) ** 3 for width in widths)
         every = max(widths[0], widths[-1]) <= ALL_VALUES and work <= ALL_WORK
-        if left < (1.0 if every else LEAST_TIME):
+        if case.left < case.lasts + (1.0 if every else LEAST_TIME):
             case.notes.append("the spectrum was left out: the budget does not allow it")
             return ()
         if every:

@@ -352,7 +352,7 @@ WRONG = {
 
 #: Names of arguments that may be such a value after all.
 FINE = {
-    "a bool": {"parameters", "marks", "check", "distances", "progress", "alive", "exact", "gain"},
+    "a bool": {"parameters", "marks", "check", "distances", "progress", "alive", "exact", "gain", "train"},
     "a text": {"label", "name", "folder", "checkpoint", "resume", "path"},
     "an empty text": {"label", "folder"},
     "none": {"label", "ax", "batch_dim"},
@@ -365,7 +365,8 @@ FINE = {
     "zero": {"source", "batch_dim", "unit_dim", "threshold", "position", "top", "alpha", "depth", "other"}
     | NUMBERS
     | {"scale", "width_power", "depth_power", "root", "folds", "order", "k"},
-    "a fraction": NUMBERS | {"top", "size", "other", "scale", "width_power", "depth_power", "memory", "every"},
+    "a fraction": NUMBERS
+    | {"top", "size", "other", "scale", "width_power", "depth_power", "memory", "every", "budget"},
     "minus one": {
         "correlation",
         "depth_power",
