@@ -167,6 +167,9 @@ def replayed(case: Case) -> Observation | None:
     """Return what the network shows in float64, without gradients; None where it cannot be run so."""
     if case.seen.dtype == torch.float64:
         return case.seen
+    if case.left < 2 * case.lasts:
+        case.notes.append("the network was not run in float64: the budget does not allow it")
+        return None
     try:
         reading = in_format(case.reading, torch.float64)
         return observe(replace(reading, expected=None), case.loss, backward=False)

@@ -9,6 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+#: Added to all seeds: other networks of the same kinds, that nothing was chosen on.
+OFFSET = [0]
+
 
 @dataclass
 class Sample:
@@ -109,11 +112,11 @@ def labels(points: int, classes: int) -> Callable[[object], torch.Tensor]:
 
 
 def _points(*shape: int, seed: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(1000 + seed))
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1000 + seed + OFFSET[0]))
 
 
 def mlp(width=32, depth=6, act=nn.ReLU, start="he", bias=True, norm=None, points=32, seed=0) -> Sample:
-    torch.manual_seed(seed)
+    torch.manual_seed(seed + OFFSET[0])
     blocks = []
     for _ in range(depth):
         parts = [nn.Linear(width, width, bias=bias), *([norm(width)] if norm else []), act()]
@@ -123,7 +126,7 @@ def mlp(width=32, depth=6, act=nn.ReLU, start="he", bias=True, norm=None, points
 
 
 def residual(width=32, depth=6, act=nn.ReLU, norm=nn.LayerNorm, points=32, seed=0) -> Sample:
-    torch.manual_seed(seed)
+    torch.manual_seed(seed + OFFSET[0])
     blocks = []
     for _ in range(depth):
         parts = [nn.Linear(width, 2 * width), act(), nn.Linear(2 * width, width)]
@@ -133,7 +136,7 @@ def residual(width=32, depth=6, act=nn.ReLU, norm=nn.LayerNorm, points=32, seed=
 
 
 def conv(width=8, depth=4, act=nn.ReLU, start="he", bias=True, norm=None, points=16, seed=0) -> Sample:
-    torch.manual_seed(seed)
+    torch.manual_seed(seed + OFFSET[0])
     blocks = []
     for _ in range(depth):
         parts = [nn.Conv2d(width, width, 3, padding=1, bias=bias), *([norm(width)] if norm else []), act()]
@@ -158,14 +161,14 @@ class BasicBlock(nn.Module):
 
 
 def resnet(width=8, depth=4, zero=False, points=16, seed=0) -> Sample:
-    torch.manual_seed(seed)
+    torch.manual_seed(seed + OFFSET[0])
     stem = nn.Sequential(nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
     net = Stack(stem, [BasicBlock(width, zero) for _ in range(depth)], Pooled(width, 4, (2, 3)))
     return Sample(net, _points(points, 3, 8, 8, seed=seed), labels(points, 4), [f"blocks.{k}" for k in range(depth)])
 
 
 def transformer(width=16, depth=4, norm_first=True, act="relu", tokens=False, points=16, seed=0) -> Sample:
-    torch.manual_seed(seed)
+    torch.manual_seed(seed + OFFSET[0])
     layers = [
         nn.TransformerEncoderLayer(width, 2, 2 * width, 0.1, act, batch_first=True, norm_first=norm_first)
         for _ in range(depth)
@@ -175,12 +178,12 @@ def transformer(width=16, depth=4, norm_first=True, act="relu", tokens=False, po
     head = nn.Sequential(nn.LayerNorm(width), head) if norm_first else head
     x = _points(points, 6, 12, seed=seed)
     if tokens:
-        x = torch.randint(0, 11, (points, 6), generator=torch.Generator().manual_seed(seed))
+        x = torch.randint(0, 11, (points, 6), generator=torch.Generator().manual_seed(seed + OFFSET[0]))
     return Sample(Stack(stem, layers, head), x, labels(points, 4), [f"blocks.{k}" for k in range(depth)])
 
 
 def recurrent(width=16, depth=2, kind=nn.LSTM, length=6, points=16, seed=0) -> Sample:
-    torch.manual_seed(seed)
+    torch.manual_seed(seed + OFFSET[0])
     net = Stack(nn.Linear(12, width), [Recurrent(kind, width, width) for _ in range(depth)], Pooled(width, 4, (1,)))
     x = _points(points, length, 12, seed=seed)
     return Sample(net, x, labels(points, 4), [f"blocks.{k}" for k in range(depth)])

@@ -15,14 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 import stability as st
 from tests.report import architectures as a
 from tests.report import faults
 from tests.report.healthy import COUNT, healthy
-
-HERE = Path(__file__).parents[2] / "figures"
 
 
 @dataclass
@@ -65,8 +65,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--every", type=int, default=1, help="take every so manieth of both")
     parser.add_argument("--only", help="one code")
-    parser.add_argument("--out", type=Path, help="folder for the CSV and the figure")
+    parser.add_argument("--out", type=Path, help="folder for the CSV")
+    parser.add_argument("--seed", type=int, default=0, help="added to all seeds: other networks of the same kinds")
     given = parser.parse_args()
+    a.OFFSET[0] = given.seed
     torch.set_num_threads(1)
     rows, began = [], time.time()
     for number, make in list(enumerate(ALL))[:: given.every]:
@@ -131,6 +133,39 @@ def write(rows: list[tuple], folder: Path) -> None:
         for row in rows:
             words = "; ".join(f"{code}:{severity}:{layer}" for code, severity, layer in row[6])
             writer.writerow([*row[:6], words])
+    draw(rows).savefig(folder / "examine_confusion.png", dpi=150, metadata={"Software": None})
+
+
+def draw(rows: list[tuple]) -> Figure:
+    """Return the confusion matrix as a picture: rows are planted, columns found, in per cent of the row."""
+    codes = list(faults.FAULTS)
+    planted = [*codes, "healthy"]
+    counts = np.zeros((len(planted), len(codes)))
+    for row in rows:
+        # What was planted counts at any severity, anything else where it is broken or harmful.
+        found = {code for code, severity, _ in row[6] if severity != "watch"} - {row[3]}
+        found |= {row[3]} if row[5] and row[3] in codes else set()
+        for code in found:
+            counts[planted.index(row[3]), codes.index(code)] += 1
+    totals = np.array([max(1, sum(row[3] == code for row in rows)) for code in planted])
+    shares = 100 * counts / totals[:, None]
+    figure = Figure(figsize=(8, 7.2), layout="constrained")
+    ax = figure.add_subplot()
+    ax.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    for (i, j), share in np.ndenumerate(shares):
+        if share:
+            ax.text(
+                j, i, f"{share:.0f}", ha="center", va="center", fontsize=7, color="white" if share > 60 else "black"
+            )
+    ax.set_xticks(range(len(codes)), codes, rotation=60, ha="right", fontsize=8)
+    ax.set_yticks(range(len(planted)), [f"{c} ({n})" for c, n in zip(planted, totals, strict=True)], fontsize=8)
+    ax.set_xlabel("found: what was planted in its layer at any severity, anything else broken or harmful, in %")
+    ax.set_ylabel("planted (how many)")
+    right, wrong = sum(r[5] for r in rows if r[0] == "planted"), sum(not r[5] for r in rows if r[0] == "healthy")
+    ax.set_title(
+        f"{right} of {sum(totals[:-1])} planted faults found in their layer, {wrong} of {totals[-1]} healthy flagged"
+    )
+    return figure
 
 
 if __name__ == "__main__":
