@@ -16,7 +16,7 @@ from stability.foundation.formats import check_formats
 from stability.reading import Layers
 from stability.reading.network import Network
 from stability.reading.read import AnyNetwork, as_module, is_chain, read
-from stability.report import rules_flow, rules_inputs, rules_numbers, rules_training, rules_units
+from stability.report import rules_flow, rules_inputs, rules_numbers, rules_steps, rules_training, rules_units
 from stability.report.case import Case, Optimizer
 from stability.report.chain_member import one_member
 from stability.report.examination import Profile, Report
@@ -37,8 +37,8 @@ RULES: tuple[Callable[[Case], None], ...] = (
     rules_flow.collapsed,
     rules_inputs.chaotic,
     rules_inputs.ill_conditioned,
-    rules_training.optimizer_epsilon,
-    rules_training.lost_updates,
+    rules_steps.optimizer_epsilon,
+    rules_steps.lost_updates,
 )
 
 

@@ -218,7 +218,11 @@ def ill_conditioned(case: Case) -> None:
         owner = name.rpartition(".")[0]
         trial = None
         if isinstance(case.net.get_submodule(owner), nn.Linear | nn.modules.conv._ConvNd):
-            trial = Trial("start it as an orthogonal matrix", "its condition number", min(number, 1e300), 1.0)
+            with undisturbed(nn.Module()):
+                twin = nn.init.orthogonal_(case.net.get_parameter(name).detach().clone())
+            spread = torch.linalg.svdvals(twin.double().flatten(1))
+            after = float(spread[0] / spread[-1])
+            trial = Trial("start it as an orthogonal matrix", "its condition number", min(number, 1e300), after)
         harmful = rank == 1 and width >= 4
         case.findings.append(
             Finding(
