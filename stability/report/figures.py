@@ -159,7 +159,11 @@ def _spectrum(report: Report) -> Drawing | None:
         ax.set_ylabel("log10 of the singular value")
         _places(ax)
 
-    return _drawn("Singular values of the whole network; below the dashed line rounding covers them", words, draw)
+    return _drawn(
+        "Singular values of the whole network at its first points; below the dashed line rounding covers them",
+        words,
+        draw,
+    )
 
 
 def _format(report: Report) -> str:

@@ -21,7 +21,7 @@ from stability.report.thresholds import LOST_SHARE, epsilon_ratio
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the optimiser on a copy: before, after, gradient and rate of every weight matrix of a rate above 0."""
+    """A step of the optimiser on a copy: before, after, gradient and rate of every weight matrix of a rate above 0."""
 
     weights: dict[str, tuple[Tensor, Tensor, Tensor, float]]
 
