@@ -159,7 +159,8 @@ def gates(found: Pass, places: Places, nodes: Iterable[Node], batch_dim: int | N
 def _saved(node: Node, rule: Callable[[Node], Tensor | None]) -> Tensor | None:
     try:
         with torch.no_grad():
-            return rule(node)
+            found = rule(node)
+            return None if found is None else found.detach()
     except (AttributeError, RuntimeError):  # not saved, or changed in place since
         return None
 
