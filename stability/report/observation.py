@@ -155,15 +155,24 @@ def _measured(state: State, name: str) -> tuple[float | None, float | None]:
     return size, float(log_norm(apart)) - math.log(apart.numel()) / 2
 
 
+class _OutOfReach(Exception):
+    """The loss depends on no parameter."""
+
+
 def _backward(found: Pass, loss: Loss, seen: Observation) -> None:
     try:
+        if not any(t.requires_grad for t in tensors_in(found.output)):
+            raise _OutOfReach
         value = loss(found.output)
+        if isinstance(value, Tensor) and not value.requires_grad:
+            raise _OutOfReach
         seen.loss = float(value.detach().double().sum()) if isinstance(value, Tensor) else 0.0
         if isinstance(value, Tensor) and value.numel() == 1 and not math.isfinite(seen.loss):
             return
         value = scalar_loss(loss, found.output)
-    except TypeError:
-        raise
+    except _OutOfReach:
+        seen.missing = tuple(name for name, p in found.module.named_parameters() if p.requires_grad)
+        return
     wanted = [s if there else None for s, there in zip(found.before, found.takes_state, strict=True)]
     output = found.after[-1] if found.is_cut and found.after[-1].edges else None
     try:

@@ -34,7 +34,7 @@ def input_scale(case: Case) -> None:
     if not _floating(case.reading.inputs) or case.reading.source is not None:
         return
     size, spread = case.seen.log_sizes[0], case.seen.log_spreads[0]
-    if spread is not None and spread > -math.inf:
+    if spread is not None:
         value = math.exp(spread)
         case.look("input_scale", "spread of the points over their root mean square", value, SPREAD_WATCH)
         if value < SPREAD_WATCH:
@@ -53,7 +53,7 @@ def input_scale(case: Case) -> None:
                     None,
                     {"spread": value, "threshold": SPREAD_HARMFUL if harmful else SPREAD_WATCH},
                     f"The points differ by {value:.2g} of their size: what they have in common is learned first, and "
-                    f"what tells them apart {1 / value**2:.2g} times slower.",
+                    f"what tells them apart {1 / max(value, 1e-150) ** 2:.2g} times slower.",
                     advice(settled([trial], lambda t: t.after > SPREAD_WATCH), "Take the mean from the points."),
                     settled([trial], lambda t: t.after > SPREAD_WATCH),
                 )

@@ -298,3 +298,42 @@ def test_the_command_line_shows_layers(tmp_path, capsys):
     assert main(["layers", "model"]) == 2
     (tmp_path / "broken.py").write_text("def (")
     assert main(["layers", f"{tmp_path}/broken.py:make"]) == 2
+
+
+class OutOfReach(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        with torch.no_grad():
+            return self.linear(x)
+
+
+def test_a_network_that_no_gradient_reaches_is_broken():
+    for loss in (None, lambda y: y.square().mean()):
+        found = st.examine(OutOfReach(), torch.randn(5, 4), loss).findings
+        assert [(one.code, one.severity, one.layer) for one in found] == [("cut_gradient", "broken", "linear")]
+
+
+def test_points_that_are_all_the_same_are_told():
+    found = st.examine(small(), torch.ones(8, 16)).findings
+    assert ("input_scale", "harmful") in {(one.code, one.severity) for one in found}
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_networks_in_train_mode_and_single_points_are_taken(train):
+    net = nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 2))
+    report = st.examine(net, torch.randn(32, 16), train=train)
+    assert report.healthy
+    assert any("draws random" in note for note in report.notes) == train
+    assert st.examine(small(), torch.randn(1, 16)).healthy
+
+
+def test_a_chain_of_one_member_has_its_steps_for_layers():
+    x = torch.linspace(-3, 3, 33, dtype=torch.float64)
+    found = st.examine(st.Chain("plain_prelu", 100), x, lambda y: (y - x.sin()).square().mean(dim=1)).findings
+    assert found[0].code == "vanishing_gradient"
+    assert st.examine(st.Chain("residual2_prelu", 20), x).profile.layers[-1] == "step 20"
+    with pytest.raises(ValueError, match="3 members"):
+        st.examine(st.Chain("plain_prelu", 10, seeds=3), x)
