@@ -11,6 +11,7 @@ from .jacobians import (
 from .networks import ARCHITECTURES, INITS, Architecture, Chain, Distribution, Init
 from .precision import FirstFailures, FirstNonfinite, ForwardErrors, first_failure, first_nonfinite, forward_error
 from .reading import Layer, Layers, layers
+from .report import Finding, Report, examine
 from .signals import (
     GradientNorms,
     GrowthFit,
@@ -34,6 +35,7 @@ __all__ = [
     "Chain",
     "Count",
     "Distribution",
+    "Finding",
     "FirstFailures",
     "FirstNonfinite",
     "ForwardErrors",
@@ -49,6 +51,7 @@ __all__ = [
     "NotFinite",
     "PiecewiseLinear",
     "Propagation",
+    "Report",
     "SelfCheck",
     "Spectrum",
     "Task",
@@ -57,6 +60,7 @@ __all__ = [
     "check_spectrum",
     "construct",
     "count",
+    "examine",
     "first_failure",
     "first_nonfinite",
     "fit_growth",

@@ -25,7 +25,9 @@ ALLOWED = {
     "precision": {"signals", "jacobians", "reading", "networks"},
     "training": {"folds", "networks"},
     "plots": MEASURED | {"reading", "networks", "training"},
+    "report": MEASURED | {"reading", "networks", "plots"},
     "__init__": set(ROOMS),
+    "__main__": {"report"},
 }
 
 

@@ -136,10 +136,10 @@ def _shown(value: object) -> str:
 
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("alive", "check", "distances", "exact", "parameters", "predicted", "progress"), _flag),
+    **dict.fromkeys(("alive", "check", "distances", "exact", "parameters", "predicted", "progress", "train"), _flag),
     **dict.fromkeys(("checkpoint", "folder", "path", "resume"), _path),
     **dict.fromkeys(("along", "label", "name", "quantity"), _text),
-    **dict.fromkeys(("every", "level", "memory", "power", "share", "size", "threshold", "top"), _number),
+    **dict.fromkeys(("budget", "every", "level", "memory", "power", "share", "size", "threshold", "top"), _number),
     **dict.fromkeys(("batch_dim", "unit_dim"), _dimension),
     "alpha": _share,
     "ax": _axes,

@@ -100,6 +100,20 @@ def measurements():
         "forward_error of two": (st.forward_error, {**of_module, "reference": module()}),
         "units": (st.units, {**of_module, "unit_dim": None, "threshold": 0.1}),
         "layers": (st.layers, of_module),
+        "examine": (
+            st.examine,
+            {
+                "net": module(),
+                "x": Y,
+                "loss": None,
+                "optimizer": None,
+                "layers": None,
+                "formats": ["float16"],
+                "train": False,
+                "budget": 1.0,
+                "memory": 1.0,
+            },
+        ),
         "watch": (
             st.watch,
             {"model": module(), "every": 1, "parameters": False, "source": None, "optimizer": None, "scaler": None},
@@ -338,7 +352,7 @@ WRONG = {
 
 #: Names of arguments that may be such a value after all.
 FINE = {
-    "a bool": {"parameters", "marks", "check", "distances", "progress", "alive", "exact", "gain"},
+    "a bool": {"parameters", "marks", "check", "distances", "progress", "alive", "exact", "gain", "train"},
     "a text": {"label", "name", "folder", "checkpoint", "resume", "path"},
     "an empty text": {"label", "folder"},
     "none": {"label", "ax", "batch_dim"},
@@ -351,7 +365,8 @@ FINE = {
     "zero": {"source", "batch_dim", "unit_dim", "threshold", "position", "top", "alpha", "depth", "other"}
     | NUMBERS
     | {"scale", "width_power", "depth_power", "root", "folds", "order", "k"},
-    "a fraction": NUMBERS | {"top", "size", "other", "scale", "width_power", "depth_power", "memory", "every"},
+    "a fraction": NUMBERS
+    | {"top", "size", "other", "scale", "width_power", "depth_power", "memory", "every", "budget"},
     "minus one": {
         "correlation",
         "depth_power",

@@ -1,0 +1,74 @@
+"""The singular values of the whole network at its first points, all or the leading ones, as the budget allows."""
+
+from __future__ import annotations
+
+import math
+
+from stability.jacobians import spectrum
+from stability.jacobians.leading_values import leading_spectrum
+from stability.reading.network import Network
+from stability.reading.refusals import normalises_by_batch
+from stability.report.case import Case
+
+#: States of up to so many numbers may have all their singular values.
+ALL_VALUES = 1000
+#: The cubes of the widths of all layers, summed: a QR factorisation a layer. So many take about two seconds.
+ALL_WORK = 2e9
+#: How many points, and how many leading values.
+POINTS, LEADING = 2, 4
+#: Seconds that leading values may take.
+LEAST_TIME = 6.0
+
+
+def spectrum_of(case: Case) -> tuple[float, ...]:
+    """Return logs of the singular values at the first points, the largest first; none where they cannot be had.
+
+    Of states of more than 1,000 numbers, or where all would take too long, these are the leading values at one point,
+    of the network as one layer.
+    """
+    if not case.seen.is_cut or case.seen.random or normalises_by_batch(case.net):
+        case.notes.append("there is no spectrum: points are not apart, or not followed, as the network is")
+        return ()
+    part = case.reading.part(0, min(POINTS, case.reading.inputs.points))
+    try:
+        with part.forward() as found:
+            widths = [state.width for state in found.states("a state")]
+        work = POINTS * math.fsum(max(width, 1) ** 3 for width in widths)
+        every = max(widths[0], widths[-1]) <= ALL_VALUES and work <= ALL_WORK
+        if case.left < case.lasts + (1.0 if every else LEAST_TIME):
+            case.notes.append("the spectrum was left out: the budget does not allow it")
+            return ()
+        if every:
+            logs = _all(case, part)
+        else:
+            case.notes.append(f"the spectrum has the {LEADING} leading values of {min(widths[0], widths[-1])}")
+            logs = _leading(case.reading.part(0, 1))
+    except (ValueError, TypeError, RuntimeError) as error:
+        case.notes.append(f"there is no spectrum: {error}")
+        return ()
+    return tuple(sorted((log for log in logs if log > -math.inf), reverse=True))
+
+
+def _all(case: Case, part: Network) -> list[float]:
+    found = spectrum(
+        case.net,
+        part.inputs.options or part.inputs.args,
+        layers=part.choice,
+        source=part.source,
+        batch_dim=part.inputs.batch_dim,
+        check=False,
+        distances=False,
+        memory=case.memory,
+        progress=False,
+    )
+    logs: list[float] = found.log_values[-1].flatten().tolist()
+    return logs
+
+
+def _leading(part: Network) -> list[float]:
+    with part.forward(math_attention=True) as found:
+        states = found.states("a state")
+        few = min(LEADING, states[0].width, states[-1].width)
+        values = leading_spectrum(("the network",), [states[0], states[-1]], few, progress=False, apart=True)
+    logs: list[float] = values.log_values[-1].flatten().tolist()
+    return logs
