@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import sympy
-import torch
 from numpy.typing import NDArray
 
 from stability.foundation.arguments import door
@@ -74,9 +73,7 @@ def born_dead(interval: float | Sequence[float], init: str | Init = "pytorch") -
     name, laws = _laws(init)
     sure = sympy.Integer(1)
     held = "weight and bias symmetric about 0: both sides of the kink are equally likely whatever the state"
-    if not isinstance(interval, Sequence | np.ndarray | torch.Tensor) or (
-        np.ndim(interval) == 0 and not isinstance(interval, Sequence)
-    ):
+    if not isinstance(interval, Sequence) and np.ndim(interval) == 0:
         point = check_number("interval", interval)
         where, alive = f"{point:g}", 2**-DEPTH
         derivation = "every step passes the signal with probability 1/2, whatever the state"
@@ -84,7 +81,7 @@ def born_dead(interval: float | Sequence[float], init: str | Init = "pytorch") -
         if point == 0 and laws.unbiased:
             return _of_depth(f"at 0, {name}", sure, "no biases", "the state is 0 and stays at the kink")
     else:
-        low, high = check_interval(interval)
+        low, high = check_interval(interval)  # type: ignore[arg-type]
         if not laws.unbiased:
             raise ValueError(
                 f"init {name!r} has biases: on an interval no closed form is known beyond one step, born_dead_step; "
