@@ -13,12 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stability.folds.exact_count import count_table
+from stability.folds.lines import line_of
 from stability.folds.numbers import signs_of
+from stability.folds.pieces import NO_LIMIT
 from stability.folds.piecewise import Count, PiecewiseLinear
-from stability.folds.restrict import Followable, restrict, tables_of
+from stability.folds.restrict import Followable, LineTooLong, restrict, tables_of, windows
 from stability.foundation.arguments import door
 from stability.foundation.checks import check_interval
 from stability.foundation.threads import workers
+
+#: GiB that a network may take along a line before it is counted part by part.
+_MEMORY = 4.0
 
 
 @door
@@ -89,7 +94,10 @@ def count(
         raise TypeError(
             "there is no interval: expected st.count(net, (low, high)) or st.count(model, st.segment(p, q))"
         )
-    return restrict(net, interval).count()  # type: ignore[no-any-return]
+    try:
+        return restrict(net, interval, memory=_MEMORY).count()  # type: ignore[no-any-return]
+    except LineTooLong:
+        return _count_windows(windows(net, line_of(interval), False, NO_LIMIT, _MEMORY))
 
 
 def _count_all(tables: NDArray[np.float64], ends: tuple[float, float]) -> list[tuple[int, int, int]]:

@@ -37,6 +37,14 @@ class TooManyKnots(Exception):
     """A function has more knots than its window may hold."""
 
 
+class TooMuchMemory(TooManyKnots):
+    """The numbers of a function take more memory than they may."""
+
+
+#: How many bytes the numbers of one function may take, of which several copies are held at a time.
+most_bytes: ContextVar[float | None] = ContextVar("how many bytes a function may take", default=None)
+
+
 class Pieces:
     """Rows of numbers: K values at the knots, K - 1 slopes between them, K - 2 bends at those inside.
 
@@ -55,6 +63,8 @@ class Pieces:
         # Rows of data: K values, K - 1 slopes, K - 2 bends. A linear map acts on all of them alike.
         if limit is not None and len(places.at) > limit:
             raise TooManyKnots
+        if (most := most_bytes.get()) is not None and data.nbytes > most:
+            raise TooMuchMemory
         self._places, self._data, self._bounds = places, data, errors
         # Inside a network there is a limit, be it out of reach.
         self._undecided, self._limit = undecided, limit

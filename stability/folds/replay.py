@@ -61,8 +61,11 @@ def settle(f: PiecewiseLinear, exactly: Callable[[float, float], PiecewiseLinear
     for low, high in _windows(f, stretches):
         try:
             with budget(left):
+                spend(1)
                 exact = _rounded(exactly(low, high))
-        except (TooExpensive, TypeError):  # the latter of what no rational number is, such as a root
+        except (TooExpensive, TypeError) as error:
+            if isinstance(error, TypeError):  # a network with numbers that are not rational, such as roots
+                left[0] = 0.0
             open_ones.append(stretches[(stretches[:, 1] >= low) & (stretches[:, 0] <= high)])
             continue
         if start < low:

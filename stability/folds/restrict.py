@@ -19,12 +19,12 @@ from stability.folds.following import IdleKnot, following, idle_knot
 from stability.folds.kernels.enumeration import enumerate_chain
 from stability.folds.lines import Line, line_of
 from stability.folds.perceptrons import restrict_layers
-from stability.folds.pieces import NO_LIMIT, TooManyKnots, insert
+from stability.folds.pieces import NO_LIMIT, TooManyKnots, TooMuchMemory, insert, most_bytes
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.places import Places
 from stability.folds.replay import settle
 from stability.foundation.arguments import door
-from stability.foundation.checks import check_finite, check_integer, check_table
+from stability.foundation.checks import check_finite, check_integer, check_positive, check_table
 from stability.foundation.formats import ROUNDOFF
 from stability.foundation.threads import interruptible
 from stability.networks import Chain
@@ -34,9 +34,15 @@ Followable = Chain | NDArray[np.float64] | Tensor | Sequence[Sequence[float]] | 
 Followed = NDArray[np.float64] | Callable[..., Tensor]
 
 _KEPT_AT_MOST = 2**21
+# How many arrays as large as the numbers of a function an operation works with at a time.
+_COPIES = 8
 _kept = threading.local()
 # Windows end at a place that no kink of round numbers falls on.
 _CUT = SPREAD
+
+
+class LineTooLong(ValueError):
+    """A network takes more memory along a line than it may."""
 
 
 def tables_of(net: object) -> tuple[NDArray[np.float64], bool] | None:
@@ -57,7 +63,7 @@ def tables_of(net: object) -> tuple[NDArray[np.float64], bool] | None:
 
 
 @door
-def restrict(net: Followable, line: Line, exact: bool = False, window: int | None = None) -> Any:
+def restrict(net: Followable, line: Line, exact: bool = False, window: int | None = None, memory: float = 4.0) -> Any:
     """Return what a network does along a line: the function t -> net(line(t)), knots, values and slopes.
 
     There is a knot wherever the activation pattern changes; `simplify()` keeps those where the function bends. In
@@ -74,13 +80,15 @@ def restrict(net: Followable, line: Line, exact: bool = False, window: int | Non
         exact: rational arithmetic throughout, for small networks; faster with python-flint.
         window: bound the memory: return an iterator over functions on adjacent parts of the line, in order, none of
             which had more than this many knots at any layer (scalar or not). `st.count` adds them up.
+        memory: in GiB. A network that takes more along the line is refused; with `window` its parts are made smaller.
+            `st.count` does so by itself.
 
     Returns:
         A `PiecewiseLinear`; a list of them for a chain or tables (seeds, rows, 6); an iterator with `window`.
 
     Raises:
         TypeError: for a network that is not piecewise linear, with the module's name and what works.
-        ValueError: for a line that does not fit, and for values that leave float64's range.
+        ValueError: for a line that does not fit, values that leave float64's range, and more memory than allowed.
 
     >>> import torch, stability as st
     >>> model = torch.nn.Sequential(torch.nn.Linear(1, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1)).double()
@@ -96,16 +104,23 @@ def restrict(net: Followable, line: Line, exact: bool = False, window: int | Non
             f"net is a {type(net).__name__}: expected a Chain, a step table or a piecewise-linear torch module"
         )
     followed: list[Followed] = [net] if found is None else list(found[0])  # type: ignore[list-item]
+    check_positive("memory", memory)
     if window is not None:
         window = check_integer("window", window, 4)
         if len(followed) > 1:
             raise ValueError(f"there are {len(followed)} seeds: windows are of one function; give one table (rows, 6)")
-        return _windows(followed[0], line, exact, window)
-    functions = [_along(one, line, exact, None) for one in followed]
+        return windows(followed[0], line, exact, window, memory)
+    try:
+        functions = [_along(one, line, exact, None, memory) for one in followed]
+    except TooMuchMemory:
+        raise LineTooLong(
+            f"along the line the network takes more than memory={memory:g} GiB: give window=, which returns parts of "
+            "the line one after the other, or a larger memory; st.count takes parts by itself"
+        ) from None
     return functions if found is not None and found[1] else functions[0]
 
 
-def _windows(net: Followed, line: PiecewiseLinear, exact: bool, window: int) -> Iterator[PiecewiseLinear]:
+def windows(net: Followed, line: PiecewiseLinear, exact: bool, window: int, memory: float) -> Iterator[PiecewiseLinear]:
     """Halve what remains of the line until it fits."""
     low, end = line.interval
     high = end
@@ -114,14 +129,14 @@ def _windows(net: Followed, line: PiecewiseLinear, exact: bool, window: int) -> 
         try:
             if len(part.knots) > window:
                 raise TooManyKnots
-            f = _along(net, part, exact, window)
+            f = _along(net, part, exact, window, memory)
         except TooManyKnots:
             width = high - low
             cut = low + width * (Fraction(_CUT) if isinstance(width, Fraction) else _CUT)
             if not low < cut < high:
                 raise ValueError(
-                    f"between {low} and {high} there are more than {window} knots, and floats cannot part them: "
-                    "give a larger window"
+                    f"between {low} and {high} there are more than {window} knots, or more than {memory:g} GiB of "
+                    "numbers, and floats cannot part them: give a larger window or memory"
                 ) from None
             high = cut
             continue
@@ -132,8 +147,12 @@ def _windows(net: Followed, line: PiecewiseLinear, exact: bool, window: int) -> 
         low, high = high, min(end, high + 2 * (high - low))
 
 
-def _along(net: Followed, line: PiecewiseLinear, exact: bool, limit: int | None) -> PiecewiseLinear:
-    f = _run(net, line.to_exact(_fast_rational()) if exact else line, limit)
+def _along(net: Followed, line: PiecewiseLinear, exact: bool, limit: int | None, memory: float) -> PiecewiseLinear:
+    token = most_bytes.set(memory * 2**30 / _COPIES)
+    try:
+        f = _run(net, line.to_exact(_fast_rational()) if exact else line, limit)
+    finally:
+        most_bytes.reset(token)
     f = f.to_exact(Fraction) if exact else f
     f._limit = None  # it is a function now, and followed no more
     return f

@@ -1,5 +1,6 @@
 """What rounding gets wrong along lines, kind by kind: cancelled neurons, kinks in one place, ranges, ends."""
 
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -115,3 +116,17 @@ def test_round_trips_through_whole_numbers_are_refused():
 def test_random_modules_are_right():
     found = [outcome(seed) for seed in range(150)]
     assert set(found) == {"right"}
+
+
+def test_a_network_that_takes_too_much_memory_is_refused_or_taken_in_parts(monkeypatch):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
+    line = st.segment(torch.randn(2), torch.randn(2))
+    whole = st.restrict(net, line).count()
+    with pytest.raises(ValueError, match=r"takes more than memory=0.0002 GiB: give window="):
+        st.restrict(net, line, memory=0.0002)
+    parts = list(st.restrict(net, line, window=10**6, memory=0.0002))
+    assert len(parts) > 1
+    assert st.count(parts) == whole
+    monkeypatch.setattr(sys.modules["stability.folds.count_folds"], "_MEMORY", 0.0002)
+    assert st.count(net, line) == whole
