@@ -58,6 +58,8 @@ clean:
 # Models of torchvision, timm and transformers, which are large to fetch.
 .venv/zoo: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,zoo]'
+	# Its weights are wanted, and not the old torch that it asks for.
+	$(BIN)/python -m pip install --quiet --no-deps facenet-pytorch==2.6.0
 	touch $@
 
 .venv/lowest/ready: pyproject.toml constraints-lowest.txt .venv/ready
