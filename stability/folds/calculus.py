@@ -123,6 +123,8 @@ def distance(f: Pieces, target: Callable[[Tensor], Tensor]) -> float:
         aim = target(torch.from_numpy(points.ravel()))
         if not isinstance(aim, Tensor) or aim.shape != (points.size,):
             raise TypeError("the target maps (points,) to something else: expected a tensor of the same shape")
+        if aim.is_complex():
+            raise TypeError(f"the target returns {aim.dtype}: expected real numbers")
         check_finite("the target on the interval (point)", aim)
         return np.asarray((half * weights * (f._at(points) - aim.numpy().reshape(points.shape)) ** 2).sum(axis=1))
 

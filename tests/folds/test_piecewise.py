@@ -476,6 +476,8 @@ def test_the_distance_sees_what_is_narrow():
     zero = st.PiecewiseLinear([0.0, 3.0], [0.0, 0.0])
     bump = zero.distance(lambda t: torch.exp(-(((t - 1.2345) * 50) ** 2)))
     assert bump == pytest.approx((math.pi / 2) ** 0.25 / 50**0.5, rel=1e-9)
+    with pytest.raises(TypeError, match=r"the target returns torch.complex128"):
+        zero.distance(lambda t: torch.complex(t, t))
     with pytest.raises(TypeError, match=r"expected a function such as torch.sin"):
         zero.distance("sin")
     with pytest.raises(TypeError, match=r"start holds torch.complex64"):
