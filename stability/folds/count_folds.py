@@ -125,15 +125,13 @@ def _is_rational(interval: object) -> bool:
     """Whether the ends of an interval are whole or rational numbers of which one at least is no float64."""
     if not isinstance(interval, list | tuple) or len(interval) != 2:
         return False
-    whole = all(isinstance(end, Rational) and not isinstance(end, bool) for end in interval)
-    return whole and interval[0] < interval[1] and any(Fraction(end) != _nearest(end) for end in interval)
-
-
-def _nearest(end: Rational) -> Fraction | None:
+    if not all(isinstance(end, Rational) and not isinstance(end, bool) for end in interval):
+        return False
     try:
-        return Fraction(float(end))
+        rounded = [Fraction(float(end)) for end in interval]
     except OverflowError:
-        return None
+        return False
+    return bool(interval[0] < interval[1] and rounded != list(map(Fraction, interval)))
 
 
 def _are_windows(net: object) -> bool:

@@ -297,6 +297,8 @@ def _loss_scales(gradients: GradientNorms, states: Sizes, formats: list[Format])
 
 def _first(failed: Tensor) -> Tensor:
     """Return the first True along the layers (layers, seeds), counted from 1; 0 for none."""
+    if not len(failed):  # no gradient of a state is there to fail
+        return torch.zeros(failed.shape[1:], dtype=torch.int64)
     numbers = torch.arange(1, len(failed) + 1)[:, None]
     never = len(failed) + 1
     first = torch.where(failed, numbers, never).amin(dim=0)

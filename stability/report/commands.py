@@ -75,9 +75,12 @@ def _run(command: Examine | Layers) -> int:
         print(layers(model, x))
         return 0
     folder = make_folder(command.out)
-    report = examine(
-        model, x, loss, optimizer=optimizer, train=command.train, budget=command.budget, memory=command.memory
-    )
+    try:
+        report = examine(
+            model, x, loss, optimizer=optimizer, train=command.train, budget=command.budget, memory=command.memory
+        )
+    except (LookupError, AttributeError, ArithmeticError, AssertionError) as error:  # of the model or the loss
+        raise CannotRun(f"{command.target} raises {type(error).__name__}: {error}") from error
     print(report)
     for path in (report.to_html(folder / "examine.html"), report.to_json(folder / "examine.json")):
         print(f"wrote {path}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass, field, fields
+from hashlib import blake2b
 from pathlib import Path
 from typing import cast
 
@@ -13,7 +14,7 @@ from stability.foundation.files import write_atomically
 from stability.report.finding import Finding, Look, Trial
 
 _VERSION = 1
-_KEYS = {"stability_report", "title", "findings", "looked_at", "notes", "profile", "seconds"}
+_KEYS = {"stability_report", "checksum", "title", "findings", "looked_at", "notes", "profile", "seconds"}
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,8 @@ class Report:
         Raises:
             OSError: for a folder that is not there or cannot be written to.
         """
-        text = json.dumps(
-            {"stability_report": _VERSION, **cast("dict[str, object]", _plain(asdict(self)))}, indent=1, allow_nan=False
-        )
+        held = {"stability_report": _VERSION, **cast("dict[str, object]", _plain(asdict(self)))}
+        text = json.dumps({**held, "checksum": _checksum(held)}, indent=1, allow_nan=False)
         return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
     @classmethod
@@ -131,6 +131,8 @@ class Report:
                 raise ValueError("its entries are not those of a report")
             if held["stability_report"] is True or held["stability_report"] != _VERSION:
                 raise ValueError(f"it is of version {held['stability_report']!r}, and this program reads {_VERSION}")
+            if held.pop("checksum") != _checksum(held):
+                raise ValueError("it was changed after it was written, as its checksum tells")
             return cls(
                 _text(held["title"]),
                 tuple(_finding(one) for one in _list(held["findings"])),
@@ -139,8 +141,13 @@ class Report:
                 _profile(held["profile"]),
                 _number(held["seconds"]),
             )
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
             raise ValueError(f"{path} is no whole report of st.examine: {error}") from None
+
+
+def _checksum(held: dict[str, object]) -> str:
+    """Return a digest of what a file holds, whatever the order and the spaces in it."""
+    return blake2b(json.dumps(held, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _short(line: str, most: int = 200) -> str:

@@ -103,7 +103,8 @@ def examine(
         return Report(title, tuple(broken), (Look("nonfinite", "parameters", 1.0, 1.0),), (note,), Profile(), seconds)
     reading = read(module, x, layers)
     assert isinstance(reading, Network)
-    with in_mode(module, train), without_fused_operations(module):
+    # Remedies draw random numbers.
+    with torch.random.fork_rng(), in_mode(module, train), without_fused_operations(module):
         return _examined(reading, loss, own, layers, chosen, (title, began, budget, memory))
 
 

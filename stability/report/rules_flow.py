@@ -137,7 +137,7 @@ def collapsed(case: Case) -> None:
 
     The spread is the distance of the points from their mean, over the root mean square of the state, taken in float64;
     u is of the network's own format. What happens by units that are dead or a gradient that is cut is told there, and
-    so is an input without spread.
+    so is an input without spread. A last layer of weights that are 0, as some recipes start it, is "watch".
     """
     seen = case.wide or case.seen
     known = [(k, spread) for k, spread in enumerate(seen.log_spreads) if spread is not None]
@@ -149,7 +149,9 @@ def collapsed(case: Case) -> None:
     # An input that hardly differs has no spread to lose.
     if first < math.log(least) / 2 or lowest > math.log(least) / 2:
         return
-    harmful = lowest < math.log(least)
+    # A head that starts at 0 has the same output for all points, and learns at once.
+    head = lowest == -math.inf and place == known[-1][0] and known[-2][1] > math.log(least)
+    harmful = lowest < math.log(least) and not head
     threshold = least if harmful else math.sqrt(least)
     place = next(k for k, spread in known[1:] if spread < math.log(threshold))
     steps = [(b[0], b[1] - a[1]) for a, b in itertools.pairwise(known)]

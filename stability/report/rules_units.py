@@ -29,7 +29,7 @@ def dead_units(case: Case) -> None:
     if not gates:
         return
     worst = max(gates, key=lambda gate: (gate.blocked_points, gate.dead))
-    quantity = "share of points at which all units are at 0"
+    quantity = "share of points at which all units have derivative 0"
     case.look("dead_units", quantity, worst.blocked_points, DEAD_SHARE, worst.module)
     blocked = [gate for gate in gates if gate.blocked_points >= DEAD_SHARE]
     # What comes after a dead layer on the only way is fed by its biases alone.
@@ -60,7 +60,7 @@ def dead_units(case: Case) -> None:
                 severity,
                 gate.module,
                 {"blocked_points": gate.blocked_points, "threshold": DEAD_SHARE, "dead_units": gate.dead},
-                f"All units are at 0 at every point: {what}, and the weights before it get no gradient.",
+                f"The derivative of all units is 0 at every point: {what}, and the weights before it get no gradient.",
                 advice(trial, "Look at what enters it: no bias or scale that was tried on a copy helps."),
                 trial,
             )
@@ -74,7 +74,7 @@ def dead_units(case: Case) -> None:
                 "watch",
                 gate.module,
                 {"dead_units": gate.dead, "threshold": DEAD_UNITS_SHARE, "points": gate.points},
-                f"{gate.dead:.0%} of its units are at 0 at every one of {gate.points} points.",
+                f"The derivative of {gate.dead:.0%} of its units is 0 at every one of {gate.points} points.",
                 "More points tell whether they are dead; where all points have become alike, half of them are.",
             )
         )

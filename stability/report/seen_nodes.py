@@ -143,6 +143,7 @@ def gates(found: Pass, places: Places, nodes: Iterable[Node], batch_dim: int | N
                 rows, count = rows.movedim(batch_dim, 0), found.inputs.points
             else:
                 rows = rows[None]
+            rows = rows[:, None] if rows.ndim == 1 else rows  # one softmax a point
             unit = 1 if rows.ndim >= 4 else rows.ndim - 1
             by_unit = rows.movedim(unit, -1).reshape(-1, rows.shape[unit])
             shares.append(float(rows.double().mean()))
@@ -209,11 +210,57 @@ def _hardtanh(node: Node) -> Tensor:
     return outside
 
 
+def _clamp(node: Node) -> Tensor:
+    values: Tensor = node._saved_self
+    least, most = getattr(node, "_saved_min", None), getattr(node, "_saved_max", None)
+    outside = torch.zeros_like(values, dtype=torch.bool)
+    for end, beyond in ((least, torch.le), (most, torch.ge)):
+        if isinstance(end, int | float):
+            outside |= beyond(values, end)
+    return outside
+
+
+def _larger(node: Node) -> Tensor | None:
+    """Of a maximum with a constant where that is the larger one."""
+    if all(after is not None for after, _ in node.next_functions):
+        return None
+    one, other = node._saved_self, node._saved_other
+    found: Tensor = one <= other if node.next_functions[0][0] is not None else other <= one
+    return found
+
+
+def _mask(node: Node) -> Tensor | None:
+    """Of a product with a mask."""
+    kept = [node._saved_other, node._saved_self]
+    mask = next((m for m, (after, _) in zip(kept, node.next_functions, strict=True) if m is not None and after), None)
+    if mask is None or mask.dtype != torch.bool or sum(after is not None for after, _ in node.next_functions) != 1:
+        return None
+    found: Tensor = ~mask
+    return found
+
+
+def _where(node: Node) -> Tensor | None:
+    """Of a choice between something and a constant where that is chosen."""
+    chosen: Tensor = node._saved_condition
+    first, second = (after is not None for after, _ in node.next_functions[-2:])
+    if first == second:
+        return None
+    return ~chosen if first else chosen
+
+
 #: By the operation as autograd names it: the kind of the gate, and where it is blocked.
 _KINDS: dict[str, tuple[str, Callable[[Node], Tensor | None]]] = {
     "Relu": ("relu", lambda node: node._saved_result <= 0),
     "Threshold": ("relu", lambda node: node._saved_self <= node._saved_threshold),
     "Hardtanh": ("relu", _hardtanh),
+    "Clamp": ("relu", _clamp),
+    "ClampMin": ("relu", _clamp),
+    "Maximum": ("relu", _larger),
+    "Mul": ("relu", _mask),
+    "Where": ("relu", _where),
+    "LeakyRelu": ("relu", lambda node: node._saved_self <= 0 if node._saved_negative_slope == 0 else None),
+    "Hardswish": ("relu", lambda node: node._saved_self <= -3),
+    "Hardsigmoid": ("relu", lambda node: node._saved_self.abs() >= 3),
     # e^x and x e^x, and for GELU a normal tail, exp(-x^2 / 2).
     "Elu": ("relu", _below(math.log)),
     "Softplus": ("relu", _below(math.log)),

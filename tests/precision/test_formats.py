@@ -802,3 +802,16 @@ def test_masks_are_no_overflows():
     net = nn.Sequential(*(Causal() for _ in range(3)))
     f = st.first_failure(net, torch.randn(2, 5, 4), ["float16"])
     assert f.measured[0, 0, 0, 0] == 0
+
+
+def test_a_network_whose_gradient_is_cut_has_failures_of_activations_alone():
+    class Cut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.b(self.a(x).detach())
+
+    f = st.first_failure(Cut(), torch.randn(3, 4), ["float16"])
+    assert f.measured[0, 2, :2, 0].tolist() == [0, 0]

@@ -337,3 +337,59 @@ def test_a_chain_of_one_member_has_its_steps_for_layers():
     assert st.examine(st.Chain("residual2_prelu", 20), x).profile.layers[-1] == "step 20"
     with pytest.raises(ValueError, match="3 members"):
         st.examine(st.Chain("plain_prelu", 10, seeds=3), x)
+
+
+DEAD = {
+    "clamp": lambda z: z.clamp(min=0),
+    "maximum": lambda z: torch.maximum(z, torch.zeros(())),
+    "mask": lambda z: z * (z > 0),
+    "where": lambda z: torch.where(z > 0, z, 0.0),
+    "leaky_relu of slope 0": lambda z: nn.functional.leaky_relu(z, 0.0),
+    "hardswish": nn.functional.hardswish,
+    "hardsigmoid": nn.functional.hardsigmoid,
+}
+
+
+@pytest.mark.parametrize("name", DEAD)
+def test_a_dead_activation_written_by_hand_is_found_where_it_is(name):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+            nn.init.constant_(self.b.bias, -100.0)
+
+        def forward(self, x):
+            return self.c(DEAD[name](self.b(DEAD[name](self.a(x)))))
+
+    torch.manual_seed(0)
+    (finding,) = st.examine(Net(), torch.randn(32, 16), budget=5.0).findings
+    assert (finding.severity, finding.code, finding.layer) == ("broken", "dead_units", "b")
+
+
+def test_one_softmax_a_point_and_a_head_of_zeros_are_no_fault_and_random_numbers_stay():
+    torch.manual_seed(0)
+    x, classes = torch.randn(32, 16), torch.arange(32) % 4
+    gate = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4), nn.Softmax(-1))
+    assert st.examine(gate, x, budget=5.0).healthy
+    head = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
+    nn.init.zeros_(head[2].weight)
+    before = torch.get_rng_state()
+    report = st.examine(head, x, lambda y: nn.functional.cross_entropy(y, classes), budget=5.0)
+    assert report.healthy
+    small = nn.Sequential(*(part for _ in range(20) for part in (nn.Linear(16, 16), nn.Tanh())))
+    with torch.no_grad():
+        for p in small.parameters():
+            p.mul_(0.1)
+    before = torch.get_rng_state()
+    assert not st.examine(small, x, lambda y: y.square().mean(), budget=5.0).healthy
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_report_that_was_changed_by_hand_is_refused(tmp_path):
+    path = st.examine(nn.Linear(3, 2), torch.randn(8, 3), budget=5.0).to_json(tmp_path / "report.json")
+    held = json.loads(path.read_text())
+    path.write_text(json.dumps(held | {"seconds": 1.0}))
+    with pytest.raises(ValueError, match="it was changed after it was written"):
+        st.Report.from_json(path)
+    path.write_text(json.dumps(held))
+    st.Report.from_json(path)
