@@ -35,7 +35,8 @@ def facts(result: object) -> Rows:
 def _power(log: Tensor) -> str:
     """The median of natural logs, as a power of ten."""
     middle = float(log.double().flatten().median())
-    return "0" if middle == -math.inf else f"10^{middle / math.log(10):.2f}" if math.isfinite(middle) else str(middle)
+    words = {-math.inf: "0", math.inf: "infinite"}
+    return words.get(middle, "unknown" if math.isnan(middle) else f"10^{middle / math.log(10):.2f}")
 
 
 def _named(layers: Sequence[str]) -> str:
@@ -45,7 +46,9 @@ def _named(layers: Sequence[str]) -> str:
 
 
 def _of(shape: Sequence[int]) -> str:
-    return f"{shape[0]} seeds, {shape[1]} points" if len(shape) == 2 else f"a batch of {tuple(shape)}"
+    if len(shape) == 2:
+        return f"{shape[0]} seeds, {shape[1]} points"
+    return f"a batch of {' x '.join(map(str, shape))}" if shape else "one product"
 
 
 def _check_words(check: SelfCheck) -> str:
@@ -85,7 +88,7 @@ def _lyapunov(one: LyapunovExponents) -> Rows:
     shape = one.exponents.shape
     values = one.exponents.reshape(-1, shape[-1])[0].tolist()
     errors = one.standard_errors.reshape(-1, shape[-1])[0].tolist()
-    of = "" if len(one.exponents) == one.exponents[..., 0].numel() == 1 else " at the first"
+    of = "" if one.exponents[..., 0].numel() == 1 else " at the first"
     rows: Rows = [("layers", f"{one.depth}, of them left out {one.burn_in}"), ("over", _of(shape[:-1]))]
     for number, (value, error) in enumerate(list(zip(values, errors, strict=True))[:5], start=1):
         rows.append((f"exponent {number} of {shape[-1]}{of}", f"{value:+.4g} ± {error:.1g}"))

@@ -3,6 +3,7 @@
 import html
 import pickle
 import re
+from fractions import Fraction
 from html.parser import HTMLParser
 
 import matplotlib.pyplot as plt
@@ -205,6 +206,37 @@ def test_results_without_anything_alive():
         text = one._repr_html_()
         WellFormed(text)
         assert "<table>" in text
+
+
+def odd_results():
+    generator = torch.Generator().manual_seed(0)
+    matrices = torch.randn(40, 3, 3, generator=generator, dtype=torch.float64)
+    tokens = nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(12, 2))
+    t = torch.arange(6).reshape(2, 3)
+    alone = net("one")
+    with st.watch(alone[2:], parameters=True) as record:
+        alone(torch.ones(2, 5, dtype=torch.float64)).sum().backward()
+    yield st.spectrum(matrices)
+    yield st.spectrum(matrices[:, None])
+    yield st.spectrum(matrices).self_check
+    yield st.spectrum(torch.zeros(3, 2, 2, dtype=torch.float64))
+    yield st.lyapunov(matrices)
+    yield st.gradient_norms(tokens, t, lambda y: y.square().mean())
+    yield st.propagation(alone, torch.ones(1, 5, dtype=torch.float64))
+    yield st.layers(nn.Sequential(*[nn.Linear(2, 2) for _ in range(99)]), torch.ones(1, 2))
+    yield st.PiecewiseLinear([Fraction(0), Fraction(1, 3), Fraction(1)], [Fraction(0), Fraction(1), Fraction(1, 7)])
+    yield st.count(st.Chain("plain_prelu", 3, seeds=1), (-1, 1))
+    yield st.count(nn.Sequential(nn.Linear(1, 3), nn.ReLU(), nn.Linear(3, 2)), (-1.0, 1.0))
+    yield st.forward_error(net("one"), torch.ones(2, 5, dtype=torch.float64), formats=["bfloat16"])
+    yield record
+
+
+def test_odd_results_have_a_table_too():
+    for number, one in enumerate(odd_results()):
+        text = one._repr_html_()
+        WellFormed(text)
+        assert "<table>" in text, (number, text)
+        assert not re.search(r"\bnan\b", re.sub("<svg.*?</svg>", "", text, flags=re.DOTALL)), number
 
 
 def test_a_result_is_as_it_was(shown):
