@@ -25,7 +25,7 @@ ALLOWED = {
     "precision": {"signals", "jacobians", "reading", "networks"},
     "training": {"folds", "networks"},
     "plots": MEASURED | {"reading", "networks", "training"},
-    "report": MEASURED | {"reading", "networks", "plots"},
+    "report": MEASURED | {"reading", "networks", "training", "plots"},
     "__init__": set(ROOMS),
     "__main__": {"report"},
 }

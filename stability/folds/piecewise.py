@@ -23,10 +23,11 @@ from stability.folds.refuse import refuse
 from stability.foundation.arguments import check_numbers
 from stability.foundation.checks import check_finite, check_integer
 from stability.foundation.formats import ROUNDOFF
+from stability.foundation.shown import Shown
 
 
 @dataclass(frozen=True)
-class Count:
+class Count(Shown):
     """How often a line is folded.
 
     Attributes:
@@ -44,7 +45,7 @@ class Count:
     undecided: int = field(default=0, compare=False)
 
 
-class PiecewiseLinear(AsTensor):
+class PiecewiseLinear(AsTensor, Shown):
     """A continuous piecewise-linear function of one variable, of scalar or tensor values.
 
     Between two knots the function is affine. It is known three times over, each to rounding: by its values at the

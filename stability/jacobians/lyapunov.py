@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from stability.foundation.arguments import door
 from stability.foundation.formats import SPACING, Format
+from stability.foundation.shown import Shown
 from stability.jacobians.of_matrices import Matrices, layers_of
 from stability.jacobians.of_networks import states_of
 from stability.jacobians.of_step_tables import width_one_spectrum
@@ -34,7 +35,7 @@ SEEN = 3.5
 
 
 @dataclass(frozen=True, repr=False)
-class LyapunovExponents:
+class LyapunovExponents(Shown):
     """Estimates of the limits of log(singular value) / depth, for infinite depth.
 
     Not to be taken for `Spectrum.finite_time_exponents`, which are exact for the depth that is there and hold a

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stability.foundation.formats import SPACING, Format
+from stability.foundation.shown import Shown
 from stability.jacobians.kernels.graded import NOTHING, VAGUE
 from stability.jacobians.products import Array, PrefixProducts
 
@@ -26,7 +27,7 @@ _BENT = 0.1
 
 
 @dataclass(frozen=True, repr=False)
-class SelfCheck:
+class SelfCheck(Shown):
     """Two tests of the log singular values of prefix products, and the bounds that they are held against.
 
     The sum of the logs must be log |det|, which noise in place of a small value would miss; but sums of log |R_ii|

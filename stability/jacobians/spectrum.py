@@ -12,11 +12,12 @@ from torch import Tensor
 
 from stability.foundation.checks import check_dtype
 from stability.foundation.formats import Format
+from stability.foundation.shown import Shown
 from stability.jacobians.self_check import SelfCheck
 
 
 @dataclass(frozen=True, repr=False)
-class Spectrum:
+class Spectrum(Shown):
     """Singular values of the Jacobian of every prefix of a network, in natural logarithms.
 
     The batch is (seeds, points) for a network, of which a module is one seed, and for matrices what stands between

@@ -15,6 +15,7 @@ from stability.foundation.arguments import door
 from stability.foundation.checks import check_name
 from stability.foundation.formats import Format, check_formats, format_name
 from stability.foundation.log_norms import combine
+from stability.foundation.shown import Shown
 from stability.jacobians.of_step_tables import width_one_spectrum
 from stability.precision.format_runs import FormatRun, products_in, run_in
 from stability.precision.forward_error import log_reach, of_runs, of_step_table, run_in_float64
@@ -41,7 +42,7 @@ _REACHES = tuple(log_reach(level) for level in (0.95, 0.05))
 
 
 @dataclass(frozen=True, repr=False)
-class FirstFailures:
+class FirstFailures(Shown):
     """After how many layers a run in each format fails, in three ways and in three quantities.
 
     The quantities are the states h_l ("activations"), the derivative dh_l/dx of chains, or for wider ones its product

@@ -17,6 +17,7 @@ from stability.foundation.arguments import door
 from stability.foundation.checks import check_name, check_positive
 from stability.foundation.formats import FORMATS, Format, check_formats, format_name
 from stability.foundation.log_norms import combine, log_norm
+from stability.foundation.shown import Shown
 from stability.foundation.threads import side_by_side
 from stability.networks import Chain
 from stability.precision.format_runs import FormatRun, run_in
@@ -31,7 +32,7 @@ Arrays = tuple[NDArray[np.float64], ...]
 
 
 @dataclass(frozen=True, repr=False)
-class ForwardErrors:
+class ForwardErrors(Shown):
     """The relative errors of the states of runs in several formats, in natural logarithms.
 
     Attributes:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
 
+from stability.foundation.shown import Shown
 from stability.reading.layer_rule import Choice
 
 
@@ -34,7 +35,7 @@ class Layer:
 
 
 @dataclass(frozen=True, repr=False)
-class Layers(Sequence[Layer]):
+class Layers(Sequence[Layer], Shown):
     """The layers of a network in order, as every verb sees them. It may be passed as `layers=` and holds no graph.
 
     Attributes:

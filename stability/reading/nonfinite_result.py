@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import torch
 
+from stability.foundation.shown import Shown
 from stability.reading.nonfinite_origin import Origin
 from stability.reading.nonfinite_search import Question, search
 
 
 @dataclass(frozen=True, repr=False)
-class FirstNonfinite:
+class FirstNonfinite(Shown):
     """Where the first number that is not finite is made.
 
     Attributes:

@@ -22,7 +22,7 @@ from stability.report.finding import Look
 #: Colours of the drawing, and the variables of the page that stand for them in light and in dark.
 _INK, _GRID, _BLUE, _RED, _GREEN, _BAND = "#333333", "#E4E4E4", "#0072B2", "#D55E00", "#009E73", "#8899AA"
 _VARIABLES = {_INK: "ink", _GRID: "grid", _BLUE: "blue", _RED: "red", _GREEN: "green", _BAND: "band"}
-_LOOK = {
+LOOK = {
     **STYLE,
     "svg.fonttype": "none",
     "text.parse_math": False,  # names of the user's may hold a dollar
@@ -60,7 +60,7 @@ def drawings(report: Report) -> list[Drawing]:
 
 
 def _drawn(title: str, words: str, draw: Callable[[Axes], None], height: float = 2.9) -> Drawing:
-    with mpl.rc_context(_LOOK | {"svg.hashsalt": title}):
+    with mpl.rc_context(LOOK | {"svg.hashsalt": title}):
         # No pyplot: nothing is left behind, and no window is opened.
         figure = Figure(figsize=(4.9, height), layout="constrained")
         figure.patch.set_alpha(0)
@@ -70,10 +70,10 @@ def _drawn(title: str, words: str, draw: Callable[[Axes], None], height: float =
         held = io.StringIO()
         empty = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(held, format="svg", metadata=empty, transparent=True)
-    return Drawing(title, words, _inline(held.getvalue()))
+    return Drawing(title, words, inline(held.getvalue()))
 
 
-def _inline(svg: str) -> str:
+def inline(svg: str) -> str:
     """Return an SVG without its header, with the page's variables for colours, and no name that another may have."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)

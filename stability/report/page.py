@@ -13,7 +13,8 @@ from stability.report.finding import CODES
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Return the templates of the pages."""
     # All that comes from the network, names of classes and texts of errors, is escaped.
     environment = Environment(
         loader=PackageLoader("stability.report", "pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -27,9 +28,9 @@ def page_of(report: Report) -> str:
     figures = [(one.title, one.words, Markup(one.svg)) for one in drawings(report)]
     looks = sorted(report.looked_at, key=lambda look: (beyond(look) != beyond(look), -beyond(look)))
     rows = [(look, beyond(look)) for look in looks]
-    return _environment().get_template("report.html").render(report=report, figures=figures, rows=rows, codes=CODES)
+    return environment().get_template("report.html").render(report=report, figures=figures, rows=rows, codes=CODES)
 
 
 def fragment_of(report: Report) -> str:
     """Return the findings alone, for a notebook."""
-    return _environment().get_template("fragment.html").render(report=report, codes=CODES)
+    return environment().get_template("fragment.html").render(report=report, codes=CODES)

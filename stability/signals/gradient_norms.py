@@ -17,12 +17,13 @@ from stability.foundation.arguments import check_numbers, door
 from stability.foundation.checks import check_dtype, check_name
 from stability.foundation.formats import Format
 from stability.foundation.log_norms import combine
+from stability.foundation.shown import Shown
 from stability.networks import Chain
 from stability.reading.chain_reading import step_names
 
 
 @dataclass(frozen=True, repr=False)
-class GradientNorms:
+class GradientNorms(Shown):
     """Natural logarithms of the L2 norms of a loss gradient, (layers, seeds) each; a module counts as one seed.
 
     Attributes:

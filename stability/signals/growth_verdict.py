@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from stability.foundation.checks import check_finite, check_name
+from stability.foundation.shown import Shown
 from stability.signals.growth_laws import EXPONENTS, SHAPES, SPREADS, Array, Law, fit_law, trend
 
 #: The fewest members and positions that a law is fitted to.
@@ -20,7 +21,7 @@ BIC_MARGIN = 2.0
 
 
 @dataclass(frozen=True, repr=False)
-class GrowthFit:
+class GrowthFit(Shown):
     """Every law fitted to one quantity, and what the best of them says.
 
     Attributes:

@@ -11,9 +11,11 @@ import torch
 import xarray
 from torch import Tensor
 
+from stability.foundation.shown import Shown
+
 
 @dataclass(frozen=True, repr=False)
-class Propagation:
+class Propagation(Shown):
     """The states of a network layer by layer, in natural logarithms; a module counts as one seed.
 
     Attributes:

@@ -9,9 +9,11 @@ import torch
 import xarray
 from torch import Tensor
 
+from stability.foundation.shown import Shown
+
 
 @dataclass(frozen=True, repr=False)
-class Units:
+class Units(Shown):
     """How active the units of every layer are, over points and, of images and sequences, over places.
 
     A layer's own tensors are (seeds, units); layers may differ in width, so there is a list of them.

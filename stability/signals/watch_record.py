@@ -13,6 +13,7 @@ import xarray
 from torch import Tensor
 
 from stability.foundation.log_norms import combine
+from stability.foundation.shown import Shown
 
 Values = MutableSequence[Any]  # of floats, or of tensors on the model's device
 
@@ -30,7 +31,7 @@ class WatchedPass:
 
 
 @dataclass(repr=False)
-class WatchRecord:
+class WatchRecord(Shown):
     """What `watch` recorded so far; every quantity is the natural log of a norm, float64, on the CPU.
 
     An iteration is a backward pass, or a step of the optimiser that `watch` was given; a module counts as one seed.

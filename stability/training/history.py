@@ -9,9 +9,11 @@ import numpy as np
 import xarray
 from torch import Tensor
 
+from stability.foundation.shown import Shown
+
 
 @dataclass(frozen=True, repr=False)
-class History:
+class History(Shown):
     """The record of a run of `st.train`.
 
     Attributes:
