@@ -432,6 +432,7 @@ def test_padding_modes_of_layers():
         agrees(Around(lambda x, layer=layer: layer.to(x.dtype)(x), (1, 1, 3, 4)).double())
 
 
+@pytest.mark.slow
 def test_too_long_an_order_is_refused_before_memory_ends():
     with pytest.raises(ValueError, match=r"the order of 20000 entries"):
         st.restrict(lambda x: x.sort().values, st.segment(random(20000), random(20000, seed=1)))
