@@ -74,6 +74,8 @@ class Arithmetic(Pieces):
         size = float(np.max(abs(factor)))
         with np.errstate(invalid="ignore"):  # a bound may be infinite, and is then a doubt
             errors = self._errors * size + self._rounding(data) * (size > 0)
+        if size > 0:
+            _lift(data, errors, self, factor != 0)
         product = self._like(data, errors)
         return self._multiple(product) if factor.size == 1 and size > 0 and data.shape == self._data.shape else product
 
@@ -92,7 +94,9 @@ class Arithmetic(Pieces):
         if np.any(divisor == 0):
             raise ZeroDivisionError("the function is divided by 0: expected numbers other than 0")
         data = self._spread(max(divisor.ndim, len(self.shape))) / divisor
-        return self._like(data, self._errors / float(np.min(abs(divisor))) + self._rounding(data))
+        errors = self._errors / float(np.min(abs(divisor))) + self._rounding(data)
+        _lift(data, errors, self)
+        return self._like(data, errors)
 
     def _rounding(self, products: Array) -> Array | float:
         """What rounding takes from products of the rows with numbers, at most; nothing from rows that are just 0."""
@@ -113,13 +117,13 @@ class Arithmetic(Pieces):
         return self._become(self / other)
 
 
-def _lift(data: Array, errors: Array, f: Pieces) -> None:
-    """Mark values that are 0 in a sum with `f` because they cancel."""
+def _lift(data: Array, errors: Array, f: Pieces, counts: Array | bool = True) -> None:
+    """Mark values that are 0 in a sum with `f` because they cancel, or in a product because it underflows."""
     k = len(f.knots)
     if f.exact or data[:k].all():
         return
     own = f._spread(data.ndim - 1)[:k]
-    lift_zeros(data[:k], errors[:k], (data[:k] == 0) & (own != 0))
+    lift_zeros(data[:k], errors[:k], (data[:k] == 0) & (own != 0) & counts)
 
 
 def _touched(f: Pieces) -> Array:

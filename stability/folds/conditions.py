@@ -18,7 +18,8 @@ class Condition:
     rules: ClassVar[dict[str, Callable[..., object]]] = {}
 
     def __init__(self, function: Pieces, negated: bool = False) -> None:
-        self.function, self.negated = function, negated
+        # As it is now: what is changed in place later becomes another function.
+        self.function, self.negated = function._like(function._data), negated
 
     @property
     def shape(self) -> Size:

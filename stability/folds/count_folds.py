@@ -180,7 +180,7 @@ def _count_windows(windows: Iterable[object]) -> Count:
         if last is not None:
             k, n = len(last.knots), len(f.knots)
             error = last._errors[2 * k - 2] + f._errors[n]
-            bent = bool((abs(f.slopes[0] - last.slopes[-1]) > error).any())
+            bent = bool(np.any(abs(f.slopes[0] - last.slopes[-1]) > error))
             folds, regions = folds + bent, regions - (not bent)
             # Where a kink is at the very end of a window, whether the two sides differ is for their slopes to tell.
             undecided += (last._places.ends[1] or f._places.ends[0]) and not bent

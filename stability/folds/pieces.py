@@ -225,10 +225,11 @@ def view(f: P, data: Array, source: Source | None = None) -> P:
     return g
 
 
-def insert(f: P, piece: Array, fresh: Places, planted: bool = False) -> P:
+def insert(f: P, piece: Array, fresh: Places, planted: bool = False, lift: bool = True) -> P:
     """Return `f` with more knots, in order, each inside the piece of that number; nothing bends there.
 
-    With `planted` the values are those at the true knots, to the errors of the places.
+    With `planted` the values are those at the true knots, to the errors of the places. Without `lift` a value that
+    rounds to 0 is 0, as it is to be in a line that a user restricts.
     """
     knots = fresh.at
     if not len(knots):
@@ -264,7 +265,7 @@ def insert(f: P, piece: Array, fresh: Places, planted: bool = False) -> P:
         if planted:
             errors[new] += size * fresh.error
         false = data[new] == 0
-        if false.any():
+        if lift and false.any():
             inside, rows = errors[new], data[new]
             lift_zeros(rows, inside, false & ((f.values[piece] != 0) | (f.values[piece + 1] != 0)))
             data[new], errors[new] = rows, inside
@@ -278,7 +279,7 @@ def insert_at(f: P, knots: Array) -> P:
     place = np.searchsorted(f.knots, knots, "left")
     place = np.minimum(place, len(f.knots) - 1)
     new = f.knots[place] != knots
-    return insert(f, place[new.astype(bool)] - 1, Places(knots[new.astype(bool)]))
+    return insert(f, place[new.astype(bool)] - 1, Places(knots[new.astype(bool)]), lift=False)
 
 
 def align(f: P, g: P) -> tuple[P, P]:

@@ -125,11 +125,14 @@ def windows(net: Followed, line: PiecewiseLinear, exact: bool, window: int, memo
     low, end = line.interval
     high = end
     while True:
-        part = line if (low, high) == line.interval else line.restrict(low, high)
+        part = line
+        if (low, high) != line.interval:
+            # Rational numbers are of the line itself, which a part of it in float64 misses by a rounding.
+            part = line.to_exact().restrict(Fraction(low), Fraction(high)) if exact else line.restrict(low, high)
         try:
             if len(part.knots) > window:
                 raise TooManyKnots
-            f = _along(net, part, exact, window, memory)
+            f = _along(net, part, exact, window, memory, line)
         except TooManyKnots:
             width = high - low
             cut = low + width * (Fraction(_CUT) if isinstance(width, Fraction) else _CUT)
@@ -147,10 +150,18 @@ def windows(net: Followed, line: PiecewiseLinear, exact: bool, window: int, memo
         low, high = high, min(end, high + 2 * (high - low))
 
 
-def _along(net: Followed, line: PiecewiseLinear, exact: bool, limit: int | None, memory: float) -> PiecewiseLinear:
+def _along(
+    net: Followed,
+    line: PiecewiseLinear,
+    exact: bool,
+    limit: int | None,
+    memory: float,
+    whole: PiecewiseLinear | None = None,
+) -> PiecewiseLinear:
+    """Return a network along a line, which may be a part of a whole one."""
     token = most_bytes.set(memory * 2**30 / _COPIES)
     try:
-        f = _run(net, line.to_exact(_fast_rational()) if exact else line, limit)
+        f = _run(net, line.to_exact(_fast_rational()) if exact else line, limit, line if whole is None else whole)
     finally:
         most_bytes.reset(token)
     f = f.to_exact(Fraction) if exact else f
@@ -167,7 +178,7 @@ def _fast_rational() -> type:
     return kind
 
 
-def _run(net: Followed, line: PiecewiseLinear, limit: int | None) -> PiecewiseLinear:
+def _run(net: Followed, line: PiecewiseLinear, limit: int | None, whole: PiecewiseLinear) -> PiecewiseLinear:
     if isinstance(net, np.ndarray):
         if line.shape:
             raise ValueError(
@@ -189,7 +200,7 @@ def _run(net: Followed, line: PiecewiseLinear, limit: int | None) -> PiecewiseLi
     if isinstance(net, type):
         raise TypeError(f"net is the class {net.__name__}: expected an instance, {net.__name__}(...)")
     f = _follow(net, line, limit)
-    f = f if f.exact else _settled(net, line, f, limit)
+    f = f if f.exact else _settled(net, whole, f, limit)
     check_by_tensors(net, line, f, points=6 if limit is None else 3)
     return f
 

@@ -12,8 +12,9 @@ from stability.report.case import Case
 
 #: States of up to so many numbers may have all their singular values.
 ALL_VALUES = 1000
-#: The cubes of the widths of all layers, summed: a QR factorisation a layer. So many take about two seconds.
-ALL_WORK = 2e9
+#: The cubes of the widths of all layers, summed: a QR factorisation a layer. So many take half a second, or ten times
+#: as long where all cores are busy.
+ALL_WORK = 5e8
 #: How many points, and how many leading values.
 POINTS, LEADING = 2, 4
 #: Seconds that leading values may take.

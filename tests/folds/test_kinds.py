@@ -130,3 +130,90 @@ def test_a_network_that_takes_too_much_memory_is_refused_or_taken_in_parts(monke
     assert st.count(parts) == whole
     monkeypatch.setattr(sys.modules["stability.folds.count_folds"], "_MEMORY", 0.0002)
     assert st.count(net, line) == whole
+
+
+def test_an_order_that_changes_at_0_has_a_knot_there():
+    class Order(nn.Module):
+        def forward(self, h):
+            return h.sort()[0][1] + (h[0] + 0.01).relu() + (h[0] - 0.01).relu()
+
+    line = st.segment([1.0, -1.0], [-1.0, 1.0])
+    assert st.count(Order(), line) == st.count(st.restrict(Order(), line, exact=True)) == st.Count(3, 1, 4)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        net = (nn.Linear(3, 4, bias=False), nn.Linear(3, 5), nn.Linear(5, 1))
+        first, second, last = (layer.double() for layer in net)
+        p = torch.randn(3).double()
+
+        def top(h, first=first, second=second, last=last):
+            return last(second(first(h).topk(3)[0]).relu())
+
+        f, sure = (st.restrict(top, st.segment(p, -p), exact=exact) for exact in (False, True))
+        assert (f.count(), f.undecided) == (sure.count(), 0)
+
+
+def test_a_part_of_a_line_that_ends_at_0_does_so():
+    part = st.segment([-0.1], [0.1]).restrict(0.0, 0.5)
+    assert part.values[-1] == 0.0
+    for exact in (False, True):
+        assert st.restrict(lambda h: h.abs(), part, exact=exact).count().folds == 0
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_windows_are_parts_of_one_line(exact):
+    kinks = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], dtype=torch.float64)
+    line = st.segment([1 / 3] + [0.0] * 6, [-0.1] + [1.0] * 6)
+
+    def net(h):
+        return (h - kinks).relu().sum()
+
+    whole = st.restrict(net, line, exact=True).count()
+    found = st.count(st.restrict(net, line, exact=exact, window=4))
+    assert (found, found.undecided) == (whole, 0)
+    assert whole.folds == 7
+
+
+def test_windows_of_a_network_without_biases_have_no_folds_between_them():
+    net = nn.Sequential(nn.Linear(2, 4, bias=False), nn.ReLU(), nn.Linear(4, 1, bias=False)).double()
+    with torch.no_grad():
+        first = [[-0.6, -0.5], [-0.2, -0.1], [-0.5, -0.6], [0, 0.5]]
+        net[0].weight.copy_(torch.tensor(first, dtype=torch.float64))
+        net[2].weight.copy_(torch.tensor([[-0.4, 0, 0.3, 0.4]], dtype=torch.float64))
+    line = st.segment([-0.5, 0.6], [0.6, -0.6])
+    found = st.count(st.restrict(net, line, window=4))
+    assert found == st.restrict(net, line, exact=True).count() or found.undecided > 0
+
+
+def test_a_comparison_is_of_what_was_there_when_it_was_made():
+    def in_place(h):
+        x = h[:1]
+        b = x.relu() - 2 * (x - 0.01).relu() + (x - 0.02).relu()
+        kept, mask = b.clone(), b > 0
+        b *= -1
+        return kept * mask + x
+
+    line = st.segment([-1.0, 0.0], [1.0, 1.0])
+    assert st.count(in_place, line).folds == st.restrict(in_place, line, exact=True).count().folds == 3
+
+
+@pytest.mark.parametrize(
+    "tiny", [lambda h: (h * 1e-300).relu(), lambda h: (h * 1e-170 * 1e-170).abs(), lambda h: (h / 1e170 / 1e170).abs()]
+)
+def test_a_product_that_underflows_still_bends(tiny):
+    line = st.segment([1e-30, 1.0], [-1e-30, 2.0])
+    f = st.restrict(lambda h: torch.stack([tiny(h[0]), h[1]]), line)
+    assert f.count().folds == 1 or f.undecided > 0
+
+
+def test_a_product_of_constants_that_rounds_is_refused_and_negative_averages_have_positive_bounds():
+    a, b = torch.tensor([[0.1, 0.3, -0.4]], dtype=torch.float64), torch.ones(3, 1, dtype=torch.float64)
+    line = st.segment([1.0, 0.0], [-1.0, 1.0])
+    with pytest.raises(TypeError, match="einsum of several constants"):
+        st.restrict(lambda h: torch.einsum("i,ij,jk->k", h[:1], a, b).relu() + h[1:], line)
+
+    def average(h):
+        return (nn.functional.avg_pool2d(h.reshape(1, 1, 1, 2), (1, 2), divisor_override=-3) + 0.1).relu()
+
+    line = st.segment([0.1, 0.2], [0.3, -0.7])
+    f = st.restrict(average, line)
+    assert f.count() == st.restrict(average, line, exact=True).count() or f.undecided > 0

@@ -158,6 +158,9 @@ def product(
         norm, terms = call(ones, Tensor.abs), call(ones, lambda w: (w != 0).to(w.dtype))
     if norm.numel() == 0:
         raise ValueError(f"torch's {name} of values of shape {tuple(f.shape)} leaves nothing of them")
+    if sum(isinstance(value, Tensor) for value in args) > 1:
+        refuse(f"torch's {name} of several constants", "their product rounds; multiply them first")
+    norm = norm.abs()
     count = f.shape.numel() if weighs else round(float(terms.max()))
     apply = call if name == "linear" and place == 0 else _by_rows(call)  # that one takes rows as they are
     return linear_map(f, apply, float(norm.max()), max(count, 1), bias, mean)
