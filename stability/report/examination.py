@@ -69,7 +69,9 @@ class Report:
 
     def __repr__(self) -> str:
         counts = {s: sum(f.severity == s for f in self.findings) for s in ("broken", "harmful", "watch")}
-        verdict = "nothing is broken or harmful" if self.healthy else "it will not train well as it is"
+        verdict = (
+            "nothing is broken or harmful" if self.healthy else "something is broken or blocks a signal or gradient"
+        )
         lines = [
             f"{self.title}: {verdict}",
             f"{len(self.profile.layers)} layers, {self.profile.dtype}, {self.seconds:.1f} s; "
@@ -82,7 +84,7 @@ class Report:
             lines.append(f"and {len(self.findings) - 3} more: " + ", ".join(f.code for f in self.findings[3:8]))
         near = sorted((look for look in self.looked_at if not math.isnan(look.distance)), key=lambda k: abs(k.distance))
         for look in near[: max(0, 9 - len(lines))]:
-            lines.append(f"near a threshold: {look.quantity} {look.value:.3g}, threshold {look.threshold:.3g}")
+            lines.append(f"nearest to its threshold: {look.quantity} {look.value:.3g}, threshold {look.threshold:.3g}")
         if self.notes and len(lines) < 10:
             lines.append("note: " + "; ".join(self.notes)[:160])
         lines += [f"looked at {len(self.looked_at)} numbers: see report.looked_at"] if len(lines) < 10 else []
