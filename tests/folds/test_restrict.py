@@ -230,7 +230,7 @@ def test_windows_of_a_line_that_is_bent_itself():
 
 
 def test_windows_that_cannot_be():
-    with pytest.raises(ValueError, match="more than 4 knots, .* and floats cannot part them: give a larger window"):
+    with pytest.raises(ValueError, match=r"more than 4 knots, .* and floats cannot part them: give a larger window"):
         list(st.restrict(st.tent(60), (0.5, 1), window=4))
     with pytest.raises(ValueError, match="window is 3: expected an integer >= 4"):
         st.restrict(st.tent(3), (0, 1), window=3)
