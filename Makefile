@@ -31,7 +31,7 @@ test-all: test
 
 # The rooms that lean on other packages most, with the oldest versions of these that are promised to work.
 lowest: .venv/lowest/ready
-	.venv/lowest/bin/python -m pytest --numprocesses=2 --dist=worksteal tests/foundation tests/networks tests/plots tests/analyses
+	.venv/lowest/bin/python -m pytest --numprocesses=2 --dist=worksteal tests/foundation tests/networks tests/plots
 
 zoo: .venv/zoo
 	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal -m zoo tests/zoo
