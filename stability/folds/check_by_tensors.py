@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from fractions import Fraction
 
 import numpy as np
 import torch
@@ -55,7 +54,7 @@ def check_by_tensors(net: Callable[..., Tensor], line: PiecewiseLinear, f: Piece
         # The bound is that of one of the points; another one may round somewhat more.
         if not apart <= np.fmin(units * (bound + _error_at(f, t)), part * size) + few * size:
             raise TypeError(
-                f"at t = {float(Fraction(int(t.p), int(t.q)) if hasattr(t, 'p') else t):g} the network makes "
+                f"at t = {float(t):g} the network makes "
                 f"{wanted[:3]} of a tensor, and {got[:3]} along the line: it is random, or asks what kind of object it "
                 "is given; expected one calculation for both"
             )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from fractions import Fraction
 from importlib.util import find_spec
 from typing import Any
 
@@ -132,9 +131,8 @@ def _rounded(f: PiecewiseLinear) -> PiecewiseLinear:
 
 
 def _float(value: Any) -> float:
-    exact = Fraction(int(value.p), int(value.q)) if hasattr(value, "p") else Fraction(value)
     try:
-        return float(exact)
+        return float(value)
     except OverflowError:
         raise ValueError("the network's values leave float64's range along the line: expected finite numbers") from None
 

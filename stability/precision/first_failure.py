@@ -237,7 +237,7 @@ def first_failure(
     for f, one in enumerate(bar):
         prediction = predict_network(gradients, states) if chain is None else predict_chain(chain, one)
         stored = in_format(reading, one.dtype)
-        run = run_in(stored, loss, states.before.tolist())
+        run = run_in(stored, loss, states.before.tolist(), inside=exact is not None)
         sizes_of = {"activations": run.activations, "gradients": run.gradients}
         if isinstance(stored, Steps):
             sizes_of["products"] = products_in(stored)

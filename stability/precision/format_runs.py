@@ -30,7 +30,8 @@ class FormatRun:
         gradients: (layers, seeds), from the output on: the log root mean square of the gradient with respect to the
             state before each layer, inf where one of its numbers is not finite; None without a loss.
         narrow: of an exact run the names of modules that work in a narrower format in the network itself.
-        inside: of a module int64 (layers, 1), how many of the tensors that a layer makes hold a NaN or +inf.
+        inside: of a module int64 (layers, 1), how many of the tensors that a layer makes hold a NaN or +inf; None where
+            that was not asked for.
     """
 
     layers: tuple[str, ...]
@@ -52,6 +53,7 @@ def run_in(
     before: Sequence[bool] = (),
     exact: bool = False,
     only_look: bool = False,
+    inside: bool = False,
 ) -> FormatRun:
     """Run a network once.
 
@@ -60,6 +62,7 @@ def run_in(
         loss: whose gradients are wanted too.
         before: of a module, before which layers the gradient of the state is wanted.
         exact: whether states must stay in the range of the format, and all of a module work in float64.
+        inside: whether to look at all that the layers of a module make, and not at their states alone.
         only_look: of an exact run, whether parts that work in a narrower format are but named.
     """
     if isinstance(reading, Steps):
@@ -78,8 +81,8 @@ def run_in(
         states = [one.whole(name)[None] for one, name in zip(found.all_states, names, strict=True)]
         wanted = [state for state, there in zip(found.before, before, strict=True) if there] if loss else []
         gradients = None if loss is None else _backward_of_module(wanted, evaluate(loss, found.output))
-        inside = torch.tensor(found.infinite_inside)[:, None]
-        return FormatRun(found.layers, reading.members, states, gradients, tuple(narrow), inside)
+        infinite = torch.tensor(found.infinite_inside)[:, None] if inside else None
+        return FormatRun(found.layers, reading.members, states, gradients, tuple(narrow), infinite)
 
 
 def size_of(numbers: Tensor, kept: int = 1) -> Tensor:

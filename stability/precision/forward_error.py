@@ -224,18 +224,18 @@ def run_in_float64(reading: Steps | Network) -> FormatRun:
     Raises:
         ValueError: where it leaves the range, or draws random numbers.
     """
-    return _exact_run(reading)[0]
+    return _exact_run(reading, inside=True)[0]
 
 
-def _exact_run(reading: Steps | Network) -> tuple[FormatRun, bool]:
+def _exact_run(reading: Steps | Network, inside: bool = False) -> tuple[FormatRun, bool]:
     """Return the run in float64, and whether all of it is, which not every network lets be."""
     wide = in_format(reading, torch.float64)
-    if isinstance(wide, Network):
-        try:
-            return run_in(wide, exact=True), True
-        except (ValueError, TypeError, RuntimeError):
-            return run_in(wide, exact=True, only_look=True), False
-    return run_in(wide, exact=True), True
+    try:
+        return run_in(wide, exact=True, inside=inside), True
+    except (ValueError, TypeError, RuntimeError):
+        if isinstance(wide, Steps):
+            raise
+        return run_in(wide, exact=True, only_look=True, inside=inside), False
 
 
 def of_runs(exact: FormatRun, runs: Mapping[str, FormatRun], level: float) -> ForwardErrors:

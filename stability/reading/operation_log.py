@@ -6,8 +6,8 @@ import math
 import os
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType
@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stability.reading.kinds import Slot, all_finite, has_numbers, largest_finite
 from stability.reading.not_finite import plain_name
+from stability.reading.running import told_of_calls
 from stability.reading.trees import map_tensors, tensors_in
 from stability.reading.wide_replay import Args, Options, Replay, replayed
 
@@ -218,32 +219,12 @@ class _Logger(TorchDispatchMode):
             pass
 
 
-class _Hook:
-    """Tells the logger of a module."""
-
-    only_looks = True
-
-    def __init__(self, method: Callable[[str], None], name: str) -> None:
-        self.method, self.name = method, name
-
-    def __call__(self, *_: object) -> None:
-        self.method(self.name)
-
-
 @contextmanager
 def logged(net: nn.Module, bottom: CodeType) -> Iterator[OperationLog]:
     """Log the operations that run inside; frames below the function of the code `bottom` are not the user's."""
     log = OperationLog(bottom=bottom)
     logger = _Logger(log)
-    with ExitStack() as stack:
-        for name, module in net.named_modules():
-            if not isinstance(module, torch.jit.ScriptModule):
-                for handle in (
-                    module.register_forward_pre_hook(_Hook(logger.begins, name)),
-                    module.register_forward_hook(_Hook(logger.ends, name), always_call=True),
-                ):
-                    stack.callback(handle.remove)
-        stack.enter_context(logger)
+    with told_of_calls(net, logger.begins, logger.ends), logger:
         yield log
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
@@ -68,6 +68,29 @@ def hooks_may_matter(net: nn.Module) -> bool:
         )
         for module in net.modules()
     )
+
+
+class LooksOnly:
+    """A hook that changes nothing of what passes."""
+
+    only_looks = True
+
+    def __init__(self, act: Callable[..., object], *given: object) -> None:
+        self.act, self.given = act, given
+
+    def __call__(self, *_: object) -> None:
+        self.act(*self.given)
+
+
+@contextmanager
+def told_of_calls(net: nn.Module, begins: Callable[[str], object], ends: Callable[[str], object]) -> Iterator[None]:
+    """Call `begins` with its name when a module of a network is called, and `ends` when it returns or raises."""
+    with ExitStack() as stack:
+        for name, module in net.named_modules():
+            if not isinstance(module, torch.jit.ScriptModule):
+                stack.callback(module.register_forward_pre_hook(LooksOnly(begins, name)).remove)
+                stack.callback(module.register_forward_hook(LooksOnly(ends, name), always_call=True).remove)
+        yield
 
 
 def same_values(one: object, other: object) -> bool:

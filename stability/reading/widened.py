@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from stability.reading.running import title
+from stability.reading.running import title, told_of_calls
 from stability.reading.trees import map_tensors, tensors_in
 
 _WIDE = {
@@ -26,19 +25,6 @@ _WIDE = {
 
 def _wide(tensor: Tensor) -> Tensor:
     return tensor.to(_WIDE.get(tensor.dtype, tensor.dtype))
-
-
-class _RunningModule:
-    """A hook that keeps the list of the modules that run, in the thread that follows the network."""
-
-    only_looks = True  # see `hooks_may_matter`
-
-    def __init__(self, change: Callable[[], object]) -> None:
-        self.change, self.thread = change, threading.get_ident()
-
-    def __call__(self, *_: object) -> None:
-        if threading.get_ident() == self.thread:
-            self.change()
 
 
 class _Widened(TorchDispatchMode):
@@ -115,16 +101,15 @@ def widened(net: nn.Module, only_look: bool = False) -> Iterator[dict[str, None]
     With `only_look` it stays as it is, for networks that do not work otherwise: one that asserts a dtype, or takes
     numbers apart bit by bit.
     """
-    mode, handles = _Widened(only_look), []
-    for name, module in net.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            continue
-        begins, ends = partial(mode.running.append, name or title(net)), mode.running.pop
-        handles.append(module.register_forward_pre_hook(_RunningModule(begins)))
-        handles.append(module.register_forward_hook(_RunningModule(ends), always_call=True))
-    try:
-        with mode:
-            yield mode.places
-    finally:
-        for handle in handles:
-            handle.remove()
+    mode, thread = _Widened(only_look), threading.get_ident()
+
+    def begins(name: str) -> None:
+        if threading.get_ident() == thread:
+            mode.running.append(name or title(net))
+
+    def ends(_: str) -> None:
+        if threading.get_ident() == thread:
+            mode.running.pop()
+
+    with told_of_calls(net, begins, ends), mode:
+        yield mode.places

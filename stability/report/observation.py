@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import cast
 
 import torch
@@ -19,11 +18,11 @@ from stability.reading.in_format import format_of
 from stability.reading.loss_gradients import loss_gradients
 from stability.reading.network import Network
 from stability.reading.passes import Pass
+from stability.reading.running import LooksOnly
 from stability.reading.states import State
 from stability.reading.trees import tensors_in
 from stability.report.seen_nodes import (
     Gate,
-    LooksOnly,
     Normalisation,
     Places,
     gates,
@@ -241,7 +240,7 @@ def without_fused_operations(net: nn.Module) -> Iterator[None]:
 @contextmanager
 def _taken(net: nn.Module) -> Iterator[_Taken]:
     mode = _Taken()
-    begins, ends = LooksOnly(partial(setattr, mode, "runs", True)), LooksOnly(partial(setattr, mode, "runs", False))
+    begins, ends = LooksOnly(setattr, mode, "runs", True), LooksOnly(setattr, mode, "runs", False)
     handles = [net.register_forward_pre_hook(begins), net.register_forward_hook(ends, always_call=True)]
     try:
         with mode:

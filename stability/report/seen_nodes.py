@@ -15,6 +15,7 @@ from stability.foundation.formats import Format
 from stability.reading.cuts import below
 from stability.reading.forward_recording import Node
 from stability.reading.passes import Pass
+from stability.reading.running import told_of_calls
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,6 @@ class Normalisation:
     share: float
 
 
-class LooksOnly:
-    """A hook that changes nothing of what passes."""
-
-    only_looks = True
-
-    def __init__(self, act: Callable[[], object]) -> None:
-        self.act = act
-
-    def __call__(self, *_: object) -> None:
-        self.act()
-
-
 Spans = list[tuple[str, int, int]]
 
 
@@ -71,33 +60,23 @@ def spans_of_calls(net: nn.Module) -> Iterator[Spans]:
     """Give a list that fills with (module, first number, last number) as the network runs inside."""
     spans: Spans = []
     running: list[tuple[str, int]] = []
-    handles = []
 
     def number() -> int:
         return int(torch.autograd._get_sequence_nr())  # type: ignore[attr-defined]
 
-    def begin(name: str) -> Callable[[], object]:
-        return lambda: running.append((name, number()))
+    def begins(name: str) -> None:
+        if name:
+            running.append((name, number()))
 
-    def end(name: str) -> Callable[[], object]:
-        def close() -> None:
-            while running:
-                began, first = running.pop()
-                if began == name:
-                    spans.append((name, first, number()))
-                    return
+    def ends(name: str) -> None:
+        while name and running:
+            began, first = running.pop()
+            if began == name:
+                spans.append((name, first, number()))
+                return
 
-        return close
-
-    for name, module in net.named_modules():
-        if name and not isinstance(module, torch.jit.ScriptModule):
-            handles.append(module.register_forward_pre_hook(LooksOnly(begin(name))))
-            handles.append(module.register_forward_hook(LooksOnly(end(name))))
-    try:
+    with told_of_calls(net, begins, ends):
         yield spans
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class Places:

@@ -125,10 +125,6 @@ def train(
     run_method = METHODS[check_name("training method", method, METHODS)]
     chosen = check_options(method, _ITERATIONS[method] if iterations is None else iterations, options)
     every = check_positive("every", every)
-    if not (on_iteration is None or callable(on_iteration)):
-        raise TypeError(
-            f"on_iteration is {on_iteration!r}: expected a function of an iteration and its losses, or None"
-        )
     _check_chain(chain, task)
     if method != "adam":
         _check_least_squares(chain, method)
