@@ -16,11 +16,20 @@ from stability.foundation.formats import check_formats
 from stability.reading import Layers
 from stability.reading.network import Network
 from stability.reading.read import AnyNetwork, as_module, is_chain, read
-from stability.report import rules_flow, rules_inputs, rules_numbers, rules_steps, rules_training, rules_units
+from stability.report import (
+    rules_curvature,
+    rules_flow,
+    rules_inputs,
+    rules_numbers,
+    rules_steps,
+    rules_training,
+    rules_units,
+)
 from stability.report.case import Case, Optimizer
 from stability.report.chain_member import one_member
 from stability.report.examination import Profile, Report
 from stability.report.finding import Finding, Look
+from stability.report.learning import by_learning
 from stability.report.observation import in_mode, observe, without_fused_operations
 from stability.report.whole_spectrum import spectrum_of
 from stability.signals.losses import Loss
@@ -39,6 +48,7 @@ RULES: tuple[Callable[[Case], None], ...] = (
     rules_inputs.ill_conditioned,
     rules_steps.optimizer_epsilon,
     rules_steps.lost_updates,
+    rules_curvature.step_too_large,
 )
 
 
@@ -139,6 +149,7 @@ def _examined(
         case.wide = rules_numbers.replayed(case)
         for rule in RULES:
             rule(case)
+        by_learning(case)
         rules_numbers.formats(case, formats, layers if isinstance(layers, Layers) else None)
         values = spectrum_of(case)
     if case.late:

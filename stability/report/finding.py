@@ -21,6 +21,7 @@ CODES = {
     "saturated": "units at the end of their range, where the derivative rounds to 0",
     "optimizer_epsilon": "gradients below the epsilon of the optimiser",
     "lost_updates": "updates below half a unit in the last place of the parameter",
+    "step_too_large": "a step of the optimiser that does not do what its derivative predicts",
     "norm_epsilon": "a normalisation whose variance is below its epsilon",
     "ill_conditioned": "a weight that takes directions away",
     "input_scale": "points that hardly differ, or are far from order 1",

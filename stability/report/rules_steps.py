@@ -21,9 +21,15 @@ from stability.report.thresholds import LOST_SHARE, epsilon_ratio
 
 @dataclass(frozen=True)
 class Step:
-    """A step of the optimiser on a copy: before, after, gradient and rate of every weight matrix of a rate above 0."""
+    """A step of the optimiser on a copy.
+
+    Attributes:
+        weights: before, after, gradient and rate of every weight matrix of a rate above 0.
+        changes: by how much every parameter changes that does.
+    """
 
     weights: dict[str, tuple[Tensor, Tensor, Tensor, float]]
+    changes: dict[str, Tensor]
 
 
 def one_step(
@@ -61,12 +67,15 @@ def one_step(
     except (ValueError, RuntimeError, TypeError) as error:
         case.notes.append(f"a step of the optimiser was not looked at: {error}")
         return None
-    found = {}
+    found: dict[str, tuple[Tensor, Tensor, Tensor, float]] = {}
+    changes: dict[str, Tensor] = {}
     for name, parameter in net.named_parameters():
+        change = parameter.detach().double() - before[name].double()
+        changes |= {name: change} if bool(change.any()) else {}
         rate = rates.get(id(parameter), 0.0)
         if name in gradients and parameter.ndim > 1 and rate != 0:
             found[name] = (before[name], parameter.detach(), gradients[name], rate)
-    return Step(found)
+    return Step(found, changes)
 
 
 def optimizer_epsilon(case: Case) -> None:

@@ -372,6 +372,14 @@ def lost_updates(planted):
     ]
 
 
+def step_too_large(planted):
+    def plant(sample, block, number):
+        return "steps of 1 for weights of 0.1", None
+
+    # The first step of Adam is its rate in every weight. In ten of them at once no derivative predicts that.
+    return _each(planted, "step_too_large", plant, optimizer=lambda s: torch.optim.Adam(s.net.parameters(), 1.0))
+
+
 def norm_epsilon(planted):
     def make(number):
         kind = number % 6
@@ -431,6 +439,7 @@ FAULTS = {
         format,
         optimizer_epsilon,
         lost_updates,
+        step_too_large,
         norm_epsilon,
         input_scale,
     )
