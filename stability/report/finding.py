@@ -54,7 +54,7 @@ class Finding:
     Attributes:
         code: one of `CODES`.
         severity: "broken" where nothing of the signal or the gradient gets through, "harmful" where a layer blocks
-            it, "watch" for what mostly trains.
+            it, "watch" for what mostly trains. Where a loss is given a short training of a copy has the last word.
         layer: the name of a layer of `st.layers`, or of a module or parameter inside one; None for the whole network.
         evidence: numbers by name, with the threshold among them.
         why: what that means, in a sentence.
