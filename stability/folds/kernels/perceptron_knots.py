@@ -31,6 +31,233 @@ def _sizes(entries):
     return least.min(), largest.max()
 
 
+_fast = njit(error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+
+
+@_fast
+def _norms(weight, bias):
+    """Return the largest sum of absolute weights of a row, Frobenius' norm, and the largest absolute bias."""
+    norm = squares = largest = 0.0
+    for i in range(weight.shape[0]):
+        total = 0.0
+        for j in range(weight.shape[1]):
+            total += abs(weight[i, j])
+            squares += weight[i, j] * weight[i, j]
+        norm, largest = max(norm, total), max(largest, abs(bias[i]))
+    return norm, np.sqrt(squares), largest
+
+
+@_fast
+def _transposed(weight):
+    """Return the transposed matrix, written block by block: whole columns would miss the cache at every number."""
+    rows, columns = weight.shape
+    result = np.empty((columns, rows))
+    for top in range(0, rows, 8):
+        for left in range(0, columns, 8):
+            for i in range(top, min(top + 8, rows)):
+                for j in range(left, min(left + 8, columns)):
+                    result[j, i] = weight[i, j]
+    return result
+
+
+@_fast
+def _through_weights(weight, bias, value, slope, bends, single):
+    """Return value, slope and bends after a layer's affine map."""
+    outputs, inputs = weight.shape
+    new_value, new_slope = np.empty(outputs), np.empty(outputs)
+    for i in range(outputs):
+        v = s = 0.0
+        for j in range(inputs):
+            v += weight[i, j] * value[j]
+            s += weight[i, j] * slope[j]
+        new_value[i], new_slope[i] = v + bias[i], s
+    count = len(bends)
+    many = 0
+    for k in range(count):
+        many += single[k] < 0
+    new_bends, older = np.empty((count, outputs)), np.empty((many, inputs))
+    columns = _transposed(weight) if count else weight
+    many = 0
+    for k in range(count):
+        if single[k] >= 0:
+            j = single[k]
+            b = bends[k, j]
+            for i in range(outputs):
+                new_bends[k, i] = b * columns[j, i]
+        else:
+            older[many] = bends[k]
+            many += 1
+    if many:
+        product = older @ weight.T
+        many = 0
+        for k in range(count):
+            if single[k] < 0:
+                new_bends[k] = product[many]
+                many += 1
+    return new_value, new_slope, new_bends
+
+
+@_fast
+def _sizes_before(value, slope, bends):
+    """Return the norms of the values, and of the slope with those of all bends added."""
+    squares = steepness = 0.0
+    for j in range(len(value)):
+        squares += value[j] * value[j]
+        steepness += slope[j] * slope[j]
+    total = np.sqrt(steepness)
+    for k in range(len(bends)):
+        bend = 0.0
+        for j in range(bends.shape[1]):
+            bend += bends[k, j] * bends[k, j]
+        total += np.sqrt(bend)
+    return np.sqrt(squares), total
+
+
+@_fast
+def _along(ends, value, slope, bends, dead):
+    """Return values at both ends and at all knots, slopes on all pieces, and how many neurons change sign on each."""
+    count, outputs = len(bends), len(value)
+    z, steep = np.empty((count + 2, outputs)), np.empty((count + 1, outputs))
+    changing = np.zeros(count + 1, np.int64)
+    z[0], steep[0] = value, slope
+    for k in range(count + 1):
+        width, changes = ends[k + 1] - ends[k], 0
+        if dead[k]:
+            steep[k] = 0.0  # which slope and bends add up to but for rounding
+        for j in range(outputs):
+            before = z[k, j]
+            after = before + steep[k, j] * width
+            z[k + 1, j] = after
+            # By comparisons: the product of small numbers is 0.
+            changes += (before < 0.0) & (after > 0.0) | (before > 0.0) & (after < 0.0)
+        if k < count:
+            for j in range(outputs):
+                steep[k + 1, j] = steep[k, j] + bends[k, j]
+        changing[k] = changes
+    return z, steep, changing
+
+
+@_fast
+def _kinks(ends, z, steep, changing, value_error, ordinary):
+    """Return where neurons change sign, which ones and on which pieces, in order on each.
+
+    Args:
+        ordinary: whether no product of two values underflows.
+
+    Returns:
+        places, neurons, pieces; how many are not told apart; a bound of the errors of their places.
+    """
+    outputs, length = z.shape[1], ends[-1] - ends[0]
+    total, reach = changing.sum(), max(abs(ends[0]), abs(ends[-1]))
+    at, owner, piece = np.empty(total), np.empty(total, np.int64), np.empty(total, np.int64)
+    crossing = np.empty(outputs + 1, np.int64)
+    found = undecided = 0
+    place_error = 0.0
+    for k in range(len(changing)):
+        first = found
+        if changing[k] == 0:
+            continue
+        met = 0
+        for j in range(outputs):
+            # Written always and kept now and then: a branch here would be mispredicted at every crossing.
+            crossing[met] = j
+            before, after = z[k, j], z[k + 1, j]
+            if ordinary:
+                met += before * after < 0.0
+            else:
+                met += (before < 0.0) & (after > 0.0) | (before > 0.0) & (after < 0.0)
+        for i in range(met):
+            j = crossing[i]
+            a, b = abs(z[k, j]), abs(z[k + 1, j])
+            t = ends[k] + a / (a + b) * (ends[k + 1] - ends[k])
+            place = found
+            while place > first and at[place - 1] > t:
+                at[place], owner[place] = at[place - 1], owner[place - 1]
+                place -= 1
+            at[place], owner[place] = t, j
+            piece[found] = k
+            found += 1
+        passed = -np.inf
+        for i in range(first, found):
+            # Kinks of two neurons that rounding may have parted, joined, or put in the wrong order.
+            blur = 2.0 * value_error / abs(steep[k, owner[i]]) + 4.0 * ROUNDOFF * (reach + length)
+            undecided += at[i] - blur <= passed
+            passed = max(passed, at[i] + blur)
+            place_error = max(place_error, min(blur, length))
+    return at, owner, piece, undecided, place_error
+
+
+@_fast
+def _through_activation(ends, z, steep, bends, kinks, alpha, dead, straight, at_zero):
+    """Return the knots, old and new, the bends at them after the activation, and what is flat.
+
+    Args:
+        kinks: places, neurons and pieces, of `_kinks`. alpha: the slope of every neuron below 0.
+        dead, straight: pieces on which no neuron moves, and knots at which none bends.
+        at_zero: whether any value is exactly 0.
+
+    Returns:
+        knots; bends; for each the one entry that is not 0, else -1; dead; straight.
+    """
+    at, owner, piece = kinks
+    count, outputs, found = len(bends), z.shape[1], len(at)
+    knots, merged = np.empty(count + found), np.zeros((count + found, outputs))
+    single = np.full(count + found, -1)
+    new_dead, new_straight = np.zeros(count + found + 1, np.bool_), np.zeros(count + found, np.bool_)
+    size = event = moving = 0  # moving: neurons that are on, on the piece at hand
+    flat = True
+    for j in range(outputs):
+        flat = flat and alpha[j] == 0.0
+    for k in range(count + 1):
+        first = size
+        if flat and (k == 0 or at_zero):
+            moving = 0
+            for j in range(outputs):
+                moving += max(z[k, j], z[k + 1, j]) > 0.0 and z[k, j] >= 0.0
+        new_dead[size] = dead[k] or (flat and moving == 0)
+        while event < found and piece[event] == k:
+            j, t = owner[event], at[event]
+            if size == first or knots[size - 1] != t:
+                knots[size], single[size] = t, j
+                new_straight[size] = alpha[j] == 1.0
+                size += 1
+            else:
+                single[size - 1] = -1
+                new_straight[size - 1] &= alpha[j] == 1.0
+            change = (1.0 - alpha[j]) * steep[k, j]
+            merged[size - 1, j] = change if z[k, j] < 0.0 else -change
+            moving += 1 if z[k, j] < 0.0 else -1
+            new_dead[size] = flat and moving == 0
+            event += 1
+        if k < count:
+            knots[size] = ends[k + 1]
+            new_straight[size] = straight[k] or (flat and moving == 0 and not at_zero)
+            for j in range(outputs):
+                merged[size, j] = bends[k, j] * (1.0 if z[k + 1, j] > 0.0 else alpha[j])
+            if at_zero:
+                # A knot at 0 itself takes each side's own branch.
+                for j in range(outputs):
+                    if z[k + 1, j] == 0.0:
+                        before = steep[k, j] * (1.0 if z[k, j] > 0.0 else alpha[j])
+                        merged[size, j] = steep[k + 1, j] * (1.0 if z[k + 2, j] > 0.0 else alpha[j]) - before
+            size += 1
+    return knots[:size], merged[:size], single[:size], new_dead[: size + 1], new_straight[:size]
+
+
+@_fast
+def _in_rows(z, steep, bends, dead, straight, value_error, slope_error):
+    """Return values, slopes and bends in one array, and bounds of their errors, which are 0 for what is exact."""
+    count = len(bends)
+    rows, errors = np.empty((3 * count + 3, z.shape[1])), np.empty(3 * count + 3)
+    rows[: count + 2], rows[count + 2 : 2 * count + 3], rows[2 * count + 3 :] = z, steep, bends
+    errors[: count + 2] = value_error
+    for k in range(count + 1):
+        errors[count + 2 + k] = 0.0 if dead[k] else slope_error
+    for k in range(count):
+        errors[2 * count + 3 + k] = 0.0 if straight[k] else 2.0 * slope_error
+    return rows, errors
+
+
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 def enumerate_layers(widths, parameters, slopes, low, high, limit):
     """Return what layers W h + b, with an activation between any two, do to the line from `low` to `high`.
@@ -45,10 +272,10 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
         knots; rows of values, slopes and bends, (3 knots - 3, outputs); bounds of their errors; a bound of the errors
         of the knots; the number of undecided signs. There are no knots where there would be more than `limit`.
     """
-    length = high - low
-    reach = max(abs(low), abs(high))
+    length, reach = high - low, max(abs(low), abs(high))
     value, slope = np.full(1, low), np.ones(1)
-    knots = np.empty(0)
+    ends = np.empty(2)  # of all pieces: the knots are those between
+    ends[0], ends[1] = low, high
     bends = np.empty((0, 1))
     single = np.empty(0, np.int64)  # the one entry that is not 0 of a fresh bend, else -1
     value_error = slope_error = place_error = 0.0
@@ -63,196 +290,48 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
         weight = parameters[at : at + inputs * outputs].reshape(outputs, inputs)
         bias = parameters[at + inputs * outputs : at + (inputs + 1) * outputs]
         at += (inputs + 1) * outputs
-        norm = frobenius = 0.0
-        for i in range(outputs):
-            total = 0.0
-            for j in range(inputs):
-                total += abs(weight[i, j])
-                frobenius += weight[i, j] * weight[i, j]
-            norm = max(norm, total)
-        new_value, new_slope = np.empty(outputs), np.empty(outputs)
-        for i in range(outputs):
-            v = s = 0.0
-            for j in range(inputs):
-                v += weight[i, j] * value[j]
-                s += weight[i, j] * slope[j]
-            new_value[i], new_slope[i] = v + bias[i], s
-        value_squares = slope_squares = total_bend = 0.0
-        for j in range(inputs):
-            value_squares += value[j] * value[j]
-            slope_squares += slope[j] * slope[j]
-        count = len(knots)
-        new_bends = np.empty((count, outputs))
-        older = np.empty((count, inputs))
-        many = 0
-        for k in range(count):
-            squares = 0.0
-            for j in range(inputs):
-                squares += bends[k, j] * bends[k, j]
-            total_bend += np.sqrt(squares)
-            if single[k] >= 0:
-                b = bends[k, single[k]]
-                for i in range(outputs):
-                    new_bends[k, i] = b * weight[i, single[k]]
-            else:
-                older[many] = bends[k]
-                many += 1
-        if many:
-            product = older[:many] @ weight.T
-            many = 0
-            for k in range(count):
-                if single[k] < 0:
-                    new_bends[k] = product[many]
-                    many += 1
-        largest_bias = 0.0
-        for i in range(outputs):
-            largest_bias = max(largest_bias, abs(bias[i]))
         # Errors are those of the sums, slope + bends and value + widths times slopes: what a bend takes from a slope
         # it takes with its error, so these do not add up along the line.
         # A product with a row of weights errs by terms * unit * |row| |vector| at most.
-        rounding = np.sqrt(frobenius) * (inputs + 2) * ROUNDOFF * 1.001
-        total_slope = np.sqrt(slope_squares) + total_bend
-        value_error = norm * value_error * 1.001 + rounding * (np.sqrt(value_squares) + length * total_slope)
+        norm, frobenius, largest_bias = _norms(weight, bias)
+        size, total_slope = _sizes_before(value, slope, bends)
+        rounding = frobenius * (inputs + 2) * ROUNDOFF * 1.001
+        value_error = norm * value_error * 1.001 + rounding * (size + length * total_slope)
         value_error += 2 * ROUNDOFF * largest_bias + _FLOOR
         slope_error = norm * slope_error * 1.001 + rounding * total_slope + _FLOOR
-        value, slope, bends = new_value, new_slope, new_bends
+        value, slope, bends = _through_weights(weight, bias, value, slope, bends, single)
 
-        # Values at both ends and at all knots, slopes on all pieces, from left to right.
-        z = np.empty((count + 2, outputs))
-        steep = np.empty((count + 1, outputs))
-        z[0], steep[0] = value, slope
-        crossings = 0
-        on_piece = np.zeros(count + 1, np.int64)
-        for k in range(count + 1):
-            width = (knots[k] if k < count else high) - (knots[k - 1] if k > 0 else low)
-            changes = 0
-            if dead[k]:
-                steep[k] = 0.0  # which slope and bends add up to but for rounding
-            for j in range(outputs):
-                before = z[k, j]
-                after = before + steep[k, j] * width
-                z[k + 1, j] = after
-                # By comparisons: the product of small numbers is 0.
-                changes += (before < 0.0) & (after > 0.0) | (before > 0.0) & (after < 0.0)
-            if k < count:
-                for j in range(outputs):
-                    steep[k + 1, j] = steep[k, j] + bends[k, j]
-            on_piece[k] = changes
-            crossings += changes
+        z, steep, changing = _along(ends, value, slope, bends, dead)
+        count, crossings = len(bends), changing.sum()
         (least_value, largest_value), (_, largest_slope) = _sizes(z.ravel()), _sizes(steep.ravel())
         slope_error += count * ROUNDOFF * largest_slope
         value_error += 3 * (count + 1) * ROUNDOFF * (largest_value + largest_slope * length)
         if layer == layers - 1:
-            rows = np.empty((3 * count + 3, outputs))
-            rows[: count + 2], rows[count + 2 : 2 * count + 3], rows[2 * count + 3 :] = z, steep, bends
-            errors = np.empty(3 * count + 3)
-            errors[: count + 2] = value_error
-            for k in range(count + 1):
-                errors[count + 2 + k] = 0.0 if dead[k] else slope_error
-            for k in range(count):
-                errors[2 * count + 3 + k] = 0.0 if straight[k] else 2.0 * slope_error
-            all_knots = np.empty(count + 2)
-            all_knots[0], all_knots[1:-1], all_knots[-1] = low, knots, high
-            return all_knots, rows, errors, place_error, undecided
+            rows, errors = _in_rows(z, steep, bends, dead, straight, value_error, slope_error)
+            return ends, rows, errors, place_error, undecided
         if count + crossings + 2 > limit:
             break
 
         alpha = slopes[slope_at : slope_at + outputs]
         slope_at += outputs
-        new_knots, owner, piece = np.empty(crossings), np.empty(crossings, np.int64), np.empty(crossings, np.int64)
-        crossing = np.empty(outputs + 1, np.int64)
-        found = 0
-        ordinary = least_value > 2.0**-500  # no product underflows
-        for k in range(count + 1):
-            left, right = knots[k - 1] if k > 0 else low, knots[k] if k < count else high
-            first = found
-            if on_piece[k] == 0:
-                continue
-            met = 0
-            for j in range(outputs):
-                # Written always and kept now and then: a branch here would be mispredicted at every crossing.
-                crossing[met] = j
-                before, after = z[k, j], z[k + 1, j]
-                if ordinary:
-                    met += before * after < 0.0
-                else:
-                    met += (before < 0.0) & (after > 0.0) | (before > 0.0) & (after < 0.0)
-            for i in range(met):
-                j = crossing[i]
-                a, b = abs(z[k, j]), abs(z[k + 1, j])
-                t = left + a / (a + b) * (right - left)
-                place = found
-                while place > first and new_knots[place - 1] > t:
-                    new_knots[place], owner[place] = new_knots[place - 1], owner[place - 1]
-                    place -= 1
-                new_knots[place], owner[place] = t, j
-                piece[found] = k
-                found += 1
-            passed = -np.inf
-            for i in range(first, found):
-                # Kinks of two neurons that rounding may have parted, joined, or put in the wrong order.
-                blur = 2.0 * value_error / abs(steep[k, owner[i]]) + 4.0 * ROUNDOFF * (reach + length)
-                undecided += new_knots[i] - blur <= passed
-                passed = max(passed, new_knots[i] + blur)
-                place_error = max(place_error, min(blur, length))
-        largest_gain = 1.0
-        for j in range(outputs):
-            largest_gain = max(largest_gain, abs(alpha[j]))
-        at_zero = least_value == 0.0
+        new, owner, piece, unclear, blur = _kinks(ends, z, steep, changing, value_error, least_value > 2.0**-500)
+        undecided += unclear
+        place_error = max(place_error, blur)
         if not least_value > value_error:
             for k in range(count + 2):
                 for j in range(outputs):
                     undecided += abs(z[k, j]) <= value_error
-        merged_knots = np.empty(count + found)
-        merged = np.zeros((count + found, outputs))
-        merged_single = np.full(count + found, -1)
-        size = event = 0
-        moving = 0  # neurons that are on, on the piece at hand
-        flat = True
-        for j in range(outputs):
-            flat = flat and alpha[j] == 0.0
-        new_dead, new_straight = np.zeros(count + found + 1, np.bool_), np.zeros(count + found, np.bool_)
-        for k in range(count + 1):
-            first = size
-            if flat and (k == 0 or at_zero):
-                moving = 0
-                for j in range(outputs):
-                    moving += max(z[k, j], z[k + 1, j]) > 0.0 and z[k, j] >= 0.0
-            new_dead[size] = dead[k] or (flat and moving == 0)
-            while event < found and piece[event] == k:
-                j, t = owner[event], new_knots[event]
-                if size == first or merged_knots[size - 1] != t:
-                    merged_knots[size] = t
-                    merged_single[size] = j
-                    new_straight[size] = alpha[j] == 1.0
-                    size += 1
-                else:
-                    merged_single[size - 1] = -1
-                    new_straight[size - 1] &= alpha[j] == 1.0
-                change = (1.0 - alpha[j]) * steep[k, j]
-                merged[size - 1, j] = change if z[k, j] < 0.0 else -change
-                moving += 1 if z[k, j] < 0.0 else -1
-                new_dead[size] = flat and moving == 0
-                event += 1
-            if k < count:
-                merged_knots[size] = knots[k]
-                new_straight[size] = straight[k] or (flat and moving == 0 and not at_zero)
-                for j in range(outputs):
-                    merged[size, j] = bends[k, j] * (1.0 if z[k + 1, j] > 0.0 else alpha[j])
-                if at_zero:
-                    # A knot at 0 itself takes each side's own branch.
-                    for j in range(outputs):
-                        if z[k + 1, j] == 0.0:
-                            before = steep[k, j] * (1.0 if z[k, j] > 0.0 else alpha[j])
-                            merged[size, j] = steep[k + 1, j] * (1.0 if z[k + 2, j] > 0.0 else alpha[j]) - before
-                size += 1
-        value_error += 8 * found * ROUNDOFF * (1.0 + largest_gain) * largest_slope * (reach + length)
-        value_error *= largest_gain
-        slope_error = largest_gain * slope_error + 2 * (count + found) * ROUNDOFF * (1.0 + largest_gain) * largest_slope
+        knots, bends, single, dead, straight = _through_activation(
+            ends, z, steep, bends, (new, owner, piece), alpha, dead, straight, least_value == 0.0
+        )
+        gain = max(1.0, np.abs(alpha).max())
+        value_error += 8 * crossings * ROUNDOFF * (1.0 + gain) * largest_slope * (reach + length)
+        value_error *= gain
+        slope_error = gain * slope_error + 2 * (count + crossings) * ROUNDOFF * (1.0 + gain) * largest_slope
         for j in range(outputs):
             on = z[0, j] > 0.0 or (z[0, j] == 0.0 and z[1, j] > 0.0)
             value[j] = z[0, j] * (1.0 if z[0, j] > 0.0 else alpha[j])
             slope[j] = steep[0, j] * (1.0 if on else alpha[j])
-        knots, bends, single = merged_knots[:size], merged[:size], merged_single[:size]
-        dead, straight = new_dead[: size + 1], new_straight[:size]
+        ends = np.empty(len(knots) + 2)
+        ends[0], ends[1:-1], ends[-1] = low, knots, high
     return np.empty(0), np.empty((0, 1)), np.empty(0), 0.0, 0
