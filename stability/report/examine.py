@@ -22,6 +22,7 @@ from stability.report.chain_member import one_member
 from stability.report.examination import Profile, Report
 from stability.report.finding import Finding, Look
 from stability.report.observation import in_mode, observe, without_fused_operations
+from stability.report.pace import at_best_pace
 from stability.report.whole_spectrum import spectrum_of
 from stability.signals.losses import Loss
 
@@ -104,7 +105,7 @@ def examine(
     reading = read(module, x, layers)
     assert isinstance(reading, Network)
     # Remedies draw random numbers.
-    with torch.random.fork_rng(), in_mode(module, train), without_fused_operations(module):
+    with torch.random.fork_rng(), in_mode(module, train), without_fused_operations(module), at_best_pace(reading):
         return _examined(reading, loss, own, layers, chosen, (title, began, budget, memory))
 
 
@@ -128,7 +129,8 @@ def _examined(
     title, began, budget, memory = frame
     start = time.monotonic()
     seen = observe(reading, loss)
-    case = Case(reading, loss, optimizer, seen, None, began + budget, time.monotonic() - start, memory)
+    first = time.monotonic() - start
+    case = Case(reading, loss, optimizer, seen, None, began + budget, first, memory)
     case.notes += seen.notes
     if loss is None:
         case.notes.append("no loss was given: gradients are of a random direction in the output")
@@ -141,7 +143,10 @@ def _examined(
             rule(case)
         rules_numbers.formats(case, formats, layers if isinstance(layers, Layers) else None)
         values = spectrum_of(case)
-    if case.late:
+    if first > budget:
+        words = f"one run forward and backward took {first:.0f} s, more than the budget of {budget:g} s"
+        case.notes.append(f"{words}: later looks and trials were left out")
+    elif case.late:
         case.notes.append(f"the budget of {budget:g} s is spent: later looks and trials were left out")
     findings = tuple(sorted(_each_once(case.findings), key=lambda one: one.rank))
     looks = tuple(_nearest(case.looks))

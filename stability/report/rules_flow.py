@@ -108,7 +108,9 @@ def _one(case: Case, code: str) -> None:
             evidence,
             f"The {what} {verb} by {decades:.1f} decades{where}, more than {str(case.seen.dtype)[6:]} tells apart: "
             f"{harm}.",
-            advice(trial, "No start or scale that was tried on a copy helps: shorten it, or add skips or norms."),
+            advice(
+                trial, "No start or scale that was tried on a copy helps: shorten it, or add skips or norms.", case.late
+            ),
             trial,
         )
     )
@@ -175,7 +177,11 @@ def collapsed(case: Case) -> None:
             evidence,
             f"Different points become the same: they end {math.exp(lowest):.1g} of their size from their mean, below "
             f"{threshold:.1g} after {place} layers, and what follows cannot tell them apart.",
-            advice(trial, "Use weights at the edge of chaos, skips, or fewer layers; no start tried on a copy helps."),
+            advice(
+                trial,
+                "Use weights at the edge of chaos, skips, or fewer layers; no start tried on a copy helps.",
+                case.late,
+            ),
             trial,
         )
     )

@@ -138,6 +138,8 @@ def chaotic(case: Case) -> None:
             else:
                 rescale(net, inputs)
 
+        if case.late:
+            break
         twin = copy.deepcopy(case.net)
         try:
             with torch.no_grad():

@@ -61,7 +61,7 @@ def dead_units(case: Case) -> None:
                 gate.module,
                 {"blocked_points": gate.blocked_points, "threshold": DEAD_SHARE, "dead_units": gate.dead},
                 f"The derivative of all units is 0 at every point: {what}, and the weights before it get no gradient.",
-                advice(trial, "Look at what enters it: no bias or scale that was tried on a copy helps."),
+                advice(trial, "Look at what enters it: no bias or scale that was tried on a copy helps.", case.late),
                 trial,
             )
         )
