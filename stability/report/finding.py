@@ -30,6 +30,15 @@ CODES = {
 SEVERITIES = ("broken", "harmful", "watch")
 
 
+def counted(number: int, one: str) -> str:
+    """Return a number with what it counts, in the plural but for 1.
+
+    >>> counted(1, "layer"), counted(0, "layer")
+    ('1 layer', '0 layers')
+    """
+    return f"{number} {one if number == 1 else one + 's'}"
+
+
 @dataclass(frozen=True)
 class Trial:
     """A remedy, tried on a copy of the network.
