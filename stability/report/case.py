@@ -15,6 +15,7 @@ from stability.reading.inputs import Inputs
 from stability.reading.network import Network
 from stability.report.finding import Finding, Look, Trial
 from stability.report.observation import Observation, observe
+from stability.report.thresholds import LEAST_POINTS
 from stability.signals.losses import Loss
 
 Optimizer = torch.optim.Optimizer
@@ -50,6 +51,11 @@ class Case:
     @property
     def net(self) -> nn.Module:
         return self.reading.module
+
+    @property
+    def few(self) -> bool:
+        """Whether there are fewer points than tell chance from a fault."""
+        return self.reading.inputs.batch_dim is not None and self.reading.inputs.points < LEAST_POINTS
 
     @property
     def late(self) -> bool:

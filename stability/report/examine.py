@@ -20,9 +20,10 @@ from stability.report import rules_flow, rules_inputs, rules_numbers, rules_step
 from stability.report.case import Case, Optimizer
 from stability.report.chain_member import one_member
 from stability.report.examination import Profile, Report
-from stability.report.finding import Finding, Look
+from stability.report.finding import Finding, Look, counted
 from stability.report.observation import in_mode, observe, without_fused_operations
 from stability.report.pace import at_best_pace
+from stability.report.thresholds import LEAST_POINTS
 from stability.report.whole_spectrum import spectrum_of
 from stability.signals.losses import Loss
 
@@ -134,6 +135,10 @@ def _examined(
     case.notes += seen.notes
     if loss is None:
         case.notes.append("no loss was given: gradients are of a random direction in the output")
+    if case.few:
+        words = "which units are dead and which saturated is not told from chance"
+        words += ", nor whether points become the same" if reading.inputs.points == 1 else ""
+        case.notes.append(f"of {counted(reading.inputs.points, 'point')} {words}: give {LEAST_POINTS} or more")
     if optimizer is None:
         case.notes.append("no optimiser was given: its epsilon and its steps were not looked at")
     values: tuple[float, ...] = ()

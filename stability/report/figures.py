@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from stability.foundation.formats import FORMATS, Format
 from stability.plots import STYLE
 from stability.report.examination import Report
-from stability.report.finding import Look
+from stability.report.finding import Look, counted
 
 #: Colours of the drawing, and the variables of the page that stand for them in light and in dark.
 _INK, _GRID, _BLUE, _RED, _GREEN, _BAND = "#333333", "#E4E4E4", "#0072B2", "#D55E00", "#009E73", "#8899AA"
@@ -111,7 +111,7 @@ def _profile(report: Report) -> Drawing | None:
     states, back = _known(profile.log_sizes) / _TEN, _known(profile.log_gradients) / _TEN
     if not np.isfinite(states).any():
         return None
-    words = f"Size of the state over {len(profile.layers)} layers: {_range_words(states)}."
+    words = f"Size of the state over {counted(len(profile.layers), 'layer')}: {_range_words(states)}."
     if np.isfinite(back).any():
         words += f" Gradient of the loss by layer: {_range_words(back)}."
     every = np.concatenate([states, back])
@@ -264,7 +264,8 @@ def _findings(report: Report) -> Drawing | None:
     if not looks:
         return None
     over = [look.code for look in looks if beyond(look) > 0]
-    words = f"Distance of {len(looks)} numbers from their thresholds in decades; beyond: {', '.join(over) or 'none'}."
+    words = f"Distance of {counted(len(looks), 'number')} from the threshold in decades"
+    words += f"; beyond: {', '.join(over) or 'none'}."
 
     def draw(ax: Axes) -> None:
         far = [max(-12.0, min(12.0, beyond(look))) for look in looks]

@@ -15,7 +15,7 @@ from stability.foundation.scaled_sums import Part
 from stability.reading.running import run
 from stability.reading.traces import undisturbed
 from stability.report.case import Case, Optimizer, advice, settled
-from stability.report.finding import Finding, Trial
+from stability.report.finding import Finding, Trial, reason
 from stability.report.observation import Observation, random_loss
 from stability.report.thresholds import LOST_SHARE, epsilon_ratio
 
@@ -60,7 +60,7 @@ def one_step(
             gradients = {name: p.grad.to_dense() for name, p in net.named_parameters() if p.grad is not None}
             optimizer.step()
     except (ValueError, RuntimeError, TypeError) as error:
-        case.notes.append(f"a step of the optimiser was not looked at: {error}")
+        case.notes.append(f"a step of the optimiser was not looked at: {reason(error)}")
         return None
     found = {}
     for name, parameter in net.named_parameters():

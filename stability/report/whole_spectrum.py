@@ -13,6 +13,7 @@ from stability.reading.derivatives import derivatives
 from stability.reading.network import Network
 from stability.reading.refusals import normalises_by_batch
 from stability.report.case import Case
+from stability.report.finding import reason
 
 #: States of up to so many numbers may have all their singular values.
 ALL_VALUES = 1000
@@ -54,7 +55,7 @@ def spectrum_of(case: Case) -> tuple[float, ...]:
         case.notes.append("the spectrum was left out: it was not done when the budget was spent")
         return ()
     except (ValueError, TypeError, RuntimeError) as error:
-        case.notes.append(f"there is no spectrum: {error}")
+        case.notes.append(f"there is no spectrum: {reason(error)}")
         return ()
     return tuple(sorted((log for log in logs if log > -math.inf), reverse=True))
 

@@ -26,7 +26,8 @@ for (const svg of inside.querySelectorAll("svg")) {
   const whole = svg.getBoundingClientRect(), boxes = [];
   for (const text of svg.querySelectorAll("text")) {
     const box = text.getBoundingClientRect();
-    const out = Math.max(whole.left - box.left, box.right - whole.right, whole.top - box.top, box.bottom - whole.bottom);
+    const aside = Math.max(whole.left - box.left, box.right - whole.right);
+    const out = Math.max(aside, whole.top - box.top, box.bottom - whole.bottom);
     if (out > 1) faults.push("outside of its figure: " + text.textContent);
     for (const [other, words] of boxes) {
       const across = Math.min(box.right, other.right) - Math.max(box.left, other.left);
@@ -37,8 +38,8 @@ for (const svg of inside.querySelectorAll("svg")) {
   }
 }
 const scripts = inside.scripts.length, width = inside.documentElement.scrollWidth;
-const height = inside.documentElement.scrollHeight;
-document.body.textContent = JSON.stringify({width, height, scripts, texts, faults});
+const figures = [...inside.querySelectorAll("figure")].map((one) => one.getBoundingClientRect().bottom);
+document.body.textContent = JSON.stringify({width, figures, scripts, texts, faults});
 """
 FRAME = (
     '<!DOCTYPE html><body style="margin: 0"><iframe id="frame" style="border: 0; width: {width}px; height: 800px" '
@@ -62,7 +63,7 @@ def started(address, folder, *options):
 
 
 def measured(page, folder, width=380):
-    """Return what a page is at some width: its own width and height, its texts and scripts, and its faults."""
+    """Return what a page is at some width: its own width, the ends of its figures, its texts and scripts, and its faults."""
     script = MEASURE.replace("</", "<\\/")
     framed = folder / "framed.html"
     framed.write_text(
@@ -81,6 +82,6 @@ def printed(page, folder):
 
 
 def pictured(page, path, folder, width=760):
-    """Write a picture of a page, as high as it is."""
-    height = measured(page, folder, width)["height"]
+    """Write a picture of a page as far as its first figure."""
+    height = round(measured(page, folder, width)["figures"][0]) + 10
     started(Path(page).as_uri(), folder, f"--screenshot={path}", f"--window-size={width},{height}")
