@@ -31,22 +31,16 @@ def at_best_pace(reading: Network) -> Iterator[None]:
 def _best(reading: Network, before: int) -> int:
     if before == 1 or any(p.device.type != "cpu" for p in reading.module.parameters()):
         return before
-    alone = _seconds(reading, 1)
-    # What cannot be run so says why when it is looked at.
-    if alone is None:
-        return before
-    if alone < SHORT:
-        return 1
-    together = _seconds(reading, before)
-    return 1 if together is None or alone < together else before
-
-
-def _seconds(reading: Network, threads: int) -> float | None:
-    torch.set_num_threads(threads)
     try:
         with undisturbed(reading.module):
-            began = time.monotonic()
-            run(reading.module, reading.copied())
-            return time.monotonic() - began
+            alone = _seconds(reading, 1)
+            return 1 if alone < SHORT or alone < _seconds(reading, before) else before
     except Exception:
-        return None
+        return before  # what cannot be run so says why when it is looked at
+
+
+def _seconds(reading: Network, threads: int) -> float:
+    torch.set_num_threads(threads)
+    began = time.monotonic()
+    run(reading.module, reading.copied())
+    return time.monotonic() - began

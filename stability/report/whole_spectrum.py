@@ -35,6 +35,9 @@ def spectrum_of(case: Case) -> tuple[float, ...]:
     if not case.seen.is_cut or case.seen.random or normalises_by_batch(case.net):
         case.notes.append("there is no spectrum: points are not apart, or not followed, as the network is")
         return ()
+    if case.late:
+        case.notes.append("the spectrum was left out: the budget does not allow it")
+        return ()
     part = case.reading.part(0, min(POINTS, case.reading.inputs.points))
     try:
         with part.forward() as found:

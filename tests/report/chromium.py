@@ -63,7 +63,7 @@ def started(address, folder, *options):
 
 
 def measured(page, folder, width=380):
-    """Return what a page is at some width: its own width, the ends of its figures, its texts and scripts, and its faults."""
+    """Return what a page is at some width: how wide, where figures end, how many texts and scripts, and its faults."""
     script = MEASURE.replace("</", "<\\/")
     framed = folder / "framed.html"
     framed.write_text(
