@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,7 +31,13 @@ HELD = 2**25
 
 
 def leading_spectrum(
-    names: Sequence[str], states: Sequence[State], k: int, progress: bool, seeds: int = 1, apart: bool = False
+    names: Sequence[str],
+    states: Sequence[State],
+    k: int,
+    progress: bool,
+    seeds: int = 1,
+    apart: bool = False,
+    until: float = math.inf,
 ) -> Spectrum:
     """Return the k leading singular values of every prefix from products with J and J^T.
 
@@ -46,9 +53,11 @@ def leading_spectrum(
         progress: whether to show a progress bar.
         seeds: how many; a module is one.
         apart: whether points are known not to depend on one another.
+        until: the time on `time.monotonic` at which it is given up.
 
     Raises:
         ValueError: where points depend on one another, and where a derivative is not finite.
+        TimeoutError: where the values have not converged in time.
     """
     size = states[0].size
     widths = [state.width for state in states]
@@ -76,6 +85,8 @@ def leading_spectrum(
     for prefix in tqdm(range(1, depth + 1), desc="leading values", disable=None if progress else True):
         before = guess
         for turn in range(ROUNDS):
+            if time.monotonic() > until:
+                raise TimeoutError
             left = _push(found, prefix, guess)
             values, residual, pulled = _residuals(found, prefix, left, guess, k)
             if turn and not (residual >= TOLERANCE).any():  # NaN where a value is zero

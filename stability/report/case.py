@@ -15,6 +15,7 @@ from stability.reading.inputs import Inputs
 from stability.reading.network import Network
 from stability.report.finding import Finding, Look, Trial
 from stability.report.observation import Observation, observe
+from stability.report.thresholds import LEAST_POINTS
 from stability.signals.losses import Loss
 
 Optimizer = torch.optim.Optimizer
@@ -30,7 +31,8 @@ class Case:
         seen: what its run showed, in its own format.
         wide: the same in float64, None where that could not be run.
         until: the time at which all is to be over.
-        lasts: the seconds that one run took, forward and backward: nothing is begun that would not end in time.
+        lasts: the seconds that the last run took, forward and backward: nothing is begun that would not end in time.
+            The first one takes longer than those after it, and other programs may slow one down.
         looks, findings, notes: what the rules looked at, found, and left out.
     """
 
@@ -49,6 +51,11 @@ class Case:
     @property
     def net(self) -> nn.Module:
         return self.reading.module
+
+    @property
+    def few(self) -> bool:
+        """Whether there are fewer points than tell chance from a fault."""
+        return self.reading.inputs.batch_dim is not None and self.reading.inputs.points < LEAST_POINTS
 
     @property
     def late(self) -> bool:
@@ -90,6 +97,7 @@ class Case:
         """
         if self.late:
             return None
+        began = time.monotonic()
         try:
             twin = copy.deepcopy(self.net)
             with torch.no_grad():
@@ -97,6 +105,8 @@ class Case:
             after = measure(observe(replace(self.reading, module=twin, inputs=inputs), self.loss, backward))
         except (ValueError, RuntimeError, TypeError):
             return None
+        took = time.monotonic() - began
+        self.lasts = took if backward else max(took, self.lasts)
         return None if math.isnan(after) else Trial(remedy, quantity, before, after)
 
 
@@ -105,9 +115,9 @@ def settled(trials: list[Trial | None], helps: Callable[[Trial], bool]) -> Trial
     return next((trial for trial in trials if trial is not None and helps(trial)), None)
 
 
-def advice(trial: Trial | None, otherwise: str) -> str:
-    """Return the sentence of a remedy that was tried and helped, else another one."""
+def advice(trial: Trial | None, otherwise: str, late: bool = False) -> str:
+    """Return the sentence of a remedy that was tried and helped, else another one, or that there was no time to try."""
     if trial is None:
-        return otherwise
+        return "No remedy was tried: the budget does not allow it." if late else otherwise
     text = trial.remedy[0].upper() + trial.remedy[1:]
     return f"{text}: on a copy {trial.quantity} went from {trial.before:.3g} to {trial.after:.3g}."

@@ -11,14 +11,14 @@ from typing import cast
 
 from stability.foundation.arguments import door
 from stability.foundation.files import write_atomically
-from stability.report.finding import Finding, Look, Trial
+from stability.report.finding import Alike, Finding, Look, Trial, counted
 
 _VERSION = 1
 _KEYS = {"stability_report", "checksum", "title", "findings", "looked_at", "notes", "profile", "seconds"}
 
 
-@dataclass(frozen=True)
-class Profile:
+@dataclass(frozen=True, eq=False)
+class Profile(Alike):
     """The numbers that the figures show, natural logarithms by layer; NaN where there is none.
 
     Attributes:
@@ -42,8 +42,8 @@ class Profile:
     dtype: str = "float32"
 
 
-@dataclass(frozen=True, repr=False)
-class Report:
+@dataclass(frozen=True, repr=False, eq=False)
+class Report(Alike):
     """What `st.examine` found.
 
     Attributes:
@@ -74,7 +74,7 @@ class Report:
         )
         lines = [
             f"{self.title}: {verdict}",
-            f"{len(self.profile.layers)} layers, {self.profile.dtype}, {self.seconds:.1f} s; "
+            f"{counted(len(self.profile.layers), 'layer')}, {self.profile.dtype}, {self.seconds:.1f} s; "
             + ", ".join(f"{count} {name}" for name, count in counts.items()),
         ]
         for finding in self.findings[:3]:
@@ -87,7 +87,8 @@ class Report:
             lines.append(f"nearest to its threshold: {look.quantity} {look.value:.3g}, threshold {look.threshold:.3g}")
         if self.notes and len(lines) < 10:
             lines.append("note: " + "; ".join(self.notes)[:160])
-        lines += [f"looked at {len(self.looked_at)} numbers: see report.looked_at"] if len(lines) < 10 else []
+        if len(lines) < 10:
+            lines.append(f"looked at {counted(len(self.looked_at), 'number')}: see report.looked_at")
         return "\n".join(_short(line) for line in lines[:10])
 
     def _repr_html_(self) -> str:

@@ -28,9 +28,11 @@ from stability.report import (
 from stability.report.case import Case, Optimizer
 from stability.report.chain_member import one_member
 from stability.report.examination import Profile, Report
-from stability.report.finding import Finding, Look
+from stability.report.finding import Finding, Look, counted
 from stability.report.learning import by_learning
 from stability.report.observation import in_mode, observe, without_fused_operations
+from stability.report.pace import at_best_pace
+from stability.report.thresholds import LEAST_POINTS
 from stability.report.whole_spectrum import spectrum_of
 from stability.signals.losses import Loss
 
@@ -115,7 +117,7 @@ def examine(
     reading = read(module, x, layers)
     assert isinstance(reading, Network)
     # Remedies draw random numbers.
-    with torch.random.fork_rng(), in_mode(module, train), without_fused_operations(module):
+    with torch.random.fork_rng(), in_mode(module, train), without_fused_operations(module), at_best_pace(reading):
         return _examined(reading, loss, own, layers, chosen, (title, began, budget, memory))
 
 
@@ -139,10 +141,15 @@ def _examined(
     title, began, budget, memory = frame
     start = time.monotonic()
     seen = observe(reading, loss)
-    case = Case(reading, loss, optimizer, seen, None, began + budget, time.monotonic() - start, memory)
+    first = time.monotonic() - start
+    case = Case(reading, loss, optimizer, seen, None, began + budget, first, memory)
     case.notes += seen.notes
     if loss is None:
         case.notes.append("no loss was given: gradients are of a random direction in the output")
+    if case.few:
+        words = "which units are dead and which saturated is not told from chance"
+        words += ", nor whether points become the same" if reading.inputs.points == 1 else ""
+        case.notes.append(f"of {counted(reading.inputs.points, 'point')} {words}: give {LEAST_POINTS} or more")
     if optimizer is None:
         case.notes.append("no optimiser was given: its epsilon and its steps were not looked at")
     values: tuple[float, ...] = ()
@@ -153,7 +160,10 @@ def _examined(
         by_learning(case)
         rules_numbers.formats(case, formats, layers if isinstance(layers, Layers) else None)
         values = spectrum_of(case)
-    if case.late:
+    if first > budget:
+        words = f"one run forward and backward took {first:.0f} s, more than the budget of {budget:g} s"
+        case.notes.append(f"{words}: later looks and trials were left out")
+    elif case.late:
         case.notes.append(f"the budget of {budget:g} s is spent: later looks and trials were left out")
     findings = tuple(sorted(_each_once(case.findings), key=lambda one: one.rank))
     looks = tuple(_nearest(case.looks))

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from stability.foundation.formats import FORMATS, Format
 from stability.plots import STYLE
 from stability.report.examination import Report
-from stability.report.finding import Look
+from stability.report.finding import Look, counted
 
 #: Colours of the drawing, and the variables of the page that stand for them in light and in dark.
 _INK, _GRID, _BLUE, _RED, _GREEN, _BAND = "#333333", "#E4E4E4", "#0072B2", "#D55E00", "#009E73", "#8899AA"
@@ -38,6 +38,8 @@ LOOK = {
 _TEN = math.log(10)
 #: More marks than this make a line, so that the page stays small.
 _MOST = 2000
+#: Points of the smallest text: a figure is as many pixels wide on a phone as it has points.
+_SMALL = 9
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,10 @@ def _known(values: Sequence[float]) -> np.ndarray:
     return np.where(np.isfinite(array), array, np.nan)
 
 
+def _marks(values: np.ndarray) -> float:
+    return 2.5 if len(values) < 100 else 1.0
+
+
 def _places(ax: Axes) -> None:
     ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
 
@@ -105,7 +111,7 @@ def _profile(report: Report) -> Drawing | None:
     states, back = _known(profile.log_sizes) / _TEN, _known(profile.log_gradients) / _TEN
     if not np.isfinite(states).any():
         return None
-    words = f"Size of the state over {len(profile.layers)} layers: {_range_words(states)}."
+    words = f"Size of the state over {counted(len(profile.layers), 'layer')}: {_range_words(states)}."
     if np.isfinite(back).any():
         words += f" Gradient of the loss by layer: {_range_words(back)}."
     every = np.concatenate([states, back])
@@ -116,12 +122,19 @@ def _profile(report: Report) -> Drawing | None:
         for name, alpha in (("float32", 0.10), ("float16", 0.22)):
             one = Format(FORMATS[name])
             ends = math.log10(one.smallest), math.log10(one.largest)
-            ax.axhspan(max(ends[0], bottom), min(ends[1], top), color=_BAND, alpha=alpha, linewidth=0)
             words_of = "float32, bfloat16" if name == "float32" else name
-            where = min(ends[1], top)
-            ax.text(0.99, where, words_of, transform=ax.get_yaxis_transform(), ha="right", va="top", fontsize=7)
-        ax.plot(np.arange(len(states)), states, color=_BLUE, label="state", marker="o", markersize=2.5)
-        ax.plot(np.arange(len(back)), back, color=_RED, label="gradient", marker="s", markersize=2.5, linestyle="--")
+            span = max(ends[0], bottom), min(ends[1], top)
+            ax.axhspan(*span, color=_BAND, alpha=alpha, linewidth=0, label=words_of)
+        ax.plot(np.arange(len(states)), states, color=_BLUE, label="state", marker="o", markersize=_marks(states))
+        ax.plot(
+            np.arange(len(back)),
+            back,
+            color=_RED,
+            label="gradient",
+            marker="s",
+            markersize=_marks(back),
+            linestyle="--",
+        )
         for finding in report.findings:
             number = _number_of(report, finding.layer)
             if number is not None and finding.severity != "watch":
@@ -129,7 +142,19 @@ def _profile(report: Report) -> Drawing | None:
         ax.set_ylim(bottom, top)
         ax.set_xlabel("layer")
         ax.set_ylabel("log10 of the size")
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
+        handles, labels = ax.get_legend_handles_labels()
+        order = [labels.index(one) for one in ("state", "gradient", "float16", "float32, bfloat16")]
+        ax.legend(
+            [handles[k] for k in order],
+            [labels[k] for k in order],
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            ncols=4,
+            borderaxespad=0.2,
+            fontsize=_SMALL,
+            handlelength=1.2,
+            columnspacing=1.0,
+        )
         _places(ax)
 
     return _drawn("States and gradients over the layers, in the ranges of the formats", words, draw)
@@ -181,7 +206,7 @@ def _correlation(report: Report) -> Drawing | None:
     limit = math.log10(Format(FORMATS[_format(report)]).roundoff)
 
     def draw(ax: Axes) -> None:
-        ax.plot(np.arange(len(logs)), logs, color=_GREEN, marker="o", markersize=2.5)
+        ax.plot(np.arange(len(logs)), logs, color=_GREEN, marker="o", markersize=_marks(logs))
         ax.axhline(limit, color=_RED, linewidth=0.8, linestyle="--")
         ax.text(
             0.99,
@@ -190,7 +215,7 @@ def _correlation(report: Report) -> Drawing | None:
             transform=ax.get_yaxis_transform(),
             ha="right",
             va="bottom",
-            fontsize=7,
+            fontsize=_SMALL,
         )
         ax.set_ylim(min(float(np.nanmin(logs)), limit) - 0.7, max(0.5, float(np.nanmax(logs)) + 0.3))
         ax.set_xlabel("layer")
@@ -208,7 +233,9 @@ def _dead(report: Report) -> Drawing | None:
     words = f"Share of dead units by layer: at most {100 * shares[worst]:.0f} %, in {report.profile.layers[worst]}."
 
     def draw(ax: Axes) -> None:
-        ax.bar(np.arange(1, len(shares) + 1), np.nan_to_num(shares), color=_BLUE, width=0.8)
+        ax.bar(
+            np.arange(1, len(shares) + 1), np.nan_to_num(shares), color=_BLUE, width=0.8 if len(shares) < 100 else 1.0
+        )
         ax.axhline(1.0, color=_RED, linewidth=0.8, linestyle="--")
         ax.set_ylim(0, 1.05)
         ax.set_xlabel("layer")
@@ -237,12 +264,13 @@ def _findings(report: Report) -> Drawing | None:
     if not looks:
         return None
     over = [look.code for look in looks if beyond(look) > 0]
-    words = f"Distance of {len(looks)} numbers from their thresholds in decades; beyond: {', '.join(over) or 'none'}."
+    words = f"Distance of {counted(len(looks), 'number')} from the threshold in decades"
+    words += f"; beyond: {', '.join(over) or 'none'}."
 
     def draw(ax: Axes) -> None:
         far = [max(-12.0, min(12.0, beyond(look))) for look in looks]
         ax.barh(range(len(looks)), far, color=[_RED if one > 0 else _GREEN for one in far], height=0.7)
-        ax.set_yticks(range(len(looks)), [look.code for look in looks], fontsize=7)
+        ax.set_yticks(range(len(looks)), [look.code for look in looks], fontsize=_SMALL)
         ax.axvline(0, color=_INK, linewidth=0.8)
         ax.set_xlabel("decades beyond the threshold (12 at most)")
 

@@ -31,8 +31,52 @@ CODES = {
 SEVERITIES = ("broken", "harmful", "watch")
 
 
-@dataclass(frozen=True)
-class Trial:
+def counted(number: int, one: str) -> str:
+    """Return a number with what it counts, in the plural but for 1.
+
+    >>> counted(1, "layer"), counted(0, "layer")
+    ('1 layer', '0 layers')
+    """
+    return f"{number} {one if number == 1 else one + 's'}"
+
+
+def reason(error: Exception, most: int = 160) -> str:
+    """Return in one sentence why something could not be looked at, without the words of what is underneath.
+
+    >>> reason(RuntimeError("mat1 and mat2 must have the same dtype"))
+    'the network raises RuntimeError when it is run so'
+    >>> reason(ValueError("points depend on one another: raise memory=. More follows"))
+    'points depend on one another: raise memory='
+    """
+    cause = error.__cause__
+    if cause is not None or not isinstance(error, ValueError):
+        return f"the network raises {type(cause or error).__name__} when it is run so"
+    text = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+class Alike:
+    """A record that equals another of its kind with the same numbers, NaN among them, as a file gives them back."""
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return _same(vars(self), vars(other))
+
+    def __hash__(self) -> int:
+        return hash((type(self), *(value for value in vars(self).values() if isinstance(value, str))))
+
+
+def _same(one: object, other: object) -> bool:
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return one == other or (one != one and other != other)
+
+
+@dataclass(frozen=True, eq=False)
+class Trial(Alike):
     """A remedy, tried on a copy of the network.
 
     Attributes:
@@ -47,8 +91,8 @@ class Trial:
     after: float
 
 
-@dataclass(frozen=True)
-class Finding:
+@dataclass(frozen=True, eq=False)
+class Finding(Alike):
     """One finding.
 
     Attributes:
@@ -95,8 +139,8 @@ class Finding:
         return f"{self.severity} {self.code}{where}: {self.why} ({numbers}) {self.remedy}"
 
 
-@dataclass(frozen=True)
-class Look:
+@dataclass(frozen=True, eq=False)
+class Look(Alike):
     """One thing that was looked at, found or not.
 
     Attributes:

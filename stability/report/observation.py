@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from stability.foundation.log_norms import log_norm
 from stability.foundation.scaled_sums import Part
+from stability.reading.cuts import below
 from stability.reading.in_format import format_of
 from stability.reading.loss_gradients import loss_gradients
 from stability.reading.network import Network
@@ -21,6 +22,7 @@ from stability.reading.passes import Pass
 from stability.reading.running import LooksOnly
 from stability.reading.states import State
 from stability.reading.trees import tensors_in
+from stability.report.finding import reason
 from stability.report.seen_nodes import (
     Gate,
     Normalisation,
@@ -54,6 +56,7 @@ class Observation:
         gradients: by parameter, as a tensor and an exponent of 2.
         missing: the parameters that require a gradient and get none.
         untaken: those of them, and of the frozen ones, that no operation takes.
+        returned: the parameters that what the network returns depends on.
         gates, norms: the activations and normalisations.
         random: whether random numbers were drawn.
         notes: what could not be looked at, and why.
@@ -73,6 +76,7 @@ class Observation:
     gradients: dict[str, Part] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     untaken: tuple[str, ...] = ()
+    returned: frozenset[str] = frozenset()
     gates: list[Gate] = field(default_factory=list)
     norms: list[Normalisation] = field(default_factory=list)
     random: bool = False
@@ -117,6 +121,9 @@ def observe(reading: Network, loss: Loss | None, backward: bool = True) -> Obser
         trained = {name: p for name, p in reading.module.named_parameters() if p.requires_grad}
         if backward and trained:
             _backward(found, random_loss if loss is None else loss, seen)
+            ends = below([tensor.grad_fn for tensor in found.outputs if tensor.grad_fn is not None])
+            leaves = {id(node.variable) for node in ends if hasattr(node, "variable")}
+            seen.returned = frozenset(name for name, p in trained.items() if id(p) in leaves)
         seen.untaken = tuple(name for name, p in reading.module.named_parameters() if id(p) not in taken.seen)
     return seen
 
@@ -178,7 +185,7 @@ def _backward(found: Pass, loss: Loss, seen: Observation) -> None:
         result = loss_gradients(found, value, [*wanted, output])
         seen.log_gradients, seen.gradients, seen.missing = result.states, result.parameters, tuple(result.missing)
     except (ValueError, RuntimeError) as error:
-        seen.notes.append(f"gradients by an ordinary backward pass: {error}")
+        seen.notes.append(f"gradients are those of an ordinary backward pass, which may underflow: {reason(error)}")
         _plain_backward(found, value, [*wanted, output], seen)
 
 

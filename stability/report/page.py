@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from stability.report.examination import Report
 from stability.report.figures import beyond, drawings
-from stability.report.finding import CODES
+from stability.report.finding import CODES, counted
 
 
 @cache
@@ -20,6 +20,7 @@ def environment() -> Environment:
         loader=PackageLoader("stability.report", "pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["digits"] = lambda value: f"{value:.3g}"
+    environment.filters["counted"] = counted
     return environment
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from stability.reading.inputs import Inputs
 from stability.report.case import Case, advice, settled
-from stability.report.finding import Finding, Trial
+from stability.report.finding import Finding, Trial, counted
 from stability.report.growth import Change, farthest
 from stability.report.observation import Observation
 from stability.report.remedies import orthogonal, rescale
@@ -100,15 +100,19 @@ def _one(case: Case, code: str) -> None:
     if math.isfinite(change.low):
         evidence |= {"rate_low": change.low, "rate_high": change.high}
     where = f", {change.share:.0%} of it in this layer" if layer is not None else ""
+    # Of few points it may be chance that the units of a layer pass nothing.
+    chance = case.few and any(f.code in ("dead_units", "saturated") for f in case.findings)
     case.findings.append(
         Finding(
             code,
-            "harmful",
+            "watch" if chance else "harmful",
             layer,
             evidence,
             f"The {what} {verb} by {decades:.1f} decades{where}, more than {str(case.seen.dtype)[6:]} tells apart: "
             f"{harm}.",
-            advice(trial, "No start or scale that was tried on a copy helps: shorten it, or add skips or norms."),
+            advice(
+                trial, "No start or scale that was tried on a copy helps: shorten it, or add skips or norms.", case.late
+            ),
             trial,
         )
     )
@@ -174,8 +178,12 @@ def collapsed(case: Case) -> None:
             layer,
             evidence,
             f"Different points become the same: they end {math.exp(lowest):.1g} of their size from their mean, below "
-            f"{threshold:.1g} after {place} layers, and what follows cannot tell them apart.",
-            advice(trial, "Use weights at the edge of chaos, skips, or fewer layers; no start tried on a copy helps."),
+            f"{threshold:.1g} after {counted(place, 'layer')}, and what follows cannot tell them apart.",
+            advice(
+                trial,
+                "Use weights at the edge of chaos, skips, or fewer layers; no start tried on a copy helps.",
+                case.late,
+            ),
             trial,
         )
     )

@@ -14,7 +14,7 @@ from stability.precision import FirstFailures, first_failure
 from stability.reading import Layers
 from stability.reading.in_format import in_format
 from stability.report.case import Case
-from stability.report.finding import Finding, Trial
+from stability.report.finding import Finding, Trial, counted, reason
 from stability.report.observation import Observation, observe, random_loss
 from stability.signals.losses import Loss
 
@@ -34,7 +34,8 @@ def parameters_not_finite(net: nn.Module) -> list[Finding]:
                     "broken",
                     name,
                     {"numbers": float(bad), "threshold": 1.0, "of": float(parameter.numel())},
-                    f"{bad} of its {parameter.numel()} numbers are NaN or infinite, and so is all that they make.",
+                    f"{bad} of its {counted(parameter.numel(), 'number')} {'is' if bad == 1 else 'are'} NaN or "
+                    "infinite, and so is all that it makes.",
                     "Load an earlier checkpoint, or start it anew; find the iteration that made them.",
                 )
             )
@@ -55,7 +56,7 @@ def not_finite(case: Case) -> bool:
         try:
             wide = observe(in_format(case.reading, torch.float64), case.loss)
         except (ValueError, RuntimeError, TypeError) as error:
-            case.notes.append(f"float64 was not tried: {error}")
+            case.notes.append(f"float64 was not tried: {reason(error)}")
     by_format = wide is not None and _first_infinite(wide)[1] is None
     name = format_name(case.seen.dtype)
     count = float(max(1, sum(case.seen.infinite)))
@@ -123,7 +124,7 @@ def formats(case: Case, names: Sequence[str | torch.dtype], layers: Layers | Non
             progress=False,
         )
     except (ValueError, TypeError, RuntimeError, IndexError) as error:
-        case.notes.append(f"formats were not looked at: {error}")
+        case.notes.append(f"formats were not looked at: {reason(error)}")
         return None
     for f, name in enumerate(found.formats):
         _one_format(case, found, f, name)
@@ -157,7 +158,7 @@ def _one_format(case: Case, found: FirstFailures, f: int, name: str) -> None:
             "watch",
             layer if case.seen.is_cut else None,
             {"after_layers": float(after), "threshold": float(depth), "bits": float(torch.finfo(FORMATS[name]).bits)},
-            f"In {name} the {quantity} {verb} after {after} of {depth} layers.",
+            f"In {name} the {quantity} {verb} after {after} of {counted(depth, 'layer')}.",
             f"Keep this layer out of {name}, or the network in {format_name(case.seen.dtype)}.",
         )
     )
@@ -174,5 +175,5 @@ def replayed(case: Case) -> Observation | None:
         reading = in_format(case.reading, torch.float64)
         return observe(replace(reading, expected=None), case.loss, backward=False)
     except (ValueError, RuntimeError, TypeError) as error:
-        case.notes.append(f"float64 was not tried: {error}")
+        case.notes.append(f"float64 was not tried: {reason(error)}")
         return None

@@ -6,6 +6,7 @@ import copy
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ from stability.foundation.scaled_sums import Part
 from stability.reading.running import run
 from stability.reading.traces import undisturbed
 from stability.report.case import Case, Optimizer, advice, settled
-from stability.report.finding import Finding, Trial
+from stability.report.finding import Finding, Trial, reason
 from stability.report.observation import Observation, random_loss
 from stability.report.thresholds import LOST_SHARE, epsilon_ratio
 
@@ -65,7 +66,7 @@ def one_step(
             gradients = {name: p.grad.to_dense() for name, p in net.named_parameters() if p.grad is not None}
             optimizer.step()
     except (ValueError, RuntimeError, TypeError) as error:
-        case.notes.append(f"a step of the optimiser was not looked at: {error}")
+        case.notes.append(f"a step of the optimiser was not looked at: {reason(error)}")
         return None
     found: dict[str, tuple[Tensor, Tensor, Tensor, float]] = {}
     changes: dict[str, Tensor] = {}
@@ -111,7 +112,9 @@ def optimizer_epsilon(case: Case) -> None:
                 f"Half of the gradients are below {ratio:.2g} times the optimiser's epsilon: its first steps are "
                 f"{ratio / (1 + ratio):.2g} of its rate.",
                 advice(
-                    trial, "Mend what makes the gradients small: no epsilon or scale of the loss that was tried helps."
+                    trial,
+                    "Mend what makes the gradients small: no epsilon or scale of the loss that was tried helps.",
+                    case.left < 4 * case.lasts,
                 ),
                 trial,
             )
@@ -120,7 +123,7 @@ def optimizer_epsilon(case: Case) -> None:
 
 def _larger_steps(case: Case, layer: str, ratio: float, epsilon: float) -> Trial | None:
     """Try an epsilon of a hundredth of the gradients, then a loss that lifts them to 100 epsilon."""
-    if case.late:
+    if case.left < 4 * case.lasts:  # three steps on copies
         return None
     before, quantity = _step_over_rate(case, one_step(case), layer), "the step over the rate"
     smaller, scale = max(ratio * epsilon / 100, 1e-300), 2.0 ** min(1000, round(math.log2(100 / max(ratio, 1e-300))))
@@ -165,14 +168,27 @@ def _ratios(
             if name not in gradients or name not in epsilons or shapes[name] < 2:
                 continue
             tensor, exponent = gradients[name]
-            sizes = tensor.double().abs()
-            sizes = sizes[sizes > 0]
-            if sizes.numel():
-                log = math.log(float(sizes.median())) + exponent * math.log(2) - math.log(epsilons[name])
+            median = _median_size(tensor)
+            if median is not None:
+                log = math.log(median) + exponent * math.log(2) - math.log(epsilons[name])
                 found.append(math.exp(max(-700.0, min(700.0, log))))
         if found:
             ratios[layer] = max(found)
     return ratios
+
+
+def _median_size(tensor: Tensor) -> float | None:
+    """Return the median of the sizes that are not 0, of about 2^20 evenly spaced ones where there are more."""
+    wide = tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+    every = wide.flatten().cpu().numpy()
+    # An odd spacing comes to all columns of the usual widths.
+    for spacing in (max(1, every.size >> 20) | 1, 1):
+        sizes = np.abs(every[::spacing])
+        sizes = sizes[sizes > 0]
+        if sizes.size:
+            middle = (sizes.size - 1) // 2
+            return float(np.partition(sizes, middle)[middle])
+    return None
 
 
 def lost_updates(case: Case) -> None:

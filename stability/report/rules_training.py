@@ -10,7 +10,7 @@ import torch
 
 from stability.foundation.scaled_sums import log_norm_of
 from stability.report.case import Case
-from stability.report.finding import Finding
+from stability.report.finding import Finding, counted
 from stability.report.observation import observe
 
 
@@ -36,14 +36,14 @@ def cut_gradient(case: Case) -> None:
 
     A gradient of exactly 0 counts for weights of two dimensions and more, and where it stays 0 once all parameters are
     moved a little: branches that start at 0 have it at the start alone. One that dead or saturated units explain is
-    told there.
+    told there. Where the network returns what a layer makes, it is the loss that does not take it.
     """
     seen = case.seen
     gone = [name for name in seen.missing if name not in seen.untaken]
     if not gone and not seen.gradients:
         # No parameter gets any: those that require one are out of reach, all of them.
         gone = [n for n, p in case.net.named_parameters() if p.requires_grad and n not in seen.untaken]
-    if not case.found("dead_units", "saturated"):
+    if not case.found("dead_units", "saturated") and not case.few:
         shapes = {name: p.ndim for name, p in case.net.named_parameters()}
         zero = [n for n, part in seen.gradients.items() if shapes[n] > 1 and log_norm_of([part]) == -math.inf]
         if zero and not case.late:
@@ -54,18 +54,31 @@ def cut_gradient(case: Case) -> None:
     case.look("cut_gradient", "parameters in use that get no gradient", float(len(gone)), 1.0)
     if not gone:
         return
+    every = len(gone) == sum(p.requires_grad for p in case.net.parameters())
+    returned = [name for name in gone if name in seen.returned and name in seen.missing]
+    cut = [name for name in gone if name not in returned]
+    remedy = "Look for detach, no_grad, item, numpy, argmax or rounding between it and the loss, and for a result that "
+    _told(case, cut, every, remedy + "forward drops.")
+    remedy = "Its output does not enter the loss: add a term for it, or take it out."
+    _told(case, returned, every, remedy)
+
+
+def _told(case: Case, gone: list[str], every: bool, remedy: str) -> None:
+    if not gone:
+        return
     owners = _by_owner(gone)
     module, names = owners[-1]
-    every = len(gone) == sum(p.requires_grad for p in case.net.parameters())
-    others = f", nor {len(owners) - 1} modules before it" if len(owners) > 1 else ""
+    before = len(owners) - 1
+    others = f", nor {counted(before, 'module')} before it" if before else ""
     case.findings.append(
         Finding(
             "cut_gradient",
             "broken" if every else "harmful",
             module or names[0],
             {"parameters": float(len(gone)), "threshold": 1.0},
-            f"The loss does not reach {', '.join(names[:3])}, which the network uses{others}: they never change.",
-            "Look for detach, no_grad, item, numpy, argmax or rounding between it and the loss.",
+            f"The loss does not reach {', '.join(names[:3])}, which the network uses{others}: "
+            f"{'it never changes' if len(gone) == 1 else 'they never change'}.",
+            remedy,
         )
     )
 

@@ -9,11 +9,19 @@ from torch import nn
 from stability.foundation.formats import Format
 from stability.reading.inputs import Inputs
 from stability.report.case import Case, advice, settled
-from stability.report.finding import Finding
+from stability.report.finding import Finding, counted
 from stability.report.observation import Observation
 from stability.report.remedies import feeding, rescale, without_bias
 from stability.report.seen_nodes import Gate
-from stability.report.thresholds import BLOCKED_SHARE, DEAD_SHARE, DEAD_UNITS_SHARE, NORM_SHARE, SATURATED_SHARE
+from stability.report.thresholds import (
+    BLOCKED_SHARE,
+    DEAD_SHARE,
+    DEAD_UNITS_SHARE,
+    LEAST_NUMBERS,
+    LEAST_POINTS,
+    NORM_SHARE,
+    SATURATED_SHARE,
+)
 
 
 def _of(seen: Observation, gate: Gate) -> Gate | None:
@@ -35,6 +43,8 @@ def dead_units(case: Case) -> None:
     # What comes after a dead layer on the only way is fed by its biases alone.
     for gate in blocked[:3]:
         severity = "broken" if gate.separates else "harmful"
+        if gate.points < LEAST_POINTS and gate.points * gate.numbers < LEAST_NUMBERS:
+            severity = "watch"
 
         def measure(seen: Observation, gate: Gate = gate) -> float:
             after = _of(seen, gate)
@@ -53,7 +63,7 @@ def dead_units(case: Case) -> None:
             ),
         ]
         trial = settled(trials, lambda t: t.after < BLOCKED_SHARE)
-        what = "nothing of the input gets through" if severity == "broken" else "the branch passes nothing"
+        what = "nothing of the input gets through" if gate.separates else "the branch passes nothing"
         case.findings.append(
             Finding(
                 "dead_units",
@@ -61,11 +71,13 @@ def dead_units(case: Case) -> None:
                 gate.module,
                 {"blocked_points": gate.blocked_points, "threshold": DEAD_SHARE, "dead_units": gate.dead},
                 f"The derivative of all units is 0 at every point: {what}, and the weights before it get no gradient.",
-                advice(trial, "Look at what enters it: no bias or scale that was tried on a copy helps."),
+                advice(trial, "Look at what enters it: no bias or scale that was tried on a copy helps.", case.late),
                 trial,
             )
         )
-    many = [g for g in gates if g.dead > DEAD_UNITS_SHARE and g.blocked_points < DEAD_SHARE and g.points >= 8]
+    many = [
+        g for g in gates if g.dead > DEAD_UNITS_SHARE and g.blocked_points < DEAD_SHARE and g.points >= LEAST_POINTS
+    ]
     if many and not blocked:
         gate = max(many, key=lambda one: one.dead)
         case.findings.append(
@@ -74,7 +86,7 @@ def dead_units(case: Case) -> None:
                 "watch",
                 gate.module,
                 {"dead_units": gate.dead, "threshold": DEAD_UNITS_SHARE, "points": gate.points},
-                f"The derivative of {gate.dead:.0%} of its units is 0 at every one of {gate.points} points.",
+                f"The derivative of {gate.dead:.0%} of its units is 0 at every one of {counted(gate.points, 'point')}.",
                 "More points tell whether they are dead; where all points have become alike, half of them are.",
             )
         )
@@ -124,7 +136,7 @@ def saturated(case: Case) -> None:
         case.findings.append(
             Finding(
                 "saturated",
-                "harmful" if gate.blocked > BLOCKED_SHARE else "watch",
+                "harmful" if gate.blocked > BLOCKED_SHARE and not case.few else "watch",
                 gate.module,
                 {"share": gate.blocked, "threshold": limit},
                 f"At {gate.blocked:.0%} of its {what} the {gate.kind}'s derivative rounds to 0: no gradient passes.",

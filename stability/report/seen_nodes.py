@@ -31,6 +31,7 @@ class Gate:
         dead: the share of units for which it holds at all points.
         separates: whether all of the network passes through it.
         points: how many there are.
+        numbers: how many of a point there are at least.
     """
 
     kind: str
@@ -41,6 +42,7 @@ class Gate:
     dead: float
     separates: bool
     points: int
+    numbers: int
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def gates(found: Pass, places: Places, nodes: Iterable[Node], batch_dim: int | N
             held.setdefault((kind[0], places.module_of(node)), []).append((node, blocked))
     gathered = []
     for (kind_of, module), several in held.items():
-        shares, points, dead, count = [], [], [], 1
+        shares, points, dead, numbers, count = [], [], [], [], 1
         for _, rows in several:
             if batch_dim is not None and rows.ndim > batch_dim and rows.shape[batch_dim] == found.inputs.points:
                 rows, count = rows.movedim(batch_dim, 0), found.inputs.points
@@ -125,6 +127,7 @@ def gates(found: Pass, places: Places, nodes: Iterable[Node], batch_dim: int | N
             rows = rows[:, None] if rows.ndim == 1 else rows  # one softmax a point
             unit = 1 if rows.ndim >= 4 else rows.ndim - 1
             by_unit = rows.movedim(unit, -1).reshape(-1, rows.shape[unit])
+            numbers.append(rows[0].numel())
             shares.append(float(rows.double().mean()))
             points.append(float(rows.flatten(1).all(dim=1).double().mean()))
             dead.append(float(by_unit.all(dim=0).double().mean()))
@@ -132,7 +135,8 @@ def gates(found: Pass, places: Places, nodes: Iterable[Node], batch_dim: int | N
         # Of a module that is called several times the worst call blocks; that of a loop over time all calls together.
         mean = [math.fsum(shares) / len(shares), max(points), max(dead)]
         separates = any(node in places.cuts for node, _ in several)
-        gathered.append(Gate(kind_of, module, places.layer_of(first), mean[0], mean[1], mean[2], separates, count))
+        layer = places.layer_of(first)
+        gathered.append(Gate(kind_of, module, layer, mean[0], mean[1], mean[2], separates, count, min(numbers)))
     return gathered
 
 

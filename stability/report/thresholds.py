@@ -49,6 +49,8 @@ BLOCKED_SHARE = 0.5
 #: probability 1/2 blocks a point with probability 2^-w, and so a share of the points that is 1 is no chance from 8
 #: points on: 2^-(8 w).
 DEAD_SHARE = 1.0
+#: With fewer points a share of them may be chance, unless the layer has so many numbers at all points together.
+LEAST_POINTS, LEAST_NUMBERS = 8, 30
 #: Units that are dead at every point: half of them in a layer is what theory expects where all points have become
 #: alike, so more than that, and never more than "watch".
 DEAD_UNITS_SHARE = 0.5

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
-from stability.jacobians import spectrum
+from stability.foundation.formats import Format, coarsest
 from stability.jacobians.leading_values import leading_spectrum
+from stability.jacobians.of_networks import states_of
+from stability.jacobians.products import PrefixProducts
+from stability.reading.derivatives import derivatives
 from stability.reading.network import Network
 from stability.reading.refusals import normalises_by_batch
 from stability.report.case import Case
+from stability.report.finding import reason
 
 #: States of up to so many numbers may have all their singular values.
 ALL_VALUES = 1000
@@ -30,46 +35,53 @@ def spectrum_of(case: Case) -> tuple[float, ...]:
     if not case.seen.is_cut or case.seen.random or normalises_by_batch(case.net):
         case.notes.append("there is no spectrum: points are not apart, or not followed, as the network is")
         return ()
+    if case.late:
+        case.notes.append("the spectrum was left out: the budget does not allow it")
+        return ()
     part = case.reading.part(0, min(POINTS, case.reading.inputs.points))
     try:
         with part.forward() as found:
             widths = [state.width for state in found.states("a state")]
         work = POINTS * math.fsum(max(width, 1) ** 3 for width in widths)
         every = max(widths[0], widths[-1]) <= ALL_VALUES and work <= ALL_WORK
+        products = [a * b for a, b in itertools.pairwise(widths)]
+        every = every and 8 * POINTS * 7 * max(*products, widths[0] ** 2) <= case.memory * 2**30
         if case.left < case.lasts + (1.0 if every else LEAST_TIME):
             case.notes.append("the spectrum was left out: the budget does not allow it")
             return ()
         if every:
             logs = _all(case, part)
         else:
-            case.notes.append(f"the spectrum has the {LEADING} leading values of {min(widths[0], widths[-1])}")
-            logs = _leading(case.reading.part(0, 1))
+            logs = _leading(case, case.reading.part(0, 1))
+            case.notes.append(f"the spectrum has the {len(logs)} leading values of {min(widths[0], widths[-1])}")
+    except TimeoutError:
+        case.notes.append("the spectrum was left out: it was not done when the budget was spent")
+        return ()
     except (ValueError, TypeError, RuntimeError) as error:
-        case.notes.append(f"there is no spectrum: {error}")
+        case.notes.append(f"there is no spectrum: {reason(error)}")
         return ()
     return tuple(sorted((log for log in logs if log > -math.inf), reverse=True))
 
 
 def _all(case: Case, part: Network) -> list[float]:
-    found = spectrum(
-        case.net,
-        part.inputs.options or part.inputs.args,
-        layers=part.choice,
-        source=part.source,
-        batch_dim=part.inputs.batch_dim,
-        check=False,
-        distances=False,
-        memory=case.memory,
-        progress=False,
-    )
-    logs: list[float] = found.log_values[-1].flatten().tolist()
+    with states_of(part) as (names, states):
+        products = PrefixProducts(states[0].size, states[0].width)
+        layers = derivatives(names, states)
+        spacing = Format(coarsest([layer.dtype for layer in layers])).spacing
+        for layer in layers:
+            if case.left < 0:
+                raise TimeoutError
+            products.multiply(layer.jacobian(), spacing)
+        logs: list[float] = products.log_values()[:, : min(state.width for state in states)].flatten().tolist()
     return logs
 
 
-def _leading(part: Network) -> list[float]:
+def _leading(case: Case, part: Network) -> list[float]:
     with part.forward(math_attention=True) as found:
         states = found.states("a state")
         few = min(LEADING, states[0].width, states[-1].width)
-        values = leading_spectrum(("the network",), [states[0], states[-1]], few, progress=False, apart=True)
+        values = leading_spectrum(
+            ("the network",), [states[0], states[-1]], few, progress=False, apart=True, until=case.until
+        )
     logs: list[float] = values.log_values[-1].flatten().tolist()
     return logs

@@ -1,9 +1,11 @@
 """Planted faults are found where they are, healthy networks are left alone, and the report says so on every medium."""
 
 import copy
+import dataclasses
 import json
 import math
 import re
+import time
 
 import pytest
 import torch
@@ -142,16 +144,22 @@ def test_it_prints_ten_lines_at_most(report):
 
 
 def test_json_comes_back_as_it_was(report, tmp_path):
-    odd = Look("chaotic", "q", math.inf, 1.0)
-    finding = st.Finding("format", "watch", None, {"a": math.inf}, "w", "r", Trial("t", "q", 1.0, -math.inf))
+    odd, profile = Look("chaotic", "q", math.inf, 1.0), dataclasses.replace(report.profile, dead=(float("nan"), 0.5))
+    finding = st.Finding(
+        "format", "watch", None, {"a": math.inf, "b": math.nan}, "w", "r", Trial("t", "q", 1.0, -math.inf)
+    )
     whole = type(report)(
-        report.title, (*report.findings, finding), (*report.looked_at, odd), report.notes, report.profile, 1.5
+        report.title, (*report.findings, finding), (*report.looked_at, odd), report.notes, profile, 1.5
     )
     path = whole.to_json(tmp_path / "report.json")
     again = st.Report.from_json(path)
     assert again.findings == whole.findings
     assert again.looked_at == whole.looked_at
     assert repr(again) == repr(whole)
+    assert again == whole
+    assert hash(again) == hash(whole)
+    assert again != dataclasses.replace(whole, profile=dataclasses.replace(whole.profile, dead=(0.5,)))
+    assert again != dataclasses.replace(whole, seconds=2.5)
     json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
@@ -314,6 +322,123 @@ def test_a_network_that_no_gradient_reaches_is_broken():
     for loss in (None, lambda y: y.square().mean()):
         found = st.examine(OutOfReach(), torch.randn(5, 4), loss).findings
         assert [(one.code, one.severity, one.layer) for one in found] == [("cut_gradient", "broken", "linear")]
+
+
+class Heads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head, self.cut, self.other = (nn.Linear(4, 4) for _ in range(4))
+
+    def forward(self, x):
+        z = self.body(x).relu()
+        return self.head(z) + self.cut(z).detach(), self.other(z)
+
+
+def test_a_head_that_the_loss_does_not_take_is_told_from_a_cut():
+    torch.manual_seed(0)
+    found = st.examine(Heads(), torch.randn(16, 4), lambda y: y[0].square().mean()).findings
+    remedies = {one.layer: one.remedy for one in found if one.code == "cut_gradient"}
+    assert remedies.keys() == {"cut", "other"}
+    assert "does not enter the loss" in remedies["other"]
+    assert "detach" in remedies["cut"]
+    assert not any("before it" in one.why for one in found), "another one is told together with it"
+    found = st.examine(Heads(), torch.randn(16, 4), lambda y: sum(one.square().mean() for one in y)).findings
+    assert {one.layer for one in found if one.code == "cut_gradient"} == {"cut"}
+
+
+def test_few_points_are_no_proof():
+    torch.manual_seed(0)
+    narrow = nn.Sequential(nn.Linear(4, 2), nn.ReLU(), nn.Linear(2, 4), nn.Softmax(-1))
+    nn.init.constant_(narrow[0].bias, -3.0)
+    nn.init.constant_(narrow[2].weight, 0.0)
+    narrow[2].bias.data = torch.tensor([100.0, 0.0, 0.0, 0.0])
+    report = st.examine(narrow, torch.randn(1, 4))
+    assert {one.code for one in report.findings} >= {"dead_units", "saturated", "vanishing_gradient"}
+    assert report.healthy
+    assert any("of 1 point" in note and "8 or more" in note for note in report.notes)
+    report = st.examine(narrow, torch.randn(16, 4))
+    assert {("dead_units", "broken"), ("saturated", "harmful")} <= {(one.code, one.severity) for one in report.findings}
+    assert not any("8 or more" in note for note in report.notes)
+    # Of 32 numbers that one is above 0 is certain, even at one point.
+    wide = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 4))
+    nn.init.constant_(wide[0].bias, -100.0)
+    assert not st.examine(wide, torch.randn(1, 4)).healthy
+
+
+def test_one_of_anything_is_in_the_singular():
+    torch.manual_seed(0)
+    report = st.examine(nn.Linear(4, 4), torch.randn(16, 4))
+    assert "\n1 layer," in str(report)
+    assert "in 1 layer," in report._repr_html_()
+    net = small(4)
+    with torch.no_grad():
+        net[1][0].weight[0, 0] = math.nan
+    assert "1 of its 256 numbers is NaN" in st.examine(net, torch.randn(16, 16)).findings[0].why
+    cut = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    cut[1].register_forward_hook(lambda _, __, output: output.detach())
+    (finding,) = st.examine(cut, torch.randn(16, 4)).findings
+    assert "nor 1 module before it" in finding.why
+
+
+class Loose(nn.Module):
+    """It does not run in float64."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.linear(x) @ torch.eye(4)
+
+
+def test_notes_are_without_the_words_of_what_is_underneath():
+    notes = st.examine(Loose(), torch.randn(16, 4)).notes
+    assert "float64 was not tried: the network raises RuntimeError when it is run so" in notes
+    assert not any("mat1" in note or "expected m1" in note or "same dtype" in note for note in notes)
+
+
+class Slow(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x):
+        time.sleep(0.2)
+        return self.linear(x).tanh()
+
+
+def test_the_budget_holds_and_what_was_not_tried_is_not_said_to_fail():
+    report = st.examine(small(60), torch.randn(32, 16), lambda y: y.square().mean(), budget=1e-6)
+    (finding,) = (one for one in report.findings if one.code == "vanishing_gradient")
+    assert finding.tried is None
+    assert "No remedy was tried" in finding.remedy
+    assert any("one run forward and backward took" in note for note in report.notes)
+    began = time.monotonic()
+    report = st.examine(nn.Sequential(*(Slow() for _ in range(5))), torch.randn(32, 8), budget=3.0)
+    # A run takes 1 s: a look that was begun in time may end after it.
+    assert time.monotonic() - began < 8
+    assert any("budget" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_threads_are_what_they_were(threads):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        inside = []
+
+        def loss(y):
+            inside.append(torch.get_num_threads())
+            return y.square().mean()
+
+        st.examine(small(), torch.randn(16, 16), loss)
+        assert torch.get_num_threads() == threads
+        assert set(inside) == {1}, "a short run is in one thread"
+        with pytest.raises(ValueError, match="does not take x"):
+            st.examine(small(), torch.randn(16, 15), loss)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_points_that_are_all_the_same_are_told():
