@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,12 +15,20 @@ from stability.reading.inputs import Inputs
 from stability.reading.kinds import PLUS, all_finite
 from stability.reading.nonfinite_origin import Origin, origin_at, outside_origin
 from stability.reading.operation_log import OperationLog, logged
-from stability.reading.running import eagerly, run
+from stability.reading.running import eagerly, run, title
 from stability.reading.traces import undisturbed
 from stability.reading.trees import tensors_in
 
 #: Maps what a network returns to a scalar; gradients that are given instead, for each tensor of it in a graph.
 Loss = Callable[[object], Tensor]
+
+
+#: What a run that is not the same once more is.
+NOT_SHOWN = "the model depends on state outside of its tensors, such as a counter or a generator of its own"
+
+
+class NotShown(ValueError):
+    """A run is another one when it is repeated, so that nothing can be said of it."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +39,14 @@ class Question:
         net, inputs: the network and what it takes.
         loss: of the output; None for a forward pass alone.
         cotangents: instead of a loss, the gradients of the tensors of the output, None for those that have none.
+        agrees: whether the output, and then the gradients, by words, are those that were observed; None for no matter.
     """
 
     net: nn.Module
     inputs: Inputs
     loss: Loss | None = None
     cotangents: Sequence[Tensor | None] | None = None
+    agrees: Callable[[Mapping[str, Tensor]], bool] | None = None
 
 
 def search(question: Question) -> tuple[Origin, str] | None:
@@ -46,16 +56,23 @@ def search(question: Question) -> tuple[Origin, str] | None:
 
     Raises:
         ValueError: where the network does not take x, or a loss is no scalar in a graph of it.
+        NotShown: where the network is another one in each run.
     """
-    with torch.inference_mode(False), torch.enable_grad(), eagerly(question.net):
-        with undisturbed(question.net), _fresh_casts():
-            if not any(map(_wrong, _run(question, _copied(question.inputs)))):
-                return None
-        with undisturbed(question.net), _fresh_casts():
+    with _grad_mode(question), eagerly(question.net):
+        with undisturbed(question.net, question.loss), _fresh_casts():
+            number, known = _first_wrong(question)
+        if not known:
+            return None
+        with undisturbed(question.net, question.loss), _fresh_casts():
             given = _copied(question.inputs)
             with logged(question.net, _run.__code__) as log:
-                for stage in _run(question, given):
+                for place, stage in enumerate(_run(question, given)):
                     wrong = _wrong(stage)
+                    if place <= number and wrong.keys() != (known if place == number else set()):
+                        raise NotShown(
+                            f"{title(question.net)} gives numbers that are not finite when it runs, and others when it "
+                            f"runs once more and each operation is looked at: {NOT_SHOWN}"
+                        )
                     if wrong:
                         with _disable_current_modes():  # this is no part of the run
                             names, tensors = _names(question, given), list(wrong.values())
@@ -64,6 +81,26 @@ def search(question: Question) -> tuple[Origin, str] | None:
                             more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
                             return origin, next(iter(wrong)) + more
     return None
+
+
+@contextmanager
+def _grad_mode(question: Question) -> Iterator[None]:
+    """Run as the caller does where only the forward pass is asked about: fused kernels run without a graph alone."""
+    if question.loss is None and question.cotangents is None:
+        yield
+        return
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def _first_wrong(question: Question) -> tuple[int, Set[str]]:
+    """Return the first stage of a run in which something is not finite, and what; raise where it is another run."""
+    for number, stage in enumerate(_run(question, _copied(question.inputs))):
+        if question.agrees is not None and not question.agrees(stage):
+            raise NotShown(f"the replay does not show it: {NOT_SHOWN}")
+        if wrong := _wrong(stage):
+            return number, wrong.keys()
+    return 0, set()
 
 
 def _wrong(stage: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -140,7 +177,8 @@ def _explain(log: OperationLog, found: Descent, names: dict[int, str], reached: 
     if found.empty and (first is None or first.cause == "pole"):
         return origin_at(log, min(found.empty), None, "mask")
     if first is None and found.turned:
-        return origin_at(log, min(found.turned), None, "invalid")
+        made = origin_at(log, min(found.turned), None, "invalid")
+        return made.of_written(min(marks, key=lambda origin: origin.number)) if marks else made
     if first is None and not reached.startswith(("the output", "output")):
         first = min(marks, key=lambda origin: origin.number, default=None)
     if first is not None and found.turned:

@@ -16,6 +16,7 @@ from stability.foundation.formats import check_formats
 from stability.reading import Layers
 from stability.reading.network import Network
 from stability.reading.read import AnyNetwork, as_module, is_chain, read
+from stability.reading.traces import unchanged
 from stability.report import rules_flow, rules_inputs, rules_numbers, rules_steps, rules_training, rules_units
 from stability.report.case import Case, Optimizer
 from stability.report.chain_member import one_member
@@ -104,7 +105,7 @@ def examine(
     reading = read(module, x, layers)
     assert isinstance(reading, Network)
     # Remedies draw random numbers.
-    with torch.random.fork_rng(), in_mode(module, train), without_fused_operations(module):
+    with unchanged(loss, module), in_mode(module, train), without_fused_operations(module):
         return _examined(reading, loss, own, layers, chosen, (title, began, budget, memory))
 
 
