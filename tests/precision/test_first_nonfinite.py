@@ -325,3 +325,117 @@ def test_what_is_no_network_or_loss_is_refused():
         st.first_nonfinite(net, points(), 3)
     with pytest.raises(TypeError, match="net is a str"):
         st.first_nonfinite("net", points())
+
+
+def encoder():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    net = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    with torch.no_grad():
+        net.layers[1].linear1.weight[0, 0] = 1e30
+        net.layers[1].linear1.bias[0] = 3e38
+        net.layers[1].linear2.weight[:, 0] = 1e30
+    return net
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_without_a_loss_the_run_is_that_of_the_caller(mode):
+    net, x = encoder(), torch.randn(2, 5, 8)
+    assert "linear" in st.first_nonfinite(net, x).module
+    with mode():
+        found = st.first_nonfinite(net, x)
+        assert (found.operation, found.module) == ("transformer encoder layer fwd", "layers.1")
+        assert st.first_nonfinite(net, x, loss).operation == "addmm"  # gradients need the other path
+
+    class Modes(nn.Module):
+        def forward(self, h):
+            return h if torch.is_grad_enabled() else h / 0
+
+    assert st.first_nonfinite(Modes(), points()) is None
+    with mode():
+        assert st.first_nonfinite(Modes(), points()).cause == "pole"
+
+
+def test_a_network_that_is_another_one_in_each_run_is_refused():
+    calls = []
+
+    class Counting(nn.Module):
+        def forward(self, h):
+            calls.append(0)
+            return h / 0 if len(calls) == 1 else h
+
+    with pytest.raises(ValueError, match="the model depends on state outside of its tensors"):
+        st.first_nonfinite(Counting(), points())
+    assert len(calls) == 2
+
+
+def halved(_module, _inputs, output):
+    return output.abs().neg().log()
+
+
+def negated(_module, inputs):
+    return (inputs[0] / 0,)
+
+
+def blown(_module, given, _taken):
+    return (given[0].abs().add(1) / 0,)
+
+
+def divided(gradient):
+    return gradient.abs().add(1) / 0
+
+
+class Blown:
+    def __call__(self, gradient):
+        return divided(gradient)
+
+
+HOOKS = {
+    "forward": (lambda net: net[2].register_forward_hook(halved), "log", "2", "forward", "a forward-hook"),
+    "before": (lambda net: net[2].register_forward_pre_hook(negated), "div", "2", "forward", "a forward pre-hook"),
+    "backward": (lambda net: net[2].register_full_backward_hook(blown), "div", "2", "backward", "a backward hook"),
+    "gradient": (
+        lambda net: net[2].weight.register_hook(divided),
+        "div",
+        "2",
+        "backward",
+        "a hook of the gradient of the parameter 2.weight",
+    ),
+    "object": (
+        lambda net: net[0].bias.register_hook(Blown()),
+        "div",
+        "0",
+        "backward",
+        "a hook of the gradient of the parameter 0.bias",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_a_hook_is_named(name):
+    net = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8))
+    add, operation, module, direction, words = HOOKS[name]
+    add(net)
+    found = st.first_nonfinite(net, points(), loss)
+    assert (found.operation, found.module, found.direction) == (operation, module, direction)
+    assert f"{operation} in {words}" in found.why
+    assert "test_first_nonfinite.py" in found.line
+
+
+def test_what_writes_the_infinite_numbers_that_nan_is_made_of_is_told():
+    net = nn.Sequential(nn.Linear(8, 8), Fault(lambda h: h * math.inf), nn.Linear(8, 8))
+    found = st.first_nonfinite(net, points(), loss)
+    assert (found.operation, found.module, found.cause) == ("addmm", "2", "invalid")
+    assert "infinite numbers are written by mul in 1, " in found.why
+
+
+def test_numbers_of_numpy_in_memory_of_torch_are_no_constant():
+    def written(h):
+        memory = torch.empty_like(h)
+        memory.detach().numpy()[:] = math.nan
+        return h + memory
+
+    net = nn.Sequential(nn.Linear(8, 8), Fault(written))
+    found = st.first_nonfinite(net, points(), loss)
+    assert (found.cause, found.module) == ("given", "1")
+    assert "never written, or by code that torch does not see" in found.why
