@@ -14,6 +14,7 @@ from types import CodeType, FrameType
 
 import torch
 from torch import nn
+from torch.autograd.graph import Node
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from stability.reading.not_finite import plain_name
@@ -123,7 +124,7 @@ class Callers:
         if backward and not repeated:
             place = self._back_place(kernel, line, hook, last)
         else:
-            module, call = self.running[-1] if self.running else (None, 1)
+            module, call = self.running[-1] if self.running else self._of_node() if repeated else (None, 1)
             place = Place(module, call, line, plain_name(kernel))
             if hook is not None:
                 place = Place(hook[0], self.calls.get(hook[0] or "", 1), line, plain_name(kernel), hook[1])
@@ -137,14 +138,22 @@ class Callers:
         self, kernel: str, line: str | None, hook: tuple[str | None, str] | None, last: FrameType | None
     ) -> Place:
         node = torch._C._current_autograd_node()
-        number = -1 if node is None else node._sequence_nr()
-        place = self.places.get(number, Place(None, 1, None, ""))
+        place = self._place_of(node)
         if hook is None and last is not None and _is_users(last.f_code.co_filename):
             hook = self._of_gradient(last.f_code) or (place.module, "a hook of a gradient")
         if hook is not None:
             return Place(hook[0], place.call, line, plain_name(kernel), hook[1])
         own = plain_name(node.name()) if node is not None else ""
         return Place(place.module, place.call, line or place.line, own or place.name, place.hook)
+
+    def _place_of(self, node: Node | None) -> Place:
+        number = -1 if node is None else node._sequence_nr()
+        return self.places.get(number, Place(None, 1, None, ""))
+
+    def _of_node(self) -> tuple[str | None, int]:
+        """Return the module that called the checkpoint which repeats a function now, and the number of its call."""
+        place = self._place_of(torch._C._current_autograd_node())
+        return place.module, place.call
 
     def _of_forward(self, frame: FrameType) -> tuple[str | None, str] | None:
         """Return the module whose hook is called in a frame of torch's, and words; None where its forward is."""

@@ -71,7 +71,7 @@ class Origin:
     def of_written(self, mark: Origin) -> Origin:
         """Return the same, with words for where the infinite numbers were written that NaN is made of."""
         if not mark.written:
-            return self
+            return replace(self, why=f"{self.why}; {mark.why}")
         line = f", {mark.place.line}" if mark.place.line else ""
         return replace(self, why=f"{self.why}; infinite numbers are written by {_of_place(mark.place)}{line}")
 
@@ -132,7 +132,9 @@ def outside_origin(log: OperationLog, outside: Outside, name: str | None) -> Ori
     bad = outside.slot.bad
     what = "NaN" if outside.has_nan else "infinite numbers"
     brought = log.brought.get(outside.slot.storage) if name is None else None
-    named = name or "a tensor that is no parameter, buffer or input, such as a target or a constant,"
+    named = name or (
+        "a tensor that is no parameter, buffer or input, such as a target, a constant, or one made in another thread,"
+    )
     if brought is not None:
         at = brought.at
         of = f"{'the backward pass of ' if at.backward else ''}{at.place.name or 'numbers'}"
@@ -182,7 +184,8 @@ def _cause(operation: Operation, index: int, mask: Tensor, nan: bool) -> tuple[s
         return _CAUSES[code], None
     sizes = log10[(causes == OVERFLOW) & ~log10.isnan()]
     size = float(sizes.max()) if sizes.numel() else math.inf
-    return "overflow", size if math.isfinite(size) else None
+    # What would fit has left the range on the way, as the squares in a norm.
+    return "overflow", size if math.log10(largest(operation.dtype)) < size < math.inf else None
 
 
 def _why(operation: Operation, cause: str, log10: float | None, written: bool) -> str:
@@ -194,8 +197,8 @@ def _why(operation: Operation, cause: str, log10: float | None, written: bool) -
     if written:
         return f"{of} writes a number that is not finite, and it is not masked away"
     if cause == "overflow":
-        size = "numbers" if log10 is None else f"10^{log10:.2f}"
-        return f"{of} gives {size}; the largest {str(operation.dtype).removeprefix('torch.')} is {_shown(operation)}"
+        size = "goes on the way beyond the range" if log10 is None else f"gives 10^{log10:.2f}"
+        return f"{of} {size}; the largest {str(operation.dtype).removeprefix('torch.')} is {_shown(operation)}"
     if cause == "mask":
         return f"{of} takes a row of nothing but -inf: 0 / 0"
     step = plain_name(kernel) if operation.at.backward else name

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
+from stability.reading.cuts import below
 from stability.reading.descent import Descent, Outside, descend
 from stability.reading.inputs import Inputs
-from stability.reading.kinds import PLUS, all_finite
+from stability.reading.kinds import PLUS, all_finite, held_values
 from stability.reading.nonfinite_origin import Origin, origin_at, outside_origin
 from stability.reading.operation_log import OperationLog, logged
 from stability.reading.running import eagerly, run, title
@@ -142,9 +143,28 @@ def _run(question: Question, given: Inputs) -> Iterator[dict[str, Tensor]]:
         pairs = [(t, c) for t, c in zip(graph, question.cotangents or (), strict=False) if c is not None]
         roots, cotangents = [t for t, _ in pairs], [c for _, c in pairs]
     if named and any(t.requires_grad for t in roots):
-        gradients = torch.autograd.grad(roots, list(named.values()), cotangents, allow_unused=True)
+        gradients = _gradients(roots, list(named.values()), cotangents)
         pairs_found = zip(named, gradients, strict=True)
-        yield {f"the gradient of {name}": gradient for name, gradient in pairs_found if gradient is not None}
+        yield {f"the gradient of {name}": held_values(g) for name, g in pairs_found if g is not None}
+
+
+def _gradients(
+    roots: list[Tensor], leaves: list[Tensor], cotangents: Sequence[Tensor | None] | None
+) -> Sequence[Tensor | None]:
+    """Return the gradients of leaves, None where there is none; what is called below is the user's frame still."""
+    nodes = below([root.grad_fn for root in roots if root.grad_fn is not None])
+    if not any(node.name() == "CheckpointFunctionBackward" for node in nodes):
+        return torch.autograd.grad(roots, leaves, cotangents, allow_unused=True)
+    # A checkpoint with use_reentrant=True only adds to .grad, which is set again afterwards.
+    if any(leaf._post_accumulate_grad_hooks for leaf in leaves):
+        raise ValueError(
+            "a checkpoint with use_reentrant=True is beside hooks that act when a gradient is complete, such as steps "
+            "of an optimiser: call torch.utils.checkpoint.checkpoint with use_reentrant=False"
+        )
+    for leaf in leaves:
+        leaf.grad = None
+    torch.autograd.backward(roots, cotangents)
+    return [leaf.grad for leaf in leaves]
 
 
 def _names(question: Question, given: Inputs) -> dict[int, str]:
@@ -154,12 +174,20 @@ def _names(question: Question, given: Inputs) -> dict[int, str]:
         *((f"the parameter {name}", tensor) for name, tensor in question.net.named_parameters()),
         *((f"the buffer {name}", tensor) for name, tensor in question.net.named_buffers()),
         *given.tensors(),
+        *_attributes(question.net),
         *(("the gradient of the output", t) for t in question.cotangents or () if t is not None),
     )
     for name, tensor in every:
         if tensor.layout == torch.strided:
             named.setdefault(tensor.untyped_storage()._cdata, name)
     return named
+
+
+def _attributes(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for name, module in net.named_modules():
+        for own, value in vars(module).items():
+            if isinstance(value, Tensor):
+                yield f"the attribute {name}.{own}".replace(" .", " "), value
 
 
 def _explain(log: OperationLog, found: Descent, names: dict[int, str], reached: str) -> Origin | None:
@@ -192,7 +220,7 @@ def _is_fault(outside: Outside, name: str | None) -> bool:
     """Whether numbers from outside are wrong, and no mask."""
     if outside.has_nan:
         return True
-    if name is None or name.startswith("the buffer"):
+    if name is None or name.startswith(("the buffer", "the attribute")):
         return False
     if name.startswith(("the parameter", "the gradient")) or name == "x":
         return True

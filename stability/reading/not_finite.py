@@ -28,13 +28,17 @@ _UNDEFINED = {
     ),
     **dict.fromkeys(("remainder", "fmod"), "a remainder of a division by 0"),
     **dict.fromkeys(("floor divide", "addcdiv"), "0 / 0"),
+    **dict.fromkeys(
+        ("linalg inv ex", "linalg solve ex", "linalg solve triangular"), "the inverse of a singular matrix"
+    ),
     "erfinv": "the inverse of an error function beyond 1",
     "logit": "the logit of a number beyond 0 and 1",
     **dict.fromkeys(("var", "var mean", "std", "std mean"), "a variance over one number: 0 / 0"),
     **dict.fromkeys(
-        ("layer norm", "batch norm", "group norm", "weight norm"),
+        ("layer norm", "group norm", "weight norm"),
         "a norm of numbers that are all the same, or all 0: 0 / 0",
     ),
+    "batch norm": "numbers that are all the same over a variance of 0, or a variance below 0",
     **dict.fromkeys(("softmax", "log softmax"), "a softmax of nothing but -inf"),
 }
 #: What gives an infinite number without leaving the range.
@@ -46,7 +50,18 @@ _POLE = {
     "ctc loss": "no alignment: more targets than the input has room for",
     "pow": "a negative power of 0",
     "atanh": "the inverse of a hyperbolic tangent at 1",
-    **dict.fromkeys(("tan", "erfinv", "lgamma", "digamma"), "a pole"),
+    **dict.fromkeys(("linalg slogdet", "linalg det"), "the logarithm of a determinant of 0"),
+    **dict.fromkeys(
+        ("linalg inv ex", "linalg solve ex", "linalg solve triangular"), "the inverse of a singular matrix"
+    ),
+    **dict.fromkeys(
+        (
+            *("tan", "erfinv", "lgamma", "mvlgamma", "digamma", "polygamma"),
+            *("special zeta", "special ndtri", "special log ndtr", "special entr"),
+            *("special bessel y0", "special bessel y1", "special modified bessel k0", "special modified bessel k1"),
+        ),
+        "a pole",
+    ),
 }
 #: What autograd and the kernels call otherwise.
 _OTHER_NAMES = {

@@ -50,9 +50,11 @@ class Explainer:
         # By the number of a backward pass that runs, the forwards that it has reached, and the losses it starts from.
         self.backward: dict[int, tuple[list[Forward], list[Tensor]]] = {}
         self.passes = self.steps = 0
+        self.explains = False
         self.handles: list[RemovableHandle] = [
             model.register_forward_pre_hook(_Looking(self._begins), with_kwargs=True),
             model.register_forward_hook(_Looking(self._ends)),
+            *(p.register_hook(_Looking(self._reaches)) for p in self.named.values()),  # type: ignore[no-untyped-call]
         ]
         if optimizer is not None:
             self.handles.append(optimizer.register_step_post_hook(self._stepped))
@@ -77,18 +79,29 @@ class Explainer:
         for number, tensor in enumerate(graph):
 
             def keep(gradient: Tensor, number: int = number) -> None:
-                if is_read():
+                reached = self._reached()
+                if reached is None:
                     return
-                task = torch._C._current_graph_task_id()
-                if task not in self.backward:
-                    self.backward[task] = [], losses_of_pass()
-                    torch.autograd.Variable._execution_engine.queue_callback(partial(self._finished, task))
-                reached, _ = self.backward[task]
                 if not any(forward is other for other in reached):
                     reached.append(forward)
+                    forward.cotangents = [None] * len(forward.cotangents)  # of no pass before this one
                 forward.cotangents[number] = gradient
 
             tensor.register_hook(keep)  # type: ignore[no-untyped-call]
+
+    def _reaches(self, _: Tensor) -> None:
+        """A backward pass reaches a parameter, be it not through what the model returned."""
+        self._reached()
+
+    def _reached(self) -> list[Forward] | None:
+        """Return the forwards that the backward pass that runs has reached so far; None while one is explained."""
+        if self.explains or is_read():
+            return None
+        task = torch._C._current_graph_task_id()
+        if task not in self.backward:
+            self.backward[task] = [], losses_of_pass()
+            torch.autograd.Variable._execution_engine.queue_callback(partial(self._finished, task))
+        return self.backward[task][0]
 
     def _finished(self, task: int) -> None:
         """A backward pass has ended."""
@@ -102,16 +115,19 @@ class Explainer:
         with ThreadPoolExecutor(1) as pool:
             replays = list(pool.map(self._explained, forwards))
             found = next((one for one, _ in replays if one is not None), None)
-            shown = all(shown for _, shown in replays)
+            why = next((why for _, why in replays if why), "")
             if self.scaler is not None and self.scaler.is_enabled():
                 nan = any(bool(root.isnan()) for root in roots)  # a scale makes inf of a loss, and never NaN
-                if not nan and (not wrong or pool.submit(self._is_of_the_scale, forwards, found, shown).result()):
+                of_scale = pool.submit(self._is_of_the_scale, forwards, found, not why)
+                if not nan and (not wrong or of_scale.result()):
                     return
         self._save(forwards)
         message = f"the {wrong or 'loss'} is not finite in backward pass {number}"
         if found is not None:
             raise NotFinite(f"{message}\n{found}", found, number)
-        raise NotFinite(f"{message}; {_why_not_found(roots, wrong, shown)}", None, number)
+        if not forwards:
+            why = "the backward pass goes through no call of the model itself, and so cannot be run again"
+        raise NotFinite(f"{message}; {why or _why_not_found(roots, wrong)}", None, number)
 
     def _is_of_the_scale(self, forwards: list[Forward], found: FirstNonfinite | None, shown: bool) -> bool:
         """Whether a GradScaler, which skips such a step and lowers its scale, has only scaled the loss too much."""
@@ -125,17 +141,22 @@ class Explainer:
         known = [f for f in forwards if all(all_finite(c) for c in f.cotangents if c is not None)]
         return all(self._explained(forward, scale)[0] is None for forward in known)
 
-    def _explained(self, forward: Forward, scale: float = 1.0) -> tuple[FirstNonfinite | None, bool]:
-        """Return where a pass, run once more, is first not finite, and whether it is the same pass."""
+    def _explained(self, forward: Forward, scale: float = 1.0) -> tuple[FirstNonfinite | None, str]:
+        """Return where a pass, run once more, is first not finite, and words for why the replay shows nothing."""
         gradients = {name: p.grad for name, p in self.named.items() if p.grad is not None}
         agrees = partial(forward.agrees, gradients) if scale == 1 else None
         given = [c if c is None or scale == 1 else c / scale for c in forward.cotangents]
+        self.explains = True
         try:
             with forward.again():
                 inputs = Inputs(forward.args, forward.options, None).mapped(torch.Tensor.detach)
-                return first_of(Question(self.model, inputs, None, given, agrees)), True
+                return first_of(Question(self.model, inputs, None, given, agrees)), ""
         except NotShown:
-            return None, False
+            return None, f"the replay does not show it: {NOT_SHOWN}"
+        except Exception as error:  # whatever the model does in a second run: the training has failed before
+            return None, f"the replay raises {type(error).__name__}: {error}"
+        finally:
+            self.explains = False
 
     def _save(self, forwards: list[Forward]) -> None:
         if self.keep is not None:
@@ -154,10 +175,8 @@ class Explainer:
         raise NotFinite(f"the parameter {name} is not finite after step {number}\n{found}", found, number)
 
 
-def _why_not_found(roots: list[Tensor], wrong: str, shown: bool) -> str:
-    """Return words where no operation was found, which end a message."""
-    if not shown:
-        return f"the replay does not show it: {NOT_SHOWN}"
+def _why_not_found(roots: list[Tensor], wrong: str) -> str:
+    """Return words where no operation was found in a replay that is the same pass, which end a message."""
     bad = [root for root in roots if not all_finite(root)]
     if not wrong and bad:
         last = "" if bad[0].grad_fn is None else f", whose last operation is {plain_name(bad[0].grad_fn.name())}"

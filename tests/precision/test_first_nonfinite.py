@@ -72,7 +72,8 @@ def test_under_autocast_inside_and_outside_of_the_model(dtype, name):
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_in_a_checkpoint(name):
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_in_a_checkpoint(reentrant, name):
     net, module, _ = network("residual", FAULTS[name][0])
 
     class Checkpointed(nn.Module):
@@ -82,10 +83,11 @@ def test_in_a_checkpoint(name):
 
         def forward(self, x):
             for block in self.net:
-                x = checkpoint(block, x, use_reentrant=False)
+                x = checkpoint(block, x, use_reentrant=reentrant)
             return {"logits": x}
 
-    check(st.first_nonfinite(Checkpointed(), points(), lambda y: loss(y["logits"])), name, f"net.{module}")
+    x = points().requires_grad_(reentrant)  # else there is no gradient
+    check(st.first_nonfinite(Checkpointed(), x, lambda y: loss(y["logits"])), name, f"net.{module}")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -439,3 +441,76 @@ def test_numbers_of_numpy_in_memory_of_torch_are_no_constant():
     found = st.first_nonfinite(net, points(), loss)
     assert (found.cause, found.module) == ("given", "1")
     assert "never written, or by code that torch does not see" in found.why
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_function_in_a_checkpoint_goes_wrong_in_the_backward_pass(reentrant):
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(8, 8)
+
+        def forward(self, x):
+            return checkpoint(FAULTS["root_at_zero"][0], self.linear(x), use_reentrant=reentrant)
+
+    net = nn.Sequential(Checkpointed(), nn.Linear(8, 8))
+    net(points()).sum().backward()
+    before = [p.grad for p in net.parameters()]
+    known = [g.clone() for g in before]
+    check(st.first_nonfinite(net, points(), loss), "root_at_zero", "0")
+    assert all(p.grad is g for p, g in zip(net.parameters(), before, strict=True))
+    assert all(torch.equal(g.nan_to_num(7), k.nan_to_num(7)) for g, k in zip(before, known, strict=True))
+    if reentrant:
+        net[1].bias.register_post_accumulate_grad_hook(lambda _: None)
+        with pytest.raises(ValueError, match="with use_reentrant=False"):
+            st.first_nonfinite(net, points(), loss)
+
+
+def test_sparse_gradients_and_attributes_and_forward_differentiation_are_looked_at():
+    embedding = nn.Sequential(nn.Embedding(5, 8, sparse=True), Fault(FAULTS["root_at_zero"][0]))
+    found = st.first_nonfinite(embedding, torch.tensor([[0, 1, 2]]), loss)
+    check(found, "root_at_zero", "1")
+    assert found.reaches == "the gradient of the parameter 0.weight"
+    net = nn.Sequential(nn.Linear(8, 8), Fault(lambda h: h + net[0].kept))
+    net[0].kept = torch.full((8,), math.nan)
+    found = st.first_nonfinite(net, points(), loss)
+    assert (found.cause, found.why) == ("given", "the attribute 0.kept holds NaN: 8 of 8")
+    forward = nn.Sequential(nn.Linear(8, 8), Fault(lambda h: torch.func.jvp(lambda r: (r * 0).sqrt(), (h,), (h,))[1]))
+    assert st.first_nonfinite(forward, points()).operation == "div"
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_attention_to_nothing_in_one_piece_is_a_mask(weights):
+    class Attends(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, h):
+            nothing = torch.ones(h.shape[:2], dtype=torch.bool)
+            return self.attention(h, h, h, key_padding_mask=nothing, need_weights=weights)[0]
+
+    with torch.no_grad():
+        found = st.first_nonfinite(Attends().eval(), torch.randn(2, 5, 8))
+    assert (found.operation, found.cause) == ("multi head attention", "mask")
+
+
+@pytest.mark.parametrize(
+    ("function", "cause", "words"),
+    [
+        (lambda h: h + torch.logdet(torch.zeros(8, 8) + 0 * h.sum()), "pole", "a determinant of 0"),
+        (lambda h: torch.polygamma(1, h * 0), "pole", "a pole"),
+        (lambda h: F.layer_norm(h * 1e30, (8,)), "overflow", "goes on the way beyond the range"),
+        (lambda h: h + F.huber_loss(h[:0], h[:0]), "invalid", "the mean of no numbers"),
+        (lambda h: h + torch.tensor((h * 0).log().tolist()), "invalid", "numbers of Python or numpy, by code"),
+        (
+            lambda h: F.batch_norm(h, torch.zeros(8), torch.full((8,), -1.0)),
+            "invalid",
+            "or a variance below 0",
+        ),
+    ],
+)
+def test_a_cause_is_told_in_words(function, cause, words):
+    found = st.first_nonfinite(nn.Sequential(nn.Linear(8, 8), Fault(function), nn.Linear(8, 8)), points())
+    assert found.cause == cause
+    assert words in found.why

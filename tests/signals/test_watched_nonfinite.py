@@ -293,3 +293,47 @@ def test_a_gradient_that_is_not_finite_without_the_scale_either_is_told():
         with pytest.raises(st.NotFinite) as caught:
             scaler.scale(model(batch(4, 4))["y"].sum()).backward()
         assert (caught.value.found.operation, caught.value.found.direction) == ("sqrt", "backward")
+
+
+def test_a_pass_through_a_part_of_the_model_is_told():
+    model = Model()
+    with st.watch(model, layers=["first", "last"], nonfinite="explain"), pytest.raises(st.NotFinite) as caught:
+        (model.first(batch(0, None)) / 0).sum().backward()
+    assert "goes through no call of the model itself" in str(caught.value)
+
+
+def test_a_replay_that_raises_is_told():
+    class Once(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.calls = nn.Linear(8, 8), 0
+
+        def forward(self, x):
+            self.calls += 1
+            if self.calls > 1:
+                raise KeyError("called too often")
+            return self.linear(x) / 0
+
+    model = Once()
+    with st.watch(model, layers=["linear"], nonfinite="explain"), pytest.raises(st.NotFinite) as caught:
+        model(batch(0, None)).sum().backward()
+    assert "the replay raises ValueError: Once does not take" in str(caught.value)
+
+
+def test_gradients_of_an_earlier_pass_over_the_same_output_do_not_count():
+    model = Model()
+    model.eval()
+    with st.watch(model, layers=["first", "last"], nonfinite="explain"):
+        output = nn.Module.__call__(model, batch(0, None))["y"]
+        output.sum().backward(retain_graph=True)
+        with pytest.raises(st.NotFinite) as caught:
+            (output * math.nan).sum().backward()
+    assert "the gradient of the output holds NaN" in caught.value.found.why
+
+
+def test_sparse_gradients_are_looked_at():
+    model = nn.Sequential(nn.Embedding(5, 8, sparse=True), nn.Linear(8, 1))
+    model[1].requires_grad_(False)
+    with st.watch(model, layers=["0"], nonfinite="explain"), pytest.raises(st.NotFinite) as caught:
+        (model(torch.tensor([1, 2])) * 0).sqrt().sum().backward()
+    assert "the gradient of 0.weight is not finite" in str(caught.value)
