@@ -26,6 +26,7 @@ from stability.reading.in_format import in_format
 from stability.reading.network import Network
 from stability.reading.read import AnyNetwork, read
 from stability.reading.refusals import refuse_chance
+from stability.reading.traces import unchanged
 from stability.signals.chain_gradients import step_gradients
 from stability.signals.gradient_norms import GradientNorms
 from stability.signals.losses import Loss
@@ -221,7 +222,7 @@ def first_failure(
         gradients, states = _gradients_of_chain(reading, loss), Sizes.of_propagation(propagation_of_steps(reading))
     else:
         loss = _mean if loss is None else loss
-        with reading.forward() as found:
+        with unchanged(loss), reading.forward() as found:
             refuse_chance(reading, found, "runs in two formats would be of two networks")
             found.check_states()
             gradients = norms_in(found, loss)

@@ -38,10 +38,12 @@ def first_nonfinite(
     nothing but -inf; if the loss or a gradient is infinite by them alone, it is where they were written. An output that
     holds them is as it was meant.
 
-    The network is run as it is, in its format and mode, also inside torch.autocast and with checkpoints; only where a
+    The network is run as it is, in its format and mode, also inside torch.autocast and with checkpoints, and without a
+    loss also inside torch.no_grad and torch.inference_mode, where fused kernels of attention may run. Only where a
     result is not finite is it run once more, operation by operation. Nothing of it is changed: parameters, gradients,
-    buffers, random numbers and hooks are as they were. The operation is then repeated in float64, which tells a number
-    that is too large for the format from one that does not exist, and how large it is.
+    buffers, random numbers and hooks are as they were, and so are modules that a loss holds. The operation is then
+    repeated in float64, which tells a number that is too large for the format from one that does not exist, and how
+    large it is.
 
     Args:
         net: any module, or callables that follow one another.
@@ -52,7 +54,8 @@ def first_nonfinite(
         batch_dim: the dimension of x that tells points apart; None where all of x is one point.
 
     Raises:
-        ValueError, TypeError: for a network that does not take x, or a loss that is no scalar.
+        ValueError, TypeError: for a network that does not take x, a loss that is no scalar, and a network that is not
+            the same when it runs once more, as one that counts its calls.
 
     >>> import torch
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 1)).half()

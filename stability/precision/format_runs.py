@@ -16,6 +16,7 @@ from stability.reading.derivatives import closed
 from stability.reading.network import Network
 from stability.reading.refusals import refuse_chance
 from stability.reading.states import State
+from stability.reading.traces import unchanged
 from stability.reading.widened import widened
 from stability.signals.losses import Loss, evaluate
 
@@ -72,6 +73,7 @@ def run_in(
         gradients = None if loss is None else _backward_of_chain(reading, loss)
         return FormatRun(reading.layers, reading.members, states, gradients)
     with ExitStack() as stack:
+        stack.enter_context(unchanged(loss))
         narrow = stack.enter_context(widened(reading.module, only_look)) if exact else {}
         found = stack.enter_context(reading.forward())
         refuse_chance(reading, found, "runs in two formats would be of two networks")
@@ -114,7 +116,7 @@ def products_in(reading: Steps) -> Tensor:
 
 def _backward_of_chain(reading: Steps, loss: Loss) -> Tensor:
     net = reading.chain
-    with torch.enable_grad():
+    with unchanged(loss), torch.enable_grad():
         states = [reading.x.expand(len(reading.members), *reading.x.shape).detach().clone().requires_grad_()]
         for step in net.steps:
             states.append(step(states[-1]))

@@ -18,6 +18,8 @@ _CHOOSE = {"where", "masked_fill", "masked_fill_"}
 _POSITIONAL = {"copy_", "_to_copy", "clone", "contiguous", "fill_"} | _CHOOSE
 #: Softmaxes, of a dimension.
 _SOFTMAX = {"_softmax", "_log_softmax", "_safe_softmax"}
+#: Parts of the names of kernels that have a softmax inside.
+_ATTENTIONS = ("scaled_dot_product", "multi_head_attention", "transformer_encoder_layer")
 #: Products of two matrices.
 _PRODUCTS = {"mm", "bmm", "addmm", "baddbmm"}
 
@@ -118,11 +120,18 @@ class _Walk:
             if any(mask.any() for _, mask in relevant) and _turns(operation, masks, relevant):
                 self.found.turned.append(number)
                 minus_only = all(bool(((slot.kinds == MINUS) | ~mask).all()) for slot, mask in relevant)
-                if minus_only and (operation.kernel in _SOFTMAX or "scaled_dot_product" in operation.kernel):
+                if minus_only and (operation.kernel in _SOFTMAX or _attends_to_nothing(operation)):
                     self.found.empty.append(number)
         self.found.turned.reverse()
         self.found.empty.reverse()
         return self.found
+
+
+def _attends_to_nothing(operation: Operation) -> bool:
+    """Whether an operation is attention in one piece, with a row of its mask that is nothing but -inf."""
+    if not any(name in operation.kernel for name in _ATTENTIONS):
+        return False
+    return any(bool((slot.kinds == MINUS).all(-1).any()) for slot in operation.takes if slot.size)
 
 
 def _is_positional(operation: Operation) -> bool:

@@ -19,12 +19,23 @@ def has_numbers(tensor: Tensor) -> bool:
         and tensor.layout == torch.strided
         and tensor.numel()
         and not tensor.is_meta
+        and not tensor._is_zerotensor()  # nothing but zeros, without memory, as forward differentiation makes them
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
     )
 
 
+def held_values(tensor: Tensor) -> Tensor:
+    """Return a tensor of the numbers that a sparse tensor holds, a dense one as it is."""
+    if tensor.layout == torch.sparse_coo:
+        return tensor._values()
+    if tensor.layout in (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc):
+        return tensor.values()
+    return tensor
+
+
 def all_finite(tensor: Tensor) -> bool:
     """Whether all numbers are finite; so is what holds none."""
+    tensor = held_values(tensor)
     if not has_numbers(tensor):
         return True
     values = tensor.detach()

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from stability.reading.callers import Place
 from stability.reading.descent import Outside
 from stability.reading.kinds import NAN
 from stability.reading.not_finite import has_pole, largest, plain_name, pole, undefined
-from stability.reading.operation_log import Operation, OperationLog, Place
+from stability.reading.operation_log import Operation, OperationLog
 from stability.reading.wide_replay import INVALID, OVERFLOW, POLE
 
 _CAUSES = {OVERFLOW: "overflow", INVALID: "invalid", POLE: "pole"}
@@ -65,7 +66,23 @@ class Origin:
         """Return the same, with words for where it is NaN first."""
         at = operation.at
         where = "the backward pass of " if at.backward else ""
-        return replace(self, why=f"{self.why}; NaN comes of it in {where}{at.place.name}{in_module(at.place)}")
+        return replace(self, why=f"{self.why}; NaN comes of it in {where}{_of_place(at.place)}")
+
+    def of_written(self, mark: Origin) -> Origin:
+        """Return the same, with words for where the infinite numbers were written that NaN is made of."""
+        if not mark.written:
+            return replace(self, why=f"{self.why}; {mark.why}")
+        line = f", {mark.place.line}" if mark.place.line else ""
+        return replace(self, why=f"{self.why}; infinite numbers are written by {_of_place(mark.place)}{line}")
+
+
+def _in_hook(place: Place) -> str:
+    """Return words for the hook that a place is in, with a space before them; none outside of hooks."""
+    return f" in {place.hook}" if place.hook else ""
+
+
+def _of_place(place: Place) -> str:
+    return f"{place.name}{_in_hook(place)}{in_module(place)}"
 
 
 def in_module(place: Place) -> str:
@@ -89,9 +106,10 @@ def origin_at(log: OperationLog, number: int, masks: dict[int, Tensor] | None, c
     nan = bool((slot.kinds[mask] == NAN).any())
     if cause is None:
         cause, log10 = _cause(operation, index, mask, nan)
-    written = operation.scalars and (not nan or operation.kernel.startswith(_FILLS))
-    if written:
-        cause, log10 = "mask", None
+    given = nan and not operation.takes and any(number != number for number in operation.scalars)
+    written = bool(operation.scalars) and not given and (not nan or operation.kernel.startswith(_FILLS))
+    if given or written:
+        cause, log10 = "given" if given else "mask", None
     return Origin(
         operation.number,
         operation.at.place,
@@ -113,20 +131,30 @@ def outside_origin(log: OperationLog, outside: Outside, name: str | None) -> Ori
     """Return the origin of what came in with a tensor that no operation wrote."""
     bad = outside.slot.bad
     what = "NaN" if outside.has_nan else "infinite numbers"
-    named = name or "a tensor that is no parameter, buffer or input, such as a target or a constant,"
+    brought = log.brought.get(outside.slot.storage) if name is None else None
+    named = name or (
+        "a tensor that is no parameter, buffer or input, such as a target, a constant, or one made in another thread,"
+    )
+    if brought is not None:
+        at = brought.at
+        of = f"{'the backward pass of ' if at.backward else ''}{at.place.name or 'numbers'}"
+        named = f"a tensor made{_in_hook(at.place)} of numbers of Python or numpy, by code that torch does not see,"
+        if brought.is_empty:
+            named = f"memory of {of}{_in_hook(at.place)}, never written, or by code that torch does not see,"
     why = f"{named} holds {what}: {int(bad.sum())} of {bad.numel()}"
     first = tuple(bad.nonzero()[0].tolist())
     nowhere = Origin(-1, Place(None, 1, None, "none"), "", False, "given", why, (), None, torch.float32, first)
     nowhere = replace(nowhere, count=int(bad.sum()), size=bad.numel())
     if outside.taker is None:
-        return nowhere
+        return nowhere if brought is None else replace(nowhere, place=brought.at.place, backward=brought.at.backward)
     taker = log.operations[outside.taker]
+    at = taker.at if brought is None else brought.at
     return replace(
         nowhere,
         number=taker.number,
-        place=taker.at.place,
+        place=at.place,
         kernel=taker.kernel,
-        backward=taker.at.backward,
+        backward=at.backward,
         inputs=taker.sizes,
         dtype=taker.dtype,
     )
@@ -156,21 +184,26 @@ def _cause(operation: Operation, index: int, mask: Tensor, nan: bool) -> tuple[s
         return _CAUSES[code], None
     sizes = log10[(causes == OVERFLOW) & ~log10.isnan()]
     size = float(sizes.max()) if sizes.numel() else math.inf
-    return "overflow", size if math.isfinite(size) else None
+    # What would fit has left the range on the way, as the squares in a norm.
+    return "overflow", size if math.log10(largest(operation.dtype)) < size < math.inf else None
 
 
 def _why(operation: Operation, cause: str, log10: float | None, written: bool) -> str:
     name, kernel = operation.at.place.name, operation.kernel
-    of = f"the backward pass of {name}" if operation.at.backward else name
+    hook = _in_hook(operation.at.place)
+    of = f"the backward pass of {name}" if operation.at.backward and not hook else f"{name}{hook}"
+    if cause == "given":
+        return f"{of} takes nan, a number that the code gives it"
     if written:
         return f"{of} writes a number that is not finite, and it is not masked away"
     if cause == "overflow":
-        size = "numbers" if log10 is None else f"10^{log10:.2f}"
-        return f"{of} gives {size}; the largest {str(operation.dtype).removeprefix('torch.')} is {_shown(operation)}"
+        size = "goes on the way beyond the range" if log10 is None else f"gives 10^{log10:.2f}"
+        return f"{of} {size}; the largest {str(operation.dtype).removeprefix('torch.')} is {_shown(operation)}"
     if cause == "mask":
         return f"{of} takes a row of nothing but -inf: 0 / 0"
     step = plain_name(kernel) if operation.at.backward else name
-    words = undefined(step) if cause == "invalid" else pole(step)
+    infinite = bool(operation.takes or operation.scalars)
+    words = undefined(step, infinite) if cause == "invalid" else pole(step)
     return f"{of}: {words}"
 
 

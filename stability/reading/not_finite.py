@@ -21,12 +21,24 @@ _UNDEFINED = {
     "asin": "the arc sine of a number beyond 1",
     "acosh": "the inverse of a hyperbolic cosine below 1",
     "atanh": "the inverse of a hyperbolic tangent beyond 1",
-    "mean": "the mean of no numbers",
+    **dict.fromkeys(("nll loss", "nll loss2d"), "the mean over targets that all are ignored, or of weight 0: 0 / 0"),
+    **dict.fromkeys(
+        ("mean", "mse loss", "l1 loss", "smooth l1 loss", "huber loss", "binary cross entropy"),
+        "the mean of no numbers",
+    ),
+    **dict.fromkeys(("remainder", "fmod"), "a remainder of a division by 0"),
+    **dict.fromkeys(("floor divide", "addcdiv"), "0 / 0"),
+    **dict.fromkeys(
+        ("linalg inv ex", "linalg solve ex", "linalg solve triangular"), "the inverse of a singular matrix"
+    ),
+    "erfinv": "the inverse of an error function beyond 1",
+    "logit": "the logit of a number beyond 0 and 1",
     **dict.fromkeys(("var", "var mean", "std", "std mean"), "a variance over one number: 0 / 0"),
     **dict.fromkeys(
-        ("layer norm", "batch norm", "group norm", "weight norm"),
+        ("layer norm", "group norm", "weight norm"),
         "a norm of numbers that are all the same, or all 0: 0 / 0",
     ),
+    "batch norm": "numbers that are all the same over a variance of 0, or a variance below 0",
     **dict.fromkeys(("softmax", "log softmax"), "a softmax of nothing but -inf"),
 }
 #: What gives an infinite number without leaving the range.
@@ -34,10 +46,22 @@ _POLE = {
     **dict.fromkeys(("log", "log2", "log10", "log1p", "logit", "xlogy"), "the logarithm of 0"),
     "rsqrt": "one over the root of 0",
     "reciprocal": "one over 0",
-    "div": "a division by 0",
+    **dict.fromkeys(("div", "floor divide", "addcdiv"), "a division by 0"),
+    "ctc loss": "no alignment: more targets than the input has room for",
     "pow": "a negative power of 0",
     "atanh": "the inverse of a hyperbolic tangent at 1",
-    **dict.fromkeys(("tan", "erfinv", "lgamma", "digamma"), "a pole"),
+    **dict.fromkeys(("linalg slogdet", "linalg det"), "the logarithm of a determinant of 0"),
+    **dict.fromkeys(
+        ("linalg inv ex", "linalg solve ex", "linalg solve triangular"), "the inverse of a singular matrix"
+    ),
+    **dict.fromkeys(
+        (
+            *("tan", "erfinv", "lgamma", "mvlgamma", "digamma", "polygamma"),
+            *("special zeta", "special ndtri", "special log ndtr", "special entr"),
+            *("special bessel y0", "special bessel y1", "special modified bessel k0", "special modified bessel k1"),
+        ),
+        "a pole",
+    ),
 }
 #: What autograd and the kernels call otherwise.
 _OTHER_NAMES = {
@@ -48,6 +72,7 @@ _OTHER_NAMES = {
     "fused rms norm": "rms norm",
     "mkldnn rnn layer": "lstm",
     "weight norm interface": "weight norm",
+    "lift fresh": "as tensor",
     "fft c2c": "fft",
     "fft r2c": "fft",
     "fft c2r": "fft",
@@ -62,7 +87,7 @@ def plain_name(operation: str) -> str:
     """
     name = re.sub(r"Backward\d*$", "", operation.rpartition("::")[2]).strip("_")
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", name).lower()
-    name = re.sub(r"_backward(_data)?$", "", name)
+    name = re.sub(r"_(backward|forward)(_data)?$", "", name)
     name = name.removeprefix("native_").replace("_", " ").strip()
     if name.startswith("scaled dot product"):
         return "scaled dot product attention"
@@ -74,9 +99,10 @@ def has_pole(operation: str) -> bool:
     return operation in _POLE
 
 
-def undefined(operation: str) -> str:
-    """Return words for what an operation did that gave NaN from numbers."""
-    return _UNDEFINED.get(operation, "it takes numbers for which it is not defined (0 times inf, inf - inf)")
+def undefined(operation: str, infinite: bool = True) -> str:
+    """Return words for what an operation did that gave NaN; `infinite` says whether it may have taken inf."""
+    default = "it takes numbers for which it is not defined" + (" (0 times inf, inf - inf)" if infinite else "")
+    return _UNDEFINED.get(operation, default)
 
 
 def pole(operation: str) -> str:

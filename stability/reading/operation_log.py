@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
-import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import CodeType
 
 import torch
@@ -18,54 +15,17 @@ from torch._ops import OpOverload
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from stability.reading.callers import At, Callers
 from stability.reading.kinds import Slot, all_finite, has_numbers, largest_finite
-from stability.reading.not_finite import plain_name
-from stability.reading.running import told_of_calls
 from stability.reading.trees import map_tensors, tensors_in
 from stability.reading.wide_replay import Args, Options, Replay, replayed
-
-_TORCH = str(Path(torch.__file__).parent) + os.sep
-_HERE = str(Path(__file__).parents[1]) + os.sep
-_PYTHON = sysconfig.get_path("stdlib") + os.sep
-_ENGINE = str(Path(_TORCH, "autograd", "graph.py"))
-_CHECKPOINT = str(Path(_TORCH, "utils", "checkpoint.py"))
 
 #: What overwrites the tensor that it is called on, without a look at its numbers.
 _OVERWRITES = ("copy_", "fill_", "zero_", "normal_", "uniform_", "random_", "bernoulli_", "exponential_", "set_")
 #: What returns memory with whatever numbers lie in it.
 _EMPTY = ("empty", "new_empty", "resize_")
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where an operation was called.
-
-    Attributes:
-        module: the name of the module whose forward ran, "" for the network's own; None outside of it, as in a loss.
-        call: the number of the call of that module, from 1.
-        line: the file and line of the user's code, None where all of it is torch's.
-        name: of the operation, in plain words.
-    """
-
-    module: str | None
-    call: int
-    line: str | None
-    name: str
-
-
-@dataclass(frozen=True)
-class At:
-    """Where in the run an operation was called.
-
-    Attributes:
-        place: of a forward operation; of one of the backward pass that of the operation whose gradient it is a part of.
-        backward: whether it is one of the backward pass, of which the forward that a checkpoint repeats is none.
-        repeated: whether a checkpoint repeats it.
-    """
-
-    place: Place
-    backward: bool
-    repeated: bool
+#: What is called on tensors that are made of numbers of Python or numpy.
+_LIFT = "lift_fresh"
 
 
 @dataclass
@@ -77,7 +37,7 @@ class Operation:
         function: of torch.
         at: where it was called.
         takes, gives: its tensors with numbers that are not finite.
-        scalars: whether a number given with it, none of a tensor, is not finite.
+        scalars: the numbers given with it, none of a tensor, that are not finite.
         dtype: of its first output that is not finite.
         settings: the positional arguments, None for what is no number.
         sizes: the largest finite magnitude of every input; empty where it took NaN of another operation.
@@ -89,7 +49,7 @@ class Operation:
     at: At
     takes: list[Slot]
     gives: list[Slot]
-    scalars: bool
+    scalars: frozenset[object]
     dtype: torch.dtype
     settings: tuple[object, ...]
     sizes: tuple[float, ...] = ()
@@ -101,6 +61,19 @@ class Operation:
         return str(self.function.overloadpacket.__name__)
 
 
+@dataclass(frozen=True)
+class Brought:
+    """Memory with numbers that torch did not calculate.
+
+    Attributes:
+        at: where it was made.
+        is_empty: whether nothing was said of its numbers, as with torch.empty; else they are of Python or numpy.
+    """
+
+    at: At
+    is_empty: bool
+
+
 @dataclass
 class OperationLog:
     """What was logged.
@@ -108,36 +81,35 @@ class OperationLog:
     Attributes:
         operations: those that gave numbers that are not finite.
         writers: by storage, which operations wrote such numbers into it, and as which output, in order.
-        bottom: the code of the function below which no frame is the user's.
+        brought: by storage, memory that was made in the run with numbers that torch did not calculate.
         held: the storages, which are freed all the same.
     """
 
     operations: list[Operation] = field(default_factory=list)
     writers: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
-    bottom: CodeType | None = None
+    brought: dict[int, Brought] = field(default_factory=dict)
     held: dict[int, StorageWeakRef] = field(default_factory=dict)  # so that no other storage gets its address
 
 
 class _Logger(TorchDispatchMode):
     """Looks at what every operation gives."""
 
-    def __init__(self, log: OperationLog) -> None:
+    def __init__(self, log: OperationLog, callers: Callers) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.log = log
-        self.running: list[tuple[str, int]] = []
-        self.calls: dict[str, int] = {}
-        self.places: dict[int, Place] = {}  # of the operations that made a node of the graph, by the node's number
-        self.known = torch._C._autograd._get_sequence_nr()
+        self.log, self.callers = log, callers
         self.count = 0
 
     def __torch_dispatch__(
         self, function: OpOverload, types: Sequence[type], args: Args = (), kwargs: Options | None = None
     ) -> object:
         options, name = dict(kwargs or {}), function.overloadpacket.__name__
-        at = self._at(name)
+        at = self.callers.at(name, sys._getframe(1))
         self.count += 1
-        if function.is_view or name.startswith(_EMPTY):
-            return function(*args, **options)
+        if function.is_view or name.startswith((*_EMPTY, _LIFT)):
+            result = function(*args, **options)
+            if name.startswith((*_EMPTY, _LIFT)):
+                self._bring(tensors_in(result), at, name)
+            return result
         written = list(tensors_in(_written(function, args, options)))
         running = list(tensors_in(_kept_running(function, args, options)))
         written += running if "backward" not in name else []
@@ -159,7 +131,7 @@ class _Logger(TorchDispatchMode):
             at=at,
             takes=[slot for slot in takes if slot is not None],
             gives=[Slot.of(tensor) for tensor in wrong],
-            scalars=any(map(_is_not_finite, (*args, *options.values()))),
+            scalars=frozenset(filter(_is_not_finite, (*args, *options.values()))),
             dtype=wrong[0].dtype,
             settings=tuple(value if isinstance(value, bool | int | float) else None for value in args),
         )
@@ -180,51 +152,20 @@ class _Logger(TorchDispatchMode):
             held = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
             self.log.held.setdefault(slot.storage, held)
 
-    def _at(self, name: str) -> At:
-        """Return where the operation that is about to run is called."""
-        backward = torch._C._current_graph_task_id() != -1
-        line, repeated, frame = None, False, sys._getframe(2)
-        while frame is not None and frame.f_code is not self.log.bottom:
-            file = frame.f_code.co_filename
-            if backward and file == _ENGINE and frame.f_code.co_name == "_engine_run_backward":
-                break
-            repeated |= backward and file == _CHECKPOINT
-            if line is None and _is_users(file):
-                line = f"{file}:{frame.f_lineno}"
-            frame = frame.f_back  # type: ignore[assignment]
-        if backward and not repeated:
-            node = torch._C._current_autograd_node()
-            number = -1 if node is None else node._sequence_nr()
-            place = self.places.get(number, Place(None, 1, None, ""))
-            own = plain_name(node.name()) if node is not None else ""
-            place = Place(place.module, place.call, line or place.line, own or place.name)
-        else:
-            module, call = self.running[-1] if self.running else (None, 1)
-            place = Place(module, call, line, plain_name(name))
-        now = torch._C._autograd._get_sequence_nr()
-        for made in range(self.known, now):
-            self.places[made] = place
-        self.known = now
-        return At(place, backward and not repeated, repeated)
-
-    def begins(self, name: str) -> None:
-        """A module is called."""
-        if torch._C._current_graph_task_id() == -1:
-            self.calls[name] = self.calls.get(name, 0) + 1
-        self.running.append((name, self.calls.get(name, 1)))
-
-    def ends(self, name: str) -> None:
-        """A module returns, or raises."""
-        while self.running and self.running.pop()[0] != name:
-            pass
+    def _bring(self, tensors: Iterable[Tensor], at: At, kernel: str) -> None:
+        """Keep where memory comes from whose numbers torch did not calculate."""
+        for tensor in tensors:
+            if has_numbers(tensor):
+                storage = tensor.untyped_storage()
+                self.log.brought[storage._cdata] = Brought(at, kernel.startswith(_EMPTY))
+                self.log.held.setdefault(storage._cdata, StorageWeakRef(storage))  # type: ignore[no-untyped-call]
 
 
 @contextmanager
 def logged(net: nn.Module, bottom: CodeType) -> Iterator[OperationLog]:
     """Log the operations that run inside; frames below the function of the code `bottom` are not the user's."""
-    log = OperationLog(bottom=bottom)
-    logger = _Logger(log)
-    with told_of_calls(net, logger.begins, logger.ends), logger:
+    log, callers = OperationLog(), Callers(net, bottom)
+    with callers.following(), _Logger(log, callers):
         yield log
 
 
@@ -276,9 +217,3 @@ def _new(args: Args, options: Options, result: object, written: list[Tensor]) ->
 
 def _is_not_finite(value: object) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
-
-
-def _is_users(file: str) -> bool:
-    if file.startswith((_TORCH, _HERE)):
-        return False
-    return not file.startswith(_PYTHON) or "site-packages" in file

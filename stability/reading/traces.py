@@ -9,11 +9,14 @@ import threading
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from types import CellType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from stability.reading.held import contents, held_by, is_code
 
 _reading = threading.local()
 #: One reading at a time: two of one network would see, and undo, what the other does to it.
@@ -26,24 +29,38 @@ def is_read() -> int:
 
 
 @contextmanager
-def undisturbed(net: nn.Module) -> Iterator[None]:
+def undisturbed(net: nn.Module, *beside: object) -> Iterator[None]:
     """Leave a network as it was: parameters and their gradients, buffers, attributes, modes, and random generators.
 
-    Attributes count with what lists, dictionaries and sets in them hold.
+    Attributes count with what lists, dictionaries and sets in them hold, and functions with the modules that they use.
+
+    Args:
+        net: the network.
+        beside: what else is called, such as a loss, and may hold modules.
     """
-    with _ALONE, ExitStack() as stack, torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+    with _ALONE, ExitStack() as stack:
         if gc.isenabled():  # each collection looks at every node of the graph, which makes deep networks slow
             gc.disable()
             stack.callback(gc.enable)
         _reading.depth = is_read() + 1
         stack.callback(lambda: setattr(_reading, "depth", is_read() - 1))
+        with unchanged(net, *beside):
+            yield
+
+
+@contextmanager
+def unchanged(*values: object) -> Iterator[None]:
+    """Leave modules, what functions hold, and the random generators as they were."""
+    devices = list(range(torch.cuda.device_count()))
+    with ExitStack() as stack, torch.random.fork_rng(devices=devices):
         stack.callback(random.setstate, random.getstate())
         stack.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002
-        known: set[int] = set()
-        for tensor in (*net.parameters(), *net.buffers()):
-            _keep(tensor, stack, known)
-        for module in net.modules():
-            _keep(vars(module), stack, known)
+        known: dict[int, object] = {}
+        for value in values:
+            if isinstance(value, nn.Module):
+                _keep(value, stack, known)
+            else:
+                _keep_held(value, stack, known)
         yield
 
 
@@ -78,28 +95,78 @@ def _generator(value: object) -> tuple[Callable[[], object], Callable[[Any], obj
     return None
 
 
-def _keep(value: Any, stack: ExitStack, known: set[int]) -> None:
+def _keep(value: Any, stack: ExitStack, known: dict[int, object]) -> None:
     """Let the stack make a value what it is now, and all that it holds."""
     if id(value) in known:
         return
-    known.add(id(value))
+    known[id(value)] = value
     if isinstance(value, Tensor):
         stack.callback(_tensor_again(value))
-    elif (pair := _generator(value)) is not None:
+    elif isinstance(value, nn.Module):
+        modules = list(value.modules())
+        known |= {id(module): module for module in modules}
+        for tensor in (*value.parameters(), *value.buffers()):
+            _keep(tensor, stack, known)
+        for module in modules:
+            _keep(vars(module), stack, known)
+    elif is_code(value):
+        _keep_held(value, stack, known)
+    elif isinstance(value, dict) and type(value) in (dict, OrderedDict, defaultdict):
+        items = _keep_items(value, stack)
+        for one in items.values():
+            _keep(one, stack, known)
+    elif type(value) in (list, set, deque):
+        for one in _keep_members(value, stack):
+            _keep(one, stack, known)
+    elif isinstance(value, tuple):
+        for one in value:
+            _keep(one, stack, known)
+    else:
+        _keep_itself(value, stack)
+
+
+def _keep_held(value: object, stack: ExitStack, known: dict[int, object]) -> None:
+    """Let the stack make again what a function or an object holds."""
+    for one in held_by(value):
+        if isinstance(one, Tensor | nn.Module):
+            _keep(one, stack, known)
+        elif id(one) not in known:
+            known[id(one)] = one
+            if isinstance(one, CellType):
+                for content in contents(one):
+                    stack.callback(setattr, one, "cell_contents", content)
+            elif isinstance(one, dict):
+                _keep_items(one, stack)
+            elif isinstance(one, list | set | deque):
+                _keep_members(one, stack)
+            else:
+                _keep_itself(one, stack)
+
+
+def _keep_itself(value: Any, stack: ExitStack) -> None:
+    if (pair := _generator(value)) is not None:
         stack.callback(pair[1], pair[0]())
     elif isinstance(value, np.ndarray):
         stack.callback(np.copyto, value, value.copy())
-    elif isinstance(value, dict) and type(value) in (dict, OrderedDict, defaultdict):
-        items = {key: one for key, one in value.items() if not _is_hooks(key)}
-        for one in items.values():
-            _keep(one, stack, known)
-        stack.callback(_fill, value, items)
-    elif type(value) in (list, set, deque):
-        held = list(value)
-        for one in held:
-            _keep(one, stack, known)
-        add = value.update if isinstance(value, set) else value.extend
-        stack.callback(lambda: (value.clear(), add(held)))
+
+
+def _keep_items(value: dict[object, object], stack: ExitStack) -> dict[object, object]:
+    items = {key: one for key, one in value.items() if not _is_hooks(key)}
+    stack.callback(_fill, value, items)
+    return items
+
+
+def _keep_members(value: Any, stack: ExitStack) -> list[object]:
+    held = list(value)
+    add = value.update if isinstance(value, set) else value.extend
+
+    def restore() -> None:
+        if list(value) != held if isinstance(value, set) else [*map(id, value)] != [*map(id, held)]:
+            value.clear()
+            add(held)
+
+    stack.callback(restore)
+    return held
 
 
 def _is_hooks(key: object) -> bool:

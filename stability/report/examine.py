@@ -16,6 +16,7 @@ from stability.foundation.formats import check_formats
 from stability.reading import Layers
 from stability.reading.network import Network
 from stability.reading.read import AnyNetwork, as_module, is_chain, read
+from stability.reading.traces import unchanged
 from stability.report import (
     rules_curvature,
     rules_flow,
@@ -117,7 +118,12 @@ def examine(
     reading = read(module, x, layers)
     assert isinstance(reading, Network)
     # Remedies draw random numbers.
-    with torch.random.fork_rng(), in_mode(module, train), without_fused_operations(module), at_best_pace(reading):
+    with (
+        unchanged(loss, module),
+        in_mode(module, train),
+        without_fused_operations(module),
+        at_best_pace(reading),
+    ):
         return _examined(reading, loss, own, layers, chosen, (title, began, budget, memory))
 
 

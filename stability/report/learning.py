@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,7 +14,7 @@ from stability.reading.running import run
 from stability.reading.traces import undisturbed
 from stability.reading.trees import map_tensors, tensors_in
 from stability.report.case import Case
-from stability.report.finding import Finding
+from stability.report.finding import Finding, reason
 
 #: The trial is as long as a healthy network takes to show where it goes: of small ones of the usual kinds the slowest
 #: turn downwards after 40 iterations of Adam at 1e-3, and all have lost half within 200.
@@ -103,6 +104,7 @@ def _trained(case: Case) -> Learning | None:
         optimizer = torch.optim.Adam(wanted, 1e-3)
     rates = {float(group.get("lr", 0.0)) for group in optimizer.param_groups}
     words = f"{type(optimizer).__name__} at {min(rates):.2g}" if len(rates) == 1 else type(optimizer).__name__
+    began, allowed = time.monotonic(), case.left / 2  # formats and spectrum come after it
     losses: list[float] = []
     reference: float | None = None
     try:
@@ -120,13 +122,14 @@ def _trained(case: Case) -> Learning | None:
                         return None
                 if not 0 <= losses[-1] < math.inf or losses[-1] < reference / 2:
                     break
-                if case.left < 2 * case.lasts:
-                    case.notes.append(f"the budget ended a trial of training after {len(losses)} iterations")
+                spent = time.monotonic() - began
+                if spent > allowed or (len(losses) == 5 and spent * ITERATIONS / 5 > 2 * allowed):
+                    case.notes.append(f"a trial of training was left out: {ITERATIONS} iterations take too long")
                     return None
                 torch.autograd.backward(value)
                 optimizer.step()
     except (ValueError, RuntimeError, TypeError) as error:
-        case.notes.append(f"a trial of training raised {type(error).__name__}: {error}")
+        case.notes.append(f"no trial of training was made: {reason(error)}")
         return None
     # Of a loss that may be negative half means nothing.
     return None if reference is None or losses[-1] < 0 else Learning(tuple(losses), reference, words)

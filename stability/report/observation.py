@@ -21,6 +21,7 @@ from stability.reading.network import Network
 from stability.reading.passes import Pass
 from stability.reading.running import LooksOnly
 from stability.reading.states import State
+from stability.reading.traces import unchanged
 from stability.reading.trees import tensors_in
 from stability.report.finding import reason
 from stability.report.seen_nodes import (
@@ -100,6 +101,7 @@ def observe(reading: Network, loss: Loss | None, backward: bool = True) -> Obser
         ValueError: where the network does not take x.
     """
     with ExitStack() as stack:
+        stack.enter_context(unchanged(loss))  # what it holds
         taken = stack.enter_context(_taken(reading.module))
         spans = stack.enter_context(spans_of_calls(reading.module))
         found = stack.enter_context(reading.forward(math_attention=True))

@@ -13,7 +13,7 @@ from stability.reading.running import run
 from stability.reading.traces import undisturbed
 from stability.reading.trees import tensors_in
 from stability.report.case import Case, advice, settled
-from stability.report.finding import Finding, Trial
+from stability.report.finding import Finding, Trial, reason
 from stability.report.rules_steps import Step, one_step
 from stability.report.thresholds import HIGHER_ORDERS
 
@@ -114,6 +114,6 @@ def _output(case: Case, changes: dict[str, Tensor], part: float) -> tuple[Tensor
             found = [t.double().flatten() for t in tensors_in(output) if t.is_floating_point()]
             loss = 0.0 if case.loss is None else float(case.loss(output))
     except (ValueError, RuntimeError, TypeError) as error:
-        case.notes.append(f"the effect of a step was not looked at: {error}")
+        case.notes.append(f"the effect of a step was not looked at: {reason(error)}")
         return None
     return (torch.cat(found), loss) if found else None

@@ -59,7 +59,7 @@ def one_step(
     rates = {id(p): float(group.get("lr", 1.0)) for group in optimizer.param_groups for p in group["params"]}
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
     try:
-        with undisturbed(nn.Module()), torch.enable_grad():
+        with undisturbed(nn.Module(), case.loss), torch.enable_grad():
             optimizer.zero_grad()
             value = (case.loss or random_loss)(run(net, inputs.mapped(lambda t: t.detach().clone())))
             torch.autograd.backward(value * scale)

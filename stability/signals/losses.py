@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from stability.reading.traces import unchanged
+
 Loss = Callable[[Any], Tensor]
 
 # Of operations that saturate, by what autograd calls them: the number that they keep, and where no gradient is left.
@@ -34,7 +36,7 @@ def loss_of_members(loss: Loss, output: Tensor) -> tuple[Tensor, Tensor]:
     The loss of one seed must not depend on the output of another, of which that of the first seed is looked at.
     """
     seeds = len(output)
-    with torch.enable_grad():
+    with unchanged(loss), torch.enable_grad():
         leaf = output.detach().clone().requires_grad_()
         values = evaluate(loss, leaf)
         if values.shape != (seeds,) and not (seeds == 1 and values.ndim == 0):

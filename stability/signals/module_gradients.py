@@ -14,6 +14,7 @@ from stability.reading.network import Network
 from stability.reading.passes import Pass
 from stability.reading.running import title
 from stability.reading.states import State
+from stability.reading.traces import unchanged
 from stability.signals.gradient_norms import GradientNorms
 from stability.signals.losses import Loss, refuse_saturated, scalar_loss
 
@@ -26,7 +27,7 @@ def module_gradients(reading: Network, loss: Loss) -> GradientNorms:
             f"no parameter of {title(net)} requires a gradient: it has none, or all are frozen; call requires_grad_() "
             "on some"
         )
-    with reading.forward() as found:
+    with unchanged(loss), reading.forward() as found:
         found.check_states()
         return norms_in(found, loss)
 

@@ -70,10 +70,12 @@ def watch(
             a row as well, see `WatchRecord.skipped`, and every row has its scale. Without scaler= the gradients are
             unscaled all the same, but a skipped step is a row for fused optimisers only.
         nonfinite: "explain" ends the training with `NotFinite` at the first backward pass after which the .grad of a
-            parameter is not finite, or the first step of optimizer= after which a parameter is not. The pass is then
-            run once more from its inputs and random numbers, to which references are kept, and explained as by
-            `first_nonfinite`; a step is explained from the optimiser's state. Where scaler= only scaled the loss too
-            much the training goes on. None does nothing.
+            parameter, or the loss that `backward` was called on, is not finite, or the first step of optimizer= after
+            which a parameter is not. The pass is then run once more from its inputs and random numbers, also those of
+            Python and numpy, to which references are kept, and explained as by `first_nonfinite`; where the output or
+            the gradients are others than before, as in a model that counts its calls, no cause is named. A step is
+            explained from the optimiser's state. A loss that no backward pass starts from is not seen, nor one under
+            `torch.autograd.grad`. Where scaler= only scaled the loss too much the training goes on. None does nothing.
         keep: where torch.save then writes the batch and the parameters.
 
     Returns:

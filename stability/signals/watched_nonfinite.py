@@ -1,12 +1,11 @@
-"""The iteration of a watched training in which a gradient or a parameter is first not finite, explained."""
+"""The iteration of a watched training in which a loss, gradient or parameter is first not finite, explained."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,35 +14,24 @@ from torch.utils.hooks import RemovableHandle
 from stability.reading.inputs import Inputs
 from stability.reading.kinds import all_finite, largest_finite
 from stability.reading.nonfinite_result import FirstNonfinite, first_of
-from stability.reading.nonfinite_search import Question
-from stability.reading.not_finite import largest
+from stability.reading.nonfinite_search import NOT_SHOWN, NotShown, Question
+from stability.reading.not_finite import largest, plain_name
 from stability.reading.traces import is_read
 from stability.reading.trees import tensors_in
+from stability.signals.watched_forward import Forward, losses_of_pass
 
 
 class NotFinite(FloatingPointError):
-    """A gradient or a parameter of a watched training is not finite.
+    """A loss, a gradient or a parameter of a watched training is not finite.
 
     Attributes:
-        found: where the first such number is made; None where the iteration, run again, is finite.
+        found: where the first such number is made; None where the iteration, run again, does not show it.
         iteration: the number of the backward pass, or of the step of the optimiser, from 0.
     """
 
     def __init__(self, message: str, found: FirstNonfinite | None, iteration: int) -> None:
         super().__init__(message)
         self.found, self.iteration = found, iteration
-
-
-@dataclass
-class _Forward:
-    """What is needed to run a forward pass again: references, and the random numbers that it drew."""
-
-    args: tuple[object, ...]
-    options: dict[str, object]
-    random: Tensor
-    random_cuda: list[Tensor]
-    autocast: list[tuple[str, torch.dtype]]
-    cotangents: list[Tensor | None] = field(default_factory=list)
 
 
 class Explainer:
@@ -58,12 +46,15 @@ class Explainer:
     ) -> None:
         self.model, self.optimizer, self.scaler, self.keep = model, optimizer, scaler, keep
         self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.running: _Forward | None = None
-        self.backward: list[_Forward] = []  # those that the backward pass which runs now has reached
+        self.running: Forward | None = None
+        # By the number of a backward pass that runs, the forwards that it has reached, and the losses it starts from.
+        self.backward: dict[int, tuple[list[Forward], list[Tensor]]] = {}
         self.passes = self.steps = 0
+        self.explains = False
         self.handles: list[RemovableHandle] = [
             model.register_forward_pre_hook(_Looking(self._begins), with_kwargs=True),
             model.register_forward_hook(_Looking(self._ends)),
+            *(p.register_hook(_Looking(self._reaches)) for p in self.named.values()),  # type: ignore[no-untyped-call]
         ]
         if optimizer is not None:
             self.handles.append(optimizer.register_step_post_hook(self._stepped))
@@ -75,65 +66,99 @@ class Explainer:
     def _begins(self, _: nn.Module, args: tuple[object, ...], options: dict[str, object]) -> None:
         if not _is_forward():
             return
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        casts = [(kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
-        self.running = _Forward(args, options, torch.get_rng_state(), cuda, casts)
+        self.backward.clear()  # what a pass that raised has left
+        self.running = Forward.of(args, options)
 
     def _ends(self, _module: nn.Module, _args: object, output: object) -> None:
         forward, self.running = self.running, None
         if forward is None or not _is_forward():
             return
+        forward.gave(output)
         graph = [tensor for tensor in tensors_in(output) if tensor.requires_grad]
         forward.cotangents = [None] * len(graph)
         for number, tensor in enumerate(graph):
 
             def keep(gradient: Tensor, number: int = number) -> None:
-                if is_read():
+                reached = self._reached()
+                if reached is None:
                     return
-                if not self.backward:
-                    torch.autograd.Variable._execution_engine.queue_callback(self._finished)
-                if not any(forward is other for other in self.backward):
-                    self.backward.append(forward)
+                if not any(forward is other for other in reached):
+                    reached.append(forward)
+                    forward.cotangents = [None] * len(forward.cotangents)  # of no pass before this one
                 forward.cotangents[number] = gradient
 
             tensor.register_hook(keep)  # type: ignore[no-untyped-call]
 
-    def _finished(self) -> None:
+    def _reaches(self, _: Tensor) -> None:
+        """A backward pass reaches a parameter, be it not through what the model returned."""
+        self._reached()
+
+    def _reached(self) -> list[Forward] | None:
+        """Return the forwards that the backward pass that runs has reached so far; None while one is explained."""
+        if self.explains or is_read():
+            return None
+        task = torch._C._current_graph_task_id()
+        if task not in self.backward:
+            self.backward[task] = [], losses_of_pass()
+            torch.autograd.Variable._execution_engine.queue_callback(partial(self._finished, task))
+        return self.backward[task][0]
+
+    def _finished(self, task: int) -> None:
         """A backward pass has ended."""
-        forwards, self.backward = self.backward, []
+        forwards, roots = self.backward.pop(task)
         number, self.passes = self.passes, self.passes + 1
-        if _are_finite([p.grad for p in self.named.values() if p.grad is not None]):
-            return
         gradients = {name: p.grad for name, p in self.named.items() if p.grad is not None}
-        wrong = next(name for name, gradient in gradients.items() if not all_finite(gradient))
+        if _are_finite([*gradients.values(), *roots]):
+            return
+        wrong = next((f"gradient of {name}" for name, value in gradients.items() if not all_finite(value)), "")
         # In a thread of its own, as this one still is in the backward pass.
         with ThreadPoolExecutor(1) as pool:
-            found = next((f for f in pool.map(self._explained, forwards) if f is not None), None)
-        if self.scaler is not None and self.scaler.is_enabled() and self._is_of_the_scale(found):
-            return
+            replays = list(pool.map(self._explained, forwards))
+            found = next((one for one, _ in replays if one is not None), None)
+            why = next((why for _, why in replays if why), "")
+            if self.scaler is not None and self.scaler.is_enabled():
+                nan = any(bool(root.isnan()) for root in roots)  # a scale makes inf of a loss, and never NaN
+                of_scale = pool.submit(self._is_of_the_scale, forwards, found, not why)
+                if not nan and (not wrong or of_scale.result()):
+                    return
         self._save(forwards)
-        message = f"the gradient of {wrong} is not finite in backward pass {number}"
-        if found is None:
-            message += "; run again, that pass is finite: it does not depend on the model, its input and random numbers"
-        raise NotFinite(f"{message}\n{found}" if found else message, found, number)
+        message = f"the {wrong or 'loss'} is not finite in backward pass {number}"
+        if found is not None:
+            raise NotFinite(f"{message}\n{found}", found, number)
+        if not forwards:
+            why = "the backward pass goes through no call of the model itself, and so cannot be run again"
+        raise NotFinite(f"{message}; {why or _why_not_found(roots, wrong)}", None, number)
 
-    def _is_of_the_scale(self, found: FirstNonfinite | None) -> bool:
+    def _is_of_the_scale(self, forwards: list[Forward], found: FirstNonfinite | None, shown: bool) -> bool:
         """Whether a GradScaler, which skips such a step and lowers its scale, has only scaled the loss too much."""
         assert self.scaler is not None
-        return self.scaler.get_scale() > 1 and (found is None or found.reaches != "the output")
+        scale = self.scaler.get_scale()
+        if scale <= 1 or (found is not None and found.reaches == "the output"):
+            return False
+        if not shown:
+            return all(forward.is_finite for forward in forwards)
+        # What the loss lets in as infinite is so by the scale; what is not finite without it is not.
+        known = [f for f in forwards if all(all_finite(c) for c in f.cotangents if c is not None)]
+        return all(self._explained(forward, scale)[0] is None for forward in known)
 
-    def _explained(self, forward: _Forward) -> FirstNonfinite | None:
-        with ExitStack() as stack:
-            stack.enter_context(torch.random.fork_rng(devices=list(range(len(forward.random_cuda)))))
-            torch.set_rng_state(forward.random)
-            if forward.random_cuda:
-                torch.cuda.set_rng_state_all(forward.random_cuda)
-            for kind, dtype in forward.autocast:
-                stack.enter_context(torch.autocast(kind, dtype))
-            inputs = Inputs(forward.args, forward.options, None).mapped(torch.Tensor.detach)
-            return first_of(Question(self.model, inputs, None, forward.cotangents))
+    def _explained(self, forward: Forward, scale: float = 1.0) -> tuple[FirstNonfinite | None, str]:
+        """Return where a pass, run once more, is first not finite, and words for why the replay shows nothing."""
+        gradients = {name: p.grad for name, p in self.named.items() if p.grad is not None}
+        agrees = partial(forward.agrees, gradients) if scale == 1 else None
+        given = [c if c is None or scale == 1 else c / scale for c in forward.cotangents]
+        self.explains = True
+        try:
+            with forward.again():
+                inputs = Inputs(forward.args, forward.options, None).mapped(torch.Tensor.detach)
+                return first_of(Question(self.model, inputs, None, given, agrees)), ""
+        except NotShown:
+            return None, f"the replay does not show it: {NOT_SHOWN}"
+        except Exception as error:  # whatever the model does in a second run: the training has failed before
+            return None, f"the replay raises {type(error).__name__}: {error}"
+        finally:
+            self.explains = False
 
-    def _save(self, forwards: list[_Forward]) -> None:
+    def _save(self, forwards: list[Forward]) -> None:
         if self.keep is not None:
             batch = [{"args": f.args, "options": f.options, "random": f.random} for f in forwards]
             torch.save({"batch": batch, "parameters": self.model.state_dict()}, self.keep)
@@ -148,6 +173,22 @@ class Explainer:
         found = _of_update(optimizer, name, named[name])
         self._save([])
         raise NotFinite(f"the parameter {name} is not finite after step {number}\n{found}", found, number)
+
+
+def _why_not_found(roots: list[Tensor], wrong: str) -> str:
+    """Return words where no operation was found in a replay that is the same pass, which end a message."""
+    bad = [root for root in roots if not all_finite(root)]
+    if not wrong and bad:
+        last = "" if bad[0].grad_fn is None else f", whose last operation is {plain_name(bad[0].grad_fn.name())}"
+        return (
+            f"it is {bad[0].item()}, with gradients that are finite: it is made after the output of the model, in the "
+            f"loss{last}, or in what is added to it without a gradient"
+        )
+    return (
+        "run again, that pass has the same output, and the gradients that come through it are finite: the other comes "
+        "from what the loss takes of the parameters themselves, from the sum with the gradients that were there "
+        "before, or from a hook with a state of its own"
+    )
 
 
 class _Looking:

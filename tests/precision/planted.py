@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -17,6 +18,33 @@ class Explode(torch.autograd.Function):
     @staticmethod
     def backward(_, gradient):
         return gradient.abs().add(1) * torch.finfo(gradient.dtype).max  # here explode
+
+
+class WithNumpy(torch.autograd.Function):
+    """The logarithm of negative numbers, as numpy has it."""
+
+    @staticmethod
+    def forward(_, h):
+        with np.errstate(invalid="ignore"):
+            numbers = np.log(-1 - np.abs(h.detach().float().numpy()))
+        return torch.from_numpy(numbers).to(h.dtype)  # here numpy_forward
+
+    @staticmethod
+    def backward(_, gradient):
+        return gradient
+
+
+class BackByNumpy(torch.autograd.Function):
+    """The identity, of whose gradient numpy makes NaN."""
+
+    @staticmethod
+    def forward(_, h):
+        return h.clone()
+
+    @staticmethod
+    def backward(_, gradient):
+        numbers = gradient.float().numpy() * np.float32(math.nan)
+        return torch.from_numpy(numbers).to(gradient.dtype)  # here numpy_backward
 
 
 def exp(h):
@@ -99,6 +127,50 @@ def explode(h):
     return Explode.apply(h)
 
 
+def numpy_forward(h):
+    return WithNumpy.apply(h)
+
+
+def numpy_backward(h):
+    return BackByNumpy.apply(h)
+
+
+def constant(h):
+    return h * math.nan  # here constant
+
+
+def constant_tensor(h):
+    return h + torch.tensor([math.nan], dtype=h.dtype)  # here constant_tensor
+
+
+def ignored_targets(h):
+    scores = h.reshape(-1, h.shape[-1]).float()
+    return h + F.cross_entropy(scores, torch.full((len(scores),), -100)).to(h.dtype)  # here ignored_targets
+
+
+def divided(gradient):
+    return (gradient.abs() + 1) / (gradient * 0)  # here hook_of_gradient
+
+
+def hook_of_gradient(h):
+    h = h.clone()
+    if h.requires_grad:
+        h.register_hook(divided)
+    return h
+
+
+def remainder_by_zero(h):
+    return h + h.fmod(torch.zeros_like(h))  # here remainder_by_zero
+
+
+def power_of_negative(h):
+    return (-h.abs() - 1) ** 0.5  # here power_of_negative
+
+
+def distance_at_zero(h):
+    return h + (h - h.detach()).square().sum(-1, keepdim=True).sqrt()  # here distance_at_zero
+
+
 #: By name: what makes it, the operation, the direction, the cause.
 FAULTS = {
     "exp": (exp, "exp", "forward", "overflow"),
@@ -118,6 +190,15 @@ FAULTS = {
     "power_at_zero": (power_at_zero, "pow", "backward", "pole"),
     "arc_cosine_at_one": (arc_cosine_at_one, "acos", "backward", "pole"),
     "not_taken": (not_taken, "exp", "forward", "overflow"),
+    "numpy_forward": (numpy_forward, "as tensor", "forward", "given"),
+    "numpy_backward": (numpy_backward, "back by numpy", "backward", "given"),
+    "constant": (constant, "mul", "forward", "given"),
+    "constant_tensor": (constant_tensor, "as tensor", "forward", "given"),
+    "ignored_targets": (ignored_targets, "nll loss", "forward", "invalid"),
+    "hook_of_gradient": (hook_of_gradient, "div", "backward", "pole"),
+    "remainder_by_zero": (remainder_by_zero, "fmod", "forward", "invalid"),
+    "power_of_negative": (power_of_negative, "pow", "forward", "invalid"),
+    "distance_at_zero": (distance_at_zero, "sqrt", "backward", "pole"),
     "explode": (explode, "explode", "backward", "overflow"),
 }
 

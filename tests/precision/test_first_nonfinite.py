@@ -72,7 +72,8 @@ def test_under_autocast_inside_and_outside_of_the_model(dtype, name):
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_in_a_checkpoint(name):
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_in_a_checkpoint(reentrant, name):
     net, module, _ = network("residual", FAULTS[name][0])
 
     class Checkpointed(nn.Module):
@@ -82,10 +83,11 @@ def test_in_a_checkpoint(name):
 
         def forward(self, x):
             for block in self.net:
-                x = checkpoint(block, x, use_reentrant=False)
+                x = checkpoint(block, x, use_reentrant=reentrant)
             return {"logits": x}
 
-    check(st.first_nonfinite(Checkpointed(), points(), lambda y: loss(y["logits"])), name, f"net.{module}")
+    x = points().requires_grad_(reentrant)  # else there is no gradient
+    check(st.first_nonfinite(Checkpointed(), x, lambda y: loss(y["logits"])), name, f"net.{module}")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -325,3 +327,190 @@ def test_what_is_no_network_or_loss_is_refused():
         st.first_nonfinite(net, points(), 3)
     with pytest.raises(TypeError, match="net is a str"):
         st.first_nonfinite("net", points())
+
+
+def encoder():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    net = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    with torch.no_grad():
+        net.layers[1].linear1.weight[0, 0] = 1e30
+        net.layers[1].linear1.bias[0] = 3e38
+        net.layers[1].linear2.weight[:, 0] = 1e30
+    return net
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_without_a_loss_the_run_is_that_of_the_caller(mode):
+    net, x = encoder(), torch.randn(2, 5, 8)
+    assert "linear" in st.first_nonfinite(net, x).module
+    with mode():
+        found = st.first_nonfinite(net, x)
+        assert (found.operation, found.module) == ("transformer encoder layer fwd", "layers.1")
+        assert st.first_nonfinite(net, x, loss).operation == "addmm"  # gradients need the other path
+
+    class Modes(nn.Module):
+        def forward(self, h):
+            return h if torch.is_grad_enabled() else h / 0
+
+    assert st.first_nonfinite(Modes(), points()) is None
+    with mode():
+        assert st.first_nonfinite(Modes(), points()).cause == "pole"
+
+
+def test_a_network_that_is_another_one_in_each_run_is_refused():
+    calls = []
+
+    class Counting(nn.Module):
+        def forward(self, h):
+            calls.append(0)
+            return h / 0 if len(calls) == 1 else h
+
+    with pytest.raises(ValueError, match="the model depends on state outside of its tensors"):
+        st.first_nonfinite(Counting(), points())
+    assert len(calls) == 2
+
+
+def halved(_module, _inputs, output):
+    return output.abs().neg().log()
+
+
+def negated(_module, inputs):
+    return (inputs[0] / 0,)
+
+
+def blown(_module, given, _taken):
+    return (given[0].abs().add(1) / 0,)
+
+
+def divided(gradient):
+    return gradient.abs().add(1) / 0
+
+
+class Blown:
+    def __call__(self, gradient):
+        return divided(gradient)
+
+
+HOOKS = {
+    "forward": (lambda net: net[2].register_forward_hook(halved), "log", "2", "forward", "a forward-hook"),
+    "before": (lambda net: net[2].register_forward_pre_hook(negated), "div", "2", "forward", "a forward pre-hook"),
+    "backward": (lambda net: net[2].register_full_backward_hook(blown), "div", "2", "backward", "a backward hook"),
+    "gradient": (
+        lambda net: net[2].weight.register_hook(divided),
+        "div",
+        "2",
+        "backward",
+        "a hook of the gradient of the parameter 2.weight",
+    ),
+    "object": (
+        lambda net: net[0].bias.register_hook(Blown()),
+        "div",
+        "0",
+        "backward",
+        "a hook of the gradient of the parameter 0.bias",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_a_hook_is_named(name):
+    net = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8))
+    add, operation, module, direction, words = HOOKS[name]
+    add(net)
+    found = st.first_nonfinite(net, points(), loss)
+    assert (found.operation, found.module, found.direction) == (operation, module, direction)
+    assert f"{operation} in {words}" in found.why
+    assert "test_first_nonfinite.py" in found.line
+
+
+def test_what_writes_the_infinite_numbers_that_nan_is_made_of_is_told():
+    net = nn.Sequential(nn.Linear(8, 8), Fault(lambda h: h * math.inf), nn.Linear(8, 8))
+    found = st.first_nonfinite(net, points(), loss)
+    assert (found.operation, found.module, found.cause) == ("addmm", "2", "invalid")
+    assert "infinite numbers are written by mul in 1, " in found.why
+
+
+def test_numbers_of_numpy_in_memory_of_torch_are_no_constant():
+    def written(h):
+        memory = torch.empty_like(h)
+        memory.detach().numpy()[:] = math.nan
+        return h + memory
+
+    net = nn.Sequential(nn.Linear(8, 8), Fault(written))
+    found = st.first_nonfinite(net, points(), loss)
+    assert (found.cause, found.module) == ("given", "1")
+    assert "never written, or by code that torch does not see" in found.why
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_function_in_a_checkpoint_goes_wrong_in_the_backward_pass(reentrant):
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(8, 8)
+
+        def forward(self, x):
+            return checkpoint(FAULTS["root_at_zero"][0], self.linear(x), use_reentrant=reentrant)
+
+    net = nn.Sequential(Checkpointed(), nn.Linear(8, 8))
+    net(points()).sum().backward()
+    before = [p.grad for p in net.parameters()]
+    known = [g.clone() for g in before]
+    check(st.first_nonfinite(net, points(), loss), "root_at_zero", "0")
+    assert all(p.grad is g for p, g in zip(net.parameters(), before, strict=True))
+    assert all(torch.equal(g.nan_to_num(7), k.nan_to_num(7)) for g, k in zip(before, known, strict=True))
+    if reentrant:
+        net[1].bias.register_post_accumulate_grad_hook(lambda _: None)
+        with pytest.raises(ValueError, match="with use_reentrant=False"):
+            st.first_nonfinite(net, points(), loss)
+
+
+def test_sparse_gradients_and_attributes_and_forward_differentiation_are_looked_at():
+    embedding = nn.Sequential(nn.Embedding(5, 8, sparse=True), Fault(FAULTS["root_at_zero"][0]))
+    found = st.first_nonfinite(embedding, torch.tensor([[0, 1, 2]]), loss)
+    check(found, "root_at_zero", "1")
+    assert found.reaches == "the gradient of the parameter 0.weight"
+    net = nn.Sequential(nn.Linear(8, 8), Fault(lambda h: h + net[0].kept))
+    net[0].kept = torch.full((8,), math.nan)
+    found = st.first_nonfinite(net, points(), loss)
+    assert (found.cause, found.why) == ("given", "the attribute 0.kept holds NaN: 8 of 8")
+    forward = nn.Sequential(nn.Linear(8, 8), Fault(lambda h: torch.func.jvp(lambda r: (r * 0).sqrt(), (h,), (h,))[1]))
+    assert st.first_nonfinite(forward, points()).operation == "div"
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_attention_to_nothing_in_one_piece_is_a_mask(weights):
+    class Attends(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, h):
+            nothing = torch.ones(h.shape[:2], dtype=torch.bool)
+            return self.attention(h, h, h, key_padding_mask=nothing, need_weights=weights)[0]
+
+    with torch.no_grad():
+        found = st.first_nonfinite(Attends().eval(), torch.randn(2, 5, 8))
+    assert (found.operation, found.cause) == ("multi head attention", "mask")
+
+
+@pytest.mark.parametrize(
+    ("function", "cause", "words"),
+    [
+        (lambda h: h + torch.logdet(torch.zeros(8, 8) + 0 * h.sum()), "pole", "a determinant of 0"),
+        (lambda h: torch.polygamma(1, h * 0), "pole", "a pole"),
+        (lambda h: F.layer_norm(h * 1e30, (8,)), "overflow", "goes on the way beyond the range"),
+        (lambda h: h + F.huber_loss(h[:0], h[:0]), "invalid", "the mean of no numbers"),
+        (lambda h: h + torch.tensor((h * 0).log().tolist()), "invalid", "numbers of Python or numpy, by code"),
+        (
+            lambda h: F.batch_norm(h, torch.zeros(8), torch.full((8,), -1.0)),
+            "invalid",
+            "or a variance below 0",
+        ),
+    ],
+)
+def test_a_cause_is_told_in_words(function, cause, words):
+    found = st.first_nonfinite(nn.Sequential(nn.Linear(8, 8), Fault(function), nn.Linear(8, 8)), points())
+    assert found.cause == cause
+    assert words in found.why

@@ -1,7 +1,9 @@
 """A watched training that turns NaN ends there, and is told why."""
 
 import math
+import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -163,3 +165,164 @@ def test_wrong_options_are_refused():
         st.watch(model, keep="x.pt")
     with pytest.raises(ValueError, match="explain"):
         st.watch(model, nonfinite="stop")
+
+
+class Counts(nn.Module):
+    """Divides by zero in a call of a number, or as an attribute, a generator of Python or one of numpy says."""
+
+    def __init__(self, how):
+        super().__init__()
+        torch.manual_seed(5)
+        self.linear, self.how, self.calls, self.mode = nn.Linear(8, 8), how, 0, "good"
+        self.last = nn.Linear(8, 8)
+
+    def forward(self, x):
+        self.calls += 1
+        h = self.linear(x)
+        bad = {
+            "counter": lambda: self.calls == 5,
+            "counter backward": lambda: self.calls == 5,
+            "attribute": lambda: self.mode == "bad",
+            "python": lambda: random.random() < 0.05,
+            "numpy": lambda: np.random.rand() < 0.05,  # noqa: NPY002
+        }[self.how]()
+        if bad and self.how != "counter backward":
+            h = h / 0
+        y = self.last(h)
+        if bad and self.how == "counter backward":
+            y = y + (y[:, :1] * 0).sqrt()
+        elif (
+            self.how == "counter backward" and self.calls == 6
+        ):  # which a replay of the fifth is: the same output, and other gradients
+            y = y + (y * 0 + 1).acos()
+        return y
+
+
+@pytest.mark.parametrize("how", ["counter", "counter backward", "attribute", "python", "numpy"])
+def test_a_replay_that_is_another_pass_names_no_cause(how):
+    model = Counts(how)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    random.seed(1), np.random.seed(1)  # noqa: NPY002
+
+    def run():
+        with st.watch(model, layers=["linear", "last"], nonfinite="explain"):
+            for number in range(200):
+                optimizer.zero_grad()
+                model.mode = "bad" if number == 4 else "good"
+                loss = model(batch(number, None)).square().mean()
+                model.mode = "good"
+                loss.backward()
+
+    with pytest.raises(st.NotFinite) as caught:
+        run()
+    if how in ("python", "numpy"):  # which are drawn again
+        assert (caught.value.found.operation, caught.value.found.cause) == ("div", "pole")
+    else:
+        assert caught.value.iteration == 4
+        assert caught.value.found is None
+        assert "the replay does not show it: the model depends on state outside of its tensors" in str(caught.value)
+
+
+@pytest.mark.parametrize("hidden", ["sum", "parameters"])
+def test_a_gradient_that_is_not_of_the_output_is_no_fault_of_the_model(hidden):
+    model = Model()
+    x = batch(0, None)
+
+    def run():
+        with st.watch(model, layers=["first", "last"], nonfinite="explain"):
+            if hidden == "sum":
+                for _ in range(60):
+                    (model(x)["y"].sum() * 1e36).backward()
+            else:
+                (model(x)["y"].sum() + (model.first.bias * 0).sqrt().sum()).backward()
+
+    with pytest.raises(st.NotFinite) as caught:
+        run()
+    assert caught.value.found is None
+    assert "the other comes from what the loss takes of the parameters themselves, from the sum" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_beside_finite_gradients_is_told(value):
+    model = Model()
+
+    def run():
+        with st.watch(model, layers=["first", "last"], nonfinite="explain"):
+            for number in range(4):
+                y = model(batch(number, None))["y"]
+                (y.square().mean() + (y.sum().detach() * value if number == 2 else 0)).backward()
+
+    with pytest.raises(st.NotFinite) as caught:
+        run()
+    assert caught.value.iteration == 2
+    assert caught.value.found is None
+    assert "the loss is not finite in backward pass 2" in str(caught.value)
+    assert "made after the output of the model, in the loss, whose last operation is add" in str(caught.value)
+
+
+def test_an_infinite_number_that_nothing_is_trained_on_is_no_fault():
+    model = Model()
+    with st.watch(model, layers=["first", "last"], nonfinite="explain"):
+        y = model(batch(0, None))["y"]
+        masked = y.masked_fill(torch.arange(8) > 5, -math.inf)
+        torch.autograd.grad(masked.sum(), model.first.weight, retain_graph=True)
+        masked.backward(torch.ones_like(masked))
+
+
+def test_what_a_pass_that_raised_has_left_does_not_hide_the_next():
+    model = Model("by_zero")
+
+    def stop(_):
+        raise KeyError("stopped")
+
+    with st.watch(model, layers=["first", "last"], nonfinite="explain"):
+        loss = model(batch(0, None))["y"].sum()
+        handle = model.first.weight.register_hook(stop)
+        with pytest.raises(KeyError):
+            loss.backward()
+        handle.remove()
+        with pytest.raises(st.NotFinite):
+            model(batch(4, 4))["y"].sum().backward()
+
+
+def test_a_gradient_that_is_not_finite_without_the_scale_either_is_told():
+    model = Model("root_at_zero")
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with st.watch(model, layers=["first", "last"], optimizer=optimizer, scaler=scaler, nonfinite="explain"):
+        with pytest.raises(st.NotFinite) as caught:
+            scaler.scale(model(batch(4, 4))["y"].sum()).backward()
+        assert (caught.value.found.operation, caught.value.found.direction) == ("sqrt", "backward")
+
+
+def test_a_pass_through_a_part_of_the_model_is_told():
+    model = Model()
+    with st.watch(model, layers=["first", "last"], nonfinite="explain"), pytest.raises(st.NotFinite) as caught:
+        (model.first(batch(0, None)) / 0).sum().backward()
+    assert "goes through no call of the model itself" in str(caught.value)
+
+
+def test_a_replay_that_raises_is_told():
+    class Once(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.calls = nn.Linear(8, 8), 0
+
+        def forward(self, x):
+            self.calls += 1
+            if self.calls > 1:
+                raise KeyError("called too often")
+            return self.linear(x) / 0
+
+    model = Once()
+    with st.watch(model, layers=["linear"], nonfinite="explain"), pytest.raises(st.NotFinite) as caught:
+        model(batch(0, None)).sum().backward()
+    assert "the replay raises ValueError: Once does not take" in str(caught.value)
+
+
+def test_sparse_gradients_are_looked_at():
+    model = nn.Sequential(nn.Embedding(5, 8, sparse=True), nn.Linear(8, 1))
+    model[1].requires_grad_(False)
+    with st.watch(model, layers=["0"], nonfinite="explain"), pytest.raises(st.NotFinite) as caught:
+        (model(torch.tensor([1, 2])) * 0).sqrt().sum().backward()
+    assert "the gradient of 0.weight is not finite" in str(caught.value)
