@@ -243,11 +243,14 @@ def _ends_soon(message: Callable[[], str], close: Callable[[], None]) -> Iterato
     read, write = os.pipe()
     os.set_blocking(write, False)
     before = signal.set_wakeup_fd(write)
-    ended = threading.Event()
+    ended, once = threading.Event(), threading.Lock()
 
     def leave() -> None:
-        close()
-        print(message(), file=sys.stderr, flush=True)
+        if once.acquire(blocking=False):
+            close()
+            print(message(), file=sys.stderr, flush=True)
+            # Without the seconds that Python takes to end. Parts are written whole or not at all: nothing is in pieces.
+            os._exit(130)
 
     def watch() -> None:
         while os.read(read, 1) != bytes([signal.SIGINT]):
@@ -255,16 +258,13 @@ def _ends_soon(message: Callable[[], str], close: Callable[[], None]) -> Iterato
                 return
         if not ended.wait(PATIENCE):
             leave()
-            os._exit(130)  # parts are written whole or not at all, so nothing is left in pieces
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
         yield
     except KeyboardInterrupt:
-        ended.set()
         leave()
-        raise SystemExit(130) from None
     finally:
         ended.set()
         signal.set_wakeup_fd(before)

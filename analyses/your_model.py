@@ -254,7 +254,7 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
             "Unless each layer is close to the identity the values diverge or vanish",
             "Peng 2017",
             "; ".join(
-                "{0} {2:.1f} decades ({1:.1f} to {3:.1f} over {4} points), last block at {5:.1f} from the identity".format(
+                "{0} {2:.1f} decades ({1:.1f} to {3:.1f} over {4} points), last block {5:.1f} from the identity".format(
                     LABELS[name], *spans(one), one.x.size, near[name]
                 )
                 for name, one in each.items()
@@ -278,7 +278,7 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
     for name in LABELS:
         report = report_of(data.sel(network=name))
         helps = [
-            f"; helps: {one.tried.remedy} ({one.tried.quantity}: {one.tried.before:.2g} without, {one.tried.after:.2g} with)"
+            f"; helps: {one.tried.remedy} ({one.tried.quantity}: {one.tried.before:.2g}, then {one.tried.after:.2g})"
             for one in report.findings
             if one.tried
         ]
