@@ -330,5 +330,5 @@ def _code(script: Path) -> str:
     """Return a digest of all code that a part may depend on: one measured in vain costs less than a wrong one."""
     loaded = (Path(module.__file__) for module in list(sys.modules.values()) if getattr(module, "__file__", None))
     beside = {path for path in loaded if path.suffix == ".py" and path.parent == script.parent}
-    library = Path(st.__file__).parent.rglob("*.py")
+    library = Path(sys.modules["stability"].__file__).parent.rglob("*.py")
     return _digest(*(path.read_text(encoding="utf-8") for path in sorted({script, *beside, *library})))
