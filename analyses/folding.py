@@ -11,59 +11,65 @@ of chains. So a function that goes down by D on every stretch from near its mini
 to a chain than D/2 somewhere, whatever the depth; this bound is computed on a fine grid, less what the function can
 change between two points of it.
 
-Reading. Top rows: the line after each step, the folds of that step as dots, sin(x) grey. Bottom row: targets dashed
-grey, the fit with the least maximal error in colour; under the title the bound and what was reached. The GIF shows the
-steps in motion.
+Reading. a: the line after each step, from the top down, moved down; dots are the folds that the step adds, dashed grey
+is sin(x) under the last. b, c: targets dashed, the fit with the least maximal error in colour. d: the largest error of
+every seed, a dot each; the black bar is the bound, where there is one. The GIF shows the steps in motion.
 """
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-import tyro
 import xarray
 from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 import stability as st
+import study
 
 INTERVAL = (-3, 3)
 ARCHITECTURE = "residual2_prelu"
-DEPTH = 7
 TARGETS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "sin x": torch.sin,
     "|x|": torch.abs,
     "exp(-x^2) cos 5x": lambda x: torch.exp(-(x**2)) * torch.cos(5 * x),
     "x + 1.5 sin 3x": lambda x: x + 1.5 * torch.sin(3 * x),
 }
+#: As the figure writes them.
+FORMULAS = dict(zip(TARGETS, ("$\\sin x$", "$|x|$", "$e^{-x^2}\\cos 5x$", "$x + 1.5\\,\\sin 3x$"), strict=True))
+HARDEST = "x + 1.5 sin 3x"
+DASHED = {"color": "#777777", "linestyle": (0, (4, 2)), "linewidth": 1}
+#: Errors below are drawn here.
+LEAST_ERROR = 1e-4
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(study.Settings):
     """The folding of a line into sin(x), and what cannot be folded."""
 
-    quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Fewer seeds and iterations, and no GIF: under 10 seconds."""
-    out: Path = Path("figures")
-    """The folder for the figure (PNG, PDF), its data (netCDF) and the GIF."""
-    seed: int = 0
-    """The root seed."""
+    steps: int = 7
+    """Depth of the chain that is drawn step by step."""
+    depth: int = 30
+    """Depth of the chains that are trained on every target."""
+    seeds: int = 128
+    """Chains of each."""
+    iterations: int = 3000
+    """Of Adam."""
 
 
-def train(name: str, depth: int, seeds: int, iterations: int, root: int) -> tuple[np.ndarray, np.ndarray]:
+def train(name: str, depth: int, settings: Settings) -> xarray.Dataset:
     """Return the tables of all seeds and their maximal errors on a fine grid."""
-    task = st.Task(TARGETS[name], INTERVAL)
-    chain = st.Chain(ARCHITECTURE, depth, seeds=seeds, root=root)
-    st.train(chain, task, iterations=iterations)
+    chain = st.Chain(ARCHITECTURE, depth, seeds=settings.seeds, root=settings.seed)
+    st.train(chain, st.Task(TARGETS[name], INTERVAL), iterations=settings.iterations, progress=False)
     x = torch.linspace(*INTERVAL, 4001, dtype=torch.float64)
-    return chain.table(), (chain(x) - TARGETS[name](x)).abs().amax(1).detach().numpy()
+    errors = (chain(x) - TARGETS[name](x)).abs().amax(1).detach().numpy()
+    return xarray.Dataset({"table": (("seed", "step", "column"), chain.table()), "reached": ("seed", errors)})
 
 
 def bound(name: str) -> float:
@@ -84,133 +90,173 @@ def bound(name: str) -> float:
     return max(smallest - 2 * between, 0.0) / 2
 
 
-def frames(table: np.ndarray, between: int) -> list[np.ndarray]:
-    """Return tables that pass from no step to all of them, each step growing from the identity."""
-    out = [np.array([[1.0, 0, 0, 0, 0, 1]])]
-    for k in range(len(table)):
-        for part in np.linspace(0, 1, between + 1)[1:]:
-            partial = table[: k + 1].copy()
-            partial[k, 3:5] *= part
-            out.append(partial)
-    return out
+def best(run: xarray.Dataset) -> np.ndarray:
+    """Return the table of the seed with the least maximal error."""
+    return run.table.isel(seed=int(np.argmin(run.reached.to_numpy()))).to_numpy()
 
 
-def animate(table: np.ndarray, path: Path) -> Path:
-    """Write the folding as a GIF."""
-    line, x = INTERVAL, np.linspace(*INTERVAL, 400)
-    shown = [st.restrict(partial, line) for partial in frames(table, 8)]
-    steps = [0] + [k + 1 for k in range(len(table)) for _ in range(8)]
-    low = min(-1.2, *(float(f.values.min()) for f in shown))
-    high = max(1.2, *(float(f.values.max()) for f in shown))
-    with mpl.rc_context(st.plots.STYLE):
-        figure, ax = plt.subplots(figsize=(4.2, 3.2), dpi=90)
-
-        def show(i: int) -> list:
-            ax.clear()
-            ax.plot(x, np.sin(x), color="#999999", linestyle=(0, (4, 2)), linewidth=1.2)
-            st.plots.function(shown[i], ax, colour=st.plots.colour(ARCHITECTURE))
-            ax.set(xlim=INTERVAL, ylim=(low - 0.1, high + 0.1), xlabel="x", ylabel="h(x)", title=f"step {steps[i]}")
-            return []
-
-        order = [*range(len(shown)), *[len(shown) - 1] * 12]
-        FuncAnimation(figure, lambda i: show(order[i]), frames=len(order)).save(path, writer=PillowWriter(fps=12))
-        plt.close(figure)
-    return path
+def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset:
+    parts.plan(len(TARGETS) + 1)
+    drawn = parts.part("step by step", train, "sin x", settings.steps, settings)
+    runs = [parts.part(name, train, name, settings.depth, settings) for name in TARGETS]
+    x = np.linspace(*INTERVAL, 600)
+    return xarray.Dataset(
+        {
+            "table": (("step", "column"), best(drawn), {"long_name": "the chain that is drawn step by step"}),
+            "fit": (("target", "x"), np.stack([st.restrict(best(run), INTERVAL)(x) for run in runs])),
+            "wanted": (("target", "x"), np.stack([f(torch.from_numpy(x)).numpy() for f in TARGETS.values()])),
+            "reached": (("target", "seed"), np.stack([run.reached for run in runs]), {"long_name": "largest error"}),
+            "bound": ("target", [bound(name) for name in TARGETS], {"long_name": "no chain is nearer than this"}),
+            "reached_by_steps": ("seed", drawn.reached.to_numpy(), {"long_name": "the same at the depth drawn"}),
+        },
+        {"target": list(TARGETS), "x": x},
+        {"depth": settings.depth, "architecture": ARCHITECTURE},
+    )
 
 
-def draw(data: xarray.Dataset) -> plt.Figure:
-    """Draw the figure from the data that is stored beside it."""
-    table, line, x = data.table.to_numpy(), INTERVAL, data.x.to_numpy()
-    shade, columns = st.plots.colour(ARCHITECTURE), 4
-    with mpl.rc_context(st.plots.STYLE):
-        figure, axes = plt.subplots(2 + len(table) // columns, columns, figsize=(11, 2.4 * (2 + len(table) // columns)))
-        before: set[float] = set()
-        for k in range(len(table) + 1):
-            ax = axes.flat[k]
-            f = st.PiecewiseLinear(line, line) if k == 0 else st.restrict(table[:k], line)
-            st.plots.function(f, ax, colour=shade, marks=False)
-            fresh = np.array(sorted({float(t) for t in f.folds()} - before))
-            ax.plot(fresh, f(fresh) if len(fresh) else [], "o", color="#D55E00", markersize=4)
-            ax.plot(x, np.sin(x), color="#999999", linestyle=(0, (4, 2)), linewidth=1)
-            count = f.count()
-            ax.set(xlabel="", ylabel="h(x)" if k % columns == 0 else "")
-            ax.set_title("the line" if k == 0 else f"step {k}: folds {count.folds}, turns {count.turns}")
-            before |= {float(t) for t in f.folds()}
-        for ax in axes.flat[len(table) + 1 : -columns]:
-            ax.axis("off")
-        for ax, name in zip(axes[-1], data.target.values, strict=True):
-            one = data.sel(target=name)
-            ax.plot(x, one.fit, color=shade, linewidth=1.3)
-            ax.plot(x, one.wanted, color="#777777", linestyle=(0, (4, 2)), linewidth=1.2)
-            ax.set_title(f"{name}\nbound {float(one.bound):.2f}, reached {float(one.reached.min()):.3g}")
-            ax.set(xlabel="x", ylabel="f(x)" if ax is axes[-1, 0] else "")
+def spread(values: xarray.DataArray) -> str:
+    low, middle, high = values.quantile([0.05, 0.5, 0.95]).to_numpy()
+    return f"median {middle:.2g} (5 to 95 % of {values.size} seeds: {low:.2g} to {high:.2g})"
+
+
+def claims(data: xarray.Dataset) -> list[study.Claim]:
+    count, hardest = st.count(data.table.to_numpy(), INTERVAL), data.sel(target=HARDEST)
+    below = int((data.reached < data.bound).sum())
+    limit, nearest = float(hardest.bound), float(hardest.reached.min())
+    free = data.sel(target=data.bound == 0)
+    found = ", ".join(f"{one.target.item()}: best {float(one.min()):.2g}, {spread(one)}" for one in free.reached)
+    missed = int((free.reached.median("seed") > 0.1).sum())
+    return [
+        study.Claim(
+            "A residual chain folds a line into sin(x), one fold after the other",
+            "Peng 2017",
+            f"{len(data.table)} steps make {count.folds} folds and {count.turns} turns; largest error "
+            f"{float(data.reached_by_steps.min()):.2g} for the best, {spread(data.reached_by_steps)}",
+            "held" if count.turns == 2 else "refuted",
+        ),
+        study.Claim(
+            "Such a chain can fit any function, if it is deep enough",
+            "Peng 2017",
+            f"{HARDEST}: no chain of any depth is nearer than {limit:.2f}; the best of {data.sizes['seed']} of depth "
+            f"{data.depth} is at {nearest:.2f}, {spread(hardest.reached)}",
+            "refuted" if limit > 0 else "held",
+        ),
+        study.Claim(
+            "No chain is nearer to a target than the bound of its monotone stretch",
+            "theory",
+            f"{below} of {data.reached.size} fits are below it (must be 0)",
+            "refuted" if below else "held",
+        ),
+        study.Claim(
+            "Where nothing forbids a fit, training finds it",
+            "common practice",
+            f"{found}; the median is above 0.1 on {missed} of {free.sizes['target']} targets",
+            "refined" if missed else "held",
+        ),
+    ]
+
+
+def draw(data: xarray.Dataset) -> Figure:
+    figure, axes = st.plots.panels("ab;ac;ad", height=6, width_ratios=(1, 1))
+    hardest, table = data.sel(target=HARDEST), data.table.to_numpy()
+    draw_steps(table, axes["a"])
+    others = [name for name in data.target.values if name != HARDEST]
+    shown = max(others, key=lambda name: float(data.reached.sel(target=name).min()))
+    draw_fit(hardest, axes["b"])
+    draw_fit(data.sel(target=shown), axes["c"])
+    draw_errors(data, axes["d"])
+    axes["c"].set_xlabel("x")
+    count = st.count(table, INTERVAL)
+    limit = float(hardest.bound)
+    forbidden = f"but no chain comes closer to {FORMULAS[HARDEST]} than {limit:.2f}" if limit > 0 else "and into any"
+    folds = number(count.folds, "fold")
+    st.plots.headline(figure, f"{len(table)} steps fold a line into {FORMULAS['sin x']} with {folds}, {forbidden}.")
     return figure
 
 
-def main(settings: Settings) -> None:
-    st.plots.make_folder(settings.out)  # before the work, not after it
-    seeds, iterations, depth = (32, 400, 20) if settings.quick else (128, 3000, 30)
-    tables, errors = train("sin x", DEPTH, seeds, iterations, settings.seed)
-    table = tables[np.argmin(errors)]
-    x = np.linspace(*INTERVAL, 600)
-    runs = {name: train(name, depth, seeds, iterations, settings.seed) for name in TARGETS}
-    best = {name: st.restrict(found[np.argmin(worst)], INTERVAL) for name, (found, worst) in runs.items()}
-    data = xarray.Dataset(
-        {
-            "table": (("step", "column"), table),
-            "fit": (("target", "x"), np.stack([f(x) for f in best.values()])),
-            "wanted": (("target", "x"), np.stack([TARGETS[name](torch.from_numpy(x)).numpy() for name in TARGETS])),
-            "reached": (("target", "seed"), np.stack([worst for _, worst in runs.values()])),
-            "bound": ("target", [bound(name) for name in TARGETS]),
-        },
-        {"target": list(TARGETS), "x": x},
-        {"depth": depth, "architecture": ARCHITECTURE},
-    )
+def number(count: int, what: str) -> str:
+    return f"{count} {what}" + "s" * (count != 1)
 
-    print(f"The best of {seeds} chains {ARCHITECTURE} of depth {DEPTH} on sin(x), step by step:\n")
-    for k in range(1, len(table) + 1):
-        c = st.count(table[:k], INTERVAL)
-        skip, weight, bias, outer_weight, _, slope = table[k - 1]
-        below, above = skip + outer_weight * weight * slope, skip + outer_weight * weight
-        below, above = (below, above) if weight > 0 else (above, below)
-        does = "folds" if below * above < 0 else "bends"
-        print(
-            f"step {k}: {does} at height {-bias / weight:+.3f}, slopes {below:+.2f} below and {above:+.2f} above: "
-            f"folds {c.folds}, turns {c.turns}, regions {c.regions}"
-        )
-    print(f"\nWhat {seeds} chains of depth {depth} reach, by the largest error anywhere on {INTERVAL}:\n")
-    for name in TARGETS:
+
+def draw_steps(table: np.ndarray, ax: Axes) -> None:
+    """Draw the line after each step below the one before."""
+    shade, x = st.plots.colour(ARCHITECTURE), np.linspace(*INTERVAL, 601)
+    before: set[float] = set()
+    floor, ends = np.zeros(x.size), {}
+    for k in range(len(table) + 1):
+        f = st.PiecewiseLinear(INTERVAL, INTERVAL) if k == 0 else st.restrict(table[:k], INTERVAL)
+        zero = float((floor - f(x)).min()) - 0.7  # so low that it does not touch the one above
+        floor = zero + f(x)
+        knots = np.array(sorted({float(t) for t in f.folds()} - before))
+        before |= {float(t) for t in f.folds()}
+        ax.plot(x, floor, color=shade)
+        ax.plot(knots, zero + f(knots) if knots.size else [], "o", color="#D55E00", markersize=3.5)
+        count = f.count()
+        words = f"step {k}: {number(count.folds, 'fold')}, {number(count.turns, 'turn')}" if k else "the line"
+        ends[words] = float(floor[-1])
+    ax.plot(x, zero + np.sin(x), **DASHED)
+    ax.set(xlim=INTERVAL, xlabel="x", ylabel="h(x) after each step, one below the other", yticks=[])
+    ax.set_ylim(floor.min() - 0.4, 0)
+    st.plots.end_labels(ax, ends)
+
+
+def draw_fit(one: xarray.Dataset, ax: Axes) -> None:
+    ax.plot(one.x, one.fit, color=st.plots.colour(ARCHITECTURE))
+    ax.plot(one.x, one.wanted, **DASHED)
+    limit = f"no chain is nearer than {float(one.bound):.2f}\n" if float(one.bound) > 0 else ""
+    words = f"{limit}best of {one.sizes['seed']}: {float(one.reached.min()):.3g}"
+    ax.text(0.03, 0.95, words, transform=ax.transAxes, va="top", fontsize=7)
+    low, high = ax.get_ylim()
+    ax.set(title=FORMULAS[one.target.item()], xlim=INTERVAL, ylim=(low, high + 0.15 * (high - low)), ylabel="f(x)")
+
+
+def draw_errors(data: xarray.Dataset, ax: Axes) -> None:
+    """Draw the largest error of every seed on every target."""
+    for place, name in enumerate(data.target.values):
         one = data.sel(target=name)
-        low, mid = float(one.reached.min()), float(one.reached.median())
-        verdict = (
-            f"out of reach: no chain of any depth comes within {float(one.bound):.2f}"
-            if float(one.bound) > 0
-            else "the theorem sets no limit"
-        )
-        print(f"{name:<18} best {low:.3f}, median {mid:.3f}; {verdict}")
-    far = [name for name in TARGETS if float(data.bound.sel(target=name)) > 0]
-    below = int((data.reached < data.bound).sum())
-    missed = [
-        name
-        for name in TARGETS
-        if name not in far
-        and float(data.reached.sel(target=name).min()) > 0.2 * float(abs(data.wanted.sel(target=name)).max())
-    ]
-    print(
-        "\n"
-        + textwrap.fill(
-            f'"It can fit any function" does not hold in the uniform norm: {" and ".join(far)} cannot be folded from '
-            "a line, since no stretch on which a chain is monotone can take the whole range without following the "
-            f"target's way down. Fits below their bound: {below} (must be 0)."
-            + (f" And what can be expressed is not always found: {' and '.join(missed)}." if missed else ""),
-            100,
-        )
-    )
-    paths = st.plots.save(draw(data), data, settings.out, "folding")
-    if not settings.quick:
-        paths.append(animate(table, settings.out / "folding.gif"))
-    print("\nWritten: " + ", ".join(str(path) for path in paths))
+        errors = np.sort(one.reached.to_numpy())
+        beside = place + np.linspace(-0.3, 0.3, errors.size)  # the seeds from the best to the worst
+        ax.plot(beside, errors.clip(LEAST_ERROR), ".", color=st.plots.colour(ARCHITECTURE), markersize=2.5)
+        if float(one.bound) > 0:
+            ax.plot([place - 0.4, place + 0.4], [float(one.bound)] * 2, color="black", linewidth=1.5)
+            ax.text(place, 0.75 * float(one.bound), "bound", ha="center", va="top", fontsize=7)
+    ax.set(yscale="log", ylabel="largest error", title="every seed, from best to worst")
+    ax.set_xticks(range(data.sizes["target"]), [FORMULAS[name] for name in data.target.values])
+    ticks = [LEAST_ERROR * 10**k for k in range(6)]
+    ax.set_yticks(ticks, [r"$\leq 10^{-4}$", *(rf"$10^{{{k}}}$" for k in range(-3, 2))])
+    ax.set_ylim(LEAST_ERROR / 2, max(10.0, 1.5 * float(data.reached.max())))
+
+
+def animate(data: xarray.Dataset, folder: Path) -> list[Path]:
+    """Write the folding as a GIF, of full runs."""
+    if data.attrs["quick"]:
+        return []
+    table, between = data.table.to_numpy(), 8
+    tables = [np.array([[1.0, 0, 0, 0, 0, 1]])]
+    for k in range(len(table)):
+        for part in np.linspace(0, 1, between + 1)[1:]:  # each step grows from the identity
+            partial = table[: k + 1].copy()
+            partial[k, 3:5] *= part
+            tables.append(partial)
+    shown, x = [st.restrict(partial, INTERVAL) for partial in tables], np.linspace(*INTERVAL, 400)
+    low, high = (pick([float(pick(f.values)) for f in shown]) for pick in (min, max))
+    with mpl.rc_context(st.plots.STYLE):
+        figure = Figure(figsize=(4.2, 3.2), dpi=90)
+        ax = figure.subplots()
+
+        def show(i: int) -> list:
+            ax.clear()
+            ax.plot(x, np.sin(x), **DASHED)
+            st.plots.function(shown[i], ax, colour=st.plots.colour(ARCHITECTURE))
+            limits = {"xlim": INTERVAL, "ylim": (min(low, -1.2) - 0.1, max(high, 1.2) + 0.1)}
+            ax.set(**limits, xlabel="x", ylabel="h(x)", title=f"step {-(-i // between)}")
+            return []
+
+        order = [*range(len(shown)), *[len(shown) - 1] * 12]
+        path = folder / "folding.gif"
+        FuncAnimation(figure, lambda i: show(order[i]), frames=len(order)).save(path, writer=PillowWriter(fps=12))
+    return [path]
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    study.main(Settings(), Settings(depth=20, seeds=32, iterations=400), measure, draw, claims, animate)

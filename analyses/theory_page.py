@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import tyro
 import xarray
-from theory_check import Case, all_cases
 
 import stability as st
+from theory_check import Case, all_cases
 
 TITLES = {
     "exponent": "The growth of log|J| a step",

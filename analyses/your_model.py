@@ -1,66 +1,70 @@
-"""What do the Jacobians of your own network look like? A ResNet, a transformer and two deep MLPs, as a pattern to copy.
+"""What is wrong with a network of your own, and what helps? Four networks of 40 blocks, as a pattern to copy.
 
-Question. The Jacobian of the first l blocks of a network is a product of l matrices. How far do its singular values
-part in a ResNet, in a pre-norm transformer and in deep MLPs, all with a state of 96 numbers, and how far is each block
-from the identity?
+Question. A deep network does not train: which layer is it, and what would help? And how far do the singular values of
+its Jacobian part, which is a product of as many matrices as there are blocks? Asked of a ResNet, a pre-norm
+transformer and deep MLPs, all with a state of 96 numbers.
 
-Method. Any torch module will do: `st.spectrum(model, x)` finds the blocks, takes the Jacobian of each at every point
-and all singular values of every prefix in the log domain, and checks them. Put your model into `build`, and what it
-takes into `points_of`. Here: a pre-activation ResNet (batch normalisation with the statistics of one pass over random
-images) and a pre-norm transformer with causal attention, both initialised as torch does, and MLPs without biases,
-weights N(0, g^2 / n) with g = 1 for tanh and sqrt 2 for ReLU. One network of each kind, float64, in eval mode; what
-varies are the points. The naive product is formed in float64 and decomposed, as one would; a value of it is right if
-its log is off by less than 1e-9. Theory is the largest singular value of a ReLU product for infinite width; no formula
-is given for tanh, nor for blocks with norms.
+Method. Any torch module will do: put yours into `build`, what it takes into `points_of`, and your loss into `loss`.
+`st.examine` runs it forward and backward, names what is wrong, and tries remedies on copies; `st.spectrum` takes all
+singular values of every prefix of the blocks in the log domain, and checks them. Here: a pre-activation ResNet (batch
+normalisation with the statistics of one pass over random images) and a pre-norm transformer with causal attention, both
+initialised as torch does, and MLPs without biases, weights N(0, g^2 / n) with g = 1 for tanh and sqrt 2 for ReLU; for
+ReLU also with g^2 = 1/3, the variance of torch's own initialisation. One network of each kind in eval mode, examined in
+float32 with Adam, its spectrum in float64; what varies are the points. `st.naive_spectrum` is the product formed in
+float64 and decomposed; a value of it is right if its log is off by less than 1e-9. Theory is the largest singular value
+of a ReLU product for infinite width.
 
-Reading. Top: all singular values against depth, medians over points, paler for smaller ones, with bands from 5 to 95 %
-around the first and the last. Mind the scales: the grey strip in the panels of the MLPs is all that those of the
-ResNet and the transformer show. Values that are exactly 0, which ReLU makes, are not drawn: the lines that end are
-values that become 0. Markers: what the naive product makes of the smallest value for tanh, and of the zeros for
-ReLU, at one point; in the residual networks it is right. Black dotted: theory. Bottom: the distance of each block from
-the identity, the spectral norm of J_l - I, median and 5 to 95 % over points; below 1 (grey line) a block loses no rank.
+Reading. All singular values against depth, medians over points, paler for smaller ones, with bands from 5 to 95 %
+around the first and the last. Mind the scales: the grey strip in c and d is all that a and b show. Values that are
+exactly 0, which ReLU makes, are not drawn: the lines that end are values that become 0. Markers: what the naive product
+makes of the smallest value for tanh, and of the zeros for ReLU, at one point. In each panel, what `st.examine` found;
+the pages beside the figure tell more.
 """
 
 from __future__ import annotations
 
 import math
-import textwrap
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-import tyro
 import xarray
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
 import stability as st
+import study
 
 LABELS = {
     "resnet": "ResNet",
     "transformer": "pre-norm transformer",
     "mlp_tanh": "deep MLP, tanh",
     "mlp_relu": "deep MLP, ReLU",
+    "mlp_torch": "deep MLP, ReLU, with torch's variance",
 }
-COLOURS = dict(zip(LABELS, ("#0072B2", "#009E73", "#D55E00", "#CC79A7"), strict=True))
+#: The last one is examined, and not drawn.
+DRAWN = tuple(LABELS)[:4]
+COLOURS = dict(zip(DRAWN, ("#0072B2", "#009E73", "#D55E00", "#CC79A7"), strict=True))
 CHANNELS, SIDE = 6, 4
 TOKENS, EMBEDDING, VOCABULARY = 6, 16, 64
 WIDTH = 96  # of every state: 6 channels of 4 x 4, 6 tokens of 16 numbers, 96 units
+BEHIND = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5}
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The spectrum of a ResNet, a transformer and two MLPs, defined here as you would define yours."""
+class Settings(study.Settings):
+    """A ResNet, a transformer and two MLPs, defined here as you would define yours."""
 
-    quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Fewer blocks and points: under 10 seconds."""
-    out: Path = Path("figures")
-    """The folder for the figure (PNG, PDF) and its data (netCDF)."""
-    seed: int = 0
-    """The root seed."""
+    depth: int = 40
+    """Blocks of every network."""
+    points: int = 12
+    """Points at which the spectrum is taken."""
+    examined: int = 32
+    """Points with which the networks are examined."""
 
 
 class ConvolutionBlock(nn.Module):
@@ -155,7 +159,7 @@ def build(name: str, depth: int, seed: int) -> nn.Module:
         elif name == "mlp_tanh":
             model = MLP(depth, nn.Tanh, gain=1.0)
         else:
-            model = MLP(depth, nn.ReLU, gain=math.sqrt(2))
+            model = MLP(depth, nn.ReLU, gain=math.sqrt(2 if name == "mlp_relu" else 1 / 3))
     return model.double().eval()
 
 
@@ -168,178 +172,160 @@ def points_of(name: str, count: int, seed: int) -> Tensor:
     return torch.randn(count, *shape, generator=generator, dtype=torch.float64)
 
 
-def naive_product(model: nn.Module, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return log singular values, (depth, 96), of the product of the blocks' Jacobians at one point, as one would.
-
-    And the root mean square of the state before each block, (depth,).
-    """
-    calls: list[tuple] = []
-    hooks = [block.register_forward_pre_hook(lambda *call: calls.append(call[1])) for block in model.blocks]
-    with torch.no_grad():
-        model(x)
-    for hook in hooks:
-        hook.remove()
-    product, formed = torch.eye(WIDTH, dtype=torch.float64), []
-    for block, (h, *rest) in zip(model.blocks, calls, strict=True):
-        jacobian = torch.autograd.functional.jacobian(lambda v, block=block, rest=rest: block(v, *rest), h)
-        product = jacobian.reshape(WIDTH, WIDTH) @ product
-        formed.append(torch.linalg.svdvals(product))
-    sizes = np.array([float(h.square().mean().sqrt()) for h, *_ in calls])
-    with np.errstate(divide="ignore"):
-        return np.log(torch.stack(formed).numpy()), sizes
+def loss(output: Tensor) -> Tensor:
+    """Return what is minimised: any function of what the model returns. Here all targets are 0."""
+    return output.square().mean()
 
 
-def measure(name: str, depth: int, points: int, seed: int) -> tuple[st.Spectrum, xarray.Dataset]:
-    """Return the spectrum of a model, and its dataset with what the figure needs besides."""
-    model, x = build(name, depth, seed), points_of(name, points, seed)
-    s = st.spectrum(model, x, layers="blocks")  # this is all
-    (naive, sizes), true = naive_product(model, x[:1]), s.log_values[:, 0, 0].numpy()
-    with np.errstate(invalid="ignore"):
-        right = (naive == true) | (abs(naive - true) < 1e-9)
+def examined(name: str, settings: Settings) -> st.Report:
+    """Return what is wrong with a model in float32, as it would be trained: this is all."""
+    model = build(name, settings.depth, settings.seed).float()
+    x = points_of(name, settings.examined, settings.seed)
+    x = x.float() if x.is_floating_point() else x
+    return st.examine(model, x, loss, optimizer=torch.optim.Adam(model.parameters()), budget=120.0)
+
+
+def measured(name: str, settings: Settings) -> xarray.Dataset:
+    """Return the report and the spectrum of a model, with what the figure needs besides."""
+    model, x = build(name, settings.depth, settings.seed), points_of(name, settings.points, settings.seed)
+    s = st.spectrum(model, x, layers="blocks", progress=False)  # and this
     assert s.self_check is not None
-    # The last value that is not 0.
-    smallest = s.log_values.gather(-1, s.ranks[..., None] - 1)[:, 0, :, 0]
-    about = {"units": "natural logarithm"}
-    data = (
-        s.to_dataset()
-        .isel(seed=0, drop=True)
-        .assign(
-            log_condition=(
-                ("depth", "x"),
-                s.log_condition[:, 0].numpy(),
-                {"long_name": "log condition number", **about},
-            ),
-            log_span=(
-                ("depth", "x"),
-                (s.log_values[:, 0, :, 0] - smallest).numpy(),
-                {"long_name": "log of the largest over the smallest singular value that is not 0", **about},
-            ),
-            rank=(("depth", "x"), s.ranks[:, 0].numpy(), {"long_name": "singular values that are not exactly 0"}),
-            passed=("x", s.self_check.passed[0].numpy(), {"long_name": "self-check passed"}),
-            naive=(("depth", "index"), naive.astype(np.float32), {"long_name": "product formed in float64", **about}),
-            state=("depth", sizes, {"long_name": "root mean square of the state before a block, at the first point"}),
-            right=("depth", right.sum(1), {"long_name": "values of that product within 1e-9 in the log"}),
-        )
-    )
+    naive, true = st.naive_spectrum(model, x[:1], layers="blocks")[:, 0, 0], s.log_values[:, 0, 0]
+    right = ((naive == true) | ((naive - true).abs() < 1e-9)).sum(1)
+    edges = np.full(s.depth, np.nan)
+    if name.startswith("mlp_relu"):
+        edges[:] = [st.theory.largest_squared_singular_value(depth, "relu") for depth in range(1, s.depth + 1)]
+    data = s.to_dataset().isel(seed=0, drop=True)
     # Seven digits are enough for a figure and halve the file.
     data["log_values"] = data.log_values.astype(np.float32)
-    if name == "mlp_relu":
-        edges = [st.theory.largest_squared_singular_value(depth, "relu") for depth in data.depth.values.tolist()]
-        data["theory"] = ("depth", np.log(edges) / 2, {"long_name": "largest singular value, infinite width", **about})
-    return s, data
+    data["rank"] = (("depth", "x"), s.ranks[:, 0], {"long_name": "singular values that are not exactly 0"})
+    data["naive"] = (("depth", "index"), naive.float(), {"long_name": "product formed in float64, first point"})
+    data["right"] = ("depth", right, {"long_name": "values of that product within 1e-9 in the log"})
+    data["theory"] = ("depth", np.log(edges) / 2, {"long_name": "log of the largest value at infinite width"})
+    data["passed"] = ("x", s.self_check.passed[0], {"long_name": "self-check passed"})
+    with tempfile.TemporaryDirectory() as folder:
+        data["report"] = examined(name, settings).to_json(Path(folder) / "report.json").read_text()
+    return data
 
 
-def decades(data: xarray.Dataset, depth: int = -1) -> float:
-    """Return log10 of the largest over the smallest value that is not 0, median over points, at the last depth."""
-    return float(data.log_span[depth].median()) / math.log(10)
+def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset:
+    return parts.cells(measured, settings, network=list(LABELS))
 
 
-def growth(data: xarray.Dataset) -> tuple[float, float]:
-    """Return by how many decades a block these values part, in either half of the network."""
-    half = data.depth.size // 2
-    return decades(data, half - 1) / half, (decades(data) - decades(data, half - 1)) / (data.depth.size - half)
+def report_of(one: xarray.Dataset) -> st.Report:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "report.json"
+        path.write_text(one.report.item())
+        return st.Report.from_json(path)
 
 
-def scale(data: xarray.Dataset) -> float:
-    """Return by what factor the state before the last block is larger than the one before the first."""
-    return float(data.state[-1] / data.state[0])
+def write_pages(data: xarray.Dataset, folder: Path) -> list[Path]:
+    """Print the reports, and write a page of each."""
+    reports = {name: report_of(data.sel(network=name)) for name in data.network.values}
+    for name, report in reports.items():
+        print(f"{LABELS[name]}: {report}\n")
+    return [report.to_html(folder / f"your_model_{name}.html") for name, report in reports.items()]
 
 
-def describe(name: str, s: st.Spectrum, data: xarray.Dataset) -> str:
-    """Return what was found of one model."""
-    distance, rank = data.distance_from_identity.median("x"), data["rank"][-1]
-    low, high = int(rank.min()), int(rank.max())
-    if low == WIDTH:
-        condition = f"rank {WIDTH}, condition number 10^{decades(data):.1f}"
-    else:
-        condition = f"rank {low if low == high else f'{low} to {high}'}, condition number infinite; the values that "
-        condition += f"are not 0 span {decades(data):.1f} decades"
-    first, second = growth(data)
-    largest, kept = data.log_values[-1, :, 0].median(), int((data.naive[-1] > -np.inf).sum())
-    theory = f", at infinite width 10^{float(data.theory[-1]) / math.log(10):.2f}" if "theory" in data else ""
-    return "\n".join(
-        [
-            f"{LABELS[name]}: {s.depth} blocks, {s.layers[0]} to {s.layers[-1]}, a state of {WIDTH} numbers",
-            f"  after the last: {condition} (over {data.x.size} points)",
-            f"  the values part by {first:.3f} decades a block in the first half, {second:.3f} in the second; the "
-            f"largest ends at 10^{float(largest) / math.log(10):.2f}{theory}",
-            f"  distance of a block from the identity: {float(distance[0]):.2f} for the first, "
-            f"{float(distance[-1]):.2f} for the last; the state becomes {scale(data):.2g} times as large",
-            f"  {s.self_check}",
-            f"  a product formed in float64 has {int(data.right[-1])} of {WIDTH} values right at one point, and "
-            f"{kept} that are not 0, where there are {int(rank[0])}",
-        ]
-    )
+def spans(one: xarray.Dataset) -> np.ndarray:
+    """Return log10 of the largest over the smallest value that is not 0 after the last block: least, middle, most."""
+    last = one.log_values[-1].where(np.isfinite(one.log_values[-1]))
+    return (last.max("index") - last.min("index")).quantile([0, 0.5, 1]).to_numpy() / math.log(10)
 
 
-def main(settings: Settings) -> None:
-    st.plots.make_folder(settings.out)  # before the work, not after it
-    depth, points = (16, 4) if settings.quick else (40, 12)
-    groups = {}
+def verdict_of(report: st.Report) -> str:
+    """Say in a few words what is worst."""
+    if report.healthy:
+        return "nothing broken or harmful"
+    worst = report.findings[0]
+    return f"{worst.severity}: {worst.code}" + (f" in {worst.layer}" if worst.layer else "")
+
+
+def claims(data: xarray.Dataset) -> list[study.Claim]:
+    each = {name: data.sel(network=name) for name in DRAWN}
+    residual, plain = DRAWN[:2], DRAWN[2:]
+    apart = max(spans(each[name])[2] for name in residual) < min(spans(each[name])[0] for name in plain)
+    near = {name: float(one.distance_from_identity[-1].median()) for name, one in each.items()}
+    relu = each["mlp_relu"]
+    ends, expected = relu.log_values[-1, :, 0].quantile([0.05, 0.95]).to_numpy(), float(relu.theory[-1])
+    right = {name: int(one.right[-1]) for name, one in each.items()}
+    stated = [
+        study.Claim(
+            "Unless each layer is close to the identity the values diverge or vanish",
+            "Peng 2017",
+            "; ".join(
+                "{0} {2:.1f} decades ({1:.1f} to {3:.1f} over {4} points), last block {5:.1f} from the identity".format(
+                    LABELS[name], *spans(one), one.x.size, near[name]
+                )
+                for name, one in each.items()
+            ),
+            "held" if apart and max(near[n] for n in residual) < 1 < min(near[n] for n in plain) else "refuted",
+        ),
+        study.Claim(
+            "A product formed in float64 and decomposed gives its singular values",
+            "common practice",
+            f"of {WIDTH} values are right " + ", ".join(f"{right[name]} ({LABELS[name]})" for name in DRAWN),
+            "held" if min(right.values()) == WIDTH else "refuted",
+        ),
+        study.Claim(
+            "The largest value of a ReLU product is that of infinite width",
+            "theory",
+            f"10^{ends[0] / math.log(10):.2f} to 10^{ends[1] / math.log(10):.2f} (5 to 95 % of points) after "
+            f"{data.depth.size} blocks, 10^{expected / math.log(10):.2f} at infinite width",
+            "held" if ends[0] <= expected <= ends[1] else "refined",
+        ),
+    ]
     for name in LABELS:
-        s, groups[name] = measure(name, depth, points, settings.seed)
-        print(describe(name, s, groups[name]), flush=True)
-    data = xarray.DataTree.from_dict(groups)
-    data.attrs["seed"] = settings.seed
-    paths = st.plots.save(draw(groups), data, settings.out, "your_model")
+        report = report_of(data.sel(network=name))
+        helps = [
+            f"; helps: {one.tried.remedy} ({one.tried.quantity}: {one.tried.before:.2g}, then {one.tried.after:.2g})"
+            for one in report.findings
+            if one.tried
+        ]
+        statement = f"{LABELS[name]}, {data.depth.size} blocks: signal and gradient get through in float32"
+        said = "".join([verdict_of(report), *helps[:1]])
+        stated.append(study.Claim(statement, "common practice", said, "held" if report.healthy else "refuted"))
+    return stated
 
-    resnet, transformer, tanh, relu = (groups[name] for name in LABELS)
-    (near, nearer), (far, farther) = (
-        [[float(data.distance_from_identity[i].median()) for i in (0, -1)] for data in pair]
-        for pair in ((resnet, transformer), (tanh, relu))
+
+def draw(data: xarray.Dataset) -> Figure:
+    figure, axes = st.plots.panels("ab;cd", height=5.6, sharex=True)
+    each = {name: data.sel(network=name) for name in DRAWN}
+    for ax, (name, one) in zip(axes.values(), each.items(), strict=True):
+        st.plots.spectrum(one, ax, colour=COLOURS[name])
+        for line in ax.lines[1:]:
+            line.set_linewidth(0.4)
+        ax.set_title(LABELS[name])
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        words = f"{spans(one)[1]:.1f} decades, {int(one['rank'][-1].median())} of {WIDTH} values not 0"
+        words += f"\nst.examine: {verdict_of(report_of(one))}"
+        ax.text(0.02, 0.02, words, transform=ax.transAxes, fontsize=7, va="bottom", zorder=6)
+    draw_naive(each["mlp_tanh"], each["mlp_relu"], axes["c"], axes["d"])
+    theory = each["mlp_relu"].theory / math.log(10)
+    axes["d"].plot(theory.depth, theory, ":", color="black", zorder=5)
+    note(axes["d"], theory, "largest value, theory", 3)
+    for pair in (("a", "b"), ("c", "d")):
+        low, high = (f(axes[letter].get_ylim()[i] for letter in pair) for i, f in enumerate((min, max)))
+        for letter in pair:
+            axes[letter].set_ylim(low - 0.12 * (high - low), high + 0.05 * (high - low))  # room for words
+    for letters, clear in (("bd", "ylabel"), ("ab", "xlabel")):
+        for letter in letters:
+            axes[letter].set(**{clear: ""})
+    for ax in (axes["c"], axes["d"]):
+        ax.axhspan(*axes["a"].get_ylim(), zorder=0, color="#BBBBBB", alpha=0.45, linewidth=0)
+    residual = sorted(spans(each[name])[1] for name in DRAWN[:2])
+    st.plots.headline(
+        figure,
+        f"After {data.depth.size} blocks the singular values of residual networks span {residual[0]:.0f} to "
+        f"{residual[1]:.0f} decades, those of a tanh MLP {spans(each['mlp_tanh'])[1]:.0f}, of which a product formed "
+        f"in float64 has {int(each['mlp_tanh'].right[-1])} of {WIDTH} right.",
     )
-    finding = (
-        f"Found: after {depth} blocks the singular values of the ResNet span {decades(resnet):.1f} decades, those of "
-        f"the transformer {decades(transformer):.1f}, and those of the tanh MLP {decades(tanh):.1f}; of the ReLU MLP's "
-        f"{float(relu['rank'][-1].median()):.0f} of {WIDTH} are left, over {decades(relu):.1f} decades, and the others "
-        f"are exactly 0. From the first block to the last, the distance from the identity goes from {near[0]:.1f} to "
-        f"{near[1]:.1f} in the ResNet and from {nearer[0]:.1f} to {nearer[1]:.1f} in the transformer, whose blocks add "
-        f"to states that become {scale(resnet):.1f} and {scale(transformer):.1f} times as large; from {far[0]:.1f} to "
-        f"{far[1]:.1f} and from {farther[0]:.1f} to {farther[1]:.1f} in the MLPs. Between the two halves, what a block "
-        f"adds to the span goes from {growth(resnet)[0]:.2f} to {growth(resnet)[1]:.2f} decades in the ResNet, from "
-        f"{growth(transformer)[0]:.2f} to {growth(transformer)[1]:.2f} in the transformer, and from "
-        f"{growth(tanh)[0]:.2f} to {growth(tanh)[1]:.2f} in the tanh MLP. A "
-        f"product formed in float64 has {int(resnet.right[-1])} and {int(transformer.right[-1])} values of {WIDTH} "
-        f"right in the residual networks, and {int(tanh.right[-1])} and {int(relu.right[-1])} in the MLPs."
-    )
-    print("\n" + textwrap.fill(finding, 100))
-    print("Written: " + ", ".join(str(path) for path in paths))
-
-
-def draw(groups: dict[str, xarray.Dataset]) -> plt.Figure:
-    """Draw the figure from the data that is stored beside it."""
-    with mpl.rc_context(st.plots.STYLE):
-        figure, axes = plt.subplots(2, 4, figsize=(11.5, 5.6), sharex=True, height_ratios=(1.6, 1))
-        for column, (name, data) in enumerate(groups.items()):
-            top, bottom = axes[:, column]
-            st.plots.spectrum(data, top, colour=COLOURS[name])
-            for line in top.lines[1:]:
-                line.set_linewidth(0.5)
-            top.set_title(LABELS[name], loc="left")
-            top.set_xlabel("")
-            draw_distance(data, bottom, COLOURS[name])
-        draw_naive(groups["mlp_tanh"], groups["mlp_relu"], axes[0, 2], axes[0, 3])
-        theory = groups["mlp_relu"].theory / math.log(10)
-        axes[0, 3].plot(
-            theory.depth, theory, ":", color="black", linewidth=1.3, zorder=5, label="largest value, theory"
-        )
-        for pair, room in ((axes[0, :2], 0), (axes[0, 2:], 0.15), (axes[1], 0)):  # room for a legend
-            low, high = (f(ax.get_ylim()[i] for ax in pair) for i, f in enumerate((min, max)))
-            for ax in pair:
-                ax.set_ylim(low - room * (high - low), high)
-            for ax in pair[1:]:
-                ax.set_ylabel("")
-                ax.tick_params(labelleft=False)
-        look = {"color": "#BBBBBB", "alpha": 0.45, "linewidth": 0}
-        for ax, label in zip(axes[0, 2:], ("range of the panels on the left", None), strict=True):
-            ax.axhspan(*axes[0, 0].get_ylim(), zorder=0, label=label, **look)
-            ax.legend(loc="lower left")
     return figure
 
 
-def draw_naive(tanh: xarray.Dataset, relu: xarray.Dataset, left: plt.Axes, right: plt.Axes) -> None:
+def draw_naive(tanh: xarray.Dataset, relu: xarray.Dataset, left: Axes, right: Axes) -> None:
     """Mark the smallest value of a naive product, and the largest that it has where the value is exactly 0."""
-    first_zero = relu["rank"].isel(x=0).clip(max=WIDTH - 1)  # counted from 0
+    first_zero = relu["rank"].isel(x=0).astype(int).clip(max=WIDTH - 1)  # counted from 0
     shown = (
         (tanh.naive.isel(index=-1), left, "x", "smallest value, product in float64"),
         (relu.naive.isel(index=first_zero), right, "+", "an exact 0, product in float64"),
@@ -348,19 +334,16 @@ def draw_naive(tanh: xarray.Dataset, relu: xarray.Dataset, left: plt.Axes, right
         some = values[:: max(1, values.size // 20)].astype(float) / math.log(10)
         some = some[np.isfinite(some)]
         look = {"color": "#333333", "markeredgewidth": 0.9, "markersize": 3.5 if marker == "x" else 5}
-        ax.plot(some.depth, some, linestyle="", marker=marker, zorder=4, label=label, **look)
+        ax.plot(some.depth, some, linestyle="", marker=marker, zorder=4, **look)
+        if some.size:
+            note(ax, some, label, -5)
 
 
-def draw_distance(data: xarray.Dataset, ax: plt.Axes, colour: str) -> None:
-    """Draw median and 5 to 95 % over points of the distance of every block from the identity."""
-    low, middle, high = np.quantile(data.distance_from_identity, [0.05, 0.5, 0.95], axis=1)
-    ax.axhline(1, color="#999999", linewidth=0.8, zorder=1)
-    ax.fill_between(data.depth, low, high, color=colour, alpha=0.25, linewidth=0)
-    ax.plot(data.depth, middle, color=colour, linewidth=1.5)
-    ax.set_ylim(bottom=0)
-    ax.set_xlabel("depth")
-    ax.set_ylabel("distance from identity")
+def note(ax: Axes, values: xarray.DataArray, words: str, above: float) -> None:
+    """Write words so many points above the end of a line, or below."""
+    place = {"xy": (float(values.depth[-1]), float(values[-1])), "xytext": (0, above), "textcoords": "offset points"}
+    ax.annotate(words, **place, ha="right", va="bottom" if above > 0 else "top", fontsize=7, bbox=BEHIND)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    study.main(Settings(), Settings(depth=16, points=4), measure, draw, claims, write_pages)

@@ -6,6 +6,7 @@ from .jacobians import (
     Spectrum,
     check_spectrum,
     lyapunov,
+    naive_spectrum,
     spectrum,
 )
 from .networks import ARCHITECTURES, INITS, Architecture, Chain, Distribution, Init
@@ -68,6 +69,7 @@ __all__ = [
     "gradient_norms",
     "layers",
     "lyapunov",
+    "naive_spectrum",
     "plots",
     "propagation",
     "references",

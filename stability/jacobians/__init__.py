@@ -1,6 +1,7 @@
 """Jacobians of the layers and of their products, in the log domain."""
 
 from stability.jacobians.lyapunov import LyapunovExponents, lyapunov
+from stability.jacobians.naive_spectrum import naive_spectrum
 from stability.jacobians.of_matrices import check_spectrum
 from stability.jacobians.of_networks import spectrum
 from stability.jacobians.self_check import SelfCheck
@@ -12,5 +13,6 @@ __all__ = [
     "Spectrum",
     "check_spectrum",
     "lyapunov",
+    "naive_spectrum",
     "spectrum",
 ]

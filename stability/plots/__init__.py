@@ -1,9 +1,11 @@
 """Pictures: one function a kind of result, one house style. Each takes an optional `ax` and returns the Figure."""
 
 from stability.foundation.files import make_folder
+from stability.plots.data_files import read_data, write_data
 from stability.plots.folded_lines import counts, function
 from stability.plots.format_losses import first_failure, forward_error
 from stability.plots.layer_profiles import gradient_norms, propagation, watch
+from stability.plots.lettered_panels import PAGE_WIDTH, end_labels, headline, panels
 from stability.plots.save_figure import save
 from stability.plots.spectra import distribution, spectrum, vanishing
 from stability.plots.style import STYLE, colour
@@ -11,21 +13,27 @@ from stability.plots.training_curves import fits, history
 from stability.plots.unit_shares import units
 
 __all__ = [
+    "PAGE_WIDTH",
     "STYLE",
     "colour",
     "counts",
     "distribution",
+    "end_labels",
     "first_failure",
     "fits",
     "forward_error",
     "function",
     "gradient_norms",
+    "headline",
     "history",
     "make_folder",
+    "panels",
     "propagation",
+    "read_data",
     "save",
     "spectrum",
     "units",
     "vanishing",
     "watch",
+    "write_data",
 ]

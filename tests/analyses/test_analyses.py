@@ -1,6 +1,7 @@
 """The scripts, run as a user runs them."""
 
 import importlib.util
+import json
 import runpy
 import subprocess
 import sys
@@ -22,12 +23,14 @@ def run(name, *arguments):
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
 
 
-SCRIPTS = [path for path in sorted((ROOT / "analyses").glob("*.py")) if path.stem != "theory_page"]
+OTHERS = {"study", "theory_page"}
+SCRIPTS = [path for path in sorted((ROOT / "analyses").glob("*.py")) if path.stem not in OTHERS]
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 def test_help_names_the_four_options_and_the_method(path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [str(path), "--help"])
+    monkeypatch.syspath_prepend(path.parent)  # as Python does for a script
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(path), run_name="__main__")
     assert ended.value.code in (0, None)
@@ -181,9 +184,12 @@ def test_fold_counts(tmp_path):
 def test_folding(tmp_path):
     done = run("folding", "--quick", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "x + 1.5 sin 3x cannot be folded from a line" in " ".join(done.stdout.split())
-    assert "Fits below their bound: 0 (must be 0)" in " ".join(done.stdout.split())
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".nc", ".pdf", ".png"]
     with xarray.open_dataset(tmp_path / "folding.nc", engine="h5netcdf") as data:
+        sine, anything, below, _ = json.loads(data.attrs["claims"])
+        assert (sine["verdict"], anything["verdict"], below["verdict"]) == ("held", "refuted", "held")
+        assert "x + 1.5 sin 3x: no chain of any depth is nearer than 1.00" in anything["measured"]
+        assert "0 of 128 fits are below it" in below["measured"]
         bounds = dict(zip(data.target.values.tolist(), data.bound.values.tolist(), strict=True))
         # x + 1.5 sin 3x falls from its maximum at x1 to its minimum at x2, where 1 + 4.5 cos 3x = 0, by 2.005.
         x1, x2 = np.arccos(-1 / 4.5) / 3, (2 * np.pi - np.arccos(-1 / 4.5)) / 3
@@ -522,12 +528,16 @@ def test_training_death(tmp_path):
 def test_your_model(tmp_path):
     done = run("your_model", "--quick", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "Found: after 16 blocks" in done.stdout
-    assert "FAILED" not in done.stdout
-    for blocks in ("ResNet: 16 blocks, blocks.0 to blocks.15", "blocks.15, a state of"):
-        assert blocks in done.stdout
-    with xarray.open_datatree(tmp_path / "your_model.nc", engine="h5netcdf") as tree:
-        data = {name: tree[name].to_dataset().load() for name in ("resnet", "transformer", "mlp_tanh", "mlp_relu")}
+    names = ["resnet", "transformer", "mlp_tanh", "mlp_relu", "mlp_torch"]
+    with xarray.open_dataset(tmp_path / "your_model.nc", engine="h5netcdf") as whole:
+        data = {name: whole.sel(network=name).load() for name in names}
+        assert len(json.loads(whole.attrs["claims"])) == 3 + len(names)
+    for name, one in data.items():
+        # A page of each report, which is stored with the data and printed.
+        assert "<html" in (tmp_path / f"your_model_{name}.html").read_text()
+        assert json.loads(one.report.item())["title"] in done.stdout
+        assert one.log_values.sizes == {"depth": 16, "x": 4, "index": 96}
+        one["log_condition"] = one.log_values.isel(index=0) - one.log_values.isel(index=-1)
     for name, one in data.items():
         assert one.passed.all(), name
         assert one.log_values.dims == ("depth", "x", "index")

@@ -85,6 +85,7 @@ def measurements():
         ),
         "spectrum of a module": (st.spectrum, of_module),
         "check_spectrum": (st.check_spectrum, {"matrices": np.eye(2)[None], "log_values": np.zeros((1, 2))}),
+        "naive_spectrum": (st.naive_spectrum, of_module),
         "lyapunov": (st.lyapunov, {"net": np.tile(np.eye(2), (40, 1, 1)), "progress": False}),
         "lyapunov of a module": (st.lyapunov, of_module),
         "propagation": (st.propagation, {"net": chain(), "x": X, "pairs": None}),
@@ -209,6 +210,20 @@ def objects():
         ),
         "plots.colour": (st.plots.colour, {"architecture": "plain_prelu"}),
         "plots.make_folder": (st.plots.make_folder, {"folder": FOLDER / "made"}),
+        "plots.write_data": (
+            st.plots.write_data,
+            {"data": found["spectrum"].to_dataset(), "path": FOLDER / "data.nc"},
+        ),
+        "plots.read_data": (
+            st.plots.read_data,
+            {"path": st.plots.write_data(found["spectrum"].to_dataset(), FOLDER / "data.nc")},
+        ),
+        "plots.panels": (st.plots.panels, {"mosaic": "ab", "height": 2.0}),
+        "plots.headline": (st.plots.headline, {"figure": st.plots.panels("a", 2.0)[0], "text": "A finding."}),
+        "plots.end_labels": (
+            st.plots.end_labels,
+            {"ax": st.plots.panels("a", 2.0)[1]["a"], "labels": {"one": 0.5}, "colours": {"one": "red"}},
+        ),
         "plots.save": (
             st.plots.save,
             {
@@ -353,10 +368,10 @@ WRONG = {
 #: Names of arguments that may be such a value after all.
 FINE = {
     "a bool": {"parameters", "marks", "check", "distances", "progress", "alive", "exact", "gain", "train"},
-    "a text": {"label", "name", "folder", "checkpoint", "resume", "path"},
+    "a text": {"label", "text", "mosaic", "name", "folder", "checkpoint", "resume", "path"},
     "an empty text": {"label", "folder"},
-    "none": {"label", "ax", "batch_dim"},
-    "numpy text": {"checkpoint", "resume", "path", "folder", "name", "label"},
+    "none": {"label", "ax", "batch_dim", "colours"},
+    "numpy text": {"checkpoint", "resume", "path", "folder", "name", "label", "text", "mosaic"},
     "a module": {"net", "model", "reference", "loss", "target", "on_iteration"},
     "bytes": {"interval", "seeds"},  # whole numbers, as they are
     "a set": {"seeds"},
@@ -390,6 +405,9 @@ ALLOWED = {
     ("plots.vanishing", "result", "a result"),
     ("plots.colour", "architecture", "a text"),  # of another network
     ("plots.colour", "architecture", "an empty text"),
+    ("plots.end_labels", "labels", "a dictionary"),
+    ("plots.save", "data", "none"),  # a figure alone
+    ("plots.panels", "height", "a fraction"),
     ("plots.colour", "architecture", "numpy text"),
     ("Chain.forward", "x", "tensor of nan"),  # as any module
     ("PiecewiseLinear.maximum", "other", "tensor of flags"),  # a mask

@@ -1,0 +1,334 @@
+"""The frame of a script: command line, parts that are kept, files, claims. A script says what is measured and drawn.
+
+A script has a docstring of three paragraphs (Question, Method, Reading) and
+
+    @dataclass(frozen=True)
+    class Settings(study.Settings):          # has the seed already
+        depth: int = 40
+        \"\"\"Blocks of every network.\"\"\"
+
+    def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset: ...
+    def draw(data: xarray.Dataset) -> Figure: ...          # or a dictionary of figures by name, "" for the first
+    def claims(data: xarray.Dataset) -> list[study.Claim]: ...
+
+    if __name__ == "__main__":
+        study.main(Settings(), Settings(depth=16), measure, draw, claims)
+
+The second settings are those of --quick. `draw` and `claims` see nothing but the data, which may be a DataTree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import sys
+import textwrap
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import matplotlib as mpl
+import tyro
+import xarray
+from matplotlib.figure import Figure
+from tqdm.auto import tqdm
+
+import stability as st
+
+Data = xarray.Dataset | xarray.DataTree
+VERDICTS = ("held", "refuted", "refined")
+#: Seconds that a run may take to end by itself after Ctrl-C, before it is ended.
+PATIENCE = 1.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a script measures: its own settings come beside the seed."""
+
+    seed: int = 0
+    """The root seed."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What somebody says, and what was measured of it: the verdict is held, refuted or refined."""
+
+    statement: str
+    source: str
+    measured: str
+    verdict: str
+
+    def __post_init__(self) -> None:
+        if self.verdict not in VERDICTS:
+            raise ValueError(f"the verdict is {self.verdict!r}: expected one of {', '.join(VERDICTS)}")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every script takes."""
+
+    quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Smaller settings: seconds, and no numbers to quote."""
+    out: Path = Path("figures")
+    """The folder for the figure (PNG, PDF) and its data (netCDF)."""
+    redraw: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Draw the stored data again, and state the claims again; nothing is measured."""
+    fresh: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Throw away what interrupted runs of this script have kept."""
+
+
+class CannotRun(Exception):
+    """What a user can mend, in one line."""
+
+
+class Parts:
+    """The parts of a measurement. Each is a function that returns a Dataset, and is kept until the run is complete."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.total, self.done = folder, 0, 0
+        self._names: set[str] = set()
+        self._bar = tqdm(desc="parts", disable=None)
+
+    def plan(self, number: int) -> None:
+        """Say how many more parts there will be, so that the bar and the message of an interrupted run know."""
+        self.total += number
+        self._bar.total = self.total
+        self._bar.refresh()
+
+    def part(self, name: str, function: Callable[..., xarray.Dataset], *arguments: object) -> xarray.Dataset:
+        """Return function(*arguments), or what an interrupted run of the same settings and code kept under the name."""
+        if name in self._names:
+            raise ValueError(f"two parts have the name {name!r}")
+        self._names.add(name)
+        words = re.sub(r"\W+", "_", name)[:40]
+        path = self.folder / f"{words}-{_digest(name)}.nc"
+        self._bar.set_postfix_str(name)
+        if not path.exists():
+            found = function(*arguments)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            st.plots.write_data(found, path)
+        self.done += 1
+        if self.done > self.total:
+            self.plan(self.done - self.total)
+        self._bar.update()
+        # Read back in any case, so that a run that goes on has the numbers of one that was not interrupted.
+        return st.plots.read_data(path)
+
+    def each(self, function: Callable[..., xarray.Dataset], names: Iterable[Any], *arguments: object) -> dict[Any, Any]:
+        """Return function(name, *arguments) by name, a part each."""
+        names = list(names)
+        self.plan(len(names))
+        return {name: self.part(f"{function.__name__} {name}", function, name, *arguments) for name in names}
+
+    def cells(
+        self, function: Callable[..., xarray.Dataset], *arguments: object, **axes: Sequence[Any]
+    ) -> xarray.Dataset:
+        """Return function(*cell, *arguments), a part each, for every cell of the axes, which are the first dimensions.
+
+        What is shorter in some cells, such as fewer seeds, is filled with NaN.
+        """
+        cells = list(itertools.product(*axes.values()))
+        self.plan(len(cells))
+        found = [self.part(f"{function.__name__} {cell}", function, *cell, *arguments) for cell in cells]
+        # Numbered, so that they can be of several lengths.
+        found = [one.assign_coords({d: range(n) for d, n in one.sizes.items() if d not in one.coords}) for one in found]
+        for name, values in reversed(axes.items()):
+            rows = [found[start : start + len(values)] for start in range(0, len(found), len(values))]
+            at = xarray.IndexVariable(name, list(values))
+            found = [xarray.concat(row, at, data_vars="all", join="outer") for row in rows]
+        return found[0]
+
+    def kept(self) -> int:
+        return len(list(self.folder.glob("*.nc")))
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def main(
+    full: Settings,
+    quick: Settings,
+    measure: Callable[..., Data],
+    draw: Callable[[Any], Figure | Mapping[str, Figure]],
+    claims: Callable[[Any], Sequence[Claim]],
+    extras: Callable[[Any, Path], Iterable[Path]] | None = None,
+    arguments: Sequence[str] | None = None,
+) -> None:
+    """Run a script: measure, draw, state, write, and end with a status.
+
+    Args:
+        full, quick: its settings, without and with --quick.
+        measure, draw, claims: see the head of this file; `measure` may leave `parts` out.
+        extras: writes what else there is, of the data, into the folder, and returns the paths.
+        arguments: of the command line, for tests.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    script = Path(measure.__globals__["__file__"]).resolve()
+    command = dataclasses.make_dataclass(
+        "Command",
+        [("settings", Annotated[type(full), tyro.conf.arg(name="")])],
+        bases=(Options,),
+        frozen=True,
+        kw_only=True,
+    )
+    chosen = quick if "--quick" in arguments else full
+    asked: Any = tyro.cli(
+        command,
+        args=arguments,
+        description=measure.__globals__["__doc__"],
+        default=command(settings=chosen),  # --quick is read twice: it sets what the others default to
+    )
+    try:
+        folder = st.plots.make_folder(asked.out)  # before the work, not after it
+        path = folder / f"{script.stem}.nc"
+        if asked.redraw:
+            if asked.fresh or asked.quick or asked.settings != full:
+                raise CannotRun("--redraw draws what is stored: leave out --quick, --fresh, --seed and the settings")
+            data = _stored(path, script.stem)
+        else:
+            data = _measured(asked, script, measure)
+            # Before the figure, so that an error in it loses nothing: --redraw goes on from here.
+            st.plots.write_data(data, path)
+            data = st.plots.read_data(path)
+        _present(data, folder, script.stem, draw, claims, extras)
+    except (CannotRun, OSError) as error:
+        print(f"{script.stem}: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _measured(asked: Any, script: Path, measure: Callable[..., Data]) -> Data:
+    """Return what is measured, with settings and versions, from parts that are kept until all are there."""
+    settings = json.dumps(dataclasses.asdict(asked.settings), default=str)
+    own = asked.out / ".parts" / script.stem
+    if asked.fresh:
+        shutil.rmtree(own, ignore_errors=True)
+    parts = Parts(own / _digest(settings, _code(script)))
+
+    def how_to_go_on() -> str:
+        kept = parts.kept()
+        known = f"{kept} of {parts.total}" if parts.total > parts.done else str(kept)
+        return f"{script.stem}: interrupted; run the same command again: {known} parts are kept"
+
+    with warnings.catch_warnings(), _ends_soon(how_to_go_on, parts.close):
+        warnings.filterwarnings("ignore", "interrupted")
+        takes_parts = measure.__code__.co_argcount > 1
+        data = measure(asked.settings, parts) if takes_parts else measure(asked.settings)
+        parts.close()
+    data.attrs |= {"script": script.stem, "settings": settings, "quick": int(asked.quick), "seed": asked.settings.seed}
+    names = ("stability", "torch", "numpy", "xarray")
+    data.attrs |= {f"version_{name}": importlib.metadata.version(name) for name in names}
+    data.attrs["platform"] = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    shutil.rmtree(parts.folder, ignore_errors=True)
+    for empty in (own, own.parent):
+        if empty.is_dir() and not any(empty.iterdir()):
+            empty.rmdir()
+    return data
+
+
+@contextmanager
+def _ends_soon(message: Callable[[], str], close: Callable[[], None]) -> Iterator[None]:
+    """On Ctrl-C say how to go on and end with status 130, even where a long compiled loop holds the main thread."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    before = signal.set_wakeup_fd(write)
+    ended, once = threading.Event(), threading.Lock()
+
+    def leave() -> None:
+        if once.acquire(blocking=False):
+            close()
+            print(message(), file=sys.stderr, flush=True)
+            # Without the seconds that Python takes to end. Parts are written whole or not at all: nothing is in pieces.
+            os._exit(130)
+
+    def watch() -> None:
+        while os.read(read, 1) != bytes([signal.SIGINT]):
+            if ended.is_set():
+                return
+        if not ended.wait(PATIENCE):
+            leave()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        leave()
+    finally:
+        ended.set()
+        signal.set_wakeup_fd(before)
+        os.write(write, b"\0")
+        watcher.join(PATIENCE)
+        os.close(read), os.close(write)
+
+
+def _stored(path: Path, script: str) -> Data:
+    """Return the data of a complete run."""
+    try:
+        data = st.plots.read_data(path)
+    except FileNotFoundError:
+        raise CannotRun(f"there is nothing to draw again: {path} is not there; run without --redraw") from None
+    except ValueError as error:
+        raise CannotRun(f"{error}; run without --redraw") from None
+    if data.attrs.get("script") != script:
+        whose = data.attrs.get("script", "another program")
+        raise CannotRun(f"{path} is of {whose}, not of {script}: run without --redraw")
+    return data
+
+
+def _present(
+    data: Data,
+    folder: Path,
+    script: str,
+    draw: Callable[[Any], Figure | Mapping[str, Figure]],
+    claims: Callable[[Any], Sequence[Claim]],
+    extras: Callable[[Any, Path], Iterable[Path]] | None,
+) -> None:
+    """Draw, state and write what the data say."""
+    stated = list(claims(data))
+    data.attrs["claims"] = json.dumps([dataclasses.asdict(claim) for claim in stated])
+    with mpl.rc_context(st.plots.STYLE):
+        drawn = draw(data)
+    figures = {"": drawn} if isinstance(drawn, Figure) else dict(drawn)
+    paths = []
+    for name, figure in figures.items():
+        paths += st.plots.save(figure, None if name else data, folder, f"{script}_{name}" if name else script)
+    paths += extras(data, folder) if extras is not None else []
+    print(table(stated))
+    print("\nWritten: " + ", ".join(str(path) for path in paths))
+
+
+def table(stated: Sequence[Claim]) -> str:
+    """Return the claims as a table of wrapped columns."""
+    widths = {"statement": 42, "source": 14, "measured": 46, "verdict": 8}
+    lines = ["  ".join(f"{name:<{width}}" for name, width in widths.items())]
+    lines.append("  ".join("-" * width for width in widths.values()))
+    for row in map(dataclasses.asdict, stated):
+        cells = [textwrap.wrap(row[name], width) for name, width in widths.items()]
+        for texts in itertools.zip_longest(*cells, fillvalue=""):
+            lines.append("  ".join(f"{text:<{width}}" for text, width in zip(texts, widths.values(), strict=True)))
+        lines.append("")
+    return "\n".join(line.rstrip() for line in lines).rstrip()
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.blake2b("\0".join(texts).encode(), digest_size=8).hexdigest()
+
+
+def _code(script: Path) -> str:
+    """Return a digest of all code that a part may depend on: one measured in vain costs less than a wrong one."""
+    loaded = (Path(module.__file__) for module in list(sys.modules.values()) if getattr(module, "__file__", None))
+    beside = {path for path in loaded if path.suffix == ".py" and path.parent == script.parent}
+    library = Path(sys.modules["stability"].__file__).parent.rglob("*.py")
+    return _digest(*(path.read_text(encoding="utf-8") for path in sorted({script, *beside, *library})))

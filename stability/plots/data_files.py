@@ -1,0 +1,76 @@
+"""How data are stored: netCDF that is whole or not there."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import xarray
+
+from stability.foundation.arguments import door
+from stability.foundation.files import write_atomically
+
+
+@door
+def write_data(data: xarray.Dataset | xarray.DataTree, path: str | Path) -> Path:
+    """Write data as compressed netCDF, whole or not at all, and return the path.
+
+    Raises:
+        OSError: for a folder that is not there or cannot be written to, or a full disk; what was there is unchanged.
+
+    >>> import tempfile, stability as st
+    >>> folder = tempfile.mkdtemp()
+    >>> path = st.plots.write_data(xarray.Dataset({"y": ("x", [1.0, 2.0])}), f"{folder}/data.nc")
+    >>> st.plots.read_data(path).y.values.tolist()
+    [1.0, 2.0]
+    """
+    check_data(data)
+    content = packed(data)
+    return write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+@door
+def read_data(path: str | Path) -> xarray.Dataset | xarray.DataTree:
+    """Return what `write_data` wrote, all in memory: a DataTree where it has groups.
+
+    Raises:
+        OSError: for a file that is not there or cannot be read.
+        ValueError: for one that is cut short, damaged or no netCDF.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    content = path.read_bytes()
+    try:
+        return unpacked(content)
+    except Exception as error:  # HDF5 tells of a damaged file in many ways
+        raise ValueError(f"{path} is no whole netCDF file: {error}") from None
+
+
+def check_data(data: object) -> None:
+    """Raise TypeError for what is no dataset."""
+    if not isinstance(data, xarray.Dataset | xarray.DataTree):
+        raise TypeError(
+            f"data is a {type(data).__name__}: expected an xarray Dataset, as to_dataset() gives, or DataTree"
+        )
+
+
+def packed(data: xarray.Dataset | xarray.DataTree) -> bytes:
+    """Return the content of the file."""
+    # Into memory first: a full disk under its own file ends HDF5, and the process with it.
+    held = io.BytesIO()
+    groups = data.to_dict() if isinstance(data, xarray.DataTree) else {"/": data}
+    settings = {"zlib": True, "shuffle": True}
+    encoding = {group: dict.fromkeys(part.data_vars, settings) for group, part in groups.items()}
+    if isinstance(data, xarray.DataTree):
+        data.to_netcdf(held, engine="h5netcdf", encoding=encoding)
+    else:
+        data.to_netcdf(held, engine="h5netcdf", encoding=encoding["/"])
+    return held.getvalue()
+
+
+def unpacked(content: bytes) -> xarray.Dataset | xarray.DataTree:
+    """Return the data of such a content."""
+    with xarray.open_datatree(io.BytesIO(content), engine="h5netcdf") as tree:
+        loaded = tree.load()
+    return loaded if loaded.children else loaded.to_dataset()
