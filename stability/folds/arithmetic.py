@@ -56,8 +56,8 @@ class Arithmetic(Pieces):
         return self._multiple(self._like(-self._data))
 
     def _multiple(self, times: Self) -> Self:
-        """Return this times a number other than 0, given without its source."""
-        times._source = self._source.of_multiple(self._data, times._data)
+        """Return this times a number other than 0, whose kinks at 0 are the same ones."""
+        times._neurons = self._neurons
         return times
 
     def __radd__(self, other: object) -> Self:

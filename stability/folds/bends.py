@@ -43,7 +43,7 @@ def cross(condition: A, others: Sequence[A]) -> tuple[A, list[A], Array]:
     z = flatten_rows(condition.values)
     positive, negative = z > 0, z < 0
     piece, entry = np.nonzero((positive[:-1] & negative[1:]) | (negative[:-1] & positive[1:]))
-    given, condition = condition, condition._like(condition._data)
+    given, condition = condition, condition._again()
     if not condition.exact and (errors := condition._errors[: len(z), None]).any():
         # A 0 is exact; a bound that is not a number is a doubt.
         condition._doubt(condition._around(np.nonzero((z != 0) & ~(np.abs(z) > errors))[0]))
@@ -73,7 +73,7 @@ def cross(condition: A, others: Sequence[A]) -> tuple[A, list[A], Array]:
     number = np.cumsum(fresh) - 1
     blur = np.zeros(number[-1] + 1)
     np.maximum.at(blur, number, planted)
-    births = None if condition.exact else condition._source.births(condition._data, piece[fresh], entry[fresh])
+    births = None if condition.exact else condition._neurons.births(len(condition._data), piece[fresh], entry[fresh])
     places = Places(t[fresh], blur, births)
     condition = insert(condition, piece[fresh], places, planted=True)
     others = [condition if f is given else insert(f, piece[fresh], places, planted=True) for f in others]

@@ -19,7 +19,7 @@ class Condition:
 
     def __init__(self, function: Pieces, negated: bool = False) -> None:
         # As it is now: what is changed in place later becomes another function.
-        self.function, self.negated = function._like(function._data), negated
+        self.function, self.negated = function._again(), negated
 
     @property
     def shape(self) -> Size:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stability.folds.following import idle_knot
-from stability.folds.numbers import Array, flatten_rows, row_size
+from stability.folds.numbers import Array, row_size
 from stability.folds.pieces import insert
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.places import Places, crowded
@@ -26,7 +26,7 @@ def largest(f: PiecewiseLinear, entries: Index, shape: Sequence[int]) -> Piecewi
     Args:
         entries: (places, windows), numbers of entries of `f`, flattened; a window may see one twice.
     """
-    f = f._like(flatten_rows(f._data))
+    f = f._shaped((f.shape.numel(),))
     first = _winner(f.values[:-1], f.slopes, entries)
     undecided = [] if f.exact else [_ties(f, entries)]
     piece, window, place, step, loser, winner, error = _crossings(f, entries, first)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from stability.folds.numbers import FLOOR, Array, flatten_rows, lift_zeros, rationals, row_size
-from stability.folds.places import Places, Source, merge
+from stability.folds.places import Neurons, Places, merge
 from stability.folds.refuse import refuse
 from stability.foundation.formats import ROUNDOFF
 
@@ -68,7 +68,7 @@ class Pieces:
         self._places, self._data, self._bounds = places, data, errors
         # Inside a network there is a limit, be it out of reach.
         self._undecided, self._limit = undecided, limit
-        self._source = Source()
+        self._neurons = Neurons()
         if (sizes := measured.get()) is not None:
             sizes.append(float(np.abs(data[: len(places.at)]).max(initial=0)))
         self._views: weakref.WeakSet[Pieces] | None = None
@@ -88,17 +88,24 @@ class Pieces:
 
     def _like(self, data: Array, errors: Array | None = None) -> Self:
         errors = self._errors if errors is None else errors
-        f = self._make(self._places, data, errors, self._undecided, self._limit)
-        if np.may_share_memory(data, self._data):
-            f._source = self._source
+        return self._make(self._places, data, errors, self._undecided, self._limit)
+
+    def _shaped(self, shape: tuple[int, ...]) -> Self:
+        """Return the same entries in another shape, as another function."""
+        f = self._like(self._data.reshape(len(self._data), *shape))
+        f._neurons = self._neurons
         return f
+
+    def _again(self) -> Self:
+        """Return the same as another function, which in-place operations can take from this one."""
+        return self._shaped(self.shape)
 
     def _become(self, other: Self) -> Self:
         """Take the place of an in-place operation."""
         if self._views is not None and len(self._views) > 1:
             refuse("an in-place operation on a tensor of which a view is in use", "use the form that returns a new one")
         self._places, self._data, self._bounds = other._places, other._data, other._bounds
-        self._undecided, self._limit, self._source = other._undecided, other._limit, other._source
+        self._undecided, self._limit, self._neurons = other._undecided, other._limit, other._neurons
         return self
 
     # What it is -----------------------------------------------------------------------------------------------------
@@ -180,7 +187,7 @@ class Pieces:
                 f"the function has values of shape {tuple(self.shape)}: {what} need a scalar; take one entry, "
                 f"f[{', '.join('0' * len(self.shape))}]"
             )
-        return self if not self.shape else self._like(self._data.reshape(len(self._data)))
+        return self if not self.shape else self._shaped(())
 
     def _at(self, t: Array) -> Array:
         """The values at places inside the interval, of shape (*t.shape, *shape)."""
@@ -214,10 +221,8 @@ def interpolated(knots: Array, values: Array) -> Array:
     return np.concatenate([values, slopes, slopes[1:] - slopes[:-1]])
 
 
-def view(f: P, data: Array, source: Source | None = None) -> P:
-    """Return `f` with its entries arranged as in `data`, for in-place operations one tensor with `f`."""
-    g = f._like(data)
-    g._source = source or g._source
+def view(f: P, g: P) -> P:
+    """Return `g`, entries of `f` in some arrangement, as one tensor with `f` for in-place operations."""
     if f._views is None:
         f._views = weakref.WeakSet([f])
     f._views.add(g)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from copy import copy
 from functools import cached_property
 
 import numpy as np
@@ -88,44 +87,24 @@ class Places:
         return np.stack([self.at[rows] - self.error[rows], self.at[rows] + self.error[rows]], axis=1)
 
 
-class Source:
-    """Numbers in memory, each of which is known by its address, however views arrange them.
+class Neurons:
+    """Which neurons the entries of a function are, so that the kinks of one are the same wherever it goes.
 
-    So the kinks of one neuron are the same in all branches that it goes to.
+    Args:
+        number: of the entries, flattened, as they were when the function was made; without, in order.
     """
 
-    def __init__(self) -> None:
-        self._block: int = next(_blocks) << _BITS
-        self._shift = 0
+    def __init__(self, number: NDArray[np.intp] | None = None, block: int | None = None) -> None:
+        self._number, self._block = number, next(_blocks) << _BITS if block is None else block
 
-    def of_multiple(self, data: Array, multiple: Array) -> Source:
-        """Return the source for numbers times a constant that is not 0, whose kinks at 0 are the same ones."""
-        if data.strides != multiple.strides:
-            return Source()
-        source = copy(self)
-        source._shift += _offset(data) - _offset(multiple)
-        return source
+    def taken(self, index: NDArray[np.intp]) -> Neurons:
+        """Return the neurons of entries that are these ones, flattened."""
+        return Neurons(index if self._number is None else self._number[index], self._block)
 
-    def births(self, data: Array, row: NDArray[np.intp], entry: NDArray[np.intp]) -> NDArray[np.int64]:
-        """Return numbers for what is born of entries (flattened) of rows of the data."""
-        return self._block + self._address(data, row, entry)
-
-    def _address(self, data: Array, row: NDArray[np.intp], entry: NDArray[np.intp]) -> NDArray[np.int64]:
-        """Return which numbers in memory entries (flattened) of rows of the data are."""
-        index = np.unravel_index(entry, data.shape[1:]) if data.ndim > 1 else ()
-        address = _offset(data) + self._shift + row * data.strides[0]
-        for i, stride in zip(index, data.strides[1:], strict=True):
-            address = address + i * stride
-        number: NDArray[np.int64] = address // data.itemsize
-        return number
-
-
-def _offset(data: Array) -> int:
-    """Return how far from the beginning of the memory that it is part of an array is, in bytes."""
-    owner = data
-    while isinstance(owner.base, np.ndarray):
-        owner = owner.base
-    return int(data.__array_interface__["data"][0] - owner.__array_interface__["data"][0])
+    def births(self, rows: int, row: NDArray[np.intp], entry: NDArray[np.intp]) -> NDArray[np.int64]:
+        """Return the numbers of knots at which entries, flattened, cross 0 on these of so many rows."""
+        number = entry if self._number is None else self._number[entry]
+        return self._block + number.astype(np.int64) * rows + row
 
 
 def crowded(piece: Array, at: Array, error: Array, low: Array, high: Array) -> NDArray[np.float64]:

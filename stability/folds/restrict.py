@@ -185,7 +185,7 @@ def _run(net: Followed, line: PiecewiseLinear, limit: int | None, whole: Piecewi
                 f"the line has values of shape {tuple(line.shape)}: a chain of width 1 takes an interval (low, high)"
             )
         if line.exact:
-            return _chain_rule(net, line._like(line._data), limit)
+            return _chain_rule(net, line._again(), limit)
         low, high = float(line.values.min()), float(line.values.max())
         if low == high:
             raise ValueError(f"the line is constant, {low}: expected one that moves")
@@ -213,13 +213,13 @@ def _follow(net: Callable[..., Tensor], line: PiecewiseLinear, limit: int | None
     token = idle_knot.set(knot)
     try:
         with following():
-            out = net(given if line.shape else given._like(given._data.reshape(-1, 1, 1)))
+            out = net(given if line.shape else given._shaped((1, 1)))
     finally:
         idle_knot.reset(token)
     if knot is not None and knot.idle and isinstance(out, PiecewiseLinear):
         out = out._without(np.flatnonzero(out._places.births == knot.birth))
     if not line.shape and isinstance(out, PiecewiseLinear) and out.shape[:1] == (1,):
-        out = out._like(out._data.reshape(len(out._data), *(() if out.shape.numel() == 1 else out.shape[1:])))
+        out = out._shaped(() if out.shape.numel() == 1 else out.shape[1:])
     if not isinstance(out, PiecewiseLinear):
         raise TypeError(
             f"the network makes a {type(out).__name__} of the line: expected one tensor that depends on the input; "
@@ -246,7 +246,7 @@ def _with_zero(line: PiecewiseLinear) -> PiecewiseLinear:
 
     The place may be no float64; the values there are, being 0.
     """
-    f = line._like(line._data)
+    f = line._again()
     if line.exact or len(line.knots) != 2 or not line.shape:
         return f
     p, q = (values.ravel() for values in line.values)

@@ -51,7 +51,7 @@ def arranged(name: str, f: PiecewiseLinear, arrange: Callable[[Tensor], object])
         g = take(f, places(part))
         # What shares memory in torch is one tensor for in-place operations.
         shared = part.untyped_storage().data_ptr() == numbers.untyped_storage().data_ptr()
-        return view(f, g._data, g._source) if shared else g
+        return view(f, g) if shared else g
 
     return one(out) if isinstance(out, Tensor) else tuple(map(one, cast(tuple[Tensor, ...], out)))
 
@@ -101,4 +101,4 @@ def _(f: PiecewiseLinear, pad: list[int], mode: str = "constant", value: float |
 
 @rule("clone")
 def _(f: PiecewiseLinear, **__: object) -> PiecewiseLinear:
-    return f._like(f._data)
+    return f._again()

@@ -66,7 +66,7 @@ def _(f: PiecewiseLinear, *, dim: int | None = None, keepdim: bool = False) -> o
 def _highest_so_far(f: PiecewiseLinear, dim: int) -> PiecewiseLinear:
     (axis,) = dimensions(f, dim) or [0]
     if not f.shape:
-        return f._like(f._data)
+        return f._again()
     along = np.moveaxis(np.arange(f.shape.numel()).reshape(f.shape), axis, 0)
     # A place after the last repeats it, which changes no maximum.
     until = np.minimum(np.arange(len(along))[:, None], np.arange(len(along)))

@@ -54,7 +54,7 @@ def on_one_line(tensors: Sequence[Operand]) -> list[PiecewiseLinear]:
             joint = align(_plain(fs[0]), _plain(fs[i]))[0]
             fs[0], fs[i] = (align(f, joint * 0)[0] for f in (fs[0], fs[i]))
             undecided = joint._undecided
-            fs[0] = fs[0]._like(fs[0]._data)
+            fs[0] = fs[0]._again()
             fs[0]._undecided = undecided
     return fs
 

@@ -29,7 +29,7 @@ def by_rank(f: PiecewiseLinear, entries: Index, ranks: Sequence[int]) -> Piecewi
     Args:
         entries: (places, windows), numbers of entries of `f`, flattened.
     """
-    f = f._like(flatten_rows(f._data))
+    f = f._shaped((f.shape.numel(),))
     first, second = np.triu_indices(len(entries), 1)
     if first.size * entries.shape[1] * len(f._data) > _COMPARED_AT_MOST:
         raise ValueError(
@@ -37,7 +37,7 @@ def by_rank(f: PiecewiseLinear, entries: Index, ranks: Sequence[int]) -> Piecewi
             "hold: follow shorter parts of the line, with `window`"
         )
     if not first.size:
-        return f._like(f._data[:, entries[list(ranks)]])
+        return take(f, entries[list(ranks)])
     difference = take(f, entries[first].ravel()) - take(f, entries[second].ravel())
     condition, (f_crossed,), _ = cross(difference, (f,))
     entry = entries[_order(condition, entries, first, second)[:, list(ranks)], np.arange(entries.shape[1])]
@@ -92,12 +92,12 @@ def _following(g: PiecewiseLinear, entry: Index) -> PiecewiseLinear:
 
 def _along(f: PiecewiseLinear, dim: int, ranks: Sequence[int], keepdim: bool = True) -> PiecewiseLinear:
     if not f.shape:
-        return f._like(f._data)
+        return f._again()
     (axis,) = dimensions(f, dim)
     rest = [n for d, n in enumerate(f.shape) if d != axis]
     g = by_rank(f, windows(f, [axis]), ranks)
-    data = np.moveaxis(g._data.reshape(len(g._data), len(ranks), *rest), 1, axis + 1)
-    return g._like(data if keepdim else data.squeeze(axis + 1))
+    index = np.moveaxis(np.arange(g.shape.numel()).reshape(len(ranks), *rest), 0, axis)
+    return take(g, index if keepdim else index.squeeze(axis))
 
 
 def _length(f: PiecewiseLinear, dim: int) -> int:
@@ -141,5 +141,5 @@ def _(f: PiecewiseLinear, dim: int | None = None, keepdim: bool = False) -> obje
     if dim is None:
         entries = np.arange(f.shape.numel())[:, None]
         g = by_rank(f, entries, [len(entries) // 2])
-        return g._like(g._data.reshape(len(g._data)))
+        return g._shaped(())
     return _kth(f, (_length(f, dim) + 1) // 2, dim, keepdim, "median")

@@ -31,10 +31,10 @@ def check_kind(name: str, *given: object) -> None:
 @rule("contiguous", "detach", "to", "double", "float", "half", "bfloat16", "type_as", "type", "cpu", "requires_grad_")
 def _(f: PiecewiseLinear, *args: object, **kwargs: object) -> PiecewiseLinear:
     check_kind("cast", *args, *kwargs.values())
-    return view(f, f._data)
+    return view(f, f._again())
 
 
-rule("positive")(lambda f: view(f, f._data))
+rule("positive")(lambda f: view(f, f._again()))
 
 
 @rule("size")
