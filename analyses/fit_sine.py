@@ -38,6 +38,7 @@ import study
 
 HELD = "plain_prelu, slopes >= 0"
 CASES = {name: name for name in st.ARCHITECTURES} | {HELD: "plain_prelu"}
+SHADES = {case: "#CC79A7" if case == HELD else st.plots.colour(case) for case in CASES}
 #: Weights and slopes of -1 and 1: every step is x, -x, |x| or -|x| about its kink.
 SIGNS = dataclasses.replace(
     st.INITS["pytorch"], name="signs", weight=st.Distribution("sign"), slope=st.Distribution("sign"),
@@ -218,11 +219,6 @@ def listed(values: xarray.DataArray, form: str = ".0e") -> str:
     return "/".join(f"{one:{form}}" for one in values.to_numpy())
 
 
-def known(data: xarray.Dataset) -> xarray.DataArray:
-    """Return the depths of which the spline with as many folds is known."""
-    return data.depth[data.depth <= MOST_FOLDS]
-
-
 def best_method(case: str) -> str:
     """Return the method that is drawn in colour."""
     return "growth" if "growth" in methods_of(case) else "LM"
@@ -242,7 +238,7 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
     turnless = percent(data.turns.sel(case="residual2_prelu", by="LM, knots", depth=deep), lambda turns: turns == 0)
     fails = float(adam.sel(case="plain_prelu", depth=middle)) > 0.9 * constant
     best = error.sel(by="growth", case="plain_prelu").min("seed")
-    ratios = grown.sel(case="residual2_prelu") / data.spline.sel(spline_folds=known(data))
+    ratios = grown.sel(case="residual2_prelu") / data.spline.sel(spline_folds=data.depth[data.depth <= MOST_FOLDS])
     gains = data.race_adam.median("racer").min("tried") / data.race_lm.median("racer")
     possible = error.sel(depth=slice(None, middle)).min(("seed", "depth", "by"))
     lost = adam.sel(depth=middle) / possible
@@ -263,8 +259,8 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
         (
             "plain_prelu does not work either", "Peng 2017",
             f"{at}: Adam {listed(adam.sel(case='plain_prelu'))} (medians), growth {listed(best)} (best; rounded "
-            f"to float32 {float(plain.rounded_error.sel(depth=middle).min()):.0e} at depth {middle}); {once:.0f} % of those "
-            f"grown to {middle} steps turn once only",
+            f"to float32 {float(plain.rounded_error.sel(depth=middle).min()):.0e} at depth {middle}); of those "
+            f"grown to {middle} steps {once:.0f} % turn once only",
             "refuted" if not fails else "refined" if float(best.min()) < 0.1 * monotone else "held",
         ),
         (
@@ -292,7 +288,7 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
         ),
         (
             f"Adam's error at depth {middle} is what a chain cannot express", "common practice",
-            f"median over the best of all methods: {named(lost, '.3g')}; float32 changes it by {named(single, '.1g')} %",
+            f"over the best of all methods: {named(lost, '.2g')}; float32 changes it by {named(single, '.1g')} %",
             "refuted" if float(lost.max()) > 2 else "held",
         ),
     ]  # fmt: skip
@@ -317,23 +313,18 @@ def named(values: xarray.DataArray, form: str) -> str:
     return ", ".join(f"{case} {float(values.sel(case=case)):{form}}" for case in CASES)
 
 
-def shade(case: str) -> str:
-    return "#CC79A7" if case == HELD else st.plots.colour(case)
-
-
 def draw(data: xarray.Dataset) -> dict[str, Figure]:
     deep = int(data.depth[-1])
     last = data.error.sel(depth=deep).median("seed")
     stuck = int((last.sel(by="Adam") > 0.9 * data.best_constant).sum())
     folding = [case for case in CASES if case != HELD and best_method(case) == "growth"]
     first, axes = st.plots.panels("ab;cd", height=6.6)
-    for letter, title in (("a", "Adam"), ("b", "growth; LM where a chain cannot grow")):
+    for letter, title in (("a", "Adam"), ("b", "growth, or LM")):
         draw_errors(data, axes[letter], {case: "Adam" if letter == "a" else best_method(case) for case in CASES})
         axes[letter].set_title(title)
     for letter, depth in zip("cd", map(int, data.shown), strict=True):
         draw_fits(data, depth, axes[letter])
-    ends = {case: float(last.sel(case=case, by="Adam").clip(max=20)) for case in CASES}
-    st.plots.end_labels(axes["a"], ends, {case: shade(case) for case in CASES})
+    st.plots.end_labels(axes["a"], {case: float(last.sel(case=case, by="Adam").clip(max=20)) for case in CASES}, SHADES)
     limits = {name: float(data[f"best_{name.split()[1]}"]) for name in ("best constant", "best monotone")}
     limits |= {"best above x": float(data.best_above_x), "spline of\nL knots": 3e-10}
     st.plots.end_labels(axes["b"], limits)
@@ -345,8 +336,8 @@ def draw(data: xarray.Dataset) -> dict[str, Figure]:
     second, axes = st.plots.panels("a", height=3.4)
     draw_folds(data, axes["a"])
     ratio = float(data.own_ratio.sel(case="residual2_prelu", by="growth").median())
-    text = f"Grown residual PReLU chains have {ratio:.2g} times the error of the best spline of as many folds (median)."
-    st.plots.headline(second, text)
+    text = "Grown residual PReLU chains have {:.2g} times the error of the best spline of as many folds (median)."
+    st.plots.headline(second, text.format(ratio))
     return {"": first, "folds": second}
 
 
@@ -354,12 +345,13 @@ def draw_errors(data: xarray.Dataset, ax: Axes, by: dict[str, str]) -> None:
     """Draw the error of every chain against depth, one method each, and what no chain of a kind goes below."""
     for case, method in by.items():
         low, middle, high = data.error.sel(case=case, by=method).quantile([0, 0.5, 1], "seed")
-        ax.plot(data.depth, middle, "o-", color=shade(case), markersize=2.5)
-        ax.fill_between(data.depth, low, high, color=shade(case), alpha=0.15, linewidth=0)
+        ax.plot(data.depth, middle, "o-", color=SHADES[case], markersize=2.5)
+        ax.fill_between(data.depth, low, high, color=SHADES[case], alpha=0.15, linewidth=0)
     for limit in (data.best_constant, data.best_monotone, data.best_above_x):
         ax.axhline(float(limit), color="#444444", linestyle="--", linewidth=0.8)
-    ax.plot(known(data), data.spline.sel(spline_folds=known(data)), ":", color="black")
-    ax.set(xscale="log", yscale="log", ylim=(2e-10, 30), xlabel="depth L", ylabel="mean-squared error")
+    ax.plot(data.spline_folds, data.spline, ":", color="black")
+    ax.set(xscale="log", yscale="log", xlim=(data.depth[0] / 1.2, 1.2 * data.depth[-1]), ylim=(2e-10, 30))
+    ax.set(xlabel="depth L", ylabel="mean-squared error")
     ax.set_xticks(data.depth.values, [str(depth) for depth in data.depth.values])
     ax.minorticks_off()
 
@@ -369,14 +361,14 @@ def draw_fits(data: xarray.Dataset, depth: int, ax: Axes) -> None:
     ends = {}
     for row, case in enumerate(CASES):
         best, zero = best_method(case), -2.8 * row
-        for method, colour, width in (("Adam", "#888888", 0.6), (best, shade(case), 0.9)):
+        for method, colour, width in (("Adam", "#888888", 0.6), (best, SHADES[case], 0.9)):
             fits = data.fit.sel(case=case, shown=depth, by=method).dropna("seed", how="all")
             ax.plot(data.x, fits.where(abs(fits) < 1.5).T + zero, color=colour, linewidth=width)
         ax.plot(data.x, data.target + zero, color="black", linestyle=(0, (4, 2)), linewidth=0.8)
         middle = data.error.sel(case=case, depth=depth).median("seed")
         ends[f"{case}\nAdam {float(middle.sel(by='Adam')):.0e}, {best} {float(middle.sel(by=best)):.0e}"] = zero
     ax.set(xlim=(-3, 3), ylim=(-2.8 * row - 1.6, 1.6), xlabel="x", ylabel="f(x)", yticks=[], title=f"{depth} steps")
-    st.plots.end_labels(ax, ends, {end: shade(end.split("\n")[0]) for end in ends})
+    st.plots.end_labels(ax, ends, {end: SHADES[end.split("\n")[0]] for end in ends})
 
 
 def draw_folds(data: xarray.Dataset, ax: Axes) -> None:
@@ -384,18 +376,18 @@ def draw_folds(data: xarray.Dataset, ax: Axes) -> None:
     for case in CASES:
         for method in methods_of(case):
             one, grown = data.sel(case=case, by=method), method == "growth"
-            fill = {"markerfacecolor": shade(case) if grown else "none", "zorder": 3 if grown else 2}
+            fill = {"markerfacecolor": SHADES[case] if grown else "none", "zorder": 3 if grown else 2}
             pieces, errors = one.folds.where(one.folds < 1e4).to_numpy() + 1, one.error.to_numpy()
-            ax.plot(pieces.ravel(), errors.ravel(), "o", color=shade(case), markersize=2.5, markeredgewidth=0.5, **fill)
+            ax.plot(
+                pieces.ravel(), errors.ravel(), "o", color=SHADES[case], markersize=2.5, markeredgewidth=0.5, **fill
+            )
     ax.plot(data.spline_folds + 1, data.spline, color="black", zorder=4)
     ax.axhline(float(data.interpolation), color="#888888", linewidth=0.8)
     ax.text(1.1, 1.3 * float(data.interpolation), "lines through the 256 points", fontsize=7)
     ax.text(9, 3e-8, "best spline of\nas many pieces", fontsize=7)
-    ax.set(xscale="log", yscale="log", ylim=(2e-10, 30), xlim=(0.9, 4000), xlabel="pieces of the fit")
-    ax.set_ylabel("mean-squared error")
-    st.plots.end_labels(
-        ax, {case: 10.0 ** (-row) for row, case in enumerate(CASES)}, {case: shade(case) for case in CASES}
-    )
+    ax.set(xscale="log", yscale="log", ylim=(2e-10, 30), xlim=(0.9, 4000))
+    ax.set(xlabel="pieces of the fit", ylabel="mean-squared error")
+    st.plots.end_labels(ax, {case: 10.0 ** (-row) for row, case in enumerate(CASES)}, SHADES)
 
 
 QUICK = Settings(

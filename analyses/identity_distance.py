@@ -157,83 +157,36 @@ def boundary(name: str, data: xarray.Dataset, depth: float, width: int) -> float
     return float(np.exp(np.interp(math.log(DECADES), np.log(decades[kept]), np.log(data.distance[kept]))))
 
 
-def laws(data: xarray.DataTree) -> xarray.Dataset:
-    """Return how the distance falls with depth where DECADES are reached and predicted, by architecture and width.
+@dataclass(frozen=True)
+class Fall:
+    """How the distance at which DECADES are reached falls with the depth, of one architecture and width."""
 
-    Fitted are the power of the depth, its standard error, and the largest factor between measured and predicted.
-    """
-    found: dict[tuple[str, int], list[float]] = {}
-    for name in LABELS:
-        for width in SIZES:
-            one, points = data[f"{name}_{width}"].to_dataset(), []
-            for depth in one.depth.values.tolist():
-                column = np.maximum.accumulate(one.decades.sel(depth=depth).to_numpy()) + 1e-300
-                predicted = boundary(name, one, depth, width)
-                if column[0] < DECADES < column[-1] and math.isfinite(predicted):
-                    measured = np.interp(math.log(DECADES), np.log(column), np.log(one.distance))
-                    points.append((math.log(depth), measured, abs(measured - math.log(predicted))))
-            if len(points) >= 4:
-                depths, distances, errors = np.array(points).T
-                (power, _), covariance = np.polyfit(depths, distances, 1, cov=True)
-                ends = np.exp([depths[0], distances[0], depths[-1], distances[-1]])
-                found[name, width] = [power, math.sqrt(covariance[0, 0]), math.exp(errors.max()), *ends]
-    columns = ("power", "error", "factor", "depth", "distance", "last_depth", "last_distance")
-    values = {key: ("law", column) for key, column in zip(columns, zip(*found.values(), strict=True), strict=True)}
-    names, widths = zip(*found, strict=True)
-    return xarray.Dataset(values, {"architecture": ("law", list(names)), "width": ("law", list(widths))})
+    power: float
+    error: float
+    factor: float
+    """The largest between measured and predicted."""
+    words: str
 
 
-def claims(data: xarray.DataTree) -> list[study.Claim]:
-    every, stated = laws(data), []
-    fallen = ", ".join(
-        f"{float(one.distance):.2g} at {float(one.depth):.0f} and {float(one.last_distance):.2g} at "
-        f"{float(one.last_depth):.0f} layers ({LABELS[one.architecture.item()]}, width {int(one.width)})"
-        for one in (every.isel(law=number) for number in range(every.sizes["law"]))
-    )
-    falls = bool((every.power + 2 * every.error < 0).all())
-    stated.append(
-        study.Claim(
-            "Unless each layer is close to the identity the eigenvalues of the product diverge or vanish",
-            "Peng 2017",
-            f"how close depends on the depth: {DECADES:.0f} decades are reached at a distance of {fallen}",
-            "refined" if falls else "held",
-        )
-    )
-    for name, expected in (("residual2_prelu", -0.5), ("plain_prelu", -1.0)):
-        kept = every.isel(law=np.flatnonzero(every.architecture == name))
-        powers = ", ".join(
-            f"L^{float(p):.2f} +- {2 * float(e):.2f} (width {int(w)})"
-            for p, e, w in zip(kept.power, kept.error, kept.width, strict=True)
-        )
-        near = bool((abs(kept.power - expected) < 0.1).all())
-        stated.append(
-            study.Claim(
-                f"The distance that L layers of a {LABELS[name]} chain may have falls as L^{expected:g}",
-                "theory",
-                f"it falls as {powers or 'no law: too few depths'}",
-                "held" if near and kept.sizes["law"] else "refined",
-            )
-        )
-    stated.append(
-        study.Claim(
-            "Where delta is at most 1/2 the boundary is where random matrices predict it",
-            "theory",
-            f"within a factor of {float(every.factor.max()):.2f} at {every.sizes['law']} widths and architectures",
-            "held" if float(every.factor.max()) < 1.5 else "refuted",
-        )
-    )
-    for name in LABELS:
-        one = data["trained"].to_dataset().sel(architecture=name)
-        ends = [
-            f"{depth} layers from {start}: distance {quantiles(last.distance)}, {quantiles(last.decades)} decades"
-            for start in one.start.values
-            for depth in one.depth.values[[0, -1]]
-            for last in [one.sel(start=start, depth=depth)]
-        ]
-        far = float(one.decades.median("seed").max())
-        said = f"A trained {LABELS[name]} chain has layers close to the identity"
-        stated.append(study.Claim(said, "Peng 2017", "; ".join(ends), "held" if far < DECADES else "refuted"))
-    return stated
+def falls(data: xarray.DataTree, name: str) -> dict[int, Fall]:
+    """Return the law of every width, where DECADES are reached and predicted at three depths or more."""
+    found = {}
+    for width in SIZES:
+        one, points = data[f"{name}_{width}"].to_dataset(), []
+        for depth in one.depth.values.tolist():
+            column = np.maximum.accumulate(one.decades.sel(depth=depth).to_numpy()) + 1e-300
+            predicted = boundary(name, one, depth, width)
+            if column[0] < DECADES < column[-1] and math.isfinite(predicted):
+                measured = np.interp(math.log(DECADES), np.log(column), np.log(one.distance))
+                points.append((math.log(depth), measured, abs(measured - math.log(predicted))))
+        if len(points) >= 3:
+            depths, distances, errors = np.array(points).T
+            (power, _), covariance = np.polyfit(depths, distances, 1, cov=True)
+            error, ends = math.sqrt(covariance[0, 0]), np.exp(distances[[0, -1]])
+            words = f"width {width}: {ends[0]:.2g} at {np.exp(depths[0]):.0f} layers, {ends[1]:.2g} at "
+            words += f"{np.exp(depths[-1]):.0f}, L^{power:.2f} +- {2 * error:.2f}"
+            found[width] = Fall(power, error, math.exp(errors.max()), words)
+    return found
 
 
 def quantiles(values: xarray.DataArray) -> str:
@@ -241,23 +194,60 @@ def quantiles(values: xarray.DataArray) -> str:
     return f"{middle:.2g} ({low:.2g} to {high:.2g})"
 
 
-def draw(data: xarray.DataTree) -> dict[str, Figure]:
-    every = laws(data)
-    powers = {}
+def claims(data: xarray.DataTree) -> list[study.Claim]:
+    laws = {name: falls(data, name) for name in LABELS}
+    every = [law for found in laws.values() for law in found.values()]
+    words = {name: "; ".join(law.words for law in found.values()) for name, found in laws.items()}
+    falling = all(law.power + 2 * law.error < 0 for law in every)
+    worst = max((law.factor for law in every), default=math.inf)
+    stated = [
+        study.Claim(
+            "Unless each layer is close to the identity the eigenvalues of the product diverge or vanish",
+            "Peng 2017",
+            f"no one distance is close: {DECADES:.0f} decades are reached at one that falls with the depth in "
+            f"{len(every)} of {len(every)} families"
+            if falling
+            else "the distance does not fall with the depth",
+            "refined" if falling else "held",
+        ),
+        study.Claim(
+            "The boundary is where random matrices predict it, for delta of at most 1/2",
+            "theory",
+            f"within a factor of {worst:.2f} in {len(every)} families of chains",
+            "held" if worst < 1.5 else "refuted",
+        ),
+    ]
+    for name, power in (("residual2_prelu", -0.5), ("plain_prelu", -1.0)):
+        said = f"The distance that L layers of a {LABELS[name]} chain may have falls as L^{power:g}"
+        near = bool(laws[name]) and all(abs(law.power - power) < 0.1 for law in laws[name].values())
+        stated.append(study.Claim(said, "theory", words[name] or "too few depths", "held" if near else "refined"))
     for name in LABELS:
-        found = every.power[np.flatnonzero(every.architecture == name)]
-        powers[name] = " to ".join(dict.fromkeys(f"{float(end):.2f}" for end in (found.max(), found.min())))
+        trained = data["trained"].to_dataset().sel(architecture=name)
+        ends = [
+            f"{depth} layers from {start}: distance {quantiles(one.distance)}, decades {quantiles(one.decades)}"
+            for start in trained.start.values
+            for depth in trained.depth.values[[0, -1]]
+            for one in [trained.sel(start=start, depth=depth)]
+        ]
+        kept = float(trained.decades.median("seed").max()) < DECADES
+        said = f"A trained {LABELS[name]} chain has layers close to the identity"
+        stated.append(study.Claim(said, "common practice", "; ".join(ends), "held" if kept else "refuted"))
+    return stated
+
+
+def draw(data: xarray.DataTree) -> dict[str, Figure]:
+    laws = {name: [law.power for law in falls(data, name).values()] for name in LABELS}
+    powers = [" to ".join(dict.fromkeys(f"{end:.2f}" for end in (max(p), min(p)))) if p else "?" for p in laws.values()]
     text = (
-        f"The distance that L layers may have from the identity falls as L to the power of {powers['residual2_prelu']} "
-        f"in residual and of {powers['plain_prelu']} in plain chains, as predicted to a factor of "
-        f"{float(every.factor.max()):.1f}"
+        f"The distance that L layers may have from the identity falls as L to the power of {powers[1]} in residual "
+        f"chains and of {powers[0]} in plain ones: no one distance is close."
     )
-    return {"": draw_maps(data, (1, 64), f"{text}."), "widths": draw_maps(data, (4, 16), f"{text}: two more widths.")}
+    return {"": draw_maps(data, (1, 64), text), "widths": draw_maps(data, (4, 16), text)}
 
 
 def draw_maps(data: xarray.DataTree, widths: tuple[int, int], text: str) -> Figure:
     """Draw the maps of two widths, a row an architecture."""
-    figure, axes = st.plots.panels("ab;cd", height=5.6, sharex="col", sharey="row")
+    figure, axes = st.plots.panels("ab;cd", height=5.8)
     scale = mpl.colors.LogNorm(0.1, 300)
     cells = [(name, width) for name in LABELS for width in widths]
     for ax, (name, width) in zip(axes.values(), cells, strict=True):
@@ -296,7 +286,10 @@ def draw_map(data: xarray.Dataset, name: str, width: int, ax: Axes, scale: mpl.c
     depths = np.geomspace(float(data.depth[0]), float(data.depth[-1]), 60)
     line = np.array([boundary(name, data, depth, width) for depth in depths])
     ax.plot(depths, np.where(np.isfinite(line), line, np.nan), "--", color="black")
+    ticks = [depth for depth in (3, 10, 30, 100, 300, 1000, 3000) if depth <= depths[-1]]
     ax.set(xscale="log", yscale="log")
+    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    ax.minorticks_off()
     ax.grid(False)
     return image
 

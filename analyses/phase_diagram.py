@@ -291,7 +291,7 @@ def draw(data: xarray.DataTree) -> Figure:
     axes["b"].set(xlabel="", ylabel="depth")
     axes["c"].set_ylabel("layers from the output")
     axes["d"].set_ylabel("depth of the network")
-    for x, y, words in ((0.03, 0.9, "measured"), (0.62, 0.66, r"theory: $6\,\xi_c$")):
+    for x, y, words in ((0.53, 0.48, "measured"), (0.7, 0.74, r"theory: $6\,\xi_c$")):
         axes["d"].text(x, y, words, transform=axes["d"].transAxes, color="white", fontsize=7, path_effects=OUTLINE)
     factors = [quantiles(found[what], [0.5], factor=True)[0] for what in ("signals", "gradients")]
     order, chaos = (quantiles(side, [0.5])[0] for side in sides(found["training"], edge))
