@@ -100,8 +100,8 @@ def test_fit_sine():
 def test_identity_distance():
     claims = json.loads(st.plots.read_data(ROOT / "figures" / "identity_distance.nc").attrs["claims"])
     least, most, low, high, factor = numbers(
-        r"\(L\^-(\S+) to L\^-(\S+) by width\)\..* distance falls as L\^-(\S+) to L\^-(\S+) over these depths.* predicted "
-        r"within a factor of (\d\.\d)"
+        r"\(L\^-(\S+) to L\^-(\S+) by width\)\..* distance falls as L\^-(\S+) to L\^-(\S+) over these depths.* "
+        r"predicted within a factor of (\d\.\d)"
     )
     for claim, said in ((claims[2], (least, most)), (claims[3], (low, high))):
         powers = [float(one) for one in re.findall(r"L\^-(\d\.\d+) \+-", claim["measured"])]
