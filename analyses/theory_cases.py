@@ -266,59 +266,31 @@ def broken() -> list[Case]:
     square, variance = theory.moment("residual2_relu", "he").value(), 1.5**2 + 0.3**2
     for _ in range(4):
         variance = float(theory.variance_map(variance, 1.5, 0.3, "tanh"))
-
-    def case(why: str, name: str, form: theory.ClosedForm, sample: Sample, times: float = 1, **numbers: float) -> Case:
-        return Case(BROKEN, name, why, form, sample, numbers, times)
-
+    samples: dict[str, Sample] = {
+        "exponent: biases not symmetric, all 0.5": lambda d: d.growth("plain_prelu", shifted, scale=1.5),
+        "exponent: the state is not far from the kink": lambda d: d.growth("residual1_relu", "pytorch", 20, x=-1.0),
+        "death at a point: an interval instead": dead_on(NEAR, "pytorch", 2),
+        "death on an interval: biases where the form has none": dead_on((-0.2, 0.2), "pytorch", 2),
+        "spread of log|J|: ten steps share their weights": shared,
+        "moment of 40 steps, (E g^2)^40: an average of heavy tails": (
+            lambda d: np.exp(2 * d.products("residual2_relu", "he", 40)[-1])
+        ),
+        "variance after five tanh layers: width 2, not infinite": (
+            lambda d: (np.arctanh(tanh_states(d, width=2, depth=5)[:, 0]) ** 2).mean(axis=1)
+        ),
+    }
+    forms: list[tuple[str, theory.ClosedForm, dict[str, float], float]] = [
+        ("plain_prelu", theory.lyapunov_exponent("plain_prelu"), {"scale": 1.5}, 1),
+        ("residual1_relu", theory.lyapunov_exponent("residual1_relu", sign=1), {}, 1),
+        ("plain_relu", theory.born_dead(1.0), {"depth": 2}, 2.5),
+        ("plain_relu", theory.born_dead((-0.2, 0.2), "uniform"), {"depth": 2}, 2.5),
+        ("residual2_prelu", theory.log_variance("residual2_prelu"), {}, 1),
+        ("residual2_relu", number(square**40), {}, 1),
+        ("width n", number(variance), {}, 10),
+    ]
     return [
-        case(
-            "exponent: biases not symmetric, all 0.5",
-            "plain_prelu",
-            theory.lyapunov_exponent("plain_prelu"),
-            lambda d: d.growth("plain_prelu", shifted, scale=1.5),
-            scale=1.5,
-        ),
-        case(
-            "exponent: the state is not far from the kink",
-            "residual1_relu",
-            theory.lyapunov_exponent("residual1_relu", sign=1),
-            lambda d: d.growth("residual1_relu", "pytorch", 20, x=-1.0),
-        ),
-        case(
-            "death at a point: an interval instead",
-            "plain_relu",
-            theory.born_dead(1.0),
-            dead_on((-3.0, 3.0), "pytorch", 2),
-            2.5,
-            depth=2,
-        ),
-        case(
-            "death on an interval: biases where the form has none",
-            "plain_relu",
-            theory.born_dead((-0.2, 0.2), "uniform"),
-            dead_on((-0.2, 0.2), "pytorch", 2),
-            2.5,
-            depth=2,
-        ),
-        case(
-            "spread of log|J|: ten steps share their weights",
-            "residual2_prelu",
-            theory.log_variance("residual2_prelu"),
-            shared,
-        ),
-        case(
-            "moment of 40 steps, (E g^2)^40: an average of heavy tails",
-            "residual2_relu",
-            number(square**40),
-            lambda d: np.exp(2 * d.products("residual2_relu", "he", 40)[-1]),
-        ),
-        case(
-            "variance after five tanh layers: width 2, not infinite",
-            "width n",
-            number(variance),
-            lambda d: (np.arctanh(tanh_states(d, width=2, depth=5)[:, 0]) ** 2).mean(axis=1),
-            10,
-        ),
+        Case(BROKEN, name, why, form, sample, numbers, times)
+        for (why, sample), (name, form, numbers, times) in zip(samples.items(), forms, strict=True)
     ]
 
 
