@@ -5,14 +5,13 @@ its Jacobian part, which is a product of as many matrices as there are blocks? A
 transformer and deep MLPs, all with a state of 96 numbers.
 
 Method. Any torch module will do: put yours into `build`, what it takes into `points_of`, and your loss into `loss`.
-`st.examine` runs it forward and backward, names what is wrong, and tries remedies on copies; `st.spectrum` takes all
-singular values of every prefix of the blocks in the log domain, and checks them. Here: a pre-activation ResNet (batch
-normalisation with the statistics of one pass over random images) and a pre-norm transformer with causal attention, both
-initialised as torch does, and MLPs without biases, weights N(0, g^2 / n) with g = 1 for tanh and sqrt 2 for ReLU; for
-ReLU also with g^2 = 1/3, the variance of torch's own initialisation. There is one network of each kind, in eval mode,
-examined in float32 with Adam, its spectrum taken in float64; what varies are the points. `st.naive_spectrum` is the
-product formed in float64 and decomposed; a value of it is right if its log is off by less than 1e-9. Theory is the
-largest singular value of a ReLU product for infinite width.
+`st.examine` runs it forward and backward in float32, names what is wrong, and tries remedies on copies; `st.spectrum`
+takes all singular values of every prefix of the blocks in the log domain, and checks them. Here: a pre-activation
+ResNet (batch normalisation with the statistics of one pass over random images) and a pre-norm transformer with causal
+attention, both initialised as torch does, and MLPs without biases, weights N(0, g^2 / n) with g = 1 for tanh and sqrt 2
+for ReLU; for ReLU also with g^2 = 1/3, the variance of torch's own initialisation. There is one network of each kind;
+what varies are the points. `st.naive_spectrum` is the product formed in float64 and decomposed; a value of it is right
+if its log is off by less than 1e-9. Theory is the largest singular value of a ReLU product for infinite width.
 
 Reading. All singular values against depth, medians over points, paler for smaller ones, with bands from 5 to 95 %
 around the first and the last. Mind the scales: the grey strip in c and d is all that a and b show. Values that are
@@ -206,10 +205,9 @@ def spans(one: xarray.Dataset) -> np.ndarray:
 
 def verdict_of(report: st.Report) -> str:
     """Say in a few words what is worst."""
-    if report.healthy:
-        return "nothing broken or harmful"
-    worst = report.findings[0]
-    return f"{worst.severity}: {worst.code}" + (f" in {worst.layer}" if worst.layer else "")
+    worst = "" if report.healthy else report.findings[0]
+    where = f" in {worst.layer}" if worst and worst.layer else ""
+    return f"{worst.severity}: {worst.code}{where}" if worst else "nothing broken or harmful"
 
 
 def claims(data: xarray.Dataset) -> list[study.Claim]:
@@ -218,15 +216,10 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
     span = {name: spans(one) for name, one in each.items()}
     apart = max(span[name][2] for name in RESIDUAL) < min(span[name][0] for name in PLAIN)
     closer = max(near[name] for name in RESIDUAL) < 1 < min(near[name] for name in PLAIN)
-    words = [
-        "{} {:.1f} decades ({:.1f} to {:.1f} over points), last block {:.1f} from the identity".format(
-            LABELS[name], *span[name][[1, 0, 2]], near[name]
-        )
-        for name in DRAWN
-    ]
-    largest = each["mlp_relu"].log_values[-1, :, 0] / DECADE
-    low, high = largest.quantile([0.05, 0.95]).to_numpy()
-    expected = float(each["mlp_relu"].theory[-1]) / DECADE
+    shown = "{} {:.1f} decades ({:.1f} to {:.1f} over points), last block {:.1f} from the identity"
+    words = [shown.format(LABELS[name], *span[name][[1, 0, 2]], near[name]) for name in DRAWN]
+    largest, expected = each["mlp_relu"].log_values[-1, :, 0], float(each["mlp_relu"].theory[-1]) / DECADE
+    low, high = largest.quantile([0.05, 0.95]).to_numpy() / DECADE
     right = {LABELS[name]: int(one.right[-1]) for name, one in each.items()}
     return [
         study.Claim(
@@ -253,9 +246,8 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
 
 
 def of_report(name: str, report: st.Report, depth: int) -> study.Claim:
-    tried = [one.tried for one in report.findings if one.tried]
     said = verdict_of(report)
-    for one in tried[:1]:
+    for one in [finding.tried for finding in report.findings if finding.tried][:1]:
         said += f"; helps: {one.remedy} ({one.quantity}: {one.before:.2g}, then {one.after:.2g})"
     statement = f"{LABELS[name]}, {depth} blocks: signal and gradient get through in float32"
     return study.Claim(statement, "common practice", said, "held" if report.healthy else "refuted")
@@ -285,13 +277,10 @@ def draw(data: xarray.Dataset) -> Figure:
     axes["d"].text(data.depth[-1], 3, "largest value, theory", ha="right", va="bottom", fontsize=7)
     for letter in "cd":
         axes[letter].axhspan(*axes["a"].get_ylim(), zorder=0, color="#BBBBBB", alpha=0.45, linewidth=0)
-    residual = sorted(spans(each[name])[1] for name in RESIDUAL)
-    st.plots.headline(
-        figure,
-        f"After {data.depth.size} blocks the singular values of residual networks span {residual[0]:.0f} to "
-        f"{residual[1]:.0f} decades, those of a tanh MLP {spans(tanh)[1]:.0f}. A product formed in float64 has "
-        f"{int(tanh.right[-1])} of these {WIDTH} right.",
-    )
+    low, high = sorted(spans(each[name])[1] for name in RESIDUAL)
+    words = f"After {data.depth.size} blocks the singular values of residual networks span {low:.0f} to {high:.0f} "
+    words += f"decades, those of a tanh MLP {spans(tanh)[1]:.0f}. A product formed in float64 has "
+    st.plots.headline(figure, f"{words}{int(tanh.right[-1])} of these {WIDTH} right.")
     return figure
 
 
@@ -300,10 +289,10 @@ def mark(ax: Axes, values: xarray.DataArray, marker: str, words: str) -> None:
     some = values[:: max(1, values.size // 20)].astype(float) / DECADE
     some = some[np.isfinite(some)]
     ax.plot(some.depth, some, marker, color="#333333", markersize=4, markeredgewidth=0.9, zorder=4)
-    if some.size:
-        box = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5}
-        place = {"xy": (float(some.depth[-1]), float(some[-1])), "xytext": (0, -5), "textcoords": "offset points"}
-        ax.annotate(words, **place, ha="right", va="top", fontsize=7, bbox=box)
+    box = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5}
+    for last in some[-1:]:
+        below = {"xytext": (0, -5), "textcoords": "offset points"}
+        ax.annotate(words, (last.depth, last), **below, ha="right", va="top", fontsize=7, bbox=box)
 
 
 if __name__ == "__main__":

@@ -59,9 +59,9 @@ def test_jacobian_spectrum():
     data = st.plots.read_data(ROOT / "figures" / "jacobian_spectrum.nc")
     depth, plain, single, double, residual, fit_depth, residual_error, near = numbers(
         r"After (\d+) layers the derivative of a plain PReLU chain, initialised as torch does, is 10\^(-\d+): float32 "
-        r"reads 0 for half of the chains from depth (\d+) on, float64 from depth (\d+)\. That of a residual PReLU chain "
-        r"is 10\^(-\d+), and at depth (\d+) it fits sin\(x\) to (\S+) where the plain one ends as a constant\..* it does "
-        r"train, and stops at (0\.\d+), where any monotone function must stop"
+        r"reads 0 for half of the chains from depth (\d+) on, float64 from depth (\d+)\. That of a residual PReLU "
+        r"chain is 10\^(-\d+), and at depth (\d+) it fits sin\(x\) to (\S+) where the plain one ends as a constant\..* "
+        r"it does train, and stops at (0\.\d+), where any monotone function must stop"
     )
     fresh, trained = (data[group].to_dataset() for group in ("fresh", "trained"))
     assert (fresh.depth[-1], trained.depth[-1]) == (depth, fit_depth)
@@ -75,8 +75,8 @@ def test_jacobian_spectrum():
     assert errors["plain"] > 0.99 * data.attrs["constant"]
     assert round(errors["identity start"], 3) == near == round(data.attrs["monotone"], 3)
     width, decades, deep, lost_from = numbers(
-        r"At width (\d+) the plain chain's singular values part by 10\^(\d+) in (\d+) layers; a product formed in float64 "
-        r"\(crosses\) has fewer than half of them right from depth (\d+)"
+        r"At width (\d+) the plain chain's singular values part by 10\^(\d+) in (\d+) layers; a product formed in "
+        r"float64 \(crosses\) has fewer than half of them right from depth (\d+)"
     )
     wide, naive = data["wide"].to_dataset(), data["naive"].to_dataset()
     last = wide.log_values.sel(chain="plain").isel(depth=-1) / np.log(10)
