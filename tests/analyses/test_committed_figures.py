@@ -19,7 +19,19 @@ def numbers(pattern):
     return [float(one) for one in (found if isinstance(found, tuple) else (found,))]
 
 
-@pytest.mark.parametrize("name", ["digits", "fit_sine", "folding", "identity_distance", "phase_diagram", "your_model"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "digits",
+        "fit_sine",
+        "folding",
+        "identity_distance",
+        "jacobian_spectrum",
+        "phase_diagram",
+        "theory_check",
+        "your_model",
+    ],
+)
 def test_they_are_of_full_runs_and_hold_settings_versions_and_claims(name):
     attributes = st.plots.read_data(ROOT / "figures" / f"{name}.nc").attrs
     assert (attributes["script"], attributes["quick"], attributes["seed"]) == (name, 0, 0)
@@ -120,3 +132,45 @@ def test_phase_diagram():
         assert (int(found[1]), round(float(found[2]), 1)) == (width, factor)
     reached = re.search(r"in order (\S+) .* in chaos (\S+) ", claims[4]["measured"])
     assert [round(float(one), 1) for one in reached.groups()] == [order, chaos]
+
+
+def test_jacobian_spectrum():
+    data = st.plots.read_data(ROOT / "figures" / "jacobian_spectrum.nc")
+    depth, plain, single, double, residual, fit_depth, residual_error, near = numbers(
+        r"After (\d+) layers the derivative of a plain PReLU chain, initialised as torch does, is 10\^(-\d+): float32 "
+        r"reads 0 for half of the chains from depth (\d+) on, float64 from depth (\d+)\. That of a residual PReLU "
+        r"chain is 10\^(-\d+), and at depth (\d+) it fits sin\(x\) to (\S+) where the plain one ends as a constant\..* "
+        r"it does train, and stops at (0\.\d+), where any monotone function must stop"
+    )
+    fresh, trained = (data[group].to_dataset() for group in ("fresh", "trained"))
+    assert (fresh.depth[-1], trained.depth[-1]) == (depth, fit_depth)
+    for name, expected in (("plain", plain), ("residual", residual)):
+        assert round(float(fresh.log_values.sel(chain=name).isel(depth=-1).median()) / np.log(10)) == expected
+    for format, expected in (("float32", single), ("float64", double)):
+        lost = fresh.lost.sel(chain="plain", format=format)
+        assert int(fresh.step[(lost >= 0.5).to_numpy()][0]) == expected
+    errors = {name: float(trained.loss.sel(chain=name).median()) for name in trained.chain.values}
+    assert float(f"{errors['residual']:.0e}") == residual_error
+    assert errors["plain"] > 0.99 * data.attrs["constant"]
+    assert round(errors["identity start"], 3) == near == round(data.attrs["monotone"], 3)
+    width, decades, deep, lost_from = numbers(
+        r"At width (\d+) the plain chain's singular values part by 10\^(\d+) in (\d+) layers; a product formed in "
+        r"float64 \(crosses\) has fewer than half of them right from depth (\d+)"
+    )
+    wide, naive = data["wide"].to_dataset(), data["naive"].to_dataset()
+    last = wide.log_values.sel(chain="plain").isel(depth=-1) / np.log(10)
+    assert (wide.sizes["index"], wide.depth[-1]) == (width, deep)
+    assert round(float((last[..., 0] - last[..., -1]).median())) == decades
+    right = (abs(naive.naive - naive.true) < 1e-9 / np.log(10)).sum("index")
+    assert int(naive.depth[(right < width / 2).to_numpy()][0]) == lost_from
+
+
+def test_theory_check():
+    data = st.plots.read_data(ROOT / "figures" / "theory_check.nc")
+    count, square, freedom = numbers(
+        r"holds (\d+) of them against fresh chains at five roots.* chi-square is (\d+) of (\d+) degrees of freedom"
+    )
+    z = data.z[(data.kind != "broken on purpose").to_numpy()]
+    assert (z.sizes["case"], z.sizes["root"], z.size) == (count, 5, freedom)
+    assert round(float((z**2).sum())) == square
+    assert (abs(data.z[(data.kind == "broken on purpose").to_numpy()]) > 3).all()
