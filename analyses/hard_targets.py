@@ -3,18 +3,17 @@
 Question. The article fits sin(x) alone. What happens on other functions: with a corner, a jump, many turns or noise,
 and on one that no such chain can follow? Where a fit fails, is it the chain or the training that cannot?
 
-Method. Residual PReLU chains are trained on 256 points of (-3, 3) by four methods. Adam starts as torch does.
-Levenberg-Marquardt starts from kinks that are spread evenly. Growth starts half of the members from one step, and half
-from a third of the depth, drawn as He et al. do. With homotopy growth starts from five steps, while the target moves
-from x to what is wanted. Two targets get a path of their own beside these. For the sawtooth with jumps the peaks of
-fitted triangle waves move to one side in stages. For x + 1.5 sin 3x chains are built that follow its turns and have the
-spikes that they need, and are grown from there. All errors are mean squares at 10,000 other points; those of the noisy
-sample are against the sine without noise. A member has failed if it leaves more than 1 % of the target's variance. Four
-questions are asked of the members of growth that failed. Do they stand still, so that 100 more iterations of
-Levenberg-Marquardt lower the training error by less than 1 %? Are they within 10 % of the error of the best monotone
-function? How many turns do they have? Does a new start with homotopy heal them? And can a chain follow the target's
-turns at all? A chain is monotone on some stretch on which it takes its whole range; the share of its range that the
-target takes on its best monotone stretch is found on the grid.
+Method. Residual PReLU chains are trained on 256 points of (-3, 3) by four methods. Adam starts as torch does,
+Levenberg-Marquardt from kinks that are spread evenly. Growth starts half of the members from one step, and half from a
+third of the depth, drawn as He et al. do; with homotopy from five steps, while the target moves from x to what is
+wanted. Two targets get a path of their own beside these. For the sawtooth with jumps the peaks of fitted triangle waves
+move to one side in stages. For x + 1.5 sin 3x chains are built that follow its turns and have the spikes that they
+need, and are grown from there. All errors are mean squares at 10,000 other points; those of the noisy sample are
+against the sine without noise. A member has failed if it leaves more than 1 % of the target's variance. Members of
+growth that failed are asked: do they stand still, so that 100 more iterations of Levenberg-Marquardt lower the training
+error by less than 1 %? Are they within 10 % of the error of the best monotone function? How many turns do they have?
+Does a new start with homotopy heal them? And can a chain follow the target at all? A chain is monotone on some stretch
+on which it takes its whole range; the share of its range that the target takes on such a stretch is found on the grid.
 
 Reading. a: errors by target and method, a dot a member, a bar the median; errors under the axis are drawn at its foot.
 Other panels show fits by the best of the four methods: its best member (bold), its median member (dashed) and all
@@ -31,6 +30,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import xarray
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
 import stability as st
@@ -63,9 +64,10 @@ TARGETS: dict[str, Function] = {
     "noisy sin x": torch.sin,
 }
 SPIKED = "x + 1.5 sin 3x"
+DIMS = ("seed", "step", "column")
 METHODS, OWN = ("Adam", "Levenberg-Marquardt", "growth", "growth, homotopy"), "own path"
 SHADES = dict(zip((*METHODS, OWN), ("#999999", "#009E73", "#0072B2", "#CC79A7", "#882255"), strict=True))
-#: Points between those of the training, the middles of equal cells, and those at which fits are drawn.
+#: The fresh points, which are the middles of equal cells, and those at which fits are drawn.
 GRID = INTERVAL[0] + (INTERVAL[1] - INTERVAL[0]) * (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
 SHOWN = torch.linspace(*INTERVAL, 601, dtype=torch.float64)
 #: A member has failed where more than this share of the variance is left.
@@ -105,35 +107,30 @@ def fitted(chain: st.Chain, task: st.Task, method: str, iterations: int, **optio
     return chain.table()
 
 
-def start(init: str, members: Sequence[int], settings: Settings) -> st.Chain:
-    return st.Chain(ARCHITECTURE, settings.depth, seeds=members, init=init, root=settings.seed)
-
-
 def grown(task: st.Task, settings: Settings, members: Sequence[int], homotopy: float = 0.0) -> np.ndarray:
     """Return tables grown from the members' starts: the first half from one step, the others from more."""
-    few = [member for member in members if member < settings.seeds // 2]
-    many = [member for member in members if member >= settings.seeds // 2]
-    ways = (("uniform", 1, few), ("he", settings.depth // 3, many))
-    tables = [
-        fitted(start(init, chosen, settings), task, "growth", settings.growth, start=steps, homotopy=homotopy)
-        for init, steps, chosen in ways
-        if chosen
-    ]
+    half, tables = settings.seeds // 2, []
+    for init, steps, chosen in (
+        ("uniform", 1, [member for member in members if member < half]),
+        ("he", settings.depth // 3, [member for member in members if member >= half]),
+    ):
+        if chosen:
+            chain = st.Chain(ARCHITECTURE, settings.depth, seeds=chosen, init=init, root=settings.seed)
+            tables.append(fitted(chain, task, "growth", settings.growth, start=steps, homotopy=homotopy))
     return np.concatenate(tables)
 
 
 def trained(name: str, method: str, settings: Settings) -> xarray.Dataset:
     """Return the tables by one of the four methods."""
-    task, everyone = task_of(name, settings), range(settings.seeds)
-    if method == "Adam":
-        table = fitted(start("pytorch", everyone, settings), task, "adam", settings.adam)
-    elif method == "Levenberg-Marquardt":
-        table = fitted(start("knots", everyone, settings), task, "levenberg_marquardt", 200)
-    elif method == "growth":
-        table = grown(task, settings, everyone)
-    else:
-        table = fitted(start("knots", everyone, settings), task, "growth", settings.growth, start=5, homotopy=0.3)
-    return xarray.Dataset({"table": (("seed", "step", "column"), table)})
+    task, init = task_of(name, settings), "pytorch" if method == "Adam" else "knots"
+    chain = st.Chain(ARCHITECTURE, settings.depth, seeds=settings.seeds, init=init, root=settings.seed)
+    ways: dict[str, Callable[[], np.ndarray]] = {
+        "Adam": lambda: fitted(chain, task, "adam", settings.adam),
+        "Levenberg-Marquardt": lambda: fitted(chain, task, "levenberg_marquardt", 200),
+        "growth": lambda: grown(task, settings, range(settings.seeds)),
+        "growth, homotopy": lambda: fitted(chain, task, "growth", settings.growth, start=5, homotopy=0.3),
+    }
+    return xarray.Dataset({"table": (DIMS, ways[method]())})
 
 
 def from_triangles(tables: np.ndarray, settings: Settings) -> xarray.Dataset:
@@ -142,7 +139,7 @@ def from_triangles(tables: np.ndarray, settings: Settings) -> xarray.Dataset:
     for peak in (0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.84, 0.88, 0.91, 0.94, 0.96):
         fitted(chain, st.Task(teeth(peak), INTERVAL, settings.points), "levenberg_marquardt", 20)
     table = fitted(chain, task_of("sawtooth", settings), "levenberg_marquardt", 60)
-    return xarray.Dataset({"table": (("seed", "step", "column"), table)})
+    return xarray.Dataset({"table": (DIMS, table)})
 
 
 def with_spikes(settings: Settings) -> xarray.Dataset:
@@ -151,8 +148,7 @@ def with_spikes(settings: Settings) -> xarray.Dataset:
     Between its two middle turns the target rises by half of its range. A spike at both ends of this rise takes the rise
     to the whole range, and then there is a chain.
     """
-    f = TARGETS[SPIKED]
-    turn = math.acos(-2 / 9) / 3
+    f, turn = TARGETS[SPIKED], math.acos(-2 / 9) / 3
     right = torch.tensor([turn, turn, turn, 2 * math.pi / 3 - turn, 2 * math.pi / 3 + turn, 3], dtype=torch.float64)
     heights = f(right).numpy()
     heights[1] = heights[4]
@@ -164,15 +160,13 @@ def with_spikes(settings: Settings) -> xarray.Dataset:
         tables.append(np.concatenate([table, rest]))
     chain = st.Chain.from_table(np.stack(tables), ARCHITECTURE)
     task = st.Task(f, INTERVAL, 4 * settings.points)  # so many that a spike does not fall between them
-    table = fitted(chain, task, "growth", settings.growth, start=len(table))
-    return xarray.Dataset({"table": (("seed", "step", "column"), table)})
+    return xarray.Dataset({"table": (DIMS, fitted(chain, task, "growth", settings.growth, start=len(table)))})
 
 
 def values(tables: np.ndarray, x: Tensor) -> np.ndarray:
     """Return the fits (seeds, points)."""
     chain = st.Chain.from_table(tables, ARCHITECTURE)
-    with torch.no_grad():
-        # In parts that stay in the cache: 2 to 3 times as fast.
+    with torch.no_grad():  # in parts that stay in the cache: 2 to 3 times as fast
         return torch.cat([chain(part) for part in x.split(8192 // len(tables) + 1)], dim=1).numpy()
 
 
@@ -180,16 +174,11 @@ def mean_squares(tables: np.ndarray, task: st.Task) -> np.ndarray:
     return ((values(tables, task.x) - task.y.numpy()) ** 2).mean(axis=1)
 
 
-def heights_of_turns(y: np.ndarray) -> np.ndarray:
-    """Return the values of a function on a grid at its ends and where it changes between rising and falling."""
+def turns_and_share(y: np.ndarray) -> tuple[int, float]:
+    """Return how often a function on a grid turns, and the share of its range on its best monotone stretch."""
     y = y[np.append(True, np.diff(y) != 0)]
     turns = np.flatnonzero(np.diff(np.sign(np.diff(y)))) + 1
-    return y[[0, *turns, -1]]
-
-
-def monotone_share(y: np.ndarray) -> float:
-    """Return the share of its range that a function takes on its best monotone stretch."""
-    return float(np.abs(np.diff(heights_of_turns(y))).max() / np.ptp(y))
+    return len(turns), float(np.abs(np.diff(y[[0, *turns, -1]])).max() / np.ptp(y))
 
 
 def failures(name: str, tables: np.ndarray, settings: Settings) -> dict[str, float]:
@@ -225,12 +214,10 @@ def studied(name: str, found: dict[str, np.ndarray], settings: Settings) -> xarr
         each["turns"][place], each["steepest"][place] = st.count(tables, INTERVAL).turns, slopes.max(axis=1)
     method = ways[int(np.argmin(np.nanmin(each["error"][:-1], axis=1)))]
     order = np.argsort(each["error"][ways.index(method)])
-    best = found[method][order[0]]
-    count = st.count(best, INTERVAL)
+    best, count = found[method][order[0]], st.count(found[method][order[0]], INTERVAL)
     coarse = st.Task(TARGETS[name], INTERVAL, 2000)
     spline, as_many = (st.references.best_spline(coarse, folds) for folds in (settings.depth, count.folds))
-    fits = values(found[method], SHOWN)
-    own = np.full(len(SHOWN), np.nan)
+    fits, own = values(found[method], SHOWN), np.full(len(SHOWN), np.nan)
     if OWN in found:
         own = values(found[OWN], SHOWN)[np.nanargmin(each["error"][-1])]
     data = xarray.Dataset({kind: (("way", "seed"), numbers) for kind, numbers in each.items()}, {"way": ways})
@@ -242,9 +229,8 @@ def studied(name: str, found: dict[str, np.ndarray], settings: Settings) -> xarr
     references = {"constant": st.references.constant(fine), "monotone": st.references.best_monotone(fine)}
     references |= {"spline": spline.error, "spline_bound": spline.lower_bound, "spline_of_its_folds": as_many.error}
     numbers = {"folds_of_best": count.folds, "turns_of_best": count.turns}
-    numbers["turns_of_target"] = len(heights_of_turns(fine.y.numpy())) - 2
-    numbers["share_of_target"] = monotone_share(fine.y.numpy())
-    numbers["share_of_best"] = monotone_share(values(best[None], GRID)[0])
+    numbers["turns_of_target"], numbers["share_of_target"] = turns_and_share(fine.y.numpy())
+    _, numbers["share_of_best"] = turns_and_share(values(best[None], GRID)[0])
     data = data.assign({kind: ("x", line) for kind, line in lines.items()})
     return data.assign(references | numbers | failures(name, found["growth"], settings)).assign_coords(x=SHOWN.numpy())
 
@@ -252,22 +238,161 @@ def studied(name: str, found: dict[str, np.ndarray], settings: Settings) -> xarr
 def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset:
     tables = parts.cells(trained, settings, target=list(TARGETS), way=list(METHODS)).table
     found = {name: {way: tables.sel(target=name, way=way).to_numpy() for way in METHODS} for name in TARGETS}
-    parts.plan(2)
+    parts.plan(2 + len(TARGETS))
     triangles = found["triangle wave"]["growth"]
     found["sawtooth"][OWN] = parts.part("sawtooth from triangles", from_triangles, triangles, settings).table.to_numpy()
     found[SPIKED][OWN] = parts.part("chains with spikes", with_spikes, settings).table.to_numpy()
-    parts.plan(len(TARGETS))
     studies = [parts.part(f"study of {name}", studied, name, found[name], settings) for name in TARGETS]
     data = xarray.concat(studies, xarray.IndexVariable("target", list(TARGETS)))
     return data.assign_attrs(architecture=ARCHITECTURE, depth=settings.depth, points=settings.points)
 
 
+def spread(errors: xarray.DataArray) -> str:
+    least, low, middle, high = errors.dropna("seed").quantile([0, 0.05, 0.5, 0.95]).to_numpy()
+    return f"best {least:.1e}, median {middle:.1e} (5 to 95 %: {low:.1e} to {high:.1e})"
+
+
+def best_of(one: xarray.Dataset) -> xarray.DataArray:
+    """Return the errors of the members by the best of the four methods."""
+    return one.error.sel(way=one.best_method.item())
+
+
+def often(data: xarray.Dataset) -> xarray.DataArray:
+    """Return on which targets more than a tenth of the members of growth fail."""
+    return data.failed > 0.1 * data.sizes["seed"]
+
+
 def claims(data: xarray.Dataset) -> list[study.Claim]:
-    return []
+    each = {name: data.sel(target=name) for name in data.target.values}
+    failing = {name: one for name, one in each.items() if often(one)}
+    spiked, saw, practice = each[SPIKED], each["sawtooth"], "common practice"
+    near, led = (one.error.sel(way=OWN) for one in (spiked, saw))
+    missed = [name for name, one in each.items() if best_of(one).min() > FAILED * one.constant]
+    fits = "; ".join(f"{name}: {spread(best_of(one))}" for name, one in each.items())
+    fits += f". The best member leaves more than 1 % of the variance on {', '.join(missed) or 'none'}"
+    wide, steepest = float(data.share_of_best.min()), float(spiked.steepest.sel(way=OWN)[np.nanargmin(near)])
+    spikes = (
+        f"the target takes {float(spiked.share_of_target):.0%} of its range on one, the best fits at least {wide:.1%}."
+    )
+    spikes += f" Mean squares by the four methods: {spread(best_of(spiked))}; by chains built with spikes, of slopes"
+    spikes += f" up to {steepest:.0f}: {spread(near)}"
+    reached, led_near = near.min() < 0.1 * best_of(spiked).min(), led.min() < FAILED * saw.constant
+    path = f"four methods: {spread(best_of(saw))}; led there from triangle waves: {spread(led)}"
+    still, healed, alike = (
+        "; ".join(f"{name}: {study.percent(one[kind], one.failed)}" for name, one in failing.items())
+        for kind in ("still", "healed", "as_monotone")
+    )
+    most = sum(one.still for one in failing.values()) > 0.5 * sum(one.failed for one in failing.values())
+    heals = [2 * one.healed > one.failed for name, one in failing.items() if name != SPIKED]
+    heals_all = "held" if all(heals) else "refined" if any(heals) else "refuted"
+    fewer = all(one.turns_failed < one.turns_of_target for one in failing.values())
+    as_few = any(one.turns_good < one.turns_of_target for one in failing.values())
+    turns = "; ".join(
+        f"{name}: {float(one.turns_failed):.0f} of {int(one.turns_of_target)}, others {float(one.turns_good):.0f}"
+        for name, one in failing.items()
+    ).replace("others nan", "no others")
+    turns += f" (medians). As good as the best monotone function: {alike}"
+    all_turns = "Members that failed have found fewer turns than the target has, and others all"
+    rows = (
+        ("A chain can be trained to any function", "Peng 2017", fits, "refined" if missed else "held"),
+        (
+            f"No chain comes near {SPIKED}",
+            "theory",
+            spikes,
+            "refuted" if wide < 0.99 else "refined" if reached else "held",
+        ),
+        ("Only the start keeps training from the sawtooth", practice, path, "held" if led_near else "refined"),
+        ("Failed members need more iterations: few stand still", practice, still, "refuted" if most else "refined"),
+        (all_turns, practice, turns, "refuted" if not fewer else "refined" if as_few else "held"),
+        ("Homotopy heals failed members", practice, healed, heals_all),
+    )
+    return [study.Claim(*row) for row in rows]
 
 
-def draw(data: xarray.Dataset) -> Figure:
-    return st.plots.panels("a", height=2)[0]
+def draw(data: xarray.Dataset) -> dict[str, Figure]:
+    each = {name: data.sel(target=name) for name in data.target.values}
+    done = sum(bool(best_of(one).min() < FAILED * one.constant) for one in each.values())
+    spiked, sine, easy = each[SPIKED], each["sin 2x"], ("|x|", "exp(-x^2)", "step", "noisy sin x")
+    left = max(float(best_of(each[name]).median() / each[name].constant) for name in easy)
+    failed, still, healed = (float(sine[kind]) for kind in ("failed", "still", "healed"))
+    failed, still, healed = 100 * failed / data.sizes["seed"], 100 * still / failed, 100 * healed / failed
+    shown = {"": ("aaa;bcd", ("triangle wave", "sawtooth", SPIKED)), "fits": ("ab;cd", easy)}
+    shown["failures"] = ("ab;cc", ("sin 2x", "exp(-x^2) cos 5x"))
+    findings = {
+        "": f"Training leaves less than 1 % of the variance on {done} of {len(each)} targets. On {SPIKED} it ends at a "
+        f"mean square of {float(best_of(spiked).min()):.2g}; only spikes help, and chains built with them come to "
+        f"{float(spiked.error.sel(way=OWN).min()):.2g}.",
+        "fits": f"On these {len(easy)} targets the median member leaves at most {100 * left:.1g} % of the variance.",
+        "failures": f"{failed:.0f} % of the members of growth fail on sin 2x, with {float(sine.turns_failed):.0f} of its "
+        f"{int(sine.turns_of_target)} turns; {still:.0f} % of these stand still, and homotopy heals {healed:.0f} %.",
+    }
+    figures = {}
+    for key, (mosaic, names) in shown.items():
+        figures[key], axes = st.plots.panels(mosaic, height=5.6)
+        if key == "":
+            draw_errors(data, axes.pop("a"))
+        elif key == "failures":
+            draw_failures(data.isel(target=np.flatnonzero(often(data))), axes.pop("c"))
+        for ax, name in zip(axes.values(), names, strict=True):
+            draw_fits(each[name], ax)
+        st.plots.headline(figures[key], findings[key])
+    return figures
+
+
+def draw_fits(one: xarray.Dataset, ax: Axes) -> None:
+    """Draw the fits by the best method over the target."""
+    shade, errors = st.plots.colour(ARCHITECTURE), best_of(one)
+    ax.plot(one.x, one.fits.T, color=shade, alpha=0.2, linewidth=0.5)
+    ax.plot(one.x, one.best_fit, color=shade, linewidth=1.8)
+    ax.plot(one.x, one.median_fit, color="black", linewidth=0.9, linestyle=(0, (1, 1)))
+    ax.plot(one.x, one.own_fit, color=SHADES[OWN], linewidth=0.9)
+    ax.plot(one.x, one.wanted, color="#BBBBBB", linewidth=1, linestyle=(0, (4, 3)))
+    method = one.best_method.item().replace("Levenberg-Marquardt", "LM")
+    words = f"{method}: best {float(errors.min()):.0e}\nmedian {float(errors.median()):.0e}"
+    if one.own_fit.notnull().any():
+        words += f", own path {float(one.error.sel(way=OWN).min()):.0e}"
+    low, high = float(one.wanted.min()), float(one.wanted.max())
+    ax.set(xlim=INTERVAL, ylim=(1.15 * low - 0.15 * high, 1.5 * high - 0.5 * low), xlabel="x")
+    ax.set_title(one.target.item())
+    ax.text(0.03, 0.98, words, transform=ax.transAxes, va="top", fontsize=7)
+
+
+def draw_failures(data: xarray.Dataset, ax: Axes) -> None:
+    """Draw what becomes of the members of growth that failed."""
+    seeds = xarray.full_like(data.failed, data.sizes["seed"])
+    kinds = {"failed": ("fail", seeds, "black"), "still": ("of these stand still", data.failed, SHADES["Adam"])}
+    kinds["healed"] = ("of these homotopy heals", data.failed, SHADES["growth, homotopy"])
+    places = np.arange(data.sizes["target"])
+    for offset, (kind, (words, of, shade)) in enumerate(kinds.items()):
+        middle, low, high = np.array([study.share(*pair) for pair in zip(data[kind], of, strict=True)]).T
+        errors = np.maximum(0, [middle - low, high - middle])
+        ax.errorbar(places + 0.15 * (offset - 1), middle, errors, fmt="o", markersize=4, color=shade, label=words)
+    turns = zip(data.target.values, data.turns_failed.values, data.turns_of_target.values, strict=True)
+    ax.set_xticks(places, [f"{name}\n{failed:.0f} of {target} turns" for name, failed, target in turns])
+    ax.set(ylim=(-4, 125), yticks=range(0, 101, 25), ylabel="members of growth, %")
+    ax.legend(loc="upper center", ncols=3)
+
+
+def draw_errors(data: xarray.Dataset, ax: Axes) -> None:
+    """Draw the errors of all members by target and method."""
+    foot, references = 1e-9, {"constant": "--", "monotone": ":", "spline": "-"}
+    for i, name in enumerate(data.target.values):
+        one = data.sel(target=name)
+        for kind, style in references.items():
+            ax.plot([i - 0.45, i + 0.45], [max(float(one[kind]), foot)] * 2, style, color="#333333", linewidth=1)
+        for j, (method, shade) in enumerate(SHADES.items()):
+            error, place = one.error.sel(way=method).dropna("seed").clip(foot), i + 0.17 * (j - 2)
+            if error.size:
+                across = place + np.linspace(-0.05, 0.05, error.size)
+                ax.plot(across, error, ".", color=shade, markersize=2.5, alpha=0.6, clip_on=False)
+                ax.plot([place - 0.07, place + 0.07], [error.median()] * 2, color=shade, linewidth=2.4)
+    for place, (method, shade) in zip((0.01, 0.09, 0.32, 0.42, 0.62), SHADES.items(), strict=True):
+        ax.text(place, 0.98, method, color=shade, transform=ax.transAxes, fontsize=7, va="top", fontweight="bold")
+    ax.set(yscale="log", ylim=(foot, 100), xlim=(-0.5, data.sizes["target"] - 0.5), ylabel="mean-squared error")
+    ax.set_xticks(range(data.sizes["target"]), [str(name).replace(") ", ")\n") for name in data.target.values])
+    ax.grid(visible=False, axis="x")
+    names = ("best constant", "best monotone\nfunction", f"best spline\nof {data.depth} folds")
+    st.plots.end_labels(ax, {name: float(one[kind]) for name, kind in zip(names, references, strict=True)})
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from torch import Tensor
 from stability.foundation.shown import Shown
 from stability.jacobians import spectrum
 from stability.networks import Chain
+from stability.signals.death_causes import causes_of_death
 
 #: More than the rounding of a sum of three products, as a share of their sizes.
 _ROUNDING = 2.0**-50
@@ -31,26 +32,27 @@ class DeathRecord(Shown):
             for none.
         layer_of_death: int64 (seeds,), its layer of death then, 0 for none.
         revivals: int64 (seeds,), how often a dead member was alive at the next look.
+        table: float64 (seeds, rows, 6), the step table at the last look, which a chain that has been trained has left.
         before, after: float64 (seeds, rows, 6), the step table at the look before the first death, and at that death;
             the first table for members without one.
     """
 
     def __init__(self, chain: Chain, x: Tensor) -> None:
         self.chain, self.x = chain, x.double()
-        self._table = torch.from_numpy(chain.table())
+        self.table = torch.from_numpy(chain.table())
         self._rows: list[Tensor] = []
-        self.layer, self._witness = self._exactly(self._table)
+        self.layer, self._witness = self._exactly(self.table)
         self.born = self.layer.clone()
         self.iteration_of_death = torch.full_like(self.layer, -1)
         self.layer_of_death, self.revivals = torch.zeros_like(self.layer), torch.zeros_like(self.layer)
-        self.before, self.after = self._table.clone(), self._table.clone()
+        self.before, self.after = self.table.clone(), self.table.clone()
 
     def __call__(self, iteration: int, *_losses: object) -> None:
         """Look at the chain again; this is what `st.train` calls as on_iteration."""
         table = torch.from_numpy(self.chain.table())
         # The dead stay dead as long as no layer up to their layer of death moves.
         behind = torch.arange(table.shape[1]) >= self.layer[:, None]
-        unmoved = (self.layer > 0) & ((table == self._table).all(2) | behind).all(1)
+        unmoved = (self.layer > 0) & ((table == self.table).all(2) | behind).all(1)
         layer = self.layer.where(unmoved, 0)
         (unknown,) = (~unmoved).nonzero(as_tuple=True)
         unknown = unknown[~_surely_alive(table[unknown, : self.chain.depth], self.x[self._witness[unknown]])]
@@ -58,15 +60,30 @@ class DeathRecord(Shown):
             layer[unknown], self._witness[unknown] = self._exactly(table[unknown])
         first = (layer > 0) & (self.born == 0) & (self.iteration_of_death < 0)
         self.iteration_of_death[first], self.layer_of_death[first] = iteration, layer[first]
-        self.before[first], self.after[first] = self._table[first], table[first]
+        self.before[first], self.after[first] = self.table[first], table[first]
         self.revivals += (self.layer > 0) & (layer == 0)
-        self.layer, self._table = layer, table
+        self.layer, self.table = layer, table
         self._rows.append(layer > 0)
 
     @property
     def dead(self) -> Tensor:
         """Bool (looks, seeds), who was dead at each look after the first, which `born` holds."""
         return torch.stack(self._rows) if self._rows else torch.empty((0, len(self.born)), dtype=torch.bool)
+
+    def causes(self) -> xarray.Dataset:
+        """Return why each member died in training, with dims (seed, mover), NaN for members that did not.
+
+        With z = w h + b the pre-activation of the layer of death, at the point where it was highest among those then
+        on there and alive behind it, an iteration lowers z by, exactly, (w - w') h' + (b - b') + w (h - h').
+
+        The data hold `distance`, this z one look before the death; `drop`, by how much it was lowered, and `drop_by`,
+        the parts of it by the weight, the bias and the layers before; `live_points`, how many points were alive one
+        look before; and `all_off`, whether the layer is off at all points, and not only at those that can reach it.
+        """
+        died = self.iteration_of_death > 0
+        layers, depth = self.layer_of_death.where(died, 0).numpy(), self.chain.depth
+        found = causes_of_death(self.before[:, :depth].numpy(), self.after[:, :depth].numpy(), layers, self.x.numpy())
+        return found.assign_coords(seed=list(self.chain.members))
 
     def _exactly(self, table: Tensor) -> tuple[Tensor, Tensor]:
         """Return the layer of death of each member, and the number of a point at which it is alive."""

@@ -84,6 +84,35 @@ def test_every_iteration_of_a_training_is_that_of_a_look_without_a_memory(name):
     assert data.layer_of_death.to_numpy().tolist() == record.layer_of_death.tolist()
 
 
+@pytest.mark.parametrize("name", ["plain_relu", "sometimes_residual"])
+def test_the_causes_of_a_death_add_up_to_the_fall_of_the_pre_activation(name, monkeypatch):
+    if name == "sometimes_residual":  # a step of two maps without a skip dies as well
+        architecture = st.Architecture(name, skip=0, maps=2, activation="relu")
+        monkeypatch.setitem(st.ARCHITECTURES, name, architecture)
+    chain = st.Chain(name, depth=3, seeds=80)
+    record = st.watch_deaths(chain, TASK.x)
+    st.train(chain, TASK, iterations=80, progress=False, rate=0.05, on_iteration=record)
+    data, died = record.causes(), (record.iteration_of_death > 0).numpy()
+    assert died.sum() > 3
+    assert (data.distance.notnull().to_numpy() == died).all()
+    np.testing.assert_allclose(data.drop_by.sum("mover")[died], data["drop"][died], atol=1e-12)
+    for seed in np.flatnonzero(died):
+        layer = int(record.layer_of_death[seed])
+        z, alive = [], []
+        for table in (record.before, record.after):
+            part = st.Chain.from_table(table[seed : seed + 1, :layer].numpy())
+            step = table[seed, layer - 1]
+            h = TASK.x if layer == 1 else part.prefix(layer - 1)(TASK.x)[0].detach()
+            z.append((step[1] * h + step[2]).numpy())
+            alive.append((st.spectrum(part, TASK.x).signs[-1, 0] != 0).numpy())
+        assert not alive[1].any()
+        assert int(data.live_points[seed]) == alive[0].sum()
+        highest = np.where(alive[0], z[0], -np.inf).argmax()
+        assert float(data.distance[seed]) == pytest.approx(z[0][highest], abs=1e-14)
+        assert float(data.distance[seed] - data["drop"][seed]) == pytest.approx(z[1][highest], abs=1e-14)
+        assert bool(data.all_off[seed]) == (z[1] <= 0).all()
+
+
 def test_a_derivative_far_below_float64_is_not_0():
     chain = st.Chain("plain_prelu", depth=3000, seeds=4)
     with torch.no_grad():
