@@ -323,8 +323,8 @@ def draw(data: xarray.Dataset) -> dict[str, Figure]:
         f"mean square of {float(best_of(spiked).min()):.2g}; only spikes help, and chains built with them come to "
         f"{float(spiked.error.sel(way=OWN).min()):.2g}.",
         "fits": f"On these {len(easy)} targets the median member leaves at most {100 * left:.1g} % of the variance.",
-        "failures": f"{failed:.0f} % of the members of growth fail on sin 2x, with {float(sine.turns_failed):.0f} of its "
-        f"{int(sine.turns_of_target)} turns; {still:.0f} % of these stand still, and homotopy heals {healed:.0f} %.",
+        "failures": f"{failed:.0f} % of the members of growth fail on sin 2x, with {float(sine.turns_failed):.0f} of "
+        f"its {int(sine.turns_of_target)} turns. {still:.0f} % of these stand still; homotopy heals {healed:.0f} %.",
     }
     figures = {}
     for key, (mosaic, names) in shown.items():

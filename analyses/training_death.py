@@ -355,7 +355,7 @@ def draw_causes(died: xarray.Dataset, ax: Axes) -> None:
     groups = [np.clip(distance[mover == i], bins[0], bins[-1]) for i in range(died.sizes["mover"])]
     ax.hist(groups, bins, stacked=True, color=["#009E73", "#CC79A7", "#999999"], label=list(died.mover.values))
     ax.axvline(1, color="#555555", linestyle="--", linewidth=1)
-    ax.set(xscale="log", xlabel="last pre-activation above 0 / rate", ylabel="deaths in training")
+    ax.set(xscale="log", xlim=(2e-3, 60), xlabel="last pre-activation above 0 / rate", ylabel="deaths in training")
     ax.legend(title="moved most by", loc="upper left", fontsize=7, title_fontsize=7, handlelength=1)
 
 
@@ -388,8 +388,10 @@ def draw_example(data: xarray.Dataset, ax: Axes) -> None:
     for one, shade in zip(data.example, ("#CC79A7", "#009E73", "#882255", "#000000"), strict=False):
         ax.plot(data.x, one, color=shade)
         heights[f"iteration {int(one['at'])}"], shades[f"iteration {int(one['at'])}"] = float(one[-1]), shade
-    ax.set(xlabel="x", ylabel="output", xlim=(float(data.x[0]), float(data.x[-1])))
-    ax.set_title(f"member {int(data.example_member)} dies at iteration {int(data.example_death)}")
+    ax.set(
+        xlabel="x", ylabel=f"output of member {int(data.example_member)}", xlim=(float(data.x[0]), float(data.x[-1]))
+    )
+    ax.set_title(f"death at iteration {int(data.example_death)}")
     st.plots.end_labels(ax, heights, shades)
 
 
