@@ -297,8 +297,7 @@ def draw(data: xarray.Dataset) -> dict[str, Figure]:
     finding += f"; {later[0]:.0f} % and {later[1]:.0f} % of the others are dead after training. "
     st.plots.headline(deaths, f"{finding}Of all other chains {others or 'none'} ever died.")
     finding = f"At depth {ends[1]} layer {most[0]} kills most members at birth, and layer {most[1]} in training. Plain "
-    finding += f"PReLU chains of depth {deepest} never die, but {flat:.0f} % of them end flat."
-    st.plots.headline(where, finding)
+    st.plots.headline(where, f"{finding}PReLU chains of depth {deepest} never die, but {flat:.0f} % of them end flat.")
     return {"": deaths, "where": where}
 
 
@@ -355,7 +354,7 @@ def draw_causes(died: xarray.Dataset, ax: Axes) -> None:
     groups = [np.clip(distance[mover == i], bins[0], bins[-1]) for i in range(died.sizes["mover"])]
     ax.hist(groups, bins, stacked=True, color=["#009E73", "#CC79A7", "#999999"], label=list(died.mover.values))
     ax.axvline(1, color="#555555", linestyle="--", linewidth=1)
-    ax.set(xscale="log", xlim=(2e-3, 60), xlabel="last pre-activation above 0 / rate", ylabel="deaths in training")
+    ax.set(xscale="log", xlim=(2e-3, 60), xlabel="last pre-activation / rate", ylabel="deaths in training")
     ax.legend(title="moved most by", loc="upper left", fontsize=7, title_fontsize=7, handlelength=1)
 
 

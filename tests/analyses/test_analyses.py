@@ -500,7 +500,8 @@ def test_training_death(tmp_path):
         data = whole.load()
     relu, residual, prelu, back, *_ = stated = json.loads(data.attrs["claims"])
     assert len(stated) == 7
-    assert (residual["verdict"], prelu["verdict"]) == ("refuted", "held")
+    flat = data.flat.sel(run="plain_prelu, 10, pytorch, adam, 1.0, alive").dropna("seed")
+    assert (residual["verdict"], prelu["verdict"]) == ("refuted", "refined" if flat.mean() > 0.5 else "held")
     assert "ever dead: 0 %" in residual["measured"]
     assert back["verdict"] in ("held", "refined")
 
