@@ -16,7 +16,7 @@ Does a new start with homotopy heal them? And can a chain follow the target at a
 on which it takes its whole range; the share of its range that the target takes on such a stretch is found on the grid.
 
 Reading. a: errors by target and method, a dot a member, a bar the median; errors under the axis are drawn at its foot.
-Other panels show fits by the best of the four methods: its best member (bold), its median member (dashed) and all
+Other panels show fits by the best of the four methods: its best member (bold), its median member (dotted) and all
 others (thin). The target is dashed grey, and the best fit by a path of its own is wine red. The figure of failures
 counts the turns of failed members, and says what becomes of them, with 95 % intervals (Wilson).
 """
