@@ -43,6 +43,7 @@ import matplotlib as mpl
 import tyro
 import xarray
 from matplotlib.figure import Figure
+from scipy.stats import binomtest
 from tqdm.auto import tqdm
 
 import stability as st
@@ -307,6 +308,17 @@ def _present(
     paths += extras(data, folder) if extras is not None else []
     print(table(stated))
     print("\nWritten: " + ", ".join(str(path) for path in paths))
+
+
+def share(count: float, of: float) -> tuple[float, float, float]:
+    """Return a share in percent, and the ends of its 95 % interval (Wilson)."""
+    interval = binomtest(int(count), int(of)).proportion_ci(method="wilson")
+    return 100 * int(count) / int(of), 100 * interval.low, 100 * interval.high
+
+
+def percent(count: float, of: float) -> str:
+    """Say a share with its interval and its numbers."""
+    return "{:.3g} % ({:.3g} to {:.3g}, {} of {})".format(*share(count, of), int(count), int(of))
 
 
 def table(stated: Sequence[Claim]) -> str:

@@ -14,6 +14,7 @@ from .precision import FirstFailures, FirstNonfinite, ForwardErrors, first_failu
 from .reading import Layer, Layers, layers
 from .report import Finding, Report, examine
 from .signals import (
+    DeathRecord,
     GradientNorms,
     GrowthFit,
     Law,
@@ -26,6 +27,7 @@ from .signals import (
     propagation,
     units,
     watch,
+    watch_deaths,
 )
 from .training import History, Interrupted, Task, references, train
 
@@ -35,6 +37,7 @@ __all__ = [
     "Architecture",
     "Chain",
     "Count",
+    "DeathRecord",
     "Distribution",
     "Finding",
     "FirstFailures",
@@ -81,4 +84,5 @@ __all__ = [
     "train",
     "units",
     "watch",
+    "watch_deaths",
 ]

@@ -25,10 +25,12 @@ def numbers(pattern):
         "digits",
         "fit_sine",
         "folding",
+        "hard_targets",
         "identity_distance",
         "jacobian_spectrum",
         "phase_diagram",
         "theory_check",
+        "training_death",
         "your_model",
     ],
 )
@@ -174,3 +176,68 @@ def test_theory_check():
     assert (z.sizes["case"], z.sizes["root"], z.size) == (count, 5, freedom)
     assert round(float((z**2).sum())) == square
     assert (abs(data.z[(data.kind == "broken on purpose").to_numpy()]) > 3).all()
+
+
+def test_hard_targets():
+    data = st.plots.read_data(ROOT / "figures" / "hard_targets.nc")
+    assert numbers(r"nine functions, at depth (\d+) with (\d+) members and four") == [data.depth, data.sizes["seed"]]
+    shown = numbers(
+        r"reach (\S+) on \|x\|, (\S+) on exp\(-x\^2\), (\S+) on sin 2x, (\S+) on exp\(-x\^2\) cos 5x and (\S+) on a "
+        r"triangle wave"
+    )
+    best = data.error.min("seed")
+    names = ("|x|", "exp(-x^2)", "sin 2x", "exp(-x^2) cos 5x", "triangle wave")
+    assert [float(f"{float(best.sel(target=name).min()):.0e}") for name in names] == shown
+    often = data.isel(target=np.flatnonzero(data.failed > 0.1 * data.sizes["seed"]))
+    still = 100 * often.still / often.failed
+    least, most = numbers(r"members of growth fail, (\d+) to (\d+) % of these stand still")
+    assert (round(float(still.min())), round(float(still.max())), often.sizes["target"]) == (least, most, 5)
+    failed, target = numbers(r"half the turns of the target \((\d+) of (\d+)\)")
+    one = data.sel(target="sin 2x")
+    assert (float(one.turns_failed), int(one.turns_of_target)) == (failed, target)
+    failed, target, good = numbers(r"they have (\d+) of (\d+), and those that succeed (\d+), so that")
+    one = data.sel(target="exp(-x^2) cos 5x")
+    assert (float(one.turns_failed), int(one.turns_of_target), float(one.turns_good)) == (failed, target, good)
+    healed = numbers(r"Homotopy heals (\d+) % of them on sin 2x, (\d+) % on exp\(-x\^2\) cos 5x and none")
+    names = ("sin 2x", "exp(-x^2) cos 5x", "triangle wave")
+    found = [100 * float(data.healed.sel(target=name) / data.failed.sel(target=name)) for name in names]
+    assert [round(value) for value in found] == [*healed, 0]
+    four, own = best.isel(way=slice(-1)).min("way"), best.sel(way="own path")
+    shown = numbers(r"comes to (\S+) by the four methods, and to (\S+) where it is led")
+    assert [float(f"{float(one.sel(target='sawtooth')):.0e}") for one in (four, own)] == shown
+    stays, built = numbers(r"x \+ 1\.5 sin 3x stays at (\S+): .* built with them, it comes to (\d\S*)\.")
+    assert round(float(four.sel(target="x + 1.5 sin 3x")), 2) == stays
+    assert float(f"{float(own.sel(target='x + 1.5 sin 3x')):.0e}") == built
+
+
+def test_training_death():
+    data = st.plots.read_data(ROOT / "figures" / "training_death.nc")
+
+    def run(depth, factor=1.0):
+        one = data.sel(run=f"plain_relu, {depth}, pytorch, adam, {factor}, alive")
+        return one.isel(seed=np.flatnonzero(one.dead.notnull()))
+
+    birth = data.birth.sel(start="pytorch").to_numpy()
+    born = [100 * ((birth > 0) & (birth <= depth)).mean() for depth in (3, 10)]
+    shallow, deep = numbers(r"mostly born dead: (\d+) % at depth 3, (\S+) % at depth 10")
+    assert (round(born[0]), round(born[1], 1)) == (shallow, deep)
+    later = numbers(r"Of the rest (\d+) % and (\d+) % are dead after training")
+    assert [round(100 * float(run(depth).dead.mean())) for depth in (3, 10)] == later
+    runs = [run(depth) for depth in (3, 5, 10)]
+    when, back, left = (
+        np.concatenate([one[name].to_numpy()[one.iteration_of_death > 0] for one in runs])
+        for name in ("iteration_of_death", "dead", "distance")
+    )
+    assert numbers(r"Half of the deaths come by iteration (\d+), from") == [np.median(when)]
+    assert np.median(left) / 0.01 == pytest.approx(1, abs=0.1)
+    assert numbers(r"above 0, and (\d+) of (\d+) comes back") == [(back == 0).sum(), back.size]
+    usual, slow = numbers(r"lowers (\d+) % to (\d+) % at depth 5")
+    # 62.5 and 55.5 %, halves away from 0.
+    assert abs(100 * float(run(5).dead.mean()) - usual) <= 0.5
+    assert abs(100 * float(run(5, 0.3).dead.mean()) - slow) <= 0.5
+    others = data.isel(run=np.flatnonzero(data.architecture != "plain_relu"))
+    assert int((others.born_dead > 0).sum() + (others.iteration_of_death > 0).sum()) == 0
+    plain = data.isel(run=np.flatnonzero((data.architecture == "plain_prelu") & (data.depth >= 30)))
+    at_start = plain.sel(run=[name for name in plain.run.values if ", pytorch," in name])
+    for flat in (at_start.flat, at_start.flat_first):
+        assert (flat.fillna(1) == 1).all()
