@@ -40,6 +40,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import matplotlib as mpl
+import numpy as np
 import tyro
 import xarray
 from matplotlib.figure import Figure
@@ -49,6 +50,14 @@ import stability as st
 
 Data = xarray.Dataset | xarray.DataTree
 VERDICTS = ("held", "refuted", "refined")
+#: The article's chains, as claims and figures write them.
+CHAINS = {
+    "plain_relu": "plain ReLU",
+    "residual1_relu": "residual 1 ReLU",
+    "residual2_relu": "residual 2 ReLU",
+    "residual2_prelu": "residual 2 PReLU",
+    "plain_prelu": "plain PReLU",
+}
 #: Seconds that a run may take to end by itself after Ctrl-C, before it is ended.
 PATIENCE = 1.0
 
@@ -320,6 +329,20 @@ def table(stated: Sequence[Claim]) -> str:
             lines.append("  ".join(f"{text:<{width}}" for text, width in zip(texts, widths.values(), strict=True)))
         lines.append("")
     return "\n".join(line.rstrip() for line in lines).rstrip()
+
+
+def spread(values: Any, digits: int = 3) -> str:
+    """Return the median of values, and between what 90 % of them are, for a claim."""
+    low, middle, high = (f"{x:.{digits}g}" for x in np.quantile(values, [0.05, 0.5, 0.95], method="inverted_cdf"))
+    return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def share(hits: Any) -> str:
+    """Return the share of what is True, with Wilson's interval of 95 %, for a claim."""
+    of, part, z = np.size(hits), float(np.mean(hits)), 1.96
+    centre, half = part + z**2 / of / 2, z * np.sqrt(part * (1 - part) / of + (z / of / 2) ** 2)
+    low, high = ((centre + side * half) / (1 + z**2 / of) for side in (-1, 1))
+    return f"{100 * part:.3g} % ({100 * low:.3g} to {100 * high:.3g} %)"
 
 
 def _digest(*texts: str) -> str:
