@@ -10,22 +10,21 @@ along the layers of one depth (counted from the output, as the gradient travels)
 one point x the derivatives g of successive steps are independent and equally distributed where the sign of a
 pre-activation is a fair coin whatever the state, so log|dLoss/dh| is a random walk with E log|g| a layer,
 `st.theory.lyapunov_exponent`. Over the whole of (-3, 3) the points with the largest gradient lead the norm, and without
-biases, where x and -x part for good, it decays more slowly than at one point. The error at the output is a part of the
-gradient: in a residual 1 ReLU chain it grows with the output, so against depth the gradient grows by both.
+biases, where x and -x part for good, it decays more slowly. The error at the output is a part of the gradient, and in a
+residual 1 ReLU chain it grows with the output: against depth the gradient grows by both.
 
 Reading. a: by layer, medians over seeds; bands from 5 to 95 %, the fitted law (dashed) and the rate of theory (dotted)
 for torch's initialisation; what lies below a grey line rounds to 0 in that format. b: at the first layer against depth,
-torch's initialisation, members that are alive. c: fitted rates a layer at x = 1 (dots) and x = -1 (triangles) with
-intervals of 95 %, most of them narrower than their mark; ticks are theory; a chain that has no rate, being dead or
-following another law, stands hollow at the left. d: the gradient at the first layer over that at the last, along
-training; step 0 is drawn at one half. Scales in b and d are linear between 10^-1 and 10.
-The second figure has the residual chain of a by itself, the share of members whose gradient is exactly 0 (crosses at
-the one point x = 1), and both ends of d.
+torch's initialisation, members alive. c: fitted rates a layer at x = 1 (dots) and x = -1 (triangles) with intervals of
+95 %, most of them narrower than their mark; ticks are theory; hollow at the left is what has no rate. d: the first
+layer's gradient over the last one's along training; iteration 0 is drawn at one half. The second figure has the
+residual chain of a by itself, and the share of members whose gradient is exactly 0 (crosses at x = 1).
 """
 
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +37,7 @@ import stability as st
 import study
 
 INTERVAL = (-3, 3)
+POINTS = torch.linspace(*INTERVAL, 32, dtype=torch.float64)
 DEPTHS = (1, 2, 3, 5, 10, 30, 100, 300, 1000)
 CASES = {
     "residual 2 PReLU": ("residual2_prelu", "pytorch"),
@@ -71,10 +71,6 @@ class Settings(study.Settings):
     """Of Adam."""
 
 
-def points() -> torch.Tensor:
-    return torch.linspace(*INTERVAL, 32, dtype=torch.float64)
-
-
 def norms(chain: st.Chain, x: torch.Tensor) -> st.GradientNorms:
     """Return the gradient norms of the mean-squared error to sin over the points x."""
     return st.gradient_norms(chain, x, lambda output: (output - x.sin()).square().mean(dim=1))
@@ -93,20 +89,11 @@ def predict(architecture: str, init: str, x: float, depth: int) -> float:
         return math.nan
 
 
-def exists(architecture: str, init: str) -> bool:
-    """Return whether a scheme exists for an architecture."""
-    try:
-        st.Chain(architecture, 1, init=init)
-    except ValueError:
-        return False
-    return True
-
-
 def by_layer(case: str, settings: Settings) -> xarray.Dataset:
     """Return the norms by layer, with the law fitted to them and theory."""
     architecture, init = CASES[case]
     chain = st.Chain(architecture, settings.depth, seeds=settings.seeds, init=init, root=settings.seed)
-    found = norms(chain, points())
+    found = norms(chain, POINTS)
     fit, quantiles = st.fit_growth(found), found.quantiles("input", LEVELS).numpy()
     from_output = np.arange(settings.depth, 0, -1)
     # The line of theory starts where the measured one does, at the last layer.
@@ -127,7 +114,7 @@ def by_layer(case: str, settings: Settings) -> xarray.Dataset:
 def against_depth(architecture: str, settings: Settings) -> xarray.Dataset:
     """Return what is left at the first layer of chains of several depths, as torch initialises."""
     deepest = st.Chain(architecture, DEPTHS[-1], seeds=settings.seeds, root=settings.seed)
-    found = [norms(deepest.prefix(depth), points()) for depth in DEPTHS]
+    found = [norms(deepest.prefix(depth), POINTS) for depth in DEPTHS]
     at_1 = [norms(deepest.prefix(depth), torch.ones(1, dtype=torch.float64)) for depth in DEPTHS]
     left = np.full((len(DEPTHS), len(LEVELS)), -math.inf)  # with none alive, all are exactly 0
     for row, one in zip(left, found, strict=True):
@@ -146,16 +133,17 @@ def against_depth(architecture: str, settings: Settings) -> xarray.Dataset:
 
 def rates(architecture: str, init: str, settings: Settings) -> xarray.Dataset:
     """Return the fitted rate at single points and over the interval, beside theory; NaN for what does not exist."""
-    places = {place: torch.tensor([x], dtype=torch.float64) for place, x in PLACES.items()} | {"interval": points()}
+    places = {place: torch.tensor([x], dtype=torch.float64) for place, x in PLACES.items()} | {"interval": POINTS}
     numbers, shapes = np.full((6, len(places)), np.nan), ["does not exist"] * len(places)
-    if exists(architecture, init):
+    chain = None
+    with suppress(ValueError):  # not every scheme exists for every architecture
         chain = st.Chain(architecture, settings.depth, seeds=settings.seeds, init=init, root=settings.seed)
-        for p, (place, x) in enumerate(places.items()):
-            fit = st.fit_growth(norms(chain, x))
-            theory = predict(architecture, init, PLACES[place], settings.depth) if place in PLACES else math.nan
-            numbers[4:, p], shapes[p] = (theory, fit.dead), "dead" if fit.best is None else fit.best.shape
-            if fit.rate is not None and fit.interval is not None:
-                numbers[:4, p] = fit.rate, *fit.interval, fit.standard_error
+    for p, (place, x) in enumerate(places.items() if chain else ()):
+        fit = st.fit_growth(norms(chain, x))
+        theory = predict(architecture, init, PLACES[place], settings.depth) if place in PLACES else math.nan
+        numbers[4:, p], shapes[p] = (theory, fit.dead), "all dead" if fit.best is None else fit.best.shape
+        if fit.rate is not None:
+            numbers[:4, p] = fit.rate, *fit.interval, fit.standard_error
     names = ("rate", "low", "high", "standard_error", "predicted", "dead_share")
     data = {name: ("place", row) for name, row in zip(names, numbers, strict=True)}
     return xarray.Dataset(data | {"shape": ("place", shapes)}, {"place": list(places)})
@@ -165,9 +153,7 @@ def training(start: str, settings: Settings) -> xarray.Dataset:
     """Return the norms at the first and the last layer, and the loss, along training on sin."""
     architecture, init = CASES[start]
     watched = [0, *np.unique(np.geomspace(1, settings.iterations, 24).astype(int)).tolist()]
-    chain = st.Chain(
-        architecture, settings.trained_depth, seeds=settings.trained_seeds, init=init, root=settings.seed
-    )
+    chain = st.Chain(architecture, settings.trained_depth, seeds=settings.trained_seeds, init=init, root=settings.seed)
     task, rows = st.Task(torch.sin, INTERVAL, points=128), []
 
     def watch(iteration: int, losses: torch.Tensor) -> None:
@@ -191,12 +177,221 @@ def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset:
     )
 
 
-def draw(data):
-    raise SystemExit("no figure yet")
+def deviations(data: xarray.Dataset) -> xarray.DataArray:
+    """Return |measured - predicted| / standard error of every rate, NaN where one of them is not known."""
+    off, error = abs(data.rate - data.predicted), data.standard_error
+    alike = xarray.where(off < 1e-12, 0.0, np.inf)  # all members alike: right to the last digits, or wrong
+    return (off / error).where(error > 1e-12, alike).where(off.notnull())
 
 
-def claims(data):
-    return []
+def interval(one: xarray.Dataset) -> str:
+    rate, low, high = (round(float(value), 9) + 0.0 for value in (one.rate, one.low, one.high))
+    return f"{rate:.3g} ({low:.3g} to {high:.3g})"
+
+
+def outcome(lost: xarray.DataArray) -> str:
+    """Say what training did to the decades that are lost between the last layer and the first, in the median."""
+    # One that grows on its way back loses nothing.
+    before, after = lost.quantile(0.5, "seed", method="inverted_cdf")[[0, -1]].clip(min=0).values
+    return "deepened" if after > max(2 * before, before + 0.1) else "healed" if after < before / 2 else "left as it is"
+
+
+def claims(data: xarray.Dataset) -> list[study.Claim]:
+    at_1, z = data.sel(place="x = 1"), deviations(data).to_series().dropna()
+    plain, residual = (at_1.sel(architecture=name) for name in ("plain_prelu", "residual2_prelu"))
+    fast, slow = plain.sel(init="pytorch"), residual.sel(init="pytorch")
+    kept = [name for name in data.init.values if plain.rate.sel(init=name) >= -0.1]
+    plain = plain.dropna("init", subset=["rate"])
+    over = data.rate.sel(place="interval", architecture="plain_prelu", init=plain.init)
+    relu, grown = (data.sel(architecture=name) for name in ("plain_relu", "residual1_relu"))
+    alive = 0.5**data.depth  # a plain ReLU step passes a gradient on if a fair coin says so
+    error = np.sqrt(alive * (1 - alive) / data.sizes["member"]) + 1e-9
+    off = float((abs(1 - relu.dead_at_1.mean("member") - alive) / error).max())
+    lost = (data["last"] - data["first"]).round(9) + 0.0
+    outcomes = [outcome(one) for one in lost]
+    return [
+        study.Claim(
+            "The gradient of a plain chain vanishes on its way back, and a bypass keeps it",
+            "He et al. 2016",
+            f"decades lost over {data.sizes['layer']} layers, and the rate a layer: "
+            + "; ".join(
+                f"{case} {study.spread(data.lost.sel(case=case))}, {interval(one)}, in float32 0 for "
+                f"{study.share(data.zero.sel(case=case, format='float32'))}, in float64 for "
+                f"{study.share(data.zero.sel(case=case, format='float64'))}"
+                for case, one in ((PLAIN, fast), (RESIDUAL, slow))
+            ),
+            "refuted" if fast.rate > 5 * slow.rate else "held" if slow.high >= 0 else "refined",
+        ),
+        study.Claim(
+            "The log of the gradient at a point has the rate E log|g| a layer",
+            "theory",
+            f"{len(z)} rates are within {z.max():.1f} standard errors; most off: {', '.join(z.idxmax())}",
+            "held" if z.max() < 4 else "refuted",
+        ),
+        study.Claim(
+            "Over (-3, 3) the gradient decays at the rate of one point",
+            "common practice",
+            f"plain PReLU decays more slowly by at most {float((over - plain.rate).max()):.3f} a layer "
+            f"({(over - plain.rate).idxmax().item()})",
+            "held" if (over - plain.rate).max() < 0.01 else "refined",
+        ),
+        study.Claim(
+            "A better initialisation keeps the gradient of a plain chain",
+            "common practice",
+            f"plain PReLU, rate a layer: {', '.join(f'{i} {interval(plain.sel(init=i))}' for i in plain.init.values)}",
+            "held" if len(kept) == plain.sizes["init"] else "refined" if kept else "refuted",
+        ),
+        study.Claim(
+            "A plain ReLU chain dies: no gradient reaches its first layer",
+            "Peng 2017",
+            f"exactly 0 for {study.share(relu.dead[-1])} at depth {DEPTHS[-1]}; at the point x = 1, depth 3, for "
+            f"{study.share(relu.dead_at_1.sel(depth=3))}; 1 - 2^-L is at most {off:.1f} standard errors off",
+            "held" if relu.dead[-1].mean() > 0.95 and off < 4 else "refuted",
+        ),
+        study.Claim(
+            "A residual 1 ReLU chain can only grow, and so does its gradient",
+            "Peng 2017",
+            "log10 at the first layer {1:.0f} ({0:.0f} to {2:.0f})".format(*grown.left[-1].to_numpy())
+            + f" at depth {DEPTHS[-1]}; it {grown.law.item().split(';')[0]}; without biases the rate is "
+            + " and ".join(f"{interval(grown.sel(init='uniform', place=place))} at {place}" for place in PLACES),
+            "held" if grown.low.sel(init="uniform", place="x = -1") > 0 else "refined",
+        ),
+        study.Claim(
+            "Training heals the decay",
+            "common practice",
+            "decades lost before and after: "
+            + "; ".join(
+                f"{one.start.item()} {study.spread(one[0])} and {study.spread(one[-1])}, {done}"
+                for one, done in zip(lost, outcomes, strict=True)
+            )
+            + f"; error in the end {', '.join(f'{float(one):.2g}' for one in data.loss[:, -1].median('seed'))}",
+            "held" if set(outcomes) == {"healed"} else "refined" if "healed" in outcomes else "refuted",
+        ),
+    ]
+
+
+def draw(data: xarray.Dataset) -> dict[str, Figure]:
+    figure, axes = st.plots.panels("ab;cd", height=6.2)
+    more, others = st.plots.panels("ab", height=2.6)
+    draw_layers(data, axes["a"], list(CASES))
+    draw_layers(data, others["a"], [RESIDUAL])
+    draw_depth(data, axes["b"], others["b"])
+    draw_rates(data.sel(place=list(PLACES)), axes["c"])
+    ratio = data["first"] - data["last"]
+    draw_training(ratio.quantile(LEVELS, "seed", method="inverted_cdf"), axes["d"])
+    lost = {case: float(data.lost.sel(case=case).median()) for case in (PLAIN, RESIDUAL)}
+    left = {case: -float(ratio.sel(start=case)[-1].median()) for case in lost}
+    st.plots.headline(
+        figure,
+        f"Over {data.sizes['layer']} layers the gradient of a plain PReLU chain shrinks by $10^{{{lost[PLAIN]:.0f}}}$, "
+        f"that of a residual one by $10^{{{lost[RESIDUAL]:.0f}}}$, both at the rate of theory; after training "
+        f"{left[PLAIN]:.0f} and {left[RESIDUAL]:.1f} decades are lost.",
+    )
+    dead = {name: 100 * float(data.dead.sel(architecture=name)[-1].mean()) for name in ("plain_relu", "plain_prelu")}
+    st.plots.headline(
+        more,
+        f"At depth {DEPTHS[-1]} no gradient at all reaches the first layer of {dead['plain_relu']:.0f} % of the plain "
+        f"ReLU chains, and of {dead['plain_prelu']:.0f} % of the plain PReLU chains.",
+    )
+    return {"": figure, "details": more}
+
+
+def powers(ax: Axes) -> None:
+    """Label an axis of decades as powers of ten."""
+    ax.yaxis.set_major_formatter(lambda v, _: "1" if v == 0 else f"$10^{{{v:.0f}}}$")
+
+
+def band(ax: Axes, x: xarray.DataArray, levels: xarray.DataArray, shade: str, mark: str = "-") -> None:
+    """Draw a median and a band from 5 to 95 %, where they are finite."""
+    low, middle, high = levels.transpose("quantile", ...).to_numpy()
+    shown = np.isfinite(low)
+    ax.fill_between(x[shown], low[shown], high[shown], color=shade, alpha=0.2, linewidth=0)
+    ax.plot(x[shown], middle[shown], mark, color=shade, markersize=3)
+
+
+def draw_layers(data: xarray.Dataset, ax: Axes, cases: list[str]) -> None:
+    """Draw the norms by layer, the laws fitted to them, and theory."""
+    size = data.sizes["layer"]
+    for case in cases:
+        one, shade = data.sel(case=case), SHADES[case]
+        if CASES[case][1] == "pytorch":
+            band(ax, data.layer, one.log10_norm, shade)
+            ax.plot(data.layer, one.fitted, "--", color="#444444", linewidth=0.8)
+            ax.plot(data.layer, one.theory, ":", color="black", linewidth=1.4)
+        else:
+            ax.plot(data.layer, one.log10_norm.sel(quantile=0.5), color=shade, linewidth=0.8)
+        # The lines rise to the right, so there is room below them.
+        at, up = int((0.35 if case == PLAIN else 0.04) * size), case == IDENTITY
+        place = {"xytext": (0, 2 if up else -4), "textcoords": "offset points", "va": "bottom" if up else "top"}
+        if len(cases) > 1:
+            ax.annotate(case, (at, one.log10_norm[0 if case == PLAIN else 1, at]), **place, color=shade, fontsize=7)
+    for name, level in VANISHING.items():
+        if len(cases) > 1 and level > float(data.log10_norm.min()):
+            ax.axhline(level, color="#888888", linewidth=0.8)
+            ax.text(0.45 * size, level, f"0 in {name}", color="#666666", fontsize=7, va="top")
+    title = f"by layer, depth {size}" if len(cases) > 1 else cases[0]
+    ax.set(xlabel="layer $l$", ylabel=r"$|\partial$Loss$/\partial h_l|$", xlim=(1, size), title=title)
+    powers(ax)
+
+
+def draw_depth(data: xarray.Dataset, ax: Axes, dead: Axes) -> None:
+    """Draw what is left at the first layer against depth, and the share of dead members."""
+    ends = {}
+    for name, label in study.CHAINS.items():
+        one, shade = data.sel(architecture=name), st.plots.colour(name)
+        band(ax, data.depth, one.left, shade, "o-")
+        left = one.left.sel(quantile=0.5)
+        left = left[np.isfinite(left.values)]
+        if left.size == len(DEPTHS):
+            ends[label] = float(left[-1])
+        else:
+            ax.text(1.1, -3, f"{label}, all dead\nbeyond depth {int(left.depth[-1])}", fontsize=7, va="top")
+        dead.plot(data.depth, 100 * one.dead.mean("member"), "o-", color=shade, markersize=3)
+        dead.plot(data.depth, 100 * one.dead_at_1.mean("member"), "x", color=shade, markersize=4)
+    ax.set_yscale("symlog", linthresh=1)
+    ax.set(xscale="log", xlabel="total depth $L$", xlim=(1, DEPTHS[-1]), title="at the first layer")
+    powers(ax)
+    st.plots.end_labels(ax, ends, {label: st.plots.colour(k) for k, label in study.CHAINS.items() if label in ends})
+    dead.plot(data.depth, 100 * (1 - 0.5**data.depth), ":", color="black")
+    dead.set(xscale="log", xlabel="total depth $L$", title="exactly dead, %")
+    for y, words in ((80, "plain ReLU\n(dotted: $1 - 2^{-L}$)"), (7, "all others")):
+        dead.text(DEPTHS[-1], y, words, fontsize=7, ha="right", va="center")
+
+
+def draw_rates(data: xarray.Dataset, ax: Axes) -> None:
+    """Draw the fitted rates at single points with their intervals, and theory as ticks."""
+    inits, names, words = data.init.values.tolist(), list(study.CHAINS), -9
+    for row, column, p in np.ndindex(len(inits), len(names), len(PLACES)):
+        one, y = data.isel(init=row, place=p).sel(architecture=names[column]), 0.16 * (2 - column) - row
+        shade, shape = st.plots.colour(names[column]), one["shape"].item()
+        if shape == "does not exist" or (p and names[column] != "residual1_relu"):
+            continue  # the others are the same at x = 1 and x = -1
+        if np.isfinite(one.rate):
+            ax.plot([one.low, one.high], [y, y], color=shade, linewidth=2, solid_capstyle="butt")
+        else:
+            ax.text(0.8 * words, y, shape, fontsize=7, va="center", color=shade)
+        fill = "full" if np.isfinite(one.rate) else "none"
+        ax.plot(one.rate.fillna(words), y, "o<"[p], color=shade, markersize=3.5, fillstyle=fill)
+        if np.isfinite(one.predicted):
+            ax.plot(one.predicted, y, "|", color="black", markersize=7, zorder=5)
+    ax.grid(visible=False, axis="y")
+    ax.hlines(0.5 - np.arange(1, len(inits)), -13, 1, color="#E4E4E4", linewidth=0.6)
+    ax.set_xscale("symlog", linthresh=0.1)
+    ax.set_xticks(ticks := (-1, -0.1, 0, 0.1, 1), [f"{tick:g}" for tick in ticks])
+    ax.set_yticks([-i for i in range(len(inits))], inits)
+    ax.set(xlim=(-13, 1), ylim=(0.5 - len(inits), 0.5), xlabel="log norm a layer, at one point", title="fitted rates")
+
+
+def draw_training(ratio: xarray.DataArray, ax: Axes) -> None:
+    """Draw the gradient at the first layer over that at the last, along training."""
+    x = np.maximum(ratio.iteration, 0.5)
+    for start in ratio.start.values:
+        band(ax, x, ratio.sel(start=start), SHADES[start])
+    ax.set_yscale("symlog", linthresh=1)
+    ax.set(xscale="log", xlabel="iteration", xlim=(0.5, float(x[-1])), title="first / last layer in training")
+    powers(ax)
+    ends = {start: float(ratio.sel(start=start, quantile=0.5)[-1]) for start in ratio.start.values}
+    st.plots.end_labels(ax, ends, {start: SHADES[start] for start in ends})
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
 """Which floating-point format fails first, after how many layers, in what and how?
 
 Question. A float16 number lies between 10^-5 and 10^5, a bfloat16 number has two to three digits. After how many layers
-does a run of Peng's five chains in bfloat16, float16, float32 and float64 fail: in the states h_l (activations), in
+does a run of Peng's five chains fail in bfloat16, float16, float32 and float64: in the states h_l (activations), in
 dh_l/dx (products) or in dLoss/dh_l (gradients, counted from the output), and by overflow, underflow or lost digits? Do
-the logarithms of a run that cannot leave the range say so beforehand? How does the forward error grow, and does its
-bound hold? Is there a power of 2 by which to scale the loss that saves a run in float16?
+logarithms say so beforehand? How does the forward error grow, does its bound hold, and does a loss scale save float16?
 
 Method. Chains of one neuron, freshly initialised, 9 points on (-3, 3); the loss is the mean of the output. Measured:
 the chain is rounded to the format, and run forward, forward with a tangent, and backward in it. Predicted: from sums of
@@ -12,14 +11,13 @@ logarithms and the limits of the format; lost digits from roundings taken as ran
 arithmetic of 106 bits, its bound from running error analysis. A scale exists for a member if its gradients, times the
 scale, stay in the normal range; the middle one is tried in a run.
 
-Reading. a, b: layers until the first failure, a row a format: circles are activations, squares products, triangles
-gradients, which fail at once where the loss overflows. Marks are medians over seeds, bars go from 5 to 95 %, black
-ticks are the medians predicted; open marks at the right: the median survives the whole depth. c, d: forward error
-against layer, median and 5 to 95 %, with the medians of the bound (dashed) and of the one that holds with 99 % if
-roundings are random (dotted).
-The second figure. a: the share of seeds of which the prediction is right, to one layer or a hundredth of the depth, a
-number where it is below 95 %; a, p and g are activations, products and gradients. b: the share of seeds for which a
-loss scale exists in float16 (lines) and bfloat16 (dashed); dots are the seeds that a scale saves in a float16 run.
+Reading. a, b: layers until the first failure, a row a format; gradients fail at once where the loss overflows. Marks
+are medians over seeds, bars go from 5 to 95 %, black ticks are the medians predicted; open marks at the right: the
+median survives the whole depth. c, d: forward error by layer, median and 5 to 95 %, with the medians of the bound
+(dashed) and of the one that holds with 99 % if roundings are random (dotted).
+The second figure. a: the share of seeds of which the prediction is right, to one layer or a hundredth of the depth; a,
+p and g are activations, products and gradients. b, in the colours of a: the share of seeds for which a loss scale
+exists in float16 (lines) and bfloat16 (dashed); dots are the seeds that it saves, as none can whose loss overflows.
 """
 
 from __future__ import annotations
@@ -91,7 +89,8 @@ def errors(init: str, architecture: str, settings: Settings) -> xarray.Dataset:
         "kept": (bound.clip(max=0) / error).where(told & (error < 0)).median(over),
     }
     last = {"error": error, "bound": bound, "probable": probable}
-    return xarray.Dataset(data | {name: v.where(told)[:, -1].drop_vars("depth") for name, v in last.items()})
+    ends = {name: v.where(told)[:, -1].drop_vars("depth").astype(np.float32) for name, v in last.items()}
+    return xarray.Dataset(data | ends)
 
 
 def curves(architecture: str, settings: Settings) -> xarray.Dataset:
@@ -139,12 +138,264 @@ def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset:
     return data
 
 
-def draw(data):
-    raise SystemExit("no figure yet")
+def levels(one: xarray.Dataset) -> np.ndarray:
+    """Return after how many layers a quantity fails, inf for never: median and what 90 % of the seeds are between."""
+    first = one["first"].where(one["first"] > 0, np.inf)
+    return np.quantile(first, [0.05, 0.5, 0.95], axis=-1, method="inverted_cdf")
 
 
-def claims(data):
-    return []
+def layers(one: xarray.Dataset) -> str:
+    low, middle, high = (f"{v:.0f}" if v < np.inf else f"> {one.attrs['depth']}" for v in levels(one))
+    return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def kind_of(one: xarray.Dataset) -> str:
+    """Return how most of the members that fail do so first."""
+    known = one.measured.where((one.predicted >= 0) & (one.measured > 0), np.inf)
+    chosen = known.argmin("kind")[one["first"].to_numpy() > 0].to_numpy()
+    return str(one.kind.values[np.bincount(chosen).argmax()]) if chosen.size else "no failure"
+
+
+def earliest(data: xarray.Dataset) -> list[dict[str, tuple[float, str]]]:
+    """Return after how many layers each format first fails in the pair, and in words, in what and how."""
+    found: list[dict[str, tuple[float, str]]] = [{} for _ in PAIR]
+    for row, name in zip(found, PAIR, strict=True):
+        for dtype in FORMATS:
+            each = [data.sel(init="pytorch", architecture=name, dtype=dtype, quantity=q) for q in QUANTITIES]
+            middle, one = min(((levels(one)[1], one) for one in each), key=lambda pair: pair[0])
+            how = f" ({one.quantity.item()}, {kind_of(one)})" if middle < np.inf else ""
+            row[dtype] = middle, f"{dtype} {layers(one)}{how}"
+    return found
+
+
+def say(shares: xarray.DataArray) -> str:
+    """Name cases with their shares."""
+    return ", ".join(f"{' '.join(k)} {100 * v:.0f} %" for k, v in shares.to_series().dropna().items()) or "none"
+
+
+def right(data: xarray.Dataset) -> xarray.DataArray:
+    """Return the shares predicted among the members whose states keep their digits, and are expected to."""
+    states = data.sel(quantity="activations", drop=True)
+    digits, overflow = (states.measured.sel(kind=kind, drop=True) for kind in ("digits", "overflow"))
+    # In an overflow all digits are lost too, but it is the range that fails.
+    lost = (digits > 0) & ~((overflow > 0) & (overflow <= digits))
+    measured, predicted = data["first"].astype(int), data.first_predicted.astype(int)
+    near = ((measured > 0) == (predicted > 0)) & (abs(measured - predicted) <= max(1, 0.01 * data.attrs["depth"]))
+    return near.where(~lost & ~(states.predicted.sel(kind="digits", drop=True) > 0)).mean("seed")
+
+
+def spread_of_digits(data: xarray.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Return whether lost digits are between the layers where they are expected, and how far apart these are."""
+    states, never = data.sel(quantity="activations"), data.attrs["depth"] + 1
+    lost, overflow = (states.measured.sel(kind=kind).to_numpy().astype(int) for kind in ("digits", "overflow"))
+    low, high = (states.digits_between.sel(end=end).to_numpy().astype(int) for end in ("least", "largest"))
+    among = (low > 0) & ~((overflow > 0) & (overflow <= lost))
+    low, high, lost = (np.where(v > 0, v, never)[among] for v in (low, high, lost))
+    return (lost >= low) & (lost <= high), high - low
+
+
+def claims(data: xarray.Dataset) -> list[study.Claim]:
+    pytorch, last = data.sel(init="pytorch"), data.attrs["error_depth"]
+    plain, residual = earliest(data)
+    sooner = any(one["bfloat16"][0] < one["float16"][0] for one in (plain, residual))
+    low = data.agreement.where(data.agreement < ENOUGH)
+    other = right(data).where(low.notnull())
+    inside, apart = spread_of_digits(data)
+    exceeded = data.exceeded.sum() / data.compared.sum()
+    most = float((data.exceeded / data.compared).max())
+    error = {name: pytorch.sel(architecture=name, dtype="float32") for name in PAIR}
+    have, failed = exist(data).sel(half="float16"), data.failed.sel(architecture=list(PAIR))
+    until = {label: scaled_until(data, name) for name, label in study.CHAINS.items()}
+    tried = have.sel(architecture=list(PAIR)).transpose("architecture", "total", "seed").to_numpy()
+    before, after = (~failed.sel(run=run).to_numpy()[tried] for run in ("no scale", "middle scale"))
+    free = data.sel(architecture=PAIR[0], dtype="float32")
+    both = {init: [free.sel(init=init, quantity=q) for q in QUANTITIES[1:]] for init in ("pytorch", "uniform")}
+    products, gradients = (levels(one)[1] for one in both["uniform"])
+    return [
+        study.Claim(
+            "bfloat16, with the range of float32, lasts longer than float16",
+            "common practice",
+            f"layers until the first failure: plain PReLU {plain['float16'][1]}, {plain['bfloat16'][1]}; residual 2 "
+            f"PReLU {residual['float16'][1]}, {residual['bfloat16'][1]}",
+            "refuted" if sooner else "held",
+        ),
+        study.Claim(
+            "A bypass keeps a deep chain in the range of float32",
+            "He et al. 2016",
+            f"plain PReLU fails in {plain['float32'][1]}, residual 2 PReLU in {residual['float32'][1]}",
+            "held" if plain["float32"][0] < np.inf == residual["float32"][0] else "refuted",
+        ),
+        study.Claim(
+            "The logarithms of a run that cannot leave the range say where a format fails",
+            "theory",
+            f"{low.size - int(low.notnull().sum())} of {low.size} cases are predicted for at least 95 % of the seeds; "
+            f"not so: {say(low)}. Among the seeds that keep their digits not so: {say(other.where(other < ENOUGH))}",
+            "refined" if low.notnull().any() else "held",
+        ),
+        study.Claim(
+            "Digits are lost where a random walk of errors reaches the state",
+            "theory",
+            f"{study.share(inside)} of {inside.size} seeds lose them between the layers where 5 % and 95 % of the errors "
+            f"do, which are {study.spread(apart)} apart",
+            "held" if inside.mean() >= 0.9 else "refuted",
+        ),
+        study.Claim(
+            "The forward error never exceeds its bound",
+            "Higham 2002",
+            f"{int(data.violations.sum())} violations in {int(data.compared.sum())} comparisons, {last} layers",
+            "refuted" if data.violations.any() else "held",
+        ),
+        study.Claim(
+            "It exceeds the probable bound in at most 1 % of the cases",
+            "Higham and Mary 2019",
+            f"{100 * float(exceeded):.2f} % of all, and at most {100 * most:.2f} % in one chain and format",
+            "held" if most <= 0.01 else "refined" if exceeded <= 0.01 else "refuted",
+        ),
+        study.Claim(
+            "A chain whose gradient vanishes has a wrong output too",
+            "common practice",
+            f"log10 of the error in float32 after {last} layers, and of its bound: "
+            + ", ".join(
+                f"{study.CHAINS[k]} {study.spread(v.error)}, {study.spread(v.bound)}" for k, v in error.items()
+            ),
+            "refuted" if error[PAIR[0]].error.median() < error[PAIR[1]].error.median() else "held",
+        ),
+        study.Claim(
+            "A loss scale saves the gradients in float16",
+            "Micikevicius et al. 2018",
+            f"most chains have one: {', '.join(map(' '.join, until.items()))}; of the PReLU chains that have one "
+            f"{study.share(before)} pass without it and {study.share(after)} with it",
+            "refuted" if after.mean() < 0.95 else "held" if set(until.values()) == {"at all depths"} else "refined",
+        ),
+        study.Claim(
+            "Products and gradients of a plain chain underflow after equally many layers",
+            "theory",
+            "plain PReLU, float32: "
+            + ", ".join(f"{i} {layers(two[0])} and {layers(two[1])}" for i, two in both.items())
+            + "; without biases a state that is 0 takes the branch of slope 0.25 ever after",
+            "held" if gradients > 0.9 * products else "refined",
+        ),
+    ]
+
+
+def exist(data: xarray.Dataset) -> xarray.DataArray:
+    """Return whether there is a whole power of 2 that keeps the gradients in the range."""
+    return data.scale.sel(end="least", drop=True) <= data.scale.sel(end="largest", drop=True)
+
+
+def scaled_until(data: xarray.Dataset, name: str) -> str:
+    """Say up to which depth most members have a loss scale in float16."""
+    shares = exist(data).sel(half="float16", architecture=name).mean("seed")
+    none = data.total.values[shares.values < 0.5]
+    return f"below depth {none[0]}" if none.size else "at all depths"
+
+
+def draw(data: xarray.Dataset) -> dict[str, Figure]:
+    figure, axes = st.plots.panels("ab;cd", height=7.4, height_ratios=(1.9, 1))
+    for letter, init in zip("ab", INITS, strict=False):
+        draw_failures(data.sel(init=init), axes[letter], named=letter == "a")
+    for letter, name in zip("cd", PAIR, strict=True):
+        draw_errors(data.sel(followed=name), name, axes[letter])
+    more, others = st.plots.panels("ab", height=3.5, width_ratios=(1.5, 1))
+    draw_agreement(data.agreement, others["a"])
+    draw_scales(data, others["b"])
+    rows = [[f"{one[dtype][0]:.0f}" for dtype in FORMATS[:3]] for one in earliest(data)]
+    plain, residual = ("{}, {} and {}".format(*row).replace("inf", f"> {data.attrs['depth']}") for row in rows)
+    error = [float(data.error.sel(init="pytorch", architecture=name, dtype="float32").median()) for name in PAIR]
+    st.plots.headline(
+        figure,
+        f"A plain PReLU chain fails in bfloat16, float16 and float32 after {plain} layers, a residual one after "
+        f"{residual}; their forward errors in float32 are $10^{{{error[0]:.1f}}}$ and $10^{{{error[1]:.1f}}}$.",
+    )
+    st.plots.headline(
+        more,
+        f"Logarithms predict {int((data.agreement >= ENOUGH).sum())} of {data.agreement.size} cases for 95 % of the "
+        f"seeds or more; most plain PReLU chains have a loss scale for float16 only {scaled_until(data, PAIR[0])}.",
+    )
+    return {"": figure, "predictions": more}
+
+
+def draw_failures(data: xarray.Dataset, ax: Axes, named: bool) -> None:
+    """Draw the rows of all formats, a block an architecture, the names of both to the left if they are wanted."""
+    ticks, step = [], len(FORMATS) + 0.6
+    beside = {"ha": "right", "va": "center", "fontsize": 7, "annotation_clip": False}
+    for a, (name, label) in enumerate(study.CHAINS.items()):
+        shade, chain = st.plots.colour(name), data.sel(architecture=name)
+        st.plots.first_failure(chain, ax, colour=shade, top=a * step, size=3)
+        ticks += [a * step + row for row in range(len(FORMATS))]
+        for dtype, y in zip(FORMATS, ticks[-len(FORMATS) :], strict=True):
+            words, least = how(chain.sel(dtype=dtype))
+            if words:
+                ax.annotate(words, (least, y), (-3, 0), textcoords="offset points", color="#444444", **beside)
+        ax.axhline(a * step - 0.8, color="#BBBBBB", linewidth=0.6, zorder=0)
+        if named:
+            place, words = (-0.26, a * step + 1.5), "\n".join(label.rsplit(" ", 1))
+            ax.annotate(words, place, xycoords=ax.get_yaxis_transform(), color=shade, fontweight="bold", **beside)
+    ax.set_yticks(ticks, list(FORMATS) * len(study.CHAINS) if named else [""] * len(ticks))
+    # With room for a word before the first layer.
+    ax.set(
+        title=INITS[data.init.item()],
+        ylim=((len(study.CHAINS) - 1) * step + len(FORMATS) - 0.4, -0.7),
+        xlim=(0.04, ax.get_xlim()[1]),
+    )
+    ax.axvline(data.attrs["depth"] * 1.12, color="#999999", linewidth=0.8, linestyle=":", zorder=0)
+    if named:
+        for label, mark in zip((*QUANTITIES, "predicted"), "os^|", strict=True):
+            ax.plot([], [], mark, label=label, color="#555555", markersize=4)
+        ax.legend(loc="upper left", borderpad=0, handletextpad=0.2, labelspacing=0.2)
+
+
+def how(chain: xarray.Dataset) -> tuple[str, float]:
+    """Return how those quantities fail of which most seeds do, and from which layer on 5 % of the seeds do."""
+    each = [chain.sel(quantity=quantity) for quantity in QUANTITIES]
+    low, middle, _ = np.transpose([levels(one) for one in each])
+    words = [kind_of(one) for one, layer in zip(each, middle, strict=True) if layer < np.inf]
+    # That the loss overflows says that the states do.
+    overflows = middle[-1] == 1 and words[-1] == "overflow"
+    return "loss overflows" if overflows else ", ".join(dict.fromkeys(words)), low.min()
+
+
+def draw_errors(data: xarray.Dataset, name: str, ax: Axes) -> None:
+    """Draw the forward error of every format."""
+    for dtype in FORMATS:
+        st.plots.forward_error(data, ax, colour=st.plots.colour(name), dtype=dtype)
+    ax.axhline(0, color="#999999", linewidth=0.8)
+    ax.set(
+        title=f"forward error, {study.CHAINS[name]}", ylim=(-17.8, 1), yticks=range(-16, 1, 4), xlim=(0, data.depth[-1])
+    )
+    ends = data.log_errors.isel(depth=-1).median("seed") / math.log(10)
+    st.plots.end_labels(ax, {str(dtype): float(end) for dtype, end in zip(data.dtype.values, ends, strict=True)})
+
+
+def draw_agreement(shares: xarray.DataArray, ax: Axes) -> None:
+    """Draw the share of members predicted, with a number where it is low."""
+    table = 100 * shares.transpose("init", "architecture", "dtype", "quantity").to_numpy().reshape(-1, 12)
+    # Pale where all is as predicted, so that what is not stands out.
+    ax.imshow(table, cmap="Reds_r", vmin=0, vmax=100, aspect="auto")
+    for row, column in np.argwhere(table < 100 * ENOUGH):
+        ax.text(column, row, f"{table[row, column]:.0f}", ha="center", va="center", fontsize=7)
+    ax.set_xticks(range(12), [word for dtype in FORMATS for word in ("a", f"p\n{dtype}", "g")])
+    ax.set_yticks(range(15), list(study.CHAINS.values()) * len(INITS))
+    for tick, name in zip(ax.get_yticklabels(), list(study.CHAINS) * len(INITS), strict=True):
+        tick.set_color(st.plots.colour(name))
+    for i, init in enumerate(INITS):
+        ax.text(11.6, 5 * i + 2, init, rotation=270, va="center", fontsize=7)
+        ax.axhline(5 * i - 0.5, color="#777777", linewidth=0.8)
+        ax.axvline(3 * i + 2.5, color="#777777", linewidth=0.8)
+    ax.grid(visible=False)
+    ax.set_title("share predicted (%, if below 95)")
+
+
+def draw_scales(data: xarray.Dataset, ax: Axes) -> None:
+    """Draw the share of members with a loss scale against depth, and of those that it saves."""
+    shares = 100 * exist(data).mean("seed")
+    saved = 100 * (exist(data).sel(half="float16") & ~data.failed.sel(run="middle scale")).mean("seed")
+    for name in study.CHAINS:
+        shade = st.plots.colour(name)
+        for half, style in zip(HALF, ("-", "--"), strict=True):
+            ax.plot(data.total, shares.sel(architecture=name, half=half), style, color=shade)
+        ax.plot(data.total, saved.sel(architecture=name), "o", color=shade, markersize=2.5)
+    ax.set(xscale="log", xlim=(1, float(data.total[-1])), ylim=(-3, 103), xlabel="depth", title="with a loss scale (%)")
 
 
 if __name__ == "__main__":
