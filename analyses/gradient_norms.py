@@ -284,8 +284,8 @@ def draw(data: xarray.Dataset) -> dict[str, Figure]:
     st.plots.headline(
         figure,
         f"Over {data.sizes['layer']} layers the gradient of a plain PReLU chain shrinks by $10^{{{lost[PLAIN]:.0f}}}$, "
-        f"that of a residual one by $10^{{{lost[RESIDUAL]:.0f}}}$, both at the rate of theory; after training "
-        f"{left[PLAIN]:.0f} and {left[RESIDUAL]:.1f} decades are lost.",
+        f"that of a residual one by $10^{{{lost[RESIDUAL]:.0f}}}$, both at the rate of theory; chains trained on a "
+        f"sine lose {left[PLAIN]:.0f} and {left[RESIDUAL]:.1f} decades in the end.",
     )
     dead = {name: 100 * float(data.dead.sel(architecture=name)[-1].mean()) for name in ("plain_relu", "plain_prelu")}
     st.plots.headline(
@@ -345,7 +345,7 @@ def draw_depth(data: xarray.Dataset, ax: Axes, dead: Axes) -> None:
         if left.size == len(DEPTHS):
             ends[label] = float(left[-1])
         else:
-            ax.text(1.1, -3, f"{label}, all dead\nbeyond depth {int(left.depth[-1])}", fontsize=7, va="top")
+            ax.text(1.1, -100, f"{label}, all dead\nbeyond depth {int(left.depth[-1])}", fontsize=7, va="center")
         dead.plot(data.depth, 100 * one.dead.mean("member"), "o-", color=shade, markersize=3)
         dead.plot(data.depth, 100 * one.dead_at_1.mean("member"), "x", color=shade, markersize=4)
     ax.set_yscale("symlog", linthresh=1)

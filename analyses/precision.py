@@ -235,7 +235,7 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
         study.Claim(
             "Digits are lost where a random walk of errors reaches the state",
             "theory",
-            f"{study.share(inside)} of {inside.size} seeds lose them between the layers where 5 % and 95 % of the errors "
+            f"{study.share(inside)} of {inside.size} seeds lose them between the layers where 5 % and 95 % of errors "
             f"do, which are {study.spread(apart)} apart",
             "held" if inside.mean() >= 0.9 else "refuted",
         ),
@@ -333,11 +333,8 @@ def draw_failures(data: xarray.Dataset, ax: Axes, named: bool) -> None:
             ax.annotate(words, place, xycoords=ax.get_yaxis_transform(), color=shade, fontweight="bold", **beside)
     ax.set_yticks(ticks, list(FORMATS) * len(study.CHAINS) if named else [""] * len(ticks))
     # With room for a word before the first layer.
-    ax.set(
-        title=INITS[data.init.item()],
-        ylim=((len(study.CHAINS) - 1) * step + len(FORMATS) - 0.4, -0.7),
-        xlim=(0.04, ax.get_xlim()[1]),
-    )
+    ax.set(title=INITS[data.init.item()], ylim=(ticks[-1] + 0.6, -0.7), xlim=(0.02, ax.get_xlim()[1]))
+    ax.grid(axis="y", visible=False)
     ax.axvline(data.attrs["depth"] * 1.12, color="#999999", linewidth=0.8, linestyle=":", zorder=0)
     if named:
         for label, mark in zip((*QUANTITIES, "predicted"), "os^|", strict=True):
@@ -359,7 +356,6 @@ def draw_errors(data: xarray.Dataset, name: str, ax: Axes) -> None:
     """Draw the forward error of every format."""
     for dtype in FORMATS:
         st.plots.forward_error(data, ax, colour=st.plots.colour(name), dtype=dtype)
-    ax.axhline(0, color="#999999", linewidth=0.8)
     ax.set(
         title=f"forward error, {study.CHAINS[name]}", ylim=(-17.8, 1), yticks=range(-16, 1, 4), xlim=(0, data.depth[-1])
     )
