@@ -364,7 +364,7 @@ def draw_failures(data: xarray.Dataset, ax: Axes) -> None:
     kinds["healed"] = ("of these homotopy heals", data.failed, SHADES["growth, homotopy"])
     places = np.arange(data.sizes["target"])
     for offset, (kind, (words, of, shade)) in enumerate(kinds.items()):
-        middle, low, high = np.array([study.share(*pair) for pair in zip(data[kind], of, strict=True)]).T
+        middle, low, high = np.array([study.wilson(*pair) for pair in zip(data[kind], of, strict=True)]).T
         errors = np.maximum(0, [middle - low, high - middle])
         ax.errorbar(places + 0.15 * (offset - 1), middle, errors, fmt="o", markersize=4, color=shade, label=words)
     turns = zip(data.target.values, data.turns_failed.values, data.turns_of_target.values, strict=True)

@@ -24,11 +24,14 @@ def numbers(pattern):
     [
         "digits",
         "fit_sine",
+        "fold_counts",
         "folding",
+        "gradient_norms",
         "hard_targets",
         "identity_distance",
         "jacobian_spectrum",
         "phase_diagram",
+        "precision",
         "theory_check",
         "training_death",
         "your_model",
@@ -52,6 +55,56 @@ def test_folding():
     assert round(float(hardest.bound), 2) == bound
     assert round(float(hardest.reached.min()), 2) == reached
     assert hardest.sizes["seed"] == seeds
+
+
+def test_fold_counts():
+    data = st.plots.read_data(ROOT / "figures" / "fold_counts.nc")
+    least, most, depth = numbers(r"fresh, they have few folds \(medians of (\d+) to (\d+) at depth (\d+)\) and no turn")
+    medians = data.fresh.sel(kind="folds", depth=depth).median("seed_fresh")
+    assert (round(float(medians.min())), round(float(medians.max()))) == (least, most)
+    assert not data.fresh.sel(kind="turns").any()
+    assert "a residual chain has two folds in three steps, with two turns" in README
+    three = data.trained.sel(architecture="residual2_prelu", depth_trained=3).median("seed")
+    assert three.sel(kind="folds") == three.sel(kind="turns") == 2
+    assert "a plain chain with slopes >= 0 never turns" in README
+    plain = data.sel(architecture=["plain_relu", "plain_prelu"])
+    assert not plain.trained.sel(kind="turns").where(plain.slope_below_0 == 0, 0).any()
+
+
+def test_precision():
+    data = st.plots.read_data(ROOT / "figures" / "precision.nc")
+    part, case, cases = numbers(
+        r"was exceeded by (\S+) % of the errors over all, and by at most (\S+) % in each of the (\d+) cases"
+    )
+    shares = 100 * data.exceeded / data.compared
+    assert "The bound of `st.forward_error` was never violated" in README
+    assert not data.violations.any()
+    assert round(float(100 * data.exceeded.sum() / data.compared.sum()), 1) == part
+    assert float(shares.max()) <= case + 0.005
+    assert shares.size == cases
+    of, right, cases = numbers(r"1 % of the depth for (\d+) % of the members in (\d+) of its (\d+) cases")
+    assert int((data.agreement >= of / 100 - 1e-6).sum()) == right
+    assert data.agreement.size == cases
+    depth, low, high, layers, within = numbers(
+        r"\(bfloat16 after (\d+) layers of residual chains: (\d+) to (\d+) %\): when a random walk of errors reaches "
+        r"the state is spread over some (\d+) layers, within which (\d+) % of the members"
+    )
+    residual = data.sel(architecture=["residual2_relu", "residual2_prelu"], quantity="activations", dtype="bfloat16")
+    one = residual.sel(init="pytorch")
+    assert [round(100 * float(share)) for share in (one.agreement.min(), one.agreement.max())] == [low, high]
+    assert data.attrs["depth"] == depth
+    reached = one.digits_between.sel(end="least") > 0
+    ends = one.digits_between.where(one.digits_between > 0, depth + 1)
+    first, last = (ends.sel(end=end) for end in ("least", "largest"))
+    assert abs(float((last - first).where(reached).median()) - layers) < 20
+    lost = one.measured.sel(kind="digits")
+    lost = lost.where(lost > 0, depth + 1)
+    assert int(100 * ((lost >= first) & (lost <= last)).where(reached).mean()) >= within
+    low, high = numbers(r"as He et al\. in 16 bits, which are chaotic \((\d+) to (\d+) %\)")
+    chaotic = 100 * data.agreement.sel(init="he", architecture=["residual2_relu", "residual2_prelu"])
+    chaotic = chaotic.where(chaotic < 95 - 1e-4)
+    assert (round(float(chaotic.min())), round(float(chaotic.max()))) == (low, high)
+    assert not chaotic.sel(dtype=["float32", "float64"]).notnull().any()
 
 
 def test_your_model():
