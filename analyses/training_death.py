@@ -334,7 +334,7 @@ def draw_ends(data: xarray.Dataset, kind: str, ax: Axes) -> None:
             ends = np.zeros(3)  # of those deeper than any that was trained, all but a few are born dead
             if not plain or depth in relu_depths:
                 one = members_of(data, Run(name, depth))[kind]
-                ends = np.array(study.share(int(one.sum()), one.size))
+                ends = np.array(study.wilson(int(one.sum()), one.size))
             rows.append(100 * count / of + (1 - count / of) * ends)
         middle, low, high = np.array(rows).T
         errors, look = np.maximum(0, [middle - low, high - middle]), {"marker": "o", "markersize": 3, "capsize": 1.5}
