@@ -15,7 +15,6 @@ chain of 30 steps, a dot each, by epsilon and start; dotted, the best monotone f
 
 from __future__ import annotations
 
-import dataclasses
 import decimal
 import math
 from dataclasses import dataclass
@@ -31,11 +30,6 @@ from matplotlib.figure import Figure
 import stability as st
 import study
 
-#: Weights and slopes of -1 and 1: every step is x, -x, |x| or -|x| about its kink.
-SIGNS = dataclasses.replace(
-    st.INITS["pytorch"], name="signs", weight=st.Distribution("sign"), slope=st.Distribution("sign"),
-    readout_weight=st.Distribution("uniform"),
-)  # fmt: skip
 PRECISIONS: dict[str, Any] = {
     "24 bits": np.float32,
     "53 bits": np.float64,
@@ -53,7 +47,7 @@ STARTS: dict[str, tuple[str | st.Init, Any, float]] = {
     "epsilon 1e-8": ("pytorch", np.float64, 1e-8),
     "epsilon 0, 24 bits": ("pytorch", np.float32, 0.0),
     "epsilon 0": ("pytorch", np.float64, 0.0),
-    "signs": (SIGNS, np.float64, 1e-8),
+    "signs": (study.SIGNS, np.float64, 1e-8),
 }
 DEPTHS = (10, 30)
 

@@ -20,7 +20,6 @@ figure: every fit against its own number of pieces, filled if grown, and the bes
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,14 +38,9 @@ import study
 HELD = "plain_prelu, slopes >= 0"
 CASES = {name: name for name in st.ARCHITECTURES} | {HELD: "plain_prelu"}
 SHADES = {case: "#CC79A7" if case == HELD else st.plots.colour(case) for case in CASES}
-#: Weights and slopes of -1 and 1: every step is x, -x, |x| or -|x| about its kink.
-SIGNS = dataclasses.replace(
-    st.INITS["pytorch"], name="signs", weight=st.Distribution("sign"), slope=st.Distribution("sign"),
-    readout_weight=st.Distribution("uniform"),
-)  # fmt: skip
 METHODS: dict[str, tuple[str, str | st.Init]] = {
     "Adam": ("adam", "pytorch"),
-    "Adam, signs": ("adam", SIGNS),
+    "Adam, signs": ("adam", study.SIGNS),
     "LM": ("levenberg_marquardt", "pytorch"),
     "LM, knots": ("levenberg_marquardt", "knots"),
     "growth": ("growth", "pytorch"),

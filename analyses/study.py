@@ -59,6 +59,11 @@ CHAINS = {
     "residual2_prelu": "residual 2 PReLU",
     "plain_prelu": "plain PReLU",
 }
+#: Weights and slopes of -1 and 1: every step is x, -x, |x| or -|x| about its kink.
+SIGNS = dataclasses.replace(
+    st.INITS["pytorch"], name="signs", weight=st.Distribution("sign"), slope=st.Distribution("sign"),
+    readout_weight=st.Distribution("uniform"),
+)  # fmt: skip
 #: Seconds that a run may take to end by itself after Ctrl-C, before it is ended.
 PATIENCE = 1.0
 

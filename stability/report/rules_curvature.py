@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from stability.reading.in_format import in_format
+from stability.reading.network import Network
 from stability.reading.running import run
 from stability.reading.traces import undisturbed
 from stability.reading.trees import tensors_in
@@ -56,8 +58,9 @@ def step_too_large(case: Case) -> None:
     if case.optimizer is None or case.left < 6 * case.lasts or case.found("optimizer_epsilon", "lost_updates"):
         return
     step = one_step(case)
-    response = None if step is None else response_of(case, step)
-    if step is None or response is None:
+    answers = None if step is None else _answers(case, step)
+    response = None if answers is None else answers(1.0)
+    if answers is None or response is None:
         return
     quantity = "higher orders of a step over its first"
     case.look("step_too_large", quantity, response.higher_orders, HIGHER_ORDERS)
@@ -65,7 +68,7 @@ def step_too_large(case: Case) -> None:
         return
     trials: list[Trial | None] = []
     for part, words in ((0.1, "a tenth"), (0.01, "a hundredth")):
-        shorter = None if case.left < 4 * case.lasts else response_of(case, step, part)
+        shorter = None if case.left < 4 * case.lasts else answers(part)
         if shorter is not None and shorter.is_straight:
             remedy = f"warm up from {words} of the rate"
             trials.append(Trial(remedy, quantity, response.higher_orders, shorter.higher_orders))
@@ -87,25 +90,36 @@ def step_too_large(case: Case) -> None:
     )
 
 
-def response_of(case: Case, step: Step, length: float = 1.0) -> Response | None:
-    """Return how the output answers to a part of a step, all in float64; None where it does not change."""
-    states = [_output(case, step.changes, part) for part in (0.0, SMALL * length, length)]
-    if any(state is None for state in states):
-        return None
-    (plain, loss), (near, near_loss), (whole, whole_loss) = (state for state in states if state is not None)
-    predicted, actual = (near - plain) / SMALL, whole - plain
-    squared = float(predicted.square().sum())
-    if not (0 < squared < math.inf) or not math.isfinite(float(actual.square().sum())):
-        return None
-    product = float((predicted * actual).sum())
-    fall = (near_loss - loss) / SMALL
-    loss_ratio = (whole_loss - loss) / fall if fall < -SMALL * abs(loss) else 1.0
-    return Response(product / squared, product / math.sqrt(squared * float(actual.square().sum()) or 1.0), loss_ratio)
+def _answers(case: Case, step: Step) -> Callable[[float], Response | None] | None:
+    """Return what gives the response to a part of a step, all in float64; None where the output cannot be taken.
 
-
-def _output(case: Case, changes: dict[str, Tensor], part: float) -> tuple[Tensor, float] | None:
-    """Return all floating numbers of the output in float64, and the loss, with a part of a step taken."""
+    The derivative along the step is taken once. The response is None where the output does not change.
+    """
     reading = in_format(case.reading, torch.float64)
+    plain, near = (_output(case, reading, step.changes, part) for part in (0.0, SMALL))
+    if plain is None or near is None:
+        return None
+    start, loss = plain
+    whole, fall = (near[0] - start) / SMALL, (near[1] - loss) / SMALL
+
+    def response(part: float) -> Response | None:
+        moved = _output(case, reading, step.changes, part)
+        if moved is None:
+            return None
+        predicted, actual = part * whole, moved[0] - start
+        squared = float(predicted.square().sum())
+        if not (0 < squared < math.inf) or not math.isfinite(float(actual.square().sum())):
+            return None
+        product = float((predicted * actual).sum())
+        loss_ratio = (moved[1] - loss) / (part * fall) if fall < -SMALL * abs(loss) else 1.0
+        cosine = product / math.sqrt(squared * float(actual.square().sum()) or 1.0)
+        return Response(product / squared, cosine, loss_ratio)
+
+    return response
+
+
+def _output(case: Case, reading: Network, changes: dict[str, Tensor], part: float) -> tuple[Tensor, float] | None:
+    """Return all floating numbers of the output of a copy, and the loss, with a part of a step taken."""
     try:
         with undisturbed(reading.module, case.loss), torch.no_grad():
             for name, parameter in reading.module.named_parameters():
