@@ -27,6 +27,7 @@ from .signals import (
     units,
     watch,
 )
+from .sweeps import Sweep, open_sweep, sweep
 from .training import History, Interrupted, Task, references, train
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "Report",
     "SelfCheck",
     "Spectrum",
+    "Sweep",
     "Task",
     "Units",
     "WatchRecord",
@@ -70,12 +72,14 @@ __all__ = [
     "layers",
     "lyapunov",
     "naive_spectrum",
+    "open_sweep",
     "plots",
     "propagation",
     "references",
     "restrict",
     "segment",
     "spectrum",
+    "sweep",
     "tent",
     "theory",
     "train",

@@ -24,6 +24,7 @@ ALLOWED = {
     "signals": {"jacobians", "reading", "networks"},
     "precision": {"signals", "jacobians", "reading", "networks"},
     "training": {"folds", "networks"},
+    "sweeps": set(),
     "plots": MEASURED | {"reading", "networks", "training"},
     "report": MEASURED | {"reading", "networks", "training", "plots"},
     "__init__": set(ROOMS),
