@@ -91,6 +91,8 @@ def sweep(
     except KeyboardInterrupt:
         print(f"interrupted: {todo.done} more cells are kept; the same call goes on", file=sys.stderr)
         raise
+    finally:
+        held.clear_temporary()  # of workers that were killed
     return Sweep(held.folder, axes)
 
 
