@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dis
 import functools
 import random
 import sys
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 
@@ -24,6 +26,19 @@ _MOST_MEMBERS = 1000
 _MOST_NUMBERS = 2**20
 
 
+@dataclass(frozen=True, eq=False)
+class Named:
+    """A global that a function binds anew.
+
+    Attributes:
+        names: the globals of its module.
+        name: its own.
+    """
+
+    names: dict[str, object]
+    name: str
+
+
 def is_code(value: object) -> bool:
     """Whether a value is called and may hold others: a function, a bound method, a partial one, an object."""
     known = isinstance(value, FunctionType | MethodType | functools.partial)
@@ -34,8 +49,9 @@ def held_by(value: object) -> Iterator[object]:
     """Yield what a value holds, and can change: modules, generators, tensors, containers, dictionaries of attributes.
 
     A function holds what it closes over, its defaults, and the globals that it names; a cell that it closes over is
-    yielded too, as it may be bound anew. Containers and attributes are to be taken as they are, without their members,
-    which are yielded by themselves. Tensors of more than 2^20 numbers are data, and left out, as are large arrays.
+    yielded too, and a global, where it may be bound anew. Containers and attributes are to be taken as they are,
+    without their members, which are yielded by themselves. Tensors of more than 2^20 numbers are data, and left out, as
+    are large arrays, but for those that require a gradient.
     """
     left: deque[tuple[object, bool]] = deque([(value, True)])
     seen: dict[int, object] = {}  # the values themselves, so that no other gets the address of one
@@ -47,8 +63,10 @@ def held_by(value: object) -> Iterator[object]:
         if isinstance(one, nn.Module | torch.Generator | random.Random | np.random.Generator | np.random.RandomState):
             yield one
         elif isinstance(one, Tensor | np.ndarray):
-            if (one.numel() if isinstance(one, Tensor) else one.size) <= _MOST_NUMBERS:
+            if (one.numel() if isinstance(one, Tensor) else one.size) <= _MOST_NUMBERS or _is_trained(one):
                 yield one
+        elif isinstance(one, Named):
+            yield one
         elif isinstance(one, CellType):
             yield one
             left += ((content, False) for content in contents(one))
@@ -89,18 +107,32 @@ def _of_function(function: FunctionType) -> Iterator[object]:
     yield from function.__defaults__ or ()
     yield from (function.__kwdefaults__ or {}).values()
     yield from vars(function).values()
-    for name in _names(function.__code__):
+    names, bound = _names(function.__code__)
+    for name in names:
         named = function.__globals__.get(name)
         # Data that a function but reads: no state of its own.
-        if named is not None and not isinstance(named, Tensor | np.ndarray):
+        if named is not None and (not isinstance(named, Tensor | np.ndarray) or _is_trained(named)):
             yield named
+    for name in bound:
+        yield Named(function.__globals__, name)
 
 
-def _names(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
+def _is_trained(value: object) -> bool:
+    """Whether a value has a gradient that a backward pass adds to."""
+    return isinstance(value, Tensor) and value.is_leaf and value.requires_grad
+
+
+@functools.lru_cache(1024)
+def _names(code: CodeType) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names in the code of a function and of those inside of it, and the globals that these bind."""
+    names = list(code.co_names)
+    bound = [one.argval for one in dis.get_instructions(code) if one.opname in ("STORE_GLOBAL", "DELETE_GLOBAL")]
     for constant in code.co_consts:
-        if isinstance(constant, CodeType):  # functions inside of it
-            yield from _names(constant)
+        if isinstance(constant, CodeType):
+            inner = _names(constant)
+            names += inner[0]
+            bound += inner[1]
+    return tuple(dict.fromkeys(names)), tuple(dict.fromkeys(bound))
 
 
 def _is_of_others(module: str | None) -> bool:

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stability.reading.held import contents, held_by, is_code
+from stability.reading.held import Named, contents, held_by, is_code
 
 _reading = threading.local()
 #: One reading at a time: two of one network would see, and undo, what the other does to it.
 _ALONE = threading.RLock()
+_MISSING = object()
 
 
 def is_read() -> int:
@@ -135,6 +136,8 @@ def _keep_held(value: object, stack: ExitStack, known: dict[int, object]) -> Non
             if isinstance(one, CellType):
                 for content in contents(one):
                     stack.callback(setattr, one, "cell_contents", content)
+            elif isinstance(one, Named):
+                stack.callback(_bind, one.names, one.name, one.names.get(one.name, _MISSING))
             elif isinstance(one, dict):
                 _keep_items(one, stack)
             elif isinstance(one, list | set | deque):
@@ -167,6 +170,13 @@ def _keep_members(value: Any, stack: ExitStack) -> list[object]:
 
     stack.callback(restore)
     return held
+
+
+def _bind(names: dict[str, object], name: str, value: object) -> None:
+    if value is not _MISSING:
+        names[name] = value
+    else:
+        names.pop(name, None)
 
 
 def _is_hooks(key: object) -> bool:

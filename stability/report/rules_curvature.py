@@ -50,7 +50,8 @@ def step_too_large(case: Case) -> None:
     """Find steps of the optimiser whose effect is not the one that the derivative predicts.
 
     They change the output by far less or more, or raise a loss that should fall. "watch": a warm-up mends it, and many
-    recipes have one. What else makes a step useless, an epsilon or lost digits, is told there.
+    recipes have one; harmful where a trial of training diverges. What else makes a step useless, an epsilon
+    or lost digits, is told there.
     """
     if case.optimizer is None or case.left < 6 * case.lasts or case.found("optimizer_epsilon", "lost_updates"):
         return
@@ -106,14 +107,14 @@ def _output(case: Case, changes: dict[str, Tensor], part: float) -> tuple[Tensor
     """Return all floating numbers of the output in float64, and the loss, with a part of a step taken."""
     reading = in_format(case.reading, torch.float64)
     try:
-        with undisturbed(reading.module), torch.no_grad():
+        with undisturbed(reading.module, case.loss), torch.no_grad():
             for name, parameter in reading.module.named_parameters():
                 if name in changes:
                     parameter.add_(changes[name].to(parameter), alpha=part)
             output = run(reading.module, reading.copied())
             found = [t.double().flatten() for t in tensors_in(output) if t.is_floating_point()]
             loss = 0.0 if case.loss is None else float(case.loss(output))
-    except (ValueError, RuntimeError, TypeError) as error:
+    except Exception as error:  # a loss of the user's own may raise any
         case.notes.append(f"the effect of a step was not looked at: {reason(error)}")
         return None
     return (torch.cat(found), loss) if found else None

@@ -17,6 +17,7 @@ from stability.reading.traces import undisturbed
 from stability.report.case import Case, Optimizer, advice, settled
 from stability.report.finding import Finding, Trial, reason
 from stability.report.observation import Observation, random_loss
+from stability.report.optimizers import rate_of, take_step
 from stability.report.thresholds import LOST_SHARE, epsilon_ratio
 
 
@@ -56,7 +57,7 @@ def one_step(
     for group in optimizer.param_groups:
         if epsilon is not None and "eps" in group:
             group["eps"] = epsilon
-    rates = {id(p): float(group.get("lr", 1.0)) for group in optimizer.param_groups for p in group["params"]}
+    rates = {id(p): rate_of(group, 1.0) for group in optimizer.param_groups for p in group["params"]}
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
     try:
         with undisturbed(nn.Module(), case.loss), torch.enable_grad():
@@ -64,8 +65,8 @@ def one_step(
             value = (case.loss or random_loss)(run(net, inputs.mapped(lambda t: t.detach().clone())))
             torch.autograd.backward(value * scale)
             gradients = {name: p.grad.to_dense() for name, p in net.named_parameters() if p.grad is not None}
-            optimizer.step()
-    except (ValueError, RuntimeError, TypeError) as error:
+            take_step(optimizer)
+    except Exception as error:  # an optimiser or a loss of the user's own may raise any
         case.notes.append(f"a step of the optimiser was not looked at: {reason(error)}")
         return None
     found: dict[str, tuple[Tensor, Tensor, Tensor, float]] = {}

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import stability as st
+from stability.reading.traces import unchanged
 
 NORM = nn.BatchNorm1d(4)  # named by a function as a global
 
@@ -127,3 +128,25 @@ def test_a_module_in_a_callable_of_the_network_is_left_as_it_was():
         st.gradient_norms(net, torch.randn(6, 4), lambda y: y.square().mean(), batch_dim=None)
         assert all(torch.equal(one, other) for one, other in zip(known, norm.state_dict().values(), strict=True))
     assert held.calls == 0
+
+
+COUNT = 0
+WIDTH = torch.tensor(1.0, requires_grad=True)
+TABLE = torch.zeros(1025, 1024, requires_grad=True)  # more numbers than count as a state
+
+
+def by_what_is_global(y):
+    global COUNT
+    COUNT += 1
+    return (y * WIDTH + TABLE[0, 0]).square().mean()
+
+
+def test_globals_that_a_loss_binds_or_that_get_a_gradient_are_left_as_they_were():
+    net, x = network(), torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+    with unchanged(by_what_is_global):
+        by_what_is_global(net(x)).backward()
+        assert COUNT == 1
+        assert WIDTH.grad is not None
+    assert COUNT == 0
+    assert WIDTH.grad is None
+    assert TABLE.grad is None

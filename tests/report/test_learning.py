@@ -144,3 +144,154 @@ def test_severity_is_that_of_training():
     assert told >= 0.85 * ill
     assert well >= 20
     assert wrong <= 0.03 * well + 1
+
+
+def by_a_loss(loss, optimizer=None, sample=None):
+    sample = detached() if sample is None else sample
+    given = None if optimizer is None else optimizer(sample.net.parameters())
+    return st.examine(sample.net, sample.x, loss(sample), optimizer=given, formats=("float32",))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda _: lambda y: functional.cross_entropy(y, torch.arange(32) % 4, label_smoothing=0.5),
+        lambda sample: lambda y: sample.loss(y) + 10,
+    ],
+    ids=["smoothed", "offset"],
+)
+def test_a_loss_that_cannot_fall_to_half_is_held_against_the_best_output(loss):
+    found = only(by_a_loss(loss), "cut_gradient")
+    assert found.severity == "watch"
+    assert "and the best one" in found.why
+
+
+@given(some.floats(0.02, 0.2), some.floats(2.0, 100.0))
+def test_a_fall_towards_what_a_constant_has_is_no_learning(pace, start):
+    losses = tuple(1 + (start - 1) * math.exp(-pace * k) for k in range(ITERATIONS + 1))
+    assert not Learning(losses, 1.0, "SGD").learns
+
+
+def test_what_falls_below_what_a_constant_has_in_the_last_iteration_may_be_chance():
+    assert not Learning((*[5.0] * ITERATIONS, 0.97), 1.0, "SGD").learns
+
+
+@given(some.floats(0.0, 5.0), some.floats(0.001, 0.1))
+def test_what_learns_does_not_depend_on_what_a_loss_has_at_least(floor, pace):
+    falls = [math.exp(-pace * k) for k in range(ITERATIONS + 1)]
+    plain = Learning(tuple(falls), 1.0, "SGD")
+    assert Learning(tuple(floor + fall for fall in falls), floor + 1.0, "SGD", floor).learns == plain.learns
+
+
+def far():
+    sample = a.residual(16, 4, seed=2)
+    sample.x = sample.x * 100
+    return sample
+
+
+def test_a_rate_that_a_schedule_has_not_raised_yet_decides_nothing():
+    sample = far()
+    optimizer = torch.optim.Adam(sample.net.parameters(), 1e-3)
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: epoch / 100)
+    report = st.examine(sample.net, sample.x, sample.loss, optimizer=optimizer)
+    assert only(report, "input_scale").severity == "watch"
+    assert any("decides nothing: a schedule" in note for note in report.notes)
+
+
+def test_a_start_far_off_is_not_told_of_the_points():
+    sample = a.mlp(32, 4, seed=1)
+    sample.x = sample.x * 100
+    target = 1000 + torch.randn(32, 4)
+    report = st.examine(sample.net, sample.x, lambda y: functional.mse_loss(y, target))
+    assert only(report, "input_scale").severity == "watch"
+    assert any("a start far off" in note for note in report.notes)
+
+
+def test_a_rate_by_which_the_loss_diverges_is_harmful():
+    report = by_a_loss(lambda sample: sample.loss, lambda p: torch.optim.SGD(p, 1e4), a.mlp(32, 4, seed=1))
+    assert only(report, "step_too_large").severity == "harmful"
+
+
+def test_a_loss_that_rises_a_little_may_come_back():
+    assert not Learning((1.5, 2.2), 1.4, "Adam").diverges
+    assert Learning((1.5, 15.1), 1.4, "Adam").diverges
+    assert Learning((1.5, math.nan), 1.4, "Adam").diverges
+
+
+class Fading:
+    """A loss whose weight falls by a hundredth at every call."""
+
+    def __init__(self, loss):
+        self.loss, self.weight = loss, 1.0
+
+    def __call__(self, y):
+        self.weight *= 0.99
+        return self.loss(y) * self.weight
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [lambda sample: Fading(sample.loss), lambda _: lambda y: functional.mse_loss(y, torch.randn_like(y))],
+    ids=["fading", "random"],
+)
+def test_a_loss_that_changes_by_itself_decides_nothing(loss):
+    report = by_a_loss(loss)
+    assert only(report, "cut_gradient").severity == "harmful"
+    assert "no trial of training was made: the loss gives other values for the same output" in report.notes
+
+
+def test_what_a_loss_counts_is_no_higher_order_of_a_step():
+    sample, count = a.mlp(32, 3, seed=1), 0
+
+    def loss(y):  # falls at its second call, rises at its third
+        nonlocal count
+        count += 1
+        return sample.loss(y) * (1.5, 1.0, 0.9)[count % 3]
+
+    report = st.examine(sample.net, sample.x, loss, optimizer=torch.optim.SGD(sample.net.parameters(), 0.01))
+    assert not report.findings
+    assert count == 0
+
+
+class WithMore(torch.optim.SGD):
+    """An optimiser that holds more than torch copies."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, 0.1)
+        self.more = 1
+
+    def step(self):
+        return self.more
+
+
+class WithClosure(torch.optim.SGD):
+    """An optimiser that steps on a closure alone."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, 0.1)
+
+    def step(self, closure=None):
+        assert closure is not None, "give a closure"
+
+
+def without_rate(parameters):
+    optimizer = torch.optim.Adam(parameters, 1e-3)
+    optimizer.param_groups[0]["lr"] = None
+    return optimizer
+
+
+@pytest.mark.parametrize("optimizer", [WithMore, WithClosure, torch.optim.LBFGS, without_rate])
+def test_an_optimiser_that_raises_on_a_copy_is_told_by_name(optimizer):
+    report = by_a_loss(lambda sample: sample.loss, optimizer)
+    assert only(report, "cut_gradient").severity == "harmful"
+    for start in ("a step of the optimiser was not looked at", "no trial of training was made"):
+        assert any(note.startswith(f"{start}: the optimiser raises ") for note in report.notes)
+
+
+def test_a_network_in_half_precision_is_not_trained_by_an_epsilon_of_0():
+    sample = far()
+    sample.net.half()
+    sample.x = sample.x.half()
+    found = only(by_a_loss(lambda sample: sample.loss, sample=sample), "input_scale")
+    assert found.severity == "watch"
+    assert "Adam at 0.001 in float32" in found.why
