@@ -26,7 +26,7 @@ ALLOWED = {
     "training": {"folds", "networks"},
     "sweeps": set(),
     "plots": MEASURED | {"reading", "networks", "training"},
-    "report": MEASURED | {"reading", "networks", "training", "plots"},
+    "report": MEASURED | {"reading", "networks", "training", "plots", "sweeps"},
     "__init__": set(ROOMS),
     "__main__": {"report"},
 }
