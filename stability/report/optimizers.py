@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import SupportsFloat
 
 import torch
 
 
-def rate_of(group: dict[str, Any], otherwise: float) -> float:
+def rate_of(group: Mapping[str, SupportsFloat | None], otherwise: float) -> float:
     """Return the rate of a group of parameters, another number where it has none."""
     rate = group.get("lr")
     return otherwise if rate is None else float(rate)
@@ -16,7 +17,7 @@ def rate_of(group: dict[str, Any], otherwise: float) -> float:
 def is_on_schedule(optimizer: torch.optim.Optimizer) -> bool:
     """Whether the rate of a group is not that of the training: 0, or below the one from which a schedule makes it."""
 
-    def low(group: dict[str, Any]) -> bool:
+    def low(group: Mapping[str, SupportsFloat | None]) -> bool:
         rate = rate_of(group, 1.0)
         known = (group.get("initial_lr"), group.get("max_lr"))
         return rate == 0 or any(rate < float(one) for one in known if one is not None)
