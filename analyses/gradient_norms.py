@@ -9,507 +9,391 @@ that nothing over- or underflows; the loss is the mean-squared error to sin. A l
 along the layers of one depth (counted from the output, as the gradient travels) and along the total depth. Theory: at
 one point x the derivatives g of successive steps are independent and equally distributed where the sign of a
 pre-activation is a fair coin whatever the state, so log|dLoss/dh| is a random walk with E log|g| a layer,
-`st.theory.lyapunov_exponent`. Over the whole of (-3, 3) the norm is led by the points with the largest gradient, and
-without biases, where x and -x part for good, it decays more slowly than at one point. The error at the output is a
-part of the gradient: in a residual1_relu chain it grows with the output, so against depth the gradient grows by both.
+`st.theory.lyapunov_exponent`. Over the whole of (-3, 3) the points with the largest gradient lead the norm, and without
+biases, where x and -x part for good, it decays more slowly. The error at the output is a part of the gradient, and in a
+residual 1 ReLU chain it grows with the output: against depth the gradient grows by both.
 
-Reading. Top left: by layer, as torch initialises; median and 5-95 % over seeds, dashed the fitted law, dotted the
-predicted rate, thin the plain chain from other initialisations; grey, below what a format rounds to 0. The inset is
-the residual chain alone. Top right: at the first layer against depth, for the members alive, on a scale on which an
-exponential law is straight far from 1; below it the share of members whose gradient is exactly 0, crosses at the one
-point x = 1. Bottom left: fitted rates a layer at x = 1 (dots) and x = -1 (triangles) with 95 % intervals, most of them
-narrower than their mark; ticks are theory; what has no rate stands hollow at the left, with the law it has instead.
-Bottom right: along training, the first layer solid and the last dashed, and their ratio with 5-95 %. Step 0 is drawn
-at one half.
+Reading. a: by layer, medians over seeds; bands from 5 to 95 %, the fitted law (dashed) and the rate of theory (dotted)
+for torch's initialisation; what lies below a grey line rounds to 0 in that format. b: at the first layer against depth,
+torch's initialisation, members alive. c: fitted rates a layer at x = 1 (dots) and x = -1 (triangles) with intervals of
+95 %, most of them narrower than their mark; ticks are theory; hollow at the left is what has no rate. d: the first
+layer's gradient over the last one's along training; iteration 0 is drawn at one half. The second figure has the
+residual chain of a by itself, and the share of members whose gradient is exactly 0 (crosses at x = 1).
 """
 
 from __future__ import annotations
 
 import math
-import textwrap
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-import tyro
 import xarray
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 import stability as st
+import study
 
 INTERVAL = (-3, 3)
-PAIR = ("plain_prelu", "residual2_prelu")
-LABELS = {
-    "plain_relu": "plain ReLU",
-    "residual1_relu": "residual ReLU, one map",
-    "residual2_relu": "residual ReLU",
-    "residual2_prelu": "residual PReLU",
-    "plain_prelu": "plain PReLU",
-}
-STARTS = {
+POINTS = torch.linspace(*INTERVAL, 32, dtype=torch.float64)
+DEPTHS = (1, 2, 3, 5, 10, 30, 100, 300, 1000)
+CASES = {
+    "residual 2 PReLU": ("residual2_prelu", "pytorch"),
     "plain PReLU": ("plain_prelu", "pytorch"),
-    "plain PReLU from the identity": ("plain_prelu", "identity"),
-    "residual PReLU": ("residual2_prelu", "pytorch"),
+    "plain, he": ("plain_prelu", "he"),
+    "plain, orthogonal": ("plain_prelu", "orthogonal"),
+    "plain, identity": ("plain_prelu", "identity"),
 }
-SHADES = {name: st.plots.colour(architecture) for name, (architecture, _) in STARTS.items()}
-SHADES["plain PReLU from the identity"] = "#CC79A7"
+RESIDUAL, PLAIN, _, _, IDENTITY = CASES
+SHADES = {case: st.plots.colour(architecture) for case, (architecture, _) in CASES.items()} | {IDENTITY: "#CC79A7"}
 #: What is smaller rounds to 0: half of the smallest number of the format.
 VANISHING = {"float32": -150 * math.log10(2), "float64": -1075 * math.log10(2)}
+PLACES = {"x = 1": 1.0, "x = -1": -1.0}
 LEVELS = [0.05, 0.5, 0.95]
 DECADE = math.log(10)
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(study.Settings):
     """Gradient norms of the five chains: by layer, against depth, along training."""
 
-    quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Fewer seeds, iterations and layers: under 10 seconds."""
-    out: Path = Path("figures")
-    """The folder for the figure (PNG, PDF) and its data (netCDF)."""
-    seed: int = 0
-    """The root seed."""
-
-
-def error_to_sine(x: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return the loss of each seed: the mean-squared error to sin over the points x."""
-    return lambda output: (output - x.sin()).square().mean(dim=1)
+    depth: int = 500
+    """Of the chains that are followed by layer."""
+    seeds: int = 240
+    """Members of every fresh chain."""
+    trained_depth: int = 100
+    """Of the trained chains."""
+    trained_seeds: int = 40
+    """Members of every trained chain."""
+    iterations: int = 1000
+    """Of Adam."""
 
 
 def norms(chain: st.Chain, x: torch.Tensor) -> st.GradientNorms:
-    """Return the gradient norms of the mean-squared error over the points x."""
-    return st.gradient_norms(chain, x, error_to_sine(x))
+    """Return the gradient norms of the mean-squared error to sin over the points x."""
+    return st.gradient_norms(chain, x, lambda output: (output - x.sin()).square().mean(dim=1))
 
 
-def predict(architecture: str, init: str, x: float, depth: int) -> float | None:
-    """Return E log|g| a layer at the point x, -inf where g may be 0, None where nothing is derived."""
+def predict(architecture: str, init: str, x: float, depth: int) -> float:
+    """Return E log|g| a layer at the point x, -inf where g may be 0, NaN where nothing is derived."""
     kind, law = st.ARCHITECTURES[architecture], st.INITS[init]
     if kind.skip == 1 and kind.maps == 1 and (law.bias.scale != 0 or law.kinks is not None):
-        return None  # what is derived holds far from the kinks
+        return math.nan  # what is derived holds far from the kinks
     try:
         exponent = st.theory.lyapunov_exponent(architecture, init, sign=1 if x > 0 else -1)
         known = {"depth": depth}
         return float(exponent.value(**{s.name: known[s.name] for s in exponent.symbols if s.name in known}))
     except ValueError:  # a weight may take the state across 0
-        return None
+        return math.nan
 
 
-def by_layer(depth: int, seeds: int, x: torch.Tensor, root: int) -> xarray.Dataset:
-    """Return quantiles of the norms by layer as torch initialises, with the fitted law, and the plain medians."""
-    quantiles, fitted, predicted = [], [], []
-    from_output = np.arange(depth, 0, -1)
-    for name in PAIR:
-        found = norms(st.Chain(name, depth, seeds=seeds, root=root), x)
-        fit, rate = st.fit_growth(found), predict(name, "pytorch", 1.0, depth)
-        assert rate is not None
-        lost = [
-            f"{100 * found.underflows(dtype, 'input')[0].double().mean():.0f} % of them 0 in {name_of_format}"
-            for name_of_format, dtype in (("float32", torch.float32), ("float64", torch.float64))
-        ]
-        print(f"  {LABELS[name]}: {fit.verdict}; at the first layer {', '.join(lost)}")
-        quantiles.append(found.quantiles("input", LEVELS).numpy())
-        fitted.append(fit.predict(from_output))
-        # The line of theory starts where the measured one does, at the last layer.
-        predicted.append(quantiles[-1][1, -1] + rate * (from_output - 1))
-    others = ("he", "orthogonal", "identity")
-    medians = [
-        norms(st.Chain("plain_prelu", depth, seeds=seeds, init=init, root=root), x).quantiles("input", [0.5])[0].numpy()
-        for init in others
-    ]
+def by_layer(case: str, settings: Settings) -> xarray.Dataset:
+    """Return the norms by layer, with the law fitted to them and theory."""
+    architecture, init = CASES[case]
+    chain = st.Chain(architecture, settings.depth, seeds=settings.seeds, init=init, root=settings.seed)
+    found = norms(chain, POINTS)
+    fit, quantiles = st.fit_growth(found), found.quantiles("input", LEVELS).numpy()
+    from_output = np.arange(settings.depth, 0, -1)
+    # The line of theory starts where the measured one does, at the last layer.
+    theory = quantiles[1, -1] + predict(architecture, init, 1.0, settings.depth) * (from_output - 1)
+    states, zero = found["input"], [found.underflows(getattr(torch, name), "input")[0].numpy() for name in VANISHING]
     return xarray.Dataset(
         {
-            "log10_norm": (("architecture", "quantile", "layer"), np.stack(quantiles) / DECADE),
-            "fitted": (("architecture", "layer"), np.stack(fitted) / DECADE),
-            "predicted": (("architecture", "layer"), np.stack(predicted) / DECADE),
-            "plain_median": (("init", "layer"), np.stack(medians) / DECADE),
+            "log10_norm": (("quantile", "layer"), quantiles / DECADE),
+            "fitted": ("layer", fit.predict(from_output) / DECADE),
+            "theory": ("layer", theory / DECADE),
+            "lost": ("member", (states[-1] - states[0]).numpy() / DECADE, {"long_name": "decades, last over first"}),
+            "zero": (("format", "member"), np.stack(zero), {"long_name": "the first layer's rounds to 0"}),
         },
-        {"architecture": list(PAIR), "quantile": LEVELS, "layer": np.arange(1, depth + 1), "init": list(others)},
+        {"quantile": LEVELS, "layer": np.arange(1, settings.depth + 1), "format": list(VANISHING)},
     )
 
 
-def against_depth(depths: list[int], seeds: int, x: torch.Tensor, root: int) -> xarray.Dataset:
+def against_depth(architecture: str, settings: Settings) -> xarray.Dataset:
     """Return what is left at the first layer of chains of several depths, as torch initialises."""
-    shape = (len(st.ARCHITECTURES), len(depths))
-    quantiles, dead = np.full((*shape, len(LEVELS)), -math.inf), np.empty((2, *shape))
-    one_point = torch.ones(1, dtype=torch.float64)
-    for a, name in enumerate(st.ARCHITECTURES):
-        deepest = st.Chain(name, max(depths), seeds=seeds, root=root)
-        found = [norms(deepest.prefix(depth), x) for depth in depths]
-        print(f"  {LABELS[name]}: {st.fit_growth(found, along='depth').verdict}")
-        for d, one in enumerate(found):
-            dead[0, a, d] = one.dead.double().mean()
-            dead[1, a, d] = norms(deepest.prefix(depths[d]), one_point).dead.double().mean()
-            if not one.dead.all():  # with none alive, all are exactly 0, and their logs -inf
-                quantiles[a, d] = one.quantiles("input", LEVELS, alive=True)[:, 0].numpy() / DECADE
+    deepest = st.Chain(architecture, DEPTHS[-1], seeds=settings.seeds, root=settings.seed)
+    found = [norms(deepest.prefix(depth), POINTS) for depth in DEPTHS]
+    at_1 = [norms(deepest.prefix(depth), torch.ones(1, dtype=torch.float64)) for depth in DEPTHS]
+    left = np.full((len(DEPTHS), len(LEVELS)), -math.inf)  # with none alive, all are exactly 0
+    for row, one in zip(left, found, strict=True):
+        if not one.dead.all():
+            row[:] = one.quantiles("input", LEVELS, alive=True)[:, 0].numpy() / DECADE
     return xarray.Dataset(
         {
-            "log10_norm": (("architecture", "depth", "quantile"), quantiles),
-            "dead": (("architecture", "depth"), dead[0]),
-            "dead_at_one_point": (("architecture", "depth"), dead[1]),
-            # A plain ReLU step passes a gradient on if its pre-activation is above 0: a fair coin each.
-            "predicted_dead": (("depth",), 1 - 0.5 ** np.array(depths)),
+            "left": (("depth", "quantile"), left, {"long_name": "log10 norm at the first layer, alive"}),
+            "dead": (("depth", "member"), torch.stack([one.dead for one in found]).numpy()),
+            "dead_at_1": (("depth", "member"), torch.stack([one.dead for one in at_1]).numpy()),
+            "law": ((), st.fit_growth(found, along="depth").verdict, {"long_name": "along the depth"}),
         },
-        {"architecture": list(st.ARCHITECTURES), "depth": depths, "quantile": LEVELS},
-        {"seeds": seeds},
+        {"depth": list(DEPTHS), "quantile": LEVELS},
     )
 
 
-def rates(depth: int, seeds: int, whole: torch.Tensor, root: int) -> xarray.Dataset:
-    """Return the fitted rate of every pair that exists, at single points and over the interval, beside theory."""
-    cases: list[tuple[str, str, str]] = []
-    fits: list[st.GrowthFit] = []
-    predicted: list[float | None] = []
-    refused: dict[str, list[str]] = {}
-    for name in st.ARCHITECTURES:
-        for init in st.INITS:
-            try:
-                chain = st.Chain(name, depth, seeds=seeds, init=init, root=root)
-            except ValueError:  # not every scheme exists for every architecture
-                refused.setdefault(init, []).append(LABELS[name])
-                continue
-            for x in (1.0, -1.0) if name == "residual1_relu" else (1.0,):
-                fits.append(st.fit_growth(norms(chain, torch.tensor([x], dtype=torch.float64))))
-                predicted.append(predict(name, init, x, depth))
-                cases.append((name, init, f"x = {x:g}"))
-            fits.append(st.fit_growth(norms(chain, whole)))
-            predicted.append(None)
-            cases.append((name, init, "interval"))
-    rated = [i for i, fit in enumerate(fits) if fit.rate is not None]
-    known = [i for i, value in enumerate(predicted) if value is not None]
-    intervals = [fits[i].interval or (0.0, 0.0) for i in rated]
-    architectures, inits, places = zip(*cases, strict=True)
-    return xarray.Dataset(
-        {
-            "dead": ("case", [fit.dead for fit in fits]),
-            "rate": ("rated", [fits[i].rate for i in rated]),
-            "low": ("rated", [low for low, _ in intervals]),
-            "high": ("rated", [high for _, high in intervals]),
-            "standard_error": ("rated", [fits[i].standard_error for i in rated]),
-            "predicted": ("known", [predicted[i] for i in known]),
-        },
-        {
-            "architecture": ("case", list(architectures)),
-            "init": ("case", list(inits)),
-            "place": ("case", list(places)),
-            "verdict": ("case", [fit.verdict for fit in fits]),
-            "law": ("case", ["dead" if fit.best is None else fit.best.shape for fit in fits]),
-            "rated": rated,
-            "known": known,
-        },
-        {"depth": depth, "refused": "; ".join(f"{init} for {', '.join(names)}" for init, names in refused.items())},
+def rates(architecture: str, init: str, settings: Settings) -> xarray.Dataset:
+    """Return the fitted rate at single points and over the interval, beside theory; NaN for what does not exist."""
+    places = {place: torch.tensor([x], dtype=torch.float64) for place, x in PLACES.items()} | {"interval": POINTS}
+    numbers, shapes = np.full((6, len(places)), np.nan), ["does not exist"] * len(places)
+    chain = None
+    with suppress(ValueError):  # not every scheme exists for every architecture
+        chain = st.Chain(architecture, settings.depth, seeds=settings.seeds, init=init, root=settings.seed)
+    for p, (place, x) in enumerate(places.items() if chain else ()):
+        fit = st.fit_growth(norms(chain, x))
+        theory = predict(architecture, init, PLACES[place], settings.depth) if place in PLACES else math.nan
+        numbers[4:, p], shapes[p] = (theory, fit.dead), "all dead" if fit.best is None else fit.best.shape
+        if fit.rate is not None:
+            numbers[:4, p] = fit.rate, *fit.interval, fit.standard_error
+    names = ("rate", "low", "high", "standard_error", "predicted", "dead_share")
+    data = {name: ("place", row) for name, row in zip(names, numbers, strict=True)}
+    return xarray.Dataset(data | {"shape": ("place", shapes)}, {"place": list(places)})
+
+
+def training(start: str, settings: Settings) -> xarray.Dataset:
+    """Return the norms at the first and the last layer, and the loss, along training on sin."""
+    architecture, init = CASES[start]
+    watched = [0, *np.unique(np.geomspace(1, settings.iterations, 24).astype(int)).tolist()]
+    chain = st.Chain(architecture, settings.trained_depth, seeds=settings.trained_seeds, init=init, root=settings.seed)
+    task, rows = st.Task(torch.sin, INTERVAL, points=128), []
+
+    def watch(iteration: int, losses: torch.Tensor) -> None:
+        if iteration in watched:
+            rows.append(torch.stack([*norms(chain, task.x)["input"][[0, -1]] / DECADE, losses]).numpy())
+
+    st.train(chain, task, iterations=settings.iterations, on_iteration=watch, progress=False)
+    first, last, loss = np.stack(rows, axis=1)
+    over = ("iteration", "seed")
+    return xarray.Dataset({"first": (over, first), "last": (over, last), "loss": (over, loss)}, {"iteration": watched})
+
+
+def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset:
+    return xarray.merge(
+        [
+            parts.cells(by_layer, settings, case=list(CASES)),
+            parts.cells(against_depth, settings, architecture=list(study.CHAINS)),
+            parts.cells(rates, settings, architecture=list(study.CHAINS), init=list(st.INITS)),
+            parts.cells(training, settings, start=[RESIDUAL, PLAIN, IDENTITY]),
+        ]
     )
 
 
-def deviation(data: xarray.Dataset, case: int) -> float | None:
-    """Return (measured - predicted) / standard error of one case; None where one of them is not known."""
-    if case not in data.rated or case not in data.known:
-        return None
-    measured, theory = data.sel(rated=case), float(data.predicted.sel(known=case))
-    if not float(measured.standard_error) > 1e-12:  # all members alike: right to the last digits, or wrong
-        return 0.0 if math.isclose(float(measured.rate), theory, abs_tol=1e-12) else math.inf
-    return (float(measured.rate) - theory) / float(measured.standard_error)
+def deviations(data: xarray.Dataset) -> xarray.DataArray:
+    """Return |measured - predicted| / standard error of every rate, NaN where one of them is not known."""
+    off, error = abs(data.rate - data.predicted), data.standard_error
+    alike = xarray.where(off < 1e-12, 0.0, np.inf)  # all members alike: right to the last digits, or wrong
+    return (off / error).where(error > 1e-12, alike).where(off.notnull())
 
 
-def training(depth: int, seeds: int, iterations: int, root: int) -> xarray.Dataset:
-    """Return the norms at the first and the last layer and the loss along training on sin."""
-    task = st.Task(torch.sin, INTERVAL, points=128)
-    watched = sorted({0, *np.unique(np.geomspace(1, iterations, 24).astype(int)).tolist()})
-    ends, ratio = np.empty((len(STARTS), len(watched), 2, seeds)), np.empty((len(STARTS), len(watched), seeds))
-    loss = np.empty(ratio.shape)
-    for s, (name, init) in enumerate(STARTS.values()):
-        chain = st.Chain(name, depth, seeds=seeds, init=init, root=root)
-
-        def watch(iteration: int, losses: torch.Tensor, chain: st.Chain = chain, s: int = s) -> None:
-            if iteration in watched:
-                at, found = watched.index(iteration), norms(chain, task.x)["input"].numpy() / DECADE
-                ends[s, at], ratio[s, at], loss[s, at] = found[[0, -1]], found[0] - found[-1], losses.numpy()
-
-        st.train(chain, task, iterations=iterations, on_iteration=watch)
-    return xarray.Dataset(
-        {
-            "log10_norm": (("start", "iteration", "end", "seed"), ends),
-            "log10_ratio": (("start", "iteration", "seed"), ratio),
-            "loss": (("start", "iteration", "seed"), loss, {"long_name": "mean-squared error"}),
-        },
-        {"start": list(STARTS), "iteration": watched, "end": ["first layer", "last layer"]},
-        {"depth": depth},
-    )
+def interval(one: xarray.Dataset) -> str:
+    rate, low, high = (round(float(value), 9) + 0.0 for value in (one.rate, one.low, one.high))
+    return f"{rate:.3g} ({low:.3g} to {high:.3g})"
 
 
-def outcome(before: float, after: float) -> str:
-    """Say what training did to the decades that are lost between the last layer and the first, before and after."""
-    before, after = max(before, 0.0), max(after, 0.0)  # one that grows on its way back loses nothing
-    if after > max(2 * before, before + 0.1):
-        return "deepens"
-    return "heals" if after < before / 2 else "leaves"
+def outcome(lost: xarray.DataArray) -> str:
+    """Say what training did to the decades that are lost between the last layer and the first, in the median."""
+    # One that grows on its way back loses nothing.
+    before, after = lost.quantile(0.5, "seed", method="inverted_cdf")[[0, -1]].clip(min=0).values
+    return "deepened" if after > max(2 * before, before + 0.1) else "healed" if after < before / 2 else "left as it is"
 
 
-def signed(value: float) -> str:
-    """Return four digits with a sign, rounding errors of 0 as 0."""
-    return f"{round(value, 9) + 0.0:+.4g}"
-
-
-def describe_rates(data: xarray.Dataset) -> list[tuple[float, str]]:
-    """Print one line a case, the interval's rate beside; return |z| and name of every comparison with theory."""
-    compared = []
-    cases = list(zip(*(data[key].values.tolist() for key in ("architecture", "init", "place")), strict=True))
-    for case, (name, init, place) in enumerate(cases):
-        if place == "interval":
-            continue
-        line = f"  {LABELS[name]}, {init}, {place}: {str(data.verdict.values[case]).split(';')[0]}"
-        if case in data.rated:
-            one = data.sel(rated=case)
-            line += f"; rate {signed(float(one.rate))} +- {float(one.standard_error):.1g}"
-            if (z := deviation(data, case)) is not None:
-                line += f", theory {signed(float(data.predicted.sel(known=case)))} (z = {z:+.1f})"
-                compared.append((abs(z), f"{LABELS[name]}, {init}, {place}"))
-        if 0 < float(data.dead[case]) < 1:
-            line += f"; {100 * float(data.dead[case]):.0f} % exactly dead"
-        whole = cases.index((name, init, "interval"))
-        if place == "x = 1" and whole in data.rated:
-            line += f"; over the interval {signed(float(data.rate.sel(rated=whole)))}"
-        print(line)
-    return compared
-
-
-def describe_training(data: xarray.Dataset) -> list[str]:
-    """Print one line a start, and return what training did to each, in words."""
-    words = []
-    for start in data.start.values:
-        one = data.sel(start=start)
-        lost = -np.quantile(one.log10_ratio, 0.5, axis=1, method="inverted_cdf")
-        first = one.log10_norm.sel(end="first layer").median("seed")
-        done = outcome(lost[0], lost[-1])
-        print(
-            f"  {start}: the first layer's gradient is 10^{-lost[0]:.1f} of the last one's at the start and "
-            f"10^{-lost[-1]:.1f} at the end: training {done} it. By itself it goes from 10^{float(first[0]):.1f} to "
-            f"10^{float(first[-1]):.1f}, and the error from {float(one.loss[0].median()):.2g} to "
-            f"{float(one.loss[-1].median()):.2g} (medians)"
-        )
-        unchanged = " as it is" if done == "leaves" else ""
-        words.append(f"{done} the decay{unchanged} in {start} (10^{-lost[0]:.1f} to 10^{-lost[-1]:.1f})")
-    return words
-
-
-def main(settings: Settings) -> None:
-    st.plots.make_folder(settings.out)  # before the work, not after it
-    if settings.quick:
-        depth, seeds, depths, trained_depth, trained_seeds, iterations = 100, 60, [1, 2, 3, 5, 10, 30, 100], 30, 8, 200
-    else:
-        depth, seeds, trained_depth, trained_seeds, iterations = 500, 240, 100, 40, 1000
-        depths = [1, 2, 3, 5, 10, 30, 100, 300, 1000]
-    x = torch.linspace(*INTERVAL, 32, dtype=torch.float64)
-
-    print(f"By layer, as torch initialises, depth {depth}, {seeds} seeds, error to sin on {INTERVAL}:")
-    layers = by_layer(depth, seeds, x, settings.seed)
-    print(f"Against depth, at the first layer, depths {', '.join(map(str, depths))}:")
-    deep = against_depth(depths, seeds, x, settings.seed)
-    for name in deep.architecture.values:
-        one = deep.sel(architecture=name)
-        if not float(one.dead_at_one_point.max()):
-            continue
-        for d in range(deep.depth.size):
-            if float(deep.predicted_dead[d]) > 0.9999:
-                break
-            shares = [100 * float(v[d]) for v in (one.dead, one.dead_at_one_point, deep.predicted_dead)]
-            print(
-                f"    exactly dead at depth {int(deep.depth[d])}, {LABELS[name]}: {shares[0]:.1f} % over the interval, "
-                f"{shares[1]:.1f} % at x = 1 (theory {shares[2]:.1f} %)"
+def claims(data: xarray.Dataset) -> list[study.Claim]:
+    at_1, z = data.sel(place="x = 1"), deviations(data).to_series().dropna()
+    plain, residual = (at_1.sel(architecture=name) for name in ("plain_prelu", "residual2_prelu"))
+    fast, slow = plain.sel(init="pytorch"), residual.sel(init="pytorch")
+    kept = [name for name in data.init.values if plain.rate.sel(init=name) >= -0.1]
+    plain = plain.dropna("init", subset=["rate"])
+    over = data.rate.sel(place="interval", architecture="plain_prelu", init=plain.init)
+    relu, grown = (data.sel(architecture=name) for name in ("plain_relu", "residual1_relu"))
+    alive = 0.5**data.depth  # a plain ReLU step passes a gradient on if a fair coin says so
+    error = np.sqrt(alive * (1 - alive) / data.sizes["member"]) + 1e-9
+    off = float((abs(1 - relu.dead_at_1.mean("member") - alive) / error).max())
+    lost = (data["last"] - data["first"]).round(9) + 0.0
+    outcomes = [outcome(one) for one in lost]
+    return [
+        study.Claim(
+            "The gradient of a plain chain vanishes on its way back, and a bypass keeps it",
+            "He et al. 2016",
+            f"decades lost over {data.sizes['layer']} layers, and the rate a layer: "
+            + "; ".join(
+                f"{case} {study.spread(data.lost.sel(case=case))}, {interval(one)}, in float32 0 for "
+                f"{study.share(data.zero.sel(case=case, format='float32'))}, in float64 for "
+                f"{study.share(data.zero.sel(case=case, format='float64'))}"
+                for case, one in ((PLAIN, fast), (RESIDUAL, slow))
+            ),
+            "refuted" if fast.rate > 5 * slow.rate else "held" if slow.high >= 0 else "refined",
+        ),
+        study.Claim(
+            "The log of the gradient at a point has the rate E log|g| a layer",
+            "theory",
+            f"{len(z)} rates are within {z.max():.1f} standard errors; most off: {', '.join(z.idxmax())}",
+            "held" if z.max() < 4 else "refuted",
+        ),
+        study.Claim(
+            "Over (-3, 3) the gradient decays at the rate of one point",
+            "common practice",
+            f"plain PReLU decays more slowly by at most {float((over - plain.rate).max()):.3f} a layer "
+            f"({(over - plain.rate).idxmax().item()})",
+            "held" if (over - plain.rate).max() < 0.01 else "refined",
+        ),
+        study.Claim(
+            "A better initialisation keeps the gradient of a plain chain",
+            "common practice",
+            f"plain PReLU, rate a layer: {', '.join(f'{i} {interval(plain.sel(init=i))}' for i in plain.init.values)}",
+            "held" if len(kept) == plain.sizes["init"] else "refined" if kept else "refuted",
+        ),
+        study.Claim(
+            "A plain ReLU chain dies: no gradient reaches its first layer",
+            "Peng 2017",
+            f"exactly 0 for {study.share(relu.dead[-1])} at depth {DEPTHS[-1]}; at the point x = 1, depth 3, for "
+            f"{study.share(relu.dead_at_1.sel(depth=3))}; 1 - 2^-L is at most {off:.1f} standard errors off",
+            "held" if relu.dead[-1].mean() > 0.95 and off < 4 else "refuted",
+        ),
+        study.Claim(
+            "A residual 1 ReLU chain can only grow, and so does its gradient",
+            "Peng 2017",
+            "log10 at the first layer {1:.0f} ({0:.0f} to {2:.0f})".format(*grown.left[-1].to_numpy())
+            + f" at depth {DEPTHS[-1]}; it {grown.law.item().split(';')[0]}; without biases the rate is "
+            + " and ".join(f"{interval(grown.sel(init='uniform', place=place))} at {place}" for place in PLACES),
+            "held" if grown.low.sel(init="uniform", place="x = -1") > 0 else "refined",
+        ),
+        study.Claim(
+            "Training heals the decay",
+            "common practice",
+            "decades lost before and after: "
+            + "; ".join(
+                f"{one.start.item()} {study.spread(one[0])} and {study.spread(one[-1])}, {done}"
+                for one, done in zip(lost, outcomes, strict=True)
             )
-    print(f"Along the layers, by initialisation, depth {depth}; at one point, and over the interval:")
-    table = rates(depth, seeds, x, settings.seed)
-    compared = describe_rates(table)
-    print(f"  Do not exist: {table.refused}.")
-    print(f"Trained on sin(x), depth {trained_depth}, {iterations} iterations of Adam, {trained_seeds} seeds:")
-    along = training(trained_depth, trained_seeds, iterations, settings.seed)
-    words = describe_training(along)
+            + f"; error in the end {', '.join(f'{float(one):.2g}' for one in data.loss[:, -1].median('seed'))}",
+            "held" if set(outcomes) == {"healed"} else "refined" if "healed" in outcomes else "refuted",
+        ),
+    ]
 
-    groups = {"by_layer": layers, "against_depth": deep, "rates": table, "training": along}
-    # Seven digits are enough for a figure, and halve the file.
-    groups = {
-        key: part.assign({k: v.astype(np.float32) for k, v in part.data_vars.items()}) for key, part in groups.items()
-    }
-    paths = st.plots.save(draw(groups), xarray.DataTree.from_dict(groups), settings.out, "gradient_norms")
 
-    middle = layers.log10_norm.sel(quantile=0.5)
-    left = {name: float(middle.sel(architecture=name)[0] - middle.sel(architecture=name)[-1]) for name in PAIR}
-    every = {
-        str(init): float(table.rate.sel(rated=case))
-        for case, (name, init, place) in enumerate(
-            zip(table.architecture.values, table.init.values, table.place.values, strict=True)
-        )
-        if name == "plain_prelu" and place == "x = 1" and case in table.rated
-    }
-    fading = {init: rate for init, rate in every.items() if rate < -0.1}
-    mildest = max(fading, key=lambda init: fading[init])
-    kept = ", ".join(init for init in every if init not in fading) or "none"
-    worst, where = max(compared)
-    dead = float(deep.dead.sel(architecture="plain_relu")[-1])
-    finding = (
-        f"Found: on its way back through {depth} layers the gradient of a plain PReLU chain is multiplied by "
-        f"10^{left['plain_prelu']:.0f}, that of a residual one by 10^{left['residual2_prelu']:.1f} (medians). Of the "
-        f"{len(every)} initialisations that the plain chain has, {len(fading)} let the gradient decay by a factor "
-        f"{math.exp(fading[mildest]):.2g} a layer ({mildest}) or faster; not so: {kept}. A plain ReLU chain of depth "
-        f"{int(deep.depth[-1])} is dead in {100 * dead:.0f} % of the seeds. Theory and measurement differ by at most "
-        f"{worst:.1f} standard errors in {len(compared)} comparisons ({where}). Training " + "; ".join(words) + "."
+def draw(data: xarray.Dataset) -> dict[str, Figure]:
+    figure, axes = st.plots.panels("ab;cd", height=6.2)
+    more, others = st.plots.panels("ab", height=2.6)
+    draw_layers(data, axes["a"], list(CASES))
+    draw_layers(data, others["a"], [RESIDUAL])
+    draw_depth(data, axes["b"], others["b"])
+    draw_rates(data.sel(place=list(PLACES)), axes["c"])
+    ratio = data["first"] - data["last"]
+    draw_training(ratio.quantile(LEVELS, "seed", method="inverted_cdf"), axes["d"])
+    lost = {case: float(data.lost.sel(case=case).median()) for case in (PLAIN, RESIDUAL)}
+    left = {case: -float(ratio.sel(start=case)[-1].median()) for case in lost}
+    st.plots.headline(
+        figure,
+        f"Over {data.sizes['layer']} layers the gradient of a plain PReLU chain shrinks by $10^{{{lost[PLAIN]:.0f}}}$, "
+        f"that of a residual one by $10^{{{lost[RESIDUAL]:.0f}}}$, both at the rate of theory; chains trained on a "
+        f"sine lose {left[PLAIN]:.0f} and {left[RESIDUAL]:.1f} decades in the end.",
     )
-    print("\n" + textwrap.fill(finding, 100))
-    print("Written: " + ", ".join(str(path) for path in paths))
+    dead = {name: 100 * float(data.dead.sel(architecture=name)[-1].mean()) for name in ("plain_relu", "plain_prelu")}
+    st.plots.headline(
+        more,
+        f"At depth {DEPTHS[-1]} no gradient at all reaches the first layer of {dead['plain_relu']:.0f} % of the plain "
+        f"ReLU chains, and of {dead['plain_prelu']:.0f} % of the plain PReLU chains.",
+    )
+    return {"": figure, "details": more}
 
 
-def draw(groups: dict[str, xarray.Dataset]) -> plt.Figure:
-    """Draw the figure from the data that is stored beside it."""
-    with mpl.rc_context(st.plots.STYLE):
-        figure = plt.figure(figsize=(11, 8.2))
-        top, bottom = figure.subfigures(2, 1, height_ratios=(1.05, 1))
-        axes = top.subplot_mosaic([["layer", "depth"], ["layer", "dead"]], width_ratios=(1.55, 1), height_ratios=(3, 1))
-        draw_layers(groups["by_layer"], axes["layer"])
-        draw_depth(groups["against_depth"], axes["depth"], axes["dead"])
-        left, middle, right = bottom.subplots(1, 3, width_ratios=(1.55, 1, 1))
-        draw_rates(groups["rates"], left)
-        draw_training(groups["training"], middle, right)
-        keys = [plt.Line2D([], [], color=st.plots.colour(k), linewidth=2, label=v) for k, v in LABELS.items()]
-        near = "plain PReLU from the identity"
-        keys.append(plt.Line2D([], [], color=SHADES[near], linewidth=2, label=near))
-        top.legend(handles=keys, loc="outside lower center", ncols=len(keys))
-    return figure
-
-
-def powers(ax: plt.Axes) -> None:
+def powers(ax: Axes) -> None:
     """Label an axis of decades as powers of ten."""
     ax.yaxis.set_major_formatter(lambda v, _: "1" if v == 0 else f"$10^{{{v:.0f}}}$")
 
 
-def draw_layers(data: xarray.Dataset, ax: plt.Axes) -> None:
-    """Draw the norms by layer, the laws fitted to them, and theory; the residual chain once more by itself."""
-    inset = ax.inset_axes((0.63, 0.13, 0.36, 0.33))
-    for name in data.architecture.values:
-        one, shade = data.sel(architecture=name), st.plots.colour(name)
-        low, middle, high = one.log10_norm.to_numpy()
-        for where in (ax, inset) if name == "residual2_prelu" else (ax,):
-            where.fill_between(one.layer, low, high, color=shade, alpha=0.22, linewidth=0)
-            where.plot(one.layer, middle, color=shade, linewidth=1.8)
-            where.plot(one.layer, one.fitted, "--", color="#444444", linewidth=1, zorder=4)
-            where.plot(one.layer, one.predicted, ":", color="black", linewidth=1.6, zorder=5)
-    size, plain = data.layer.size, st.plots.colour("plain_prelu")
-    labels = [(data.log10_norm.sel(architecture="plain_prelu", quantile=0.05), "torch's init", 0.3)]
-    for init in data.init.values:
-        one = data.plain_median.sel(init=init)
-        near = init == "identity"
-        ax.plot(data.layer, one, color=SHADES["plain PReLU from the identity"] if near else plain, linewidth=0.9)
-        if not near:
-            labels.append((one, str(init), 0.04))
-    # The lines rise to the right, so there is room below them.
-    for one, text, share in labels:
-        at = int(share * size)
-        ax.text(at, float(one[at]) - 0.01 * size, f"plain, {text}", color=plain, fontsize=8, va="top")
-    for name, level in VANISHING.items():
-        if level > (lowest := float(data.log10_norm.min())):
-            ax.axhline(level, xmax=1 if level > lowest / 2 else 0.57, color="#888888", linewidth=0.8)
-            ax.text(0.42 * size, level - 0.005 * size, f"0 in {name}", color="#666666", fontsize=8, va="top")
-    ax.set(xlabel="layer $l$ (the gradient travels from right to left)", ylabel=r"$|\partial$Loss$/\partial h_l|$")
-    ax.set_title(f"gradient norm by layer at initialisation, depth {size}", loc="left")
-    inset.set_title("residual PReLU, torch's init", fontsize=8, loc="left", pad=3)
-    inset.tick_params(labelsize=7.5)
-    inset.set_facecolor("white")
-    for one in (ax, inset):
-        one.set_xlim(1, size)
-        powers(one)
-    keys = [
-        plt.Line2D([], [], color="#444444", linestyle="--", linewidth=1, label="fitted law"),
-        plt.Line2D([], [], color="black", linestyle=":", linewidth=1.6, label="theory: E log|g| a layer"),
-    ]
-    ax.legend(handles=keys, loc="lower left", bbox_to_anchor=(0.25, 0))
+def band(ax: Axes, x: xarray.DataArray, levels: xarray.DataArray, shade: str, mark: str = "-") -> None:
+    """Draw a median and a band from 5 to 95 %, where they are finite."""
+    low, middle, high = levels.transpose("quantile", ...).to_numpy()
+    shown = np.isfinite(low)
+    ax.fill_between(x[shown], low[shown], high[shown], color=shade, alpha=0.2, linewidth=0)
+    ax.plot(x[shown], middle[shown], mark, color=shade, markersize=3)
 
 
-def draw_depth(data: xarray.Dataset, ax: plt.Axes, below: plt.Axes) -> None:
-    """Draw what is left at the first layer against depth, and the share of dead members."""
-    for name in data.architecture.values:
-        one, shade = data.sel(architecture=name), st.plots.colour(name)
-        low, middle, high = one.log10_norm.transpose("quantile", "depth").to_numpy()
-        shown = np.isfinite(low)
-        ax.fill_between(one.depth[shown], low[shown], high[shown], color=shade, alpha=0.2, linewidth=0)
-        ax.plot(one.depth[shown], middle[shown], "o-", color=shade, markersize=3.5, linewidth=1.2)
-        below.plot(one.depth, 100 * one.dead, "o-", color=shade, markersize=3, linewidth=1.2)
-        if float(one.dead_at_one_point.max()):
-            below.plot(one.depth, 100 * one.dead_at_one_point, "x", color=shade, markersize=5)
-    below.plot(data.depth, 100 * data.predicted_dead, ":", color="black", linewidth=1.4)
-    below.text(
-        float(data.depth[-1]), 50, "crosses: at one point; dotted: $1 - 2^{-L}$", ha="right", va="center", size=8
-    )
-    ax.set_yscale("symlog", linthresh=1)
-    ax.set(xscale="log", ylabel=r"$|\partial$Loss$/\partial h_1|$")
-    powers(ax)
-    ax.set_title("at the first layer, against depth, torch's init", loc="left")
-    ax.tick_params(labelbottom=False)
-    below.set(xscale="log", xlabel="total depth $L$", ylabel="dead, %", ylim=(-8, 108))
-
-
-def draw_rates(data: xarray.Dataset, ax: plt.Axes) -> None:
-    """Draw the fitted rates at single points with their intervals, and theory as ticks."""
-    inits, names, words = list(dict.fromkeys(data.init.values.tolist())), list(LABELS), -2.9
-    for case in range(data.case.size):
-        name, init, place = (str(data[key].values[case]) for key in ("architecture", "init", "place"))
-        if place == "interval":
-            continue
-        y, shade = -inits.index(init) - 0.16 * (names.index(name) - 2), st.plots.colour(name)
-        mark = "o" if place == "x = 1" else "<"
-        if case in data.rated:
-            one = data.sel(rated=case)
-            ax.plot([float(one.low), float(one.high)], [y, y], color=shade, linewidth=2.2, solid_capstyle="butt")
-            ax.plot(float(one.rate), y, mark, color=shade, markersize=4, markeredgewidth=0)
+def draw_layers(data: xarray.Dataset, ax: Axes, cases: list[str]) -> None:
+    """Draw the norms by layer, the laws fitted to them, and theory."""
+    size = data.sizes["layer"]
+    for case in cases:
+        one, shade = data.sel(case=case), SHADES[case]
+        if CASES[case][1] == "pytorch":
+            band(ax, data.layer, one.log10_norm, shade)
+            ax.plot(data.layer, one.fitted, "--", color="#444444", linewidth=0.8)
+            ax.plot(data.layer, one.theory, ":", color="black", linewidth=1.4)
         else:
-            ax.plot(words, y, mark, color=shade, markersize=4, fillstyle="none")
-            law = str(data.law.values[case])
-            ax.text(words * 0.85, y, "all dead" if law == "dead" else law, fontsize=7, va="center", color=shade)
-        if case in data.known and np.isfinite(theory := float(data.predicted.sel(known=case))):
-            ax.plot(theory, y, "|", color="black", markersize=8, markeredgewidth=1.1, zorder=5)
-    for row in range(len(inits) - 1):
-        ax.axhline(-row - 0.5, color="#E4E4E4", linewidth=0.6)
+            ax.plot(data.layer, one.log10_norm.sel(quantile=0.5), color=shade, linewidth=0.8)
+        # The lines rise to the right, so there is room below them.
+        at, up = int((0.35 if case == PLAIN else 0.04) * size), case == IDENTITY
+        place = {"xytext": (0, 2 if up else -4), "textcoords": "offset points", "va": "bottom" if up else "top"}
+        if len(cases) > 1:
+            ax.annotate(case, (at, one.log10_norm[0 if case == PLAIN else 1, at]), **place, color=shade, fontsize=7)
+    for name, level in VANISHING.items():
+        if len(cases) > 1 and level > float(data.log10_norm.min()):
+            ax.axhline(level, color="#888888", linewidth=0.8)
+            ax.text(0.45 * size, level, f"0 in {name}", color="#666666", fontsize=7, va="top")
+    title = f"by layer, depth {size}" if len(cases) > 1 else cases[0]
+    ax.set(xlabel="layer $l$", ylabel=r"$|\partial$Loss$/\partial h_l|$", xlim=(1, size), title=title)
+    powers(ax)
+
+
+def draw_depth(data: xarray.Dataset, ax: Axes, dead: Axes) -> None:
+    """Draw what is left at the first layer against depth, and the share of dead members."""
+    ends = {}
+    for name, label in study.CHAINS.items():
+        one, shade = data.sel(architecture=name), st.plots.colour(name)
+        band(ax, data.depth, one.left, shade, "o-")
+        left = one.left.sel(quantile=0.5)
+        left = left[np.isfinite(left.values)]
+        if left.size == len(DEPTHS):
+            ends[label] = float(left[-1])
+        else:
+            ax.text(1.1, -100, f"{label}, all dead\nbeyond depth {int(left.depth[-1])}", fontsize=7, va="center")
+        dead.plot(data.depth, 100 * one.dead.mean("member"), "o-", color=shade, markersize=3)
+        dead.plot(data.depth, 100 * one.dead_at_1.mean("member"), "x", color=shade, markersize=4)
+    ax.set_yscale("symlog", linthresh=1)
+    ax.set(xscale="log", xlabel="total depth $L$", xlim=(1, DEPTHS[-1]), title="at the first layer")
+    powers(ax)
+    st.plots.end_labels(ax, ends, {label: st.plots.colour(k) for k, label in study.CHAINS.items() if label in ends})
+    dead.plot(data.depth, 100 * (1 - 0.5**data.depth), ":", color="black")
+    dead.set(xscale="log", xlabel="total depth $L$", title="exactly dead, %")
+    for y, words in ((80, "plain ReLU\n(dotted: $1 - 2^{-L}$)"), (7, "all others")):
+        dead.text(DEPTHS[-1], y, words, fontsize=7, ha="right", va="center")
+
+
+def draw_rates(data: xarray.Dataset, ax: Axes) -> None:
+    """Draw the fitted rates at single points with their intervals, and theory as ticks."""
+    inits, names, words = data.init.values.tolist(), list(study.CHAINS), -9
+    for row, column, p in np.ndindex(len(inits), len(names), len(PLACES)):
+        one, y = data.isel(init=row, place=p).sel(architecture=names[column]), 0.16 * (2 - column) - row
+        shade, shape = st.plots.colour(names[column]), one["shape"].item()
+        if shape == "does not exist" or (p and names[column] != "residual1_relu"):
+            continue  # the others are the same at x = 1 and x = -1
+        if np.isfinite(one.rate):
+            ax.plot([one.low, one.high], [y, y], color=shade, linewidth=2, solid_capstyle="butt")
+        else:
+            ax.text(0.8 * words, y, shape, fontsize=7, va="center", color=shade)
+        fill = "full" if np.isfinite(one.rate) else "none"
+        ax.plot(one.rate.fillna(words), y, "o<"[p], color=shade, markersize=3.5, fillstyle=fill)
+        if np.isfinite(one.predicted):
+            ax.plot(one.predicted, y, "|", color="black", markersize=7, zorder=5)
     ax.grid(visible=False, axis="y")
-    ax.axvline(0, color="#999999", linewidth=0.8, zorder=0)
+    ax.hlines(0.5 - np.arange(1, len(inits)), -13, 1, color="#E4E4E4", linewidth=0.6)
     ax.set_xscale("symlog", linthresh=0.1)
-    ticks = (-1, -0.1, -0.05, 0, 0.05, 0.1, 1)
-    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    ax.set_xlim(-4, 1)
+    ax.set_xticks(ticks := (-1, -0.1, 0, 0.1, 1), [f"{tick:g}" for tick in ticks])
     ax.set_yticks([-i for i in range(len(inits))], inits)
-    ax.set_ylim(0.5 - len(inits), 0.5)
-    ax.set_xlabel("rate of the log norm a layer, at one point")
-    ax.set_title(f"fitted rates along the layers, depth {data.attrs['depth']}", loc="left")
-    grey = {"color": "#555555", "linestyle": ""}
-    keys = [
-        plt.Line2D([], [], marker="o", markersize=4, label="x = 1", **grey),
-        plt.Line2D([], [], marker="<", markersize=4, label="x = -1", **grey),
-        plt.Line2D([], [], marker="|", markersize=8, label="theory", **(grey | {"color": "black"})),
-    ]
-    ax.legend(handles=keys, loc="lower left")
+    ax.set(xlim=(-13, 1), ylim=(0.5 - len(inits), 0.5), xlabel="log norm a layer, at one point", title="fitted rates")
 
 
-def draw_training(data: xarray.Dataset, ends: plt.Axes, ratio: plt.Axes) -> None:
-    """Draw first and last layer, and their ratio, along training."""
-    iteration = np.maximum(data.iteration, 0.5)
-    for start in data.start.values:
-        one, shade = data.sel(start=start), SHADES[start]
-        for end, style in (("first layer", "-"), ("last layer", "--")):
-            ends.plot(iteration, one.log10_norm.sel(end=end).median("seed"), style, color=shade, linewidth=1.3)
-        low, middle, high = np.quantile(one.log10_ratio, LEVELS, axis=1, method="inverted_cdf")
-        ratio.fill_between(iteration, low, high, color=shade, alpha=0.22, linewidth=0)
-        ratio.plot(iteration, middle, color=shade, linewidth=1.5)
-    ratio.axhline(0, color="#999999", linewidth=0.8, zorder=0)
-    for ax in (ends, ratio):
-        ax.set_yscale("symlog", linthresh=1)
-        ax.set(xscale="log", xlabel="iteration")
-        powers(ax)
-    keys = [plt.Line2D([], [], color="#555555", linestyle=v, label=k) for k, v in (("first", "-"), ("last", "--"))]
-    ends.legend(handles=keys, title="layer", loc="lower left", bbox_to_anchor=(0, 0.15))
-    ends.set_ylim(top=0.5)
-    ends.set_title(f"gradient norm in training, depth {data.attrs['depth']}", loc="left")
-    ratio.set_title("first layer over last layer", loc="left")
+def draw_training(ratio: xarray.DataArray, ax: Axes) -> None:
+    """Draw the gradient at the first layer over that at the last, along training."""
+    x = np.maximum(ratio.iteration, 0.5)
+    for start in ratio.start.values:
+        band(ax, x, ratio.sel(start=start), SHADES[start])
+    ax.set_yscale("symlog", linthresh=1)
+    ax.set(xscale="log", xlabel="iteration", xlim=(0.5, float(x[-1])), title="first / last layer in training")
+    powers(ax)
+    ends = {start: float(ratio.sel(start=start, quantile=0.5)[-1]) for start in ratio.start.values}
+    st.plots.end_labels(ax, ends, {start: SHADES[start] for start in ends})
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    quick = Settings(depth=100, seeds=60, trained_depth=30, trained_seeds=8, iterations=200)
+    study.main(Settings(), quick, measure, draw, claims)

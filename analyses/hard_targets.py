@@ -1,45 +1,41 @@
 """Which functions can a chain of one neuron a layer be trained to, and why do those that fail fail?
 
-Question. sin(x) is the one function that the article fits. What happens on others: with a corner, a jump, many turns,
-noise, and on one that no such chain can follow? Where a fit fails, is it the chain or the training that cannot?
+Question. The article fits sin(x) alone. What happens on other functions: with a corner, a jump, many turns or noise,
+and on one that no such chain can follow? Where a fit fails, is it the chain or the training that cannot?
 
-Method. Residual PReLU chains of depth 30, 64 members, on 256 points of (-3, 3), by four methods. Adam: 2000 iterations
-from torch's initialisation. Levenberg-Marquardt: 200 iterations from kinks spread evenly. Growth: half of the members
-from one step, half from ten drawn as He et al. do. With homotopy: from five steps, while the target moves from x to
-what is wanted. Two targets get a path of their own beside these. The sawtooth with jumps is led to from the fits of the
-triangle wave, whose peaks are moved to one side in stages. For x + 1.5 sin 3x chains are built that follow its turns
-and have the spikes that they need, and grown from there. All errors are mean squares on 10,000 other points; those of
-the noisy sample are against the sine without noise. A member has failed where more than 1 % of the target's variance is
-left. What is then asked: does it stand still, so that 100 more iterations of Levenberg-Marquardt lower the error of the
-training points by less than 1 %? How many turns has it, and how many has the target? Does a re-start with homotopy heal
-it? And can a chain follow the target's turns at all: a chain is monotone on some stretch on which it takes its whole
-range, and the share of the range that the target takes on its best monotone stretch is found on the grid.
+Method. Residual PReLU chains are trained on 256 points of (-3, 3) by four methods. Adam starts as torch does,
+Levenberg-Marquardt from kinks that are spread evenly. Growth starts half of the members from one step, and half from a
+third of the depth, drawn as He et al. do; with homotopy from five steps, while the target moves from x to what is
+wanted. Two targets get a path of their own beside these. For the sawtooth with jumps the peaks of fitted triangle waves
+move to one side in stages. For x + 1.5 sin 3x chains are built that follow its turns and have the spikes that they
+need, and are grown from there. All errors are mean squares at 10,000 other points; those of the noisy sample are
+against the sine without noise. A member has failed if it leaves more than 1 % of the target's variance. Members of
+growth that failed are asked: do they stand still, so that 100 more iterations of Levenberg-Marquardt lower the training
+error by less than 1 %? Are they within 10 % of the error of the best monotone function? How many turns do they have?
+Does a new start with homotopy heal them? And can a chain follow the target at all? A chain is monotone on some stretch
+on which it takes its whole range; the share of its range that the target takes on such a stretch is found on the grid.
 
-Reading. Panels: target dashed grey on top, in blue the best fit of the best of the four methods (bold), its median fit
-(dashed light blue) and the other members (thin); in orange the best fit by a path of its own. Below: the errors by
-target and method, a point a member, a bar the median; what is below the axis is at its foot. Lines over a target: the
-best constant (dashed), the best monotone function (dotted), the best spline of as many folds as steps (solid).
+Reading. a: errors by target and method, a dot a member, a bar the median; errors under the axis are drawn at its foot.
+Other panels show fits by the best of the four methods: its best member (bold), its median member (dotted) and all
+others (thin). The target is dashed grey, and the best fit by a path of its own is wine red. The figure of failures
+counts the turns of failed members, and says what becomes of them, with 95 % intervals (Wilson).
 """
 
 from __future__ import annotations
 
 import math
-import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-import tyro
 import xarray
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
-from tqdm import tqdm
 
 import stability as st
+import study
 
 INTERVAL = (-3, 3)
 ARCHITECTURE = "residual2_prelu"
@@ -67,396 +63,337 @@ TARGETS: dict[str, Function] = {
     "x + 1.5 sin 3x": lambda x: x + 1.5 * torch.sin(3 * x),
     "noisy sin x": torch.sin,
 }
-METHODS = ("Adam", "Levenberg-Marquardt", "growth", "growth, homotopy", "own path")
-#: What is drawn of a fit.
+SPIKED = "x + 1.5 sin 3x"
+DIMS = ("seed", "step", "column")
+METHODS, OWN = ("Adam", "Levenberg-Marquardt", "growth", "growth, homotopy"), "own path"
+SHADES = dict(zip((*METHODS, OWN), ("#999999", "#009E73", "#0072B2", "#CC79A7", "#882255"), strict=True))
+#: The fresh points, which are the middles of equal cells, and those at which fits are drawn.
+GRID = INTERVAL[0] + (INTERVAL[1] - INTERVAL[0]) * (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
 SHOWN = torch.linspace(*INTERVAL, 601, dtype=torch.float64)
+#: A member has failed where more than this share of the variance is left.
+FAILED = 0.01
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(study.Settings):
     """What a chain of one neuron a layer can be trained to."""
 
-    quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Fewer members, iterations and depth: under 10 seconds."""
-    out: Path = Path("figures")
-    """The folder for the figure (PNG, PDF) and its data (netCDF)."""
-    seed: int = 0
-    """The root seed."""
-
-
-@dataclass(frozen=True)
-class Size:
-    """How large the runs are."""
-
-    depth: int
-    seeds: int
-    adam: int
-    growth: int
-    root: int
+    depth: int = 30
+    """Steps of every chain."""
+    seeds: int = 32
+    """Members."""
     points: int = 256
-    fresh: int = 10_000
-
-    @property
-    def early(self) -> int:
-        """The steps that growth begins with, where it begins with many."""
-        return self.depth // 3
-
-    def grid(self) -> Tensor:
-        """Points between those of the training: the middles of equal cells."""
-        low, high = INTERVAL
-        return low + (high - low) * (torch.arange(self.fresh, dtype=torch.float64) + 0.5) / self.fresh
+    """Points of the training."""
+    adam: int = 2000
+    """Iterations of Adam."""
+    growth: int = 300
+    """Iterations of growth."""
+    spikes: int = 8
+    """Chains that are built with spikes of several widths."""
 
 
-def task_of(name: str, size: Size) -> st.Task:
+def task_of(name: str, settings: Settings) -> st.Task:
     """Return what is trained on."""
-    task = st.Task(TARGETS[name], INTERVAL, size.points)
+    task = st.Task(TARGETS[name], INTERVAL, settings.points)
     if not name.startswith("noisy"):
         return task
-    noise = torch.randn(size.points, dtype=torch.float64, generator=torch.Generator().manual_seed(2017))
+    noise = torch.randn(settings.points, dtype=torch.float64, generator=torch.Generator().manual_seed(2017))
     return st.Task.from_samples(task.x, task.y + 0.1 * noise)
 
 
-def train(chain: st.Chain, task: st.Task, method: str, iterations: int, **options: float) -> st.Chain:
-    """Train a chain and return it."""
+def fitted(chain: st.Chain, task: st.Task, method: str, iterations: int, **options: float) -> np.ndarray:
+    """Train a chain and return its table (seeds, depth, 6)."""
     st.train(chain, task, method, iterations, progress=False, **options)
-    return chain
-
-
-def grown(task: st.Task, size: Size, members: list[int], homotopy: float = 0.0) -> np.ndarray:
-    """Return tables grown from the members' starts: the first half from one step, the others from more."""
-    half = size.seeds // 2
-    tables = [np.empty((0, size.depth, 6))]
-    for init, start, chosen in (
-        ("uniform", 1, [m for m in members if m < half]),
-        ("he", size.early, [m for m in members if m >= half]),
-    ):
-        if chosen:
-            chain = st.Chain(ARCHITECTURE, size.depth, seeds=chosen, init=init, root=size.root)
-            tables.append(train(chain, task, "growth", size.growth, start=start, homotopy=homotopy).table())
-    return np.concatenate(tables)
-
-
-def by_method(method: str, task: st.Task, size: Size) -> np.ndarray:
-    """Return the tables (seeds, depth, 6) of one of the four methods."""
-    if method == "growth":
-        return grown(task, size, list(range(size.seeds)))
-    init = {"Adam": "pytorch"}.get(method, "knots")
-    chain = st.Chain(ARCHITECTURE, size.depth, seeds=size.seeds, init=init, root=size.root)
-    if method == "Adam":
-        train(chain, task, "adam", size.adam)
-    elif method == "Levenberg-Marquardt":
-        train(chain, task, "levenberg_marquardt", 200)
-    else:
-        train(chain, task, "growth", size.growth, start=5, homotopy=0.3)
     return chain.table()
 
 
-def from_triangles(tables: np.ndarray, size: Size) -> np.ndarray:
-    """Return fits of the sawtooth, led there from fits of the triangle wave by moving its peaks in stages."""
+def grown(task: st.Task, settings: Settings, members: Sequence[int], homotopy: float = 0.0) -> np.ndarray:
+    """Return tables grown from the members' starts: the first half from one step, the others from more."""
+    half, tables = settings.seeds // 2, []
+    for init, steps, chosen in (
+        ("uniform", 1, [member for member in members if member < half]),
+        ("he", settings.depth // 3, [member for member in members if member >= half]),
+    ):
+        if chosen:
+            chain = st.Chain(ARCHITECTURE, settings.depth, seeds=chosen, init=init, root=settings.seed)
+            tables.append(fitted(chain, task, "growth", settings.growth, start=steps, homotopy=homotopy))
+    return np.concatenate(tables)
+
+
+def trained(name: str, method: str, settings: Settings) -> xarray.Dataset:
+    """Return the tables by one of the four methods."""
+    task, init = task_of(name, settings), "pytorch" if method == "Adam" else "knots"
+    chain = st.Chain(ARCHITECTURE, settings.depth, seeds=settings.seeds, init=init, root=settings.seed)
+    ways: dict[str, Callable[[], np.ndarray]] = {
+        "Adam": lambda: fitted(chain, task, "adam", settings.adam),
+        "Levenberg-Marquardt": lambda: fitted(chain, task, "levenberg_marquardt", 200),
+        "growth": lambda: grown(task, settings, range(settings.seeds)),
+        "growth, homotopy": lambda: fitted(chain, task, "growth", settings.growth, start=5, homotopy=0.3),
+    }
+    return xarray.Dataset({"table": (DIMS, ways[method]())})
+
+
+def from_triangles(tables: np.ndarray, settings: Settings) -> xarray.Dataset:
+    """Return fits of the sawtooth: the peaks of fitted triangle waves move to one side in stages."""
     chain = st.Chain.from_table(tables, ARCHITECTURE)
     for peak in (0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.84, 0.88, 0.91, 0.94, 0.96):
-        train(chain, st.Task(teeth(peak), INTERVAL, size.points), "levenberg_marquardt", 20)
-    return train(chain, task_of("sawtooth", size), "levenberg_marquardt", 60).table()
+        fitted(chain, st.Task(teeth(peak), INTERVAL, settings.points), "levenberg_marquardt", 20)
+    table = fitted(chain, task_of("sawtooth", settings), "levenberg_marquardt", 60)
+    return xarray.Dataset({"table": (DIMS, table)})
 
 
-def with_spikes(widths: np.ndarray, size: Size) -> np.ndarray:
+def with_spikes(settings: Settings) -> xarray.Dataset:
     """Return chains that follow the turns of x + 1.5 sin 3x, grown from built ones.
 
-    Between its two middle turns the target rises by half of its range. A spike of that width at both ends of the rise
-    takes it to the whole range, and then there is a chain.
+    Between its two middle turns the target rises by half of its range. A spike at both ends of this rise takes the rise
+    to the whole range, and then there is a chain.
     """
-    f = TARGETS["x + 1.5 sin 3x"]
-    turn = math.acos(-2 / 9) / 3
+    f, turn = TARGETS[SPIKED], math.acos(-2 / 9) / 3
     right = torch.tensor([turn, turn, turn, 2 * math.pi / 3 - turn, 2 * math.pi / 3 + turn, 3], dtype=torch.float64)
     heights = f(right).numpy()
     heights[1] = heights[4]
     tables = []
-    for width in widths:
+    for width in np.geomspace(0.2, 0.01, settings.spikes):
         knots = right.numpy() + np.array([-width, 0, width, 0, 0, 0])
         table = st.construct(np.append(-knots[::-1], knots), np.append(-heights[::-1], heights))
-        rest = np.tile([1.0, 1, 0, 0, 0, 0.25], (size.depth - len(table), 1))
+        rest = np.tile([1.0, 1, 0, 0, 0, 0.25], (settings.depth - len(table), 1))
         tables.append(np.concatenate([table, rest]))
     chain = st.Chain.from_table(np.stack(tables), ARCHITECTURE)
-    # On more points, so that a spike does not fall between them.
-    task = st.Task(f, INTERVAL, 4 * size.points)
-    return train(chain, task, "growth", size.growth, start=len(table)).table()
+    task = st.Task(f, INTERVAL, 4 * settings.points)  # so many that a spike does not fall between them
+    return xarray.Dataset({"table": (DIMS, fitted(chain, task, "growth", settings.growth, start=len(table)))})
 
 
 def values(tables: np.ndarray, x: Tensor) -> np.ndarray:
     """Return the fits (seeds, points)."""
     chain = st.Chain.from_table(tables, ARCHITECTURE)
-    with torch.no_grad():
-        # In parts that stay in the cache: 2 to 3 times as fast.
+    with torch.no_grad():  # in parts that stay in the cache: 2 to 3 times as fast
         return torch.cat([chain(part) for part in x.split(8192 // len(tables) + 1)], dim=1).numpy()
 
 
-def mean_squares(tables: np.ndarray, x: Tensor, y: Tensor) -> np.ndarray:
-    """Return the errors (seeds,)."""
-    return ((values(tables, x) - y.numpy()) ** 2).mean(axis=1)
+def mean_squares(tables: np.ndarray, task: st.Task) -> np.ndarray:
+    return ((values(tables, task.x) - task.y.numpy()) ** 2).mean(axis=1)
 
 
-def monotone_share(y: np.ndarray) -> float:
-    """Return which share of its range a function takes on the best of the stretches on which it is monotone."""
+def turns_and_share(y: np.ndarray) -> tuple[int, float]:
+    """Return how often a function on a grid turns, and the share of its range on its best monotone stretch."""
+    y = y[np.append(True, np.diff(y) != 0)]
     turns = np.flatnonzero(np.diff(np.sign(np.diff(y)))) + 1
-    heights = y[np.concatenate([[0], turns, [len(y) - 1]])]
-    return float(np.abs(np.diff(heights)).max() / np.ptp(y))
+    return len(turns), float(np.abs(np.diff(y[[0, *turns, -1]])).max() / np.ptp(y))
 
 
-def count_turns(y: np.ndarray) -> int:
-    """Return how often a function on a grid changes between rising and falling."""
-    signs = np.sign(np.diff(y))
-    signs = signs[signs != 0]
-    return int((signs[1:] != signs[:-1]).sum())
+def failures(name: str, tables: np.ndarray, settings: Settings) -> dict[str, float]:
+    """Return how many members of growth failed, what becomes of them, and the turns of these and of the others."""
+    fine, task = st.Task.from_samples(GRID, TARGETS[name](GRID)), task_of(name, settings)
+    errors, limit = mean_squares(tables, fine), FAILED * st.references.constant(fine)
+    failed = errors > limit
+    count = st.count(tables, INTERVAL)
+    found = {"failed": float(failed.sum()), "still": 0.0, "healed": 0.0, "as_monotone": 0.0}
+    for label, chosen in (("failed", failed), ("good", ~failed)):
+        for kind in ("turns", "folds"):
+            numbers = np.array(getattr(count, kind), float)[chosen]
+            found[f"{kind}_{label}"] = float(np.median(numbers)) if numbers.size else math.nan
+    if failed.any():
+        monotone = st.references.best_monotone(fine)
+        before = mean_squares(tables[failed], task)
+        more = fitted(st.Chain.from_table(tables[failed], ARCHITECTURE), task, "levenberg_marquardt", 100)
+        again = mean_squares(grown(task, settings, np.flatnonzero(failed).tolist(), 0.3), fine)
+        found["as_monotone"] = float((abs(errors[failed] - monotone) < 0.1 * monotone).sum())
+        found["still"] = float((mean_squares(more, task) > 0.99 * before).sum())
+        found["healed"] = float((again <= limit).sum())
+    return found
 
 
-def ask(name: str, tables: np.ndarray, errors: np.ndarray, monotone: float, size: Size) -> dict[str, float]:
-    """Return what became of the members of growth that failed, beside those that did not."""
-    grid, task = size.grid(), task_of(name, size)
-    limit = 0.01 * float(TARGETS[name](grid).var())
-    failed = np.flatnonzero(errors > limit)
-    turns, folds = (np.array(getattr(st.count(tables, INTERVAL), kind), float) for kind in ("turns", "folds"))
-    out = {"failed": len(failed) / len(errors)}
-    for label, chosen in (("failed", failed), ("good", np.flatnonzero(errors <= limit))):
-        out |= {
-            f"{kind}_{label}": float(np.median(counts[chosen])) if len(chosen) else math.nan
-            for kind, counts in (("turns", turns), ("folds", folds))
-        }
-    if not len(failed):
-        return out | dict.fromkeys(("monotone", "still", "healed"), math.nan)
-    before = mean_squares(tables[failed], task.x, task.y)
-    chain = train(st.Chain.from_table(tables[failed], ARCHITECTURE), task, "levenberg_marquardt", 100)
-    after = mean_squares(chain.table(), task.x, task.y)
-    again = mean_squares(grown(task, size, failed.tolist(), 0.3), grid, TARGETS[name](grid))
-    return out | {
-        "monotone": float((np.abs(errors[failed] - monotone) < 0.1 * monotone).mean()),
-        "still": float((after > 0.99 * before).mean()),
-        "healed": float((again <= limit).mean()),
-    }
-
-
-def limits(name: str, folds: int, size: Size) -> dict[str, float]:
-    """Return the references on points that are not those of the training."""
-    fine = st.Task.from_samples(size.grid(), TARGETS[name](size.grid()))
-    coarse = st.Task(TARGETS[name], INTERVAL, 2000)
-    spline, as_many = (st.references.best_spline(coarse, k) for k in (size.depth, folds))
-    return {
-        "constant": st.references.constant(fine),
-        "monotone": st.references.best_monotone(fine),
-        "spline": spline.error,
-        "spline, lower bound": spline.lower_bound,
-        "spline of its folds": as_many.error,
-    }
-
-
-def study(name: str, found: dict[str, np.ndarray], size: Size) -> xarray.Dataset:
+def studied(name: str, found: dict[str, np.ndarray], settings: Settings) -> xarray.Dataset:
     """Return all that is measured on one target, from the tables by method."""
-    grid, task = size.grid(), task_of(name, size)
-    y = TARGETS[name](grid)
-    errors, losses, turns, steepest = (np.full((len(METHODS), size.seeds), np.nan) for _ in range(4))
-    for i, method in enumerate(METHODS):
-        if method in found:
-            members = slice(len(found[method]))
-            fits = values(found[method], grid)
-            errors[i, members] = ((fits - y.numpy()) ** 2).mean(axis=1)
-            steepest[i, members] = np.abs(np.diff(fits)).max(axis=1) / float(grid[1] - grid[0])
-            losses[i, members] = mean_squares(found[method], task.x, task.y)
-            turns[i, members] = np.array(st.count(found[method], INTERVAL).turns, float)
-    best = int(np.argmin(np.nanmin(errors[:-1], axis=1)))
-    tables = found[METHODS[best]]
-    count = st.count(tables[np.argmin(errors[best])], INTERVAL)
-    references = limits(name, count.folds, size)
-    own = np.full(len(SHOWN), np.nan)
-    if METHODS[-1] in found:
-        own = values(found[METHODS[-1]], SHOWN)[np.nanargmin(errors[-1][: len(found[METHODS[-1]])])]
-    asked = ask(name, found["growth"], errors[METHODS.index("growth")], references["monotone"], size)
-    on_grid = values(tables[[np.argmin(errors[best])]], grid)[0]
-    return xarray.Dataset(
-        {
-            "error": (("way", "seed"), errors, {"long_name": "mean-squared error on 10,000 fresh points"}),
-            "loss": (("way", "seed"), losses, {"long_name": "mean-squared error on the training points"}),
-            "turns": (("way", "seed"), turns),
-            "steepest": (("way", "seed"), steepest, {"long_name": "largest slope between two of the fresh points"}),
-            "best_method": METHODS[best],
-            "fit": (("seed", "x"), values(tables, SHOWN).astype(np.float32)),
-            "own_fit": ("x", own),
-            "wanted": ("x", TARGETS[name](SHOWN).numpy()),
-            "folds_of_best": count.folds,
-            "turns_of_best": count.turns,
-            "turns_of_target": count_turns(y.numpy()),
-            "share_of_target": monotone_share(y.numpy()),
-            "share_of_best": monotone_share(on_grid),
-            "reference": ("kind", list(references.values())),
-            "asked": ("answer", list(asked.values())),
-        },
-        {"way": list(METHODS), "seed": range(size.seeds), "x": SHOWN.numpy(), "kind": list(references)}
-        | {"answer": list(asked)},
-    )
+    task, fine, ways = task_of(name, settings), st.Task.from_samples(GRID, TARGETS[name](GRID)), list(SHADES)
+    each = {kind: np.full((len(ways), settings.seeds), np.nan) for kind in ("error", "loss", "turns", "steepest")}
+    for method, tables in found.items():
+        place = ways.index(method), slice(len(tables))
+        slopes = np.abs(np.diff(values(tables, GRID))) / float(GRID[1] - GRID[0])
+        each["error"][place], each["loss"][place] = mean_squares(tables, fine), mean_squares(tables, task)
+        each["turns"][place], each["steepest"][place] = st.count(tables, INTERVAL).turns, slopes.max(axis=1)
+    method = ways[int(np.argmin(np.nanmin(each["error"][:-1], axis=1)))]
+    order = np.argsort(each["error"][ways.index(method)])
+    best, count = found[method][order[0]], st.count(found[method][order[0]], INTERVAL)
+    coarse = st.Task(TARGETS[name], INTERVAL, 2000)
+    spline, as_many = (st.references.best_spline(coarse, folds) for folds in (settings.depth, count.folds))
+    fits, own = values(found[method], SHOWN), np.full(len(SHOWN), np.nan)
+    if OWN in found:
+        own = values(found[OWN], SHOWN)[np.nanargmin(each["error"][-1])]
+    data = xarray.Dataset({kind: (("way", "seed"), numbers) for kind, numbers in each.items()}, {"way": ways})
+    data["best_method"] = method
+    # Members that are only thin lines need three digits.
+    data["fits"] = (("seed", "x"), fits.round(3).astype(np.float32))
+    lines = {"best_fit": fits[order[0]], "median_fit": fits[order[len(order) // 2]], "own_fit": own}
+    lines["wanted"] = TARGETS[name](SHOWN).numpy()
+    references = {"constant": st.references.constant(fine), "monotone": st.references.best_monotone(fine)}
+    references |= {"spline": spline.error, "spline_bound": spline.lower_bound, "spline_of_its_folds": as_many.error}
+    numbers = {"folds_of_best": count.folds, "turns_of_best": count.turns}
+    numbers["turns_of_target"], numbers["share_of_target"] = turns_and_share(fine.y.numpy())
+    _, numbers["share_of_best"] = turns_and_share(values(best[None], GRID)[0])
+    data = data.assign({kind: ("x", line) for kind, line in lines.items()})
+    return data.assign(references | numbers | failures(name, found["growth"], settings)).assign_coords(x=SHOWN.numpy())
 
 
-def main(settings: Settings) -> None:
-    st.plots.make_folder(settings.out)  # before the work, not after it
-    # The compiled loops have threads of their own; torch's would only get in their way.
-    torch.set_num_threads(1)
-    size = Size(15, 8, 400, 100, settings.seed) if settings.quick else Size(30, 64, 2000, 300, settings.seed)
-    widths = np.geomspace(0.2, 0.01, 4 if settings.quick else 8)
-    studies, triangles = [], np.empty(0)
-    for name in tqdm(TARGETS, desc="targets", disable=None):
-        found = {method: by_method(method, task_of(name, size), size) for method in METHODS[:-1]}
-        if name == "triangle wave":
-            triangles = found["growth"]
-        elif name == "sawtooth":
-            found[METHODS[-1]] = from_triangles(triangles, size)
-        elif name == "x + 1.5 sin 3x":
-            found[METHODS[-1]] = with_spikes(widths, size)
-        studies.append(study(name, found, size))
+def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset:
+    tables = parts.cells(trained, settings, target=list(TARGETS), way=list(METHODS)).table
+    found = {name: {way: tables.sel(target=name, way=way).to_numpy() for way in METHODS} for name in TARGETS}
+    parts.plan(2 + len(TARGETS))
+    triangles = found["triangle wave"]["growth"]
+    found["sawtooth"][OWN] = parts.part("sawtooth from triangles", from_triangles, triangles, settings).table.to_numpy()
+    found[SPIKED][OWN] = parts.part("chains with spikes", with_spikes, settings).table.to_numpy()
+    studies = [parts.part(f"study of {name}", studied, name, found[name], settings) for name in TARGETS]
     data = xarray.concat(studies, xarray.IndexVariable("target", list(TARGETS)))
-    data["spike_width"] = ("spike", widths)
-    data = data.assign_attrs(architecture=ARCHITECTURE, depth=size.depth, points=size.points)
-    report(data)
-    paths = st.plots.save(draw(data), data, settings.out, "hard_targets")
-    print("\nWritten: " + ", ".join(str(path) for path in paths))
+    return data.assign_attrs(architecture=ARCHITECTURE, depth=settings.depth, points=settings.points)
 
 
-def report(data: xarray.Dataset) -> None:
-    """Print what was found."""
-    seeds = data.sizes["seed"]
-    print(f"{ARCHITECTURE}, depth {data.depth}, {seeds} members, {data.points} points; errors on 10,000 others.\n")
-    print(f"{'target':<18}{'method':<21}{'best':>9}{'median':>9}{'worst':>9}{'training best':>15}{'median':>9}")
-    for name in data.target.values:
-        for method in METHODS:
-            error, loss = (data[v].sel(target=name, way=method).dropna("seed") for v in ("error", "loss"))
+def spread(errors: xarray.DataArray) -> str:
+    least, low, middle, high = errors.dropna("seed").quantile([0, 0.05, 0.5, 0.95]).to_numpy()
+    return f"best {least:.1e}, median {middle:.1e} (5 to 95 %: {low:.1e} to {high:.1e})"
+
+
+def best_of(one: xarray.Dataset) -> xarray.DataArray:
+    """Return the errors of the members by the best of the four methods."""
+    return one.error.sel(way=one.best_method.item())
+
+
+def often(data: xarray.Dataset) -> xarray.DataArray:
+    """Return on which targets more than a tenth of the members of growth fail."""
+    return data.failed > 0.1 * data.sizes["seed"]
+
+
+def claims(data: xarray.Dataset) -> list[study.Claim]:
+    each = {name: data.sel(target=name) for name in data.target.values}
+    failing = {name: one for name, one in each.items() if often(one)}
+    spiked, saw, practice = each[SPIKED], each["sawtooth"], "common practice"
+    near, led = (one.error.sel(way=OWN) for one in (spiked, saw))
+    missed = [name for name, one in each.items() if best_of(one).min() > FAILED * one.constant]
+    fits = "; ".join(f"{name}: {spread(best_of(one))}" for name, one in each.items())
+    fits += f". The best member leaves more than 1 % of the variance on {', '.join(missed) or 'none'}"
+    wide, steepest = float(data.share_of_best.min()), float(spiked.steepest.sel(way=OWN)[np.nanargmin(near)])
+    spikes = (
+        f"the target takes {float(spiked.share_of_target):.0%} of its range on one, the best fits at least {wide:.1%}."
+    )
+    spikes += f" Mean squares by the four methods: {spread(best_of(spiked))}; by chains built with spikes, of slopes"
+    spikes += f" up to {steepest:.0f}: {spread(near)}"
+    reached, led_near = near.min() < 0.1 * best_of(spiked).min(), led.min() < FAILED * saw.constant
+    path = f"four methods: {spread(best_of(saw))}; led there from triangle waves: {spread(led)}"
+    still, healed, alike = (
+        "; ".join(f"{name}: {study.percent(one[kind], one.failed)}" for name, one in failing.items())
+        for kind in ("still", "healed", "as_monotone")
+    )
+    most = sum(one.still for one in failing.values()) > 0.5 * sum(one.failed for one in failing.values())
+    heals = [2 * one.healed > one.failed for name, one in failing.items() if name != SPIKED]
+    heals_all = "held" if all(heals) else "refined" if any(heals) else "refuted"
+    fewer = all(one.turns_failed < one.turns_of_target for one in failing.values())
+    as_few = any(one.turns_good < one.turns_of_target for one in failing.values())
+    turns = "; ".join(
+        f"{name}: {float(one.turns_failed):.0f} of {int(one.turns_of_target)}, others {float(one.turns_good):.0f}"
+        for name, one in failing.items()
+    ).replace("others nan", "no others")
+    turns += f" (medians). As good as the best monotone function: {alike}"
+    all_turns = "Members that failed have found fewer turns than the target has, and others all"
+    rows = (
+        ("A chain can be trained to any function", "Peng 2017", fits, "refined" if missed else "held"),
+        (
+            f"No chain comes near {SPIKED}",
+            "theory",
+            spikes,
+            "refuted" if wide < 0.99 else "refined" if reached else "held",
+        ),
+        ("Only the start keeps training from the sawtooth", practice, path, "held" if led_near else "refined"),
+        ("Failed members need more iterations: few stand still", practice, still, "refuted" if most else "refined"),
+        (all_turns, practice, turns, "refuted" if not fewer else "refined" if as_few else "held"),
+        ("Homotopy heals failed members", practice, healed, heals_all),
+    )
+    return [study.Claim(*row) for row in rows]
+
+
+def draw(data: xarray.Dataset) -> dict[str, Figure]:
+    each = {name: data.sel(target=name) for name in data.target.values}
+    done = sum(bool(best_of(one).min() < FAILED * one.constant) for one in each.values())
+    spiked, sine, easy = each[SPIKED], each["sin 2x"], ("|x|", "exp(-x^2)", "step", "noisy sin x")
+    left = max(float(best_of(each[name]).median() / each[name].constant) for name in easy)
+    failed, still, healed = (float(sine[kind]) for kind in ("failed", "still", "healed"))
+    failed, still, healed = 100 * failed / data.sizes["seed"], 100 * still / failed, 100 * healed / failed
+    shown = {"": ("aaa;bcd", ("triangle wave", "sawtooth", SPIKED)), "fits": ("ab;cd", easy)}
+    shown["failures"] = ("ab;cc", ("sin 2x", "exp(-x^2) cos 5x"))
+    findings = {
+        "": f"Training leaves less than 1 % of the variance on {done} of {len(each)} targets. On {SPIKED} it ends at a "
+        f"mean square of {float(best_of(spiked).min()):.2g}; only spikes help, and chains built with them come to "
+        f"{float(spiked.error.sel(way=OWN).min()):.2g}.",
+        "fits": f"On these {len(easy)} targets the median member leaves at most {100 * left:.1g} % of the variance.",
+        "failures": f"{failed:.0f} % of the members of growth fail on sin 2x, with {float(sine.turns_failed):.0f} of "
+        f"its {int(sine.turns_of_target)} turns. {still:.0f} % of these stand still; homotopy heals {healed:.0f} %.",
+    }
+    figures = {}
+    for key, (mosaic, names) in shown.items():
+        figures[key], axes = st.plots.panels(mosaic, height=5.6)
+        if key == "":
+            draw_errors(data, axes.pop("a"))
+        elif key == "failures":
+            draw_failures(data.isel(target=np.flatnonzero(often(data))), axes.pop("c"))
+        for ax, name in zip(axes.values(), names, strict=True):
+            draw_fits(each[name], ax)
+        st.plots.headline(figures[key], findings[key])
+    return figures
+
+
+def draw_fits(one: xarray.Dataset, ax: Axes) -> None:
+    """Draw the fits by the best method over the target."""
+    shade, errors = st.plots.colour(ARCHITECTURE), best_of(one)
+    ax.plot(one.x, one.fits.T, color=shade, alpha=0.2, linewidth=0.5)
+    ax.plot(one.x, one.best_fit, color=shade, linewidth=1.8)
+    ax.plot(one.x, one.median_fit, color="black", linewidth=0.9, linestyle=(0, (1, 1)))
+    ax.plot(one.x, one.own_fit, color=SHADES[OWN], linewidth=0.9)
+    ax.plot(one.x, one.wanted, color="#BBBBBB", linewidth=1, linestyle=(0, (4, 3)))
+    method = one.best_method.item().replace("Levenberg-Marquardt", "LM")
+    words = f"{method}: best {float(errors.min()):.0e}\nmedian {float(errors.median()):.0e}"
+    if one.own_fit.notnull().any():
+        words += f", own path {float(one.error.sel(way=OWN).min()):.0e}"
+    low, high = float(one.wanted.min()), float(one.wanted.max())
+    ax.set(xlim=INTERVAL, ylim=(1.15 * low - 0.15 * high, 1.5 * high - 0.5 * low), xlabel="x")
+    ax.set_title(one.target.item())
+    ax.text(0.03, 0.98, words, transform=ax.transAxes, va="top", fontsize=7)
+
+
+def draw_failures(data: xarray.Dataset, ax: Axes) -> None:
+    """Draw what becomes of the members of growth that failed."""
+    seeds = xarray.full_like(data.failed, data.sizes["seed"])
+    kinds = {"failed": ("fail", seeds, "black"), "still": ("of these stand still", data.failed, SHADES["Adam"])}
+    kinds["healed"] = ("of these homotopy heals", data.failed, SHADES["growth, homotopy"])
+    places = np.arange(data.sizes["target"])
+    for offset, (kind, (words, of, shade)) in enumerate(kinds.items()):
+        middle, low, high = np.array([study.wilson(*pair) for pair in zip(data[kind], of, strict=True)]).T
+        errors = np.maximum(0, [middle - low, high - middle])
+        ax.errorbar(places + 0.15 * (offset - 1), middle, errors, fmt="o", markersize=4, color=shade, label=words)
+    turns = zip(data.target.values, data.turns_failed.values, data.turns_of_target.values, strict=True)
+    ax.set_xticks(places, [f"{name}\n{failed:.0f} of {target} turns" for name, failed, target in turns])
+    ax.set(ylim=(-4, 125), yticks=range(0, 101, 25), ylabel="members of growth, %")
+    ax.legend(loc="upper center", ncols=3)
+
+
+def draw_errors(data: xarray.Dataset, ax: Axes) -> None:
+    """Draw the errors of all members by target and method."""
+    foot, references = 1e-9, {"constant": "--", "monotone": ":", "spline": "-"}
+    for i, name in enumerate(data.target.values):
+        one = data.sel(target=name)
+        for kind, style in references.items():
+            ax.plot([i - 0.45, i + 0.45], [max(float(one[kind]), foot)] * 2, style, color="#333333", linewidth=1)
+        for j, (method, shade) in enumerate(SHADES.items()):
+            error, place = one.error.sel(way=method).dropna("seed").clip(foot), i + 0.17 * (j - 2)
             if error.size:
-                numbers = [float(error.quantile(q)) for q in (0, 0.5, 1)]
-                print(
-                    f"{name:<18}{method:<21}"
-                    + "".join(f"{v:>9.1e}" for v in numbers)
-                    + f"{float(loss.min()):>15.1e}{float(loss.median()):>9.1e}"
-                )
-    print(f"\nReferences on points that are not those of the training (splines on 2000):\n\n{'target':<18}", end="")
-    print("".join(f"{k:>21}" for k in data.kind.values) + f"{'folds of best fit':>20}")
-    for name in data.target.values:
-        one = data.sel(target=name)
-        print(f"{name:<18}" + "".join(f"{v:>21.1e}" for v in one.reference.values) + f"{int(one.folds_of_best):>20}")
-    print("\nGrowth, the members that failed (more than 1 % of the variance left) beside the others:\n")
-    print(f"{'target':<18}{'failed':>7}{'stand still':>13}{'healed by homotopy':>20}{'turns: target':>15}", end="")
-    print(f"{'failed':>8}{'good':>6}{'folds: failed':>15}{'good':>6}{'monotone share':>16}")
-    for name in data.target.values:
-        one = data.sel(target=name)
-        a = {str(k): float(one.asked.sel(answer=k)) for k in data.answer.values}
-        cells = [f"{a['failed']:.0%}", *("-" if math.isnan(a[k]) else f"{a[k]:.0%}" for k in ("still", "healed"))]
-        counts = ["-" if math.isnan(v := a[k]) else f"{v:.0f}" for k in COUNTS]
-        print(
-            f"{name:<18}{cells[0]:>7}{cells[1]:>13}{cells[2]:>20}{int(one.turns_of_target):>15}"
-            f"{counts[0]:>8}{counts[1]:>6}{counts[2]:>15}{counts[3]:>6}{float(one.share_of_target):>16.0%}"
-        )
-    print()
-    for line in verdicts(data):
-        print(textwrap.fill(line, 110, subsequent_indent="    "))
-
-
-COUNTS = ("turns_failed", "turns_good", "folds_failed", "folds_good")
-
-
-def slope(one: xarray.Dataset, method: str) -> float:
-    """Return the largest slope of a method's best fit."""
-    return float(one.steepest.sel(way=method)[np.nanargmin(one.error.sel(way=method))])
-
-
-def verdicts(data: xarray.Dataset) -> list[str]:
-    """Return a sentence a target."""
-    lines = []
-    for name in data.target.values:
-        one = data.sel(target=name)
-        method = str(one.best_method.values)
-        error = one.error.sel(way=method)
-        best, middle, variance = float(error.min()), float(error.median()), float(one.reference.sel(kind="constant"))
-        asked = {str(k): float(one.asked.sel(answer=k)) for k in data.answer.values}
-        words = "trained" if best < 0.01 * variance else "not trained"
-        line = f"{name}: {words.upper()}. Best {best:.1e}, median {middle:.1e}, by {method}"
-        own = one.error.sel(way=METHODS[-1]).dropna("seed")
-        if own.size:
-            line += f"; {float(own.min()):.1e} by a path of its own"
-        share = float(one.share_of_target)
-        if share < 0.99:
-            line += (
-                f". The target takes {share:.0%} of its range on its best monotone stretch, a chain takes all of it "
-                f"(the best fit {float(one.share_of_best):.0%}): in the uniform norm it is out of reach, and in the "
-                f"mean square reached by spikes only, with slopes up to {slope(one, METHODS[-1]):.0f} in the best fit "
-                f"by a path of its own, {slope(one, method):.0f} in the best of the others, and "
-                f"{float(np.abs(np.diff(one.wanted)).max() / np.diff(one.x).max()):.0f} in the target"
-            )
-        if asked["failed"] > 0:
-            fewer = asked["turns_failed"] < float(one.turns_of_target)
-            line += (
-                f". {asked['failed']:.0%} of the members of growth fail, with a median of {asked['turns_failed']:.0f} "
-                f"turns, {'fewer than' if fewer else 'and'} the target's {int(one.turns_of_target)}"
-                f"; {asked['monotone']:.0%} of them end within 10 % of the error of the best monotone function, "
-                f"{asked['still']:.0%} stand still, homotopy heals {asked['healed']:.0%}"
-            )
-        lines.append(line + ".")
-    return lines
-
-
-def draw(data: xarray.Dataset) -> plt.Figure:
-    """Draw the figure from the data that is stored beside it."""
-    shade, other, foot = st.plots.colour(ARCHITECTURE), "#D55E00", 1e-9
-    with mpl.rc_context(st.plots.STYLE):
-        figure = plt.figure(figsize=(10, 10.4))
-        grid = figure.add_gridspec(4, 3, height_ratios=[1, 1, 1, 1.55])
-        for i, name in enumerate(data.target.values):
-            one, ax = data.sel(target=name), figure.add_subplot(grid[i // 3, i % 3])
-            error = one.error.sel(way=str(one.best_method.values))
-            order = np.argsort(error.to_numpy())
-            best, middle = order[0], order[len(order) // 2]
-            ax.plot(data.x, one.fit.T, color=shade, alpha=0.18, linewidth=0.5)
-            ax.plot(data.x, one.fit[middle], color="#56B4E9", linestyle=(0, (2, 1)), linewidth=1.2)
-            ax.plot(data.x, one.fit[best], color=shade, linewidth=1.5)
-            ax.plot(data.x, one.own_fit, color=other, linewidth=0.9)
-            ax.plot(data.x, one.wanted, color="#BBBBBB", linestyle=(0, (4, 3)), linewidth=0.9)
-            low, high = float(one.wanted.min()), float(one.wanted.max())
-            ax.set(ylim=(low - 0.12 * (high - low), high + 0.5 * (high - low)))
-            ax.set_title(name)
-            note = f"{one.best_method.values}: best {float(error.min()):.1e}, median {float(error.median()):.1e}"
-            own = one.error.sel(way=METHODS[-1]).dropna("seed")
-            if own.size:
-                note += f"\nown path (orange): {float(own.min()):.1e}"
-            failed, turns = (float(one.asked.sel(answer=k)) for k in ("failed", "turns_failed"))
-            if failed > 0.1:
-                note += f"\ngrowth: {failed:.0%} fail, with {turns:.0f} turns of {int(one.turns_of_target)}"
-            ax.text(0.02, 0.98, note, transform=ax.transAxes, va="top", fontsize=7, color="#333333")
-            if i // 3 == 2:
-                ax.set_xlabel("x")
-            if i % 3 == 0:
-                ax.set_ylabel("f(x)")
-        strip = figure.add_subplot(grid[3, :])
-        shades = ("#999999", "#009E73", shade, "#56B4E9", other)
-        for i, name in enumerate(data.target.values):
-            one = data.sel(target=name)
-            for style, kind in (("--", "constant"), (":", "monotone"), ("-", "spline")):
-                level = max(float(one.reference.sel(kind=kind)), foot)
-                strip.plot([i - 0.45, i + 0.45], [level, level], color="#333333", linestyle=style, linewidth=1)
-            for j, (method, colour) in enumerate(zip(METHODS, shades, strict=True)):
-                error = one.error.sel(way=method).dropna("seed").to_numpy()
-                if not error.size:
-                    continue
-                place = i + 0.17 * (j - 2)
-                across = place + 0.1 * (np.arange(error.size) / error.size - 0.5)
-                strip.plot(across, np.maximum(error, foot), ".", color=colour, markersize=2.5, alpha=0.6, clip_on=False)
-                middle = max(float(np.median(error)), foot)
-                strip.plot([place - 0.07, place + 0.07], [middle, middle], color=colour, linewidth=2.6)
-        strip.set(yscale="log", ylim=(foot, 3), xlim=(-0.5, len(data.target) - 0.5), ylabel="mean-squared error")
-        strip.set_xticks(range(len(data.target)), [str(n).replace(" cos", "\ncos") for n in data.target.values])
-        strip.grid(visible=False, axis="x")
-        handles = [
-            plt.Line2D([], [], color=c, marker=".", linewidth=2, label=m) for m, c in zip(METHODS, shades, strict=True)
-        ]
-        handles += [
-            plt.Line2D([], [], color="#333333", linestyle=style, linewidth=1, label=f"best {kind}")
-            for style, kind in (("--", "constant"), (":", "monotone"), ("-", f"spline of {data.depth} folds"))
-        ]
-        strip.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=4)
-    return figure
+                across = place + np.linspace(-0.05, 0.05, error.size)
+                ax.plot(across, error, ".", color=shade, markersize=2.5, alpha=0.6, clip_on=False)
+                ax.plot([place - 0.07, place + 0.07], [error.median()] * 2, color=shade, linewidth=2.4)
+    for place, (method, shade) in zip((0.01, 0.09, 0.32, 0.42, 0.62), SHADES.items(), strict=True):
+        ax.text(place, 0.98, method, color=shade, transform=ax.transAxes, fontsize=7, va="top", fontweight="bold")
+    ax.set(yscale="log", ylim=(foot, 100), xlim=(-0.5, data.sizes["target"] - 0.5), ylabel="mean-squared error")
+    ax.set_xticks(range(data.sizes["target"]), [str(name).replace(") ", ")\n") for name in data.target.values])
+    ax.grid(visible=False, axis="x")
+    names = ("best constant", "best monotone\nfunction", f"best spline\nof {data.depth} folds")
+    st.plots.end_labels(ax, {name: float(one[kind]) for name, kind in zip(names, references, strict=True)})
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    study.main(Settings(), Settings(depth=15, seeds=8, adam=400, growth=100, spikes=4), measure, draw, claims)

@@ -19,51 +19,52 @@ a delta, up to delta = 1/2.
 
 Reading. Colour: decades from 1, against depth and distance. White: where 7 decades are reached; dotted, a condition
 number of 10^7, which width 1 has none of. Black dashed: the prediction for the white line. At width 1, chains trained
-on sin(x): circles started as torch does, diamonds at the identity.
+on sin(x), medians: circles started as torch does, diamonds at the identity. The second figure has two more widths.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import textwrap
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
 
 import matplotlib as mpl
 import matplotlib.patheffects
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-import tyro
 import xarray
-from tqdm.auto import tqdm
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure
 
 import stability as st
+import study
 
 LABELS = {"plain_prelu": "plain PReLU", "residual2_prelu": "residual PReLU"}
 DECADES = 7.0
-SMALL = 0.5  # the delta up to which a layer is near the identity, for the prediction
-SEEDS, POINTS = {1: 40, 4: 8, 16: 3, 64: 1}, {1: 8, 4: 2, 16: 2, 64: 1}
+#: The delta up to which a layer is near the identity, for the prediction.
+SMALL = 0.5
+#: Seeds and points by width.
+SIZES = {1: (40, 8), 4: (8, 2), 16: (3, 2), 64: (1, 1)}
+EDGE = [mpl.patheffects.withStroke(linewidth=2.6, foreground="#555555")]
 STRENGTHS = {"plain_prelu": (0.01, 4.0), "residual2_prelu": (0.05, 30.0)}
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(study.Settings):
     """How far from the identity may each of L layers be?"""
 
-    quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Fewer widths, strengths and layers: under 10 seconds."""
-    out: Path = Path("figures")
-    """The folder for the figure (PNG, PDF) and its data (netCDF)."""
-    seed: int = 0
-    """The root seed."""
+    depth: int = 300
+    """Layers of the deepest chain; ten times as many at width 1."""
+    strengths: int = 14
+    """How many distances; twice as many at width 1."""
+    iterations: int = 1500
+    """Of Adam, for the trained chains."""
 
 
 def near_identity(name: str, strength: float, depth: int, width: int, root: int) -> st.Chain:
     """Return a chain whose layers are at `strength` times what torch draws from the identity."""
-    sizes = {"depth": depth, "seeds": SEEDS[width], "width": width, "root": root}
+    sizes = {"depth": depth, "seeds": SIZES[width][0], "width": width, "root": root}
     if name == "residual2_prelu":
         outer = st.Distribution("uniform", scale=strength, width_power=-0.5)
         init = dataclasses.replace(st.INITS["pytorch"], name="near", outer_weight=outer, outer_bias=outer)
@@ -80,45 +81,57 @@ def slope_of(name: str, strength: float) -> float:
     return 0.25 if name == "residual2_prelu" else max(0.25, 1 - 0.75 * strength)
 
 
-def measure(name: str, strengths: np.ndarray, depths: np.ndarray, width: int, root: int) -> xarray.Dataset:
+def share_below(chain: st.Chain, x: torch.Tensor) -> float:
+    """Return how often the unit of a plain chain that is negative most often is: it makes the smallest value."""
+    h, shares = x, []
+    for step in chain.steps:
+        h = step(h)  # of the sign of its pre-activation
+        shares.append((h < 0).double())
+    return float(torch.stack(shares).mean(dim=0).reshape(*h.shape[:2], -1).amax(dim=2).mean())
+
+
+def mapped(name: str, width: int, settings: Settings) -> xarray.Dataset:
     """Return decades from 1 and log10 of the condition number at every depth, and the distance, by strength."""
+    more = (10, 2) if width == 1 else (1, 1)  # width 1 is so fast that it may go deeper
+    depths = np.unique(np.geomspace(3, settings.depth * more[0], 30).astype(int))
+    strengths = np.geomspace(*STRENGTHS[name], settings.strengths * more[1])
+    shape = (SIZES[width][1],) if width == 1 else (SIZES[width][1], width)
+    x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(settings.seed))
     rows = []
-    generator = torch.Generator().manual_seed(root)
-    shape = (POINTS[width],) if width == 1 else (POINTS[width], width)
-    x = torch.randn(shape, dtype=torch.float64, generator=generator)
-    for strength in strengths:
-        chain = near_identity(name, float(strength), int(depths[-1]), width, root)
+    for strength in strengths.tolist():
+        chain = near_identity(name, strength, int(depths[-1]), width, settings.seed)
         s = st.spectrum(chain, x, check=False, progress=False)
-        logs = s.log_values[depths - 1].flatten(1, 2).numpy() / math.log(10)
-        assert s.distance_from_identity is not None
-        negative = 0.5
-        if name == "plain_prelu":  # whose state after a step has the sign of its pre-activation
-            h, shares = x, []
-            for step in chain.steps:
-                h = step(h)
-                shares.append((h < 0).double())
-            # (seeds, points, units): the unit that is pulled down most makes the smallest singular value.
-            units = torch.stack(shares).mean(dim=0).reshape(h.shape[0], h.shape[1], width)
-            negative = float(units.amax(dim=2).mean())
-        rows.append(
-            (
-                np.median(abs(logs).max(axis=2), axis=1),
-                np.median(logs[..., 0] - logs[..., -1], axis=1),
-                float(s.distance_from_identity.median()),
-                negative,
-            )
-        )
-    decades, condition, distance, negative = (np.array(column) for column in zip(*rows, strict=True))
-    over = ("strength", "depth")
-    return xarray.Dataset(
-        {
-            "decades": (over, decades),
-            "log10_condition": (over, condition),
-            "distance": ("strength", distance),
-            "negative": ("strength", negative),
-        },
-        {"strength": strengths, "depth": depths},
-    )
+        logs = s.log_values[depths - 1].flatten(1, 2) / math.log(10)
+        decades, condition = logs.abs().amax(2).quantile(0.5, 1), (logs[..., 0] - logs[..., -1]).quantile(0.5, 1)
+        negative = share_below(chain, x) if name == "plain_prelu" else 0.5
+        rows.append((decades.numpy(), condition.numpy(), float(s.distance_from_identity.median()), negative))
+    names = {"decades": ("strength", "depth"), "log10_condition": ("strength", "depth"), "distance": "strength"}
+    columns = zip({**names, "negative": "strength"}.items(), zip(*rows, strict=True), strict=True)
+    variables = {key: (dims, np.array(column)) for (key, dims), column in columns}
+    return xarray.Dataset(variables, {"strength": strengths, "depth": depths})
+
+
+def trained(name: str, start: str, depth: int, settings: Settings) -> xarray.Dataset:
+    """Return distance, decades and loss of every chain of width 1 trained on sin(x)."""
+    chain = st.Chain(name, depth, seeds=16, init=start, root=settings.seed)
+    task = st.Task(torch.sin, (-3, 3), points=128)
+    history = st.train(chain, task, iterations=settings.iterations, progress=False)
+    s = st.spectrum(chain, torch.linspace(-3, 3, 9, dtype=torch.float64), progress=False)
+    far = s.log_values[-1, ..., 0].abs().median(1).values / math.log(10)
+    distance = s.distance_from_identity.transpose(0, 1).flatten(1).median(1).values
+    values = {"distance": distance, "decades": far, "loss": history.best_loss}
+    return xarray.Dataset({key: ("seed", value.numpy()) for key, value in values.items()})
+
+
+def measure(settings: Settings, parts: study.Parts) -> xarray.DataTree:
+    parts.plan(len(SIZES) * len(LABELS))
+    groups = {
+        f"{name}_{width}": parts.part(f"{name}, width {width}", mapped, name, width, settings)
+        for width in SIZES
+        for name in LABELS
+    }
+    axes = {"architecture": list(LABELS), "start": ["pytorch", "identity"], "depth": [10, 30, 100]}
+    return xarray.DataTree.from_dict(groups | {"trained": parts.cells(trained, settings, **axes)})
 
 
 def predict(name: str, data: xarray.Dataset, depth: float, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -144,172 +157,150 @@ def boundary(name: str, data: xarray.Dataset, depth: float, width: int) -> float
     return float(np.exp(np.interp(math.log(DECADES), np.log(decades[kept]), np.log(data.distance[kept]))))
 
 
-def crossings(data: xarray.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Return the depths at which DECADES are reached within the map, and the distances, interpolated in logs."""
-    depths, distances = [], []
-    for depth in data.depth.values:
-        column = np.maximum.accumulate(data.decades.sel(depth=depth).to_numpy())
-        if column[0] < DECADES < column[-1]:
-            depths.append(depth)
-            distances.append(np.exp(np.interp(np.log(DECADES), np.log(column + 1e-300), np.log(data.distance))))
-    return np.array(depths, dtype=float), np.array(distances)
+@dataclass(frozen=True)
+class Fall:
+    """How the distance at which DECADES are reached falls with the depth, of one architecture and width."""
+
+    power: float
+    error: float
+    factor: float
+    """The largest between measured and predicted."""
+    words: str
 
 
-def train(depths: list[int], iterations: int, root: int) -> xarray.Dataset:
-    """Return the median distance and decades of chains of width 1 trained on sin(x), from two starts."""
-    task = st.Task(torch.sin, (-3, 3), points=128)
-    x = torch.linspace(-3, 3, 9, dtype=torch.float64)
-    rows = []
+def falls(data: xarray.DataTree, name: str) -> dict[int, Fall]:
+    """Return the law of every width, where DECADES are reached and predicted at three depths or more."""
+    found = {}
+    for width in SIZES:
+        one, points = data[f"{name}_{width}"].to_dataset(), []
+        for depth in one.depth.values.tolist():
+            column = np.maximum.accumulate(one.decades.sel(depth=depth).to_numpy()) + 1e-300
+            predicted = boundary(name, one, depth, width)
+            if column[0] < DECADES < column[-1] and math.isfinite(predicted):
+                measured = np.interp(math.log(DECADES), np.log(column), np.log(one.distance))
+                points.append((math.log(depth), measured, abs(measured - math.log(predicted))))
+        if len(points) >= 3:
+            depths, distances, errors = np.array(points).T
+            (power, _), covariance = np.polyfit(depths, distances, 1, cov=True)
+            error, ends = math.sqrt(covariance[0, 0]), np.exp(distances[[0, -1]])
+            words = f"width {width}: {ends[0]:.2g} at {np.exp(depths[0]):.0f} layers, {ends[1]:.2g} at "
+            words += f"{np.exp(depths[-1]):.0f}, L^{power:.2f} +- {2 * error:.2f}"
+            found[width] = Fall(power, error, math.exp(errors.max()), words)
+    return found
+
+
+def quantiles(values: xarray.DataArray) -> str:
+    low, middle, high = values.quantile([0.05, 0.5, 0.95]).to_numpy()
+    return f"{middle:.2g} ({low:.2g} to {high:.2g})"
+
+
+def claims(data: xarray.DataTree) -> list[study.Claim]:
+    laws = {name: falls(data, name) for name in LABELS}
+    every = [law for found in laws.values() for law in found.values()]
+    words = {name: "; ".join(law.words for law in found.values()) for name, found in laws.items()}
+    falling = all(law.power + 2 * law.error < 0 for law in every)
+    worst = max((law.factor for law in every), default=math.inf)
+    stated = [
+        study.Claim(
+            "Unless each layer is close to the identity the eigenvalues of the product diverge or vanish",
+            "Peng 2017",
+            f"no one distance is close: {DECADES:.0f} decades are reached at one that falls with the depth in "
+            f"{len(every)} of {len(every)} families"
+            if falling
+            else "the distance does not fall with the depth",
+            "refined" if falling else "held",
+        ),
+        study.Claim(
+            "The boundary is where random matrices predict it, for delta of at most 1/2",
+            "theory",
+            f"within a factor of {worst:.2f} in {len(every)} families of chains",
+            "held" if worst < 1.5 else "refuted",
+        ),
+    ]
+    for name, power in (("residual2_prelu", -0.5), ("plain_prelu", -1.0)):
+        said = f"The distance that L layers of a {LABELS[name]} chain may have falls as L^{power:g}"
+        near = bool(laws[name]) and all(abs(law.power - power) < 0.1 for law in laws[name].values())
+        stated.append(study.Claim(said, "theory", words[name] or "too few depths", "held" if near else "refined"))
     for name in LABELS:
-        for start in ("pytorch", "identity"):
-            for depth in depths:
-                chain = st.Chain(name, depth, seeds=16, init=start, root=root)
-                history = st.train(chain, task, iterations=iterations)
-                s = st.spectrum(chain, x)
-                assert s.distance_from_identity is not None
-                far = float(abs(s.log_values[-1]).median()) / math.log(10)
-                rows.append(
-                    (name, start, depth, float(s.distance_from_identity.median()), far, history.best_loss.median())
-                )
-    names, starts, sizes, distances, decades, losses = zip(*rows, strict=True)
-    values = {"depth": sizes, "distance": distances, "decades": decades, "loss": [float(v) for v in losses]}
-    return xarray.Dataset(
-        {key: ("chain", list(value)) for key, value in values.items()},
-        {"architecture": ("chain", list(names)), "start": ("chain", list(starts))},
-    )
-
-
-def main(settings: Settings) -> None:
-    st.plots.make_folder(settings.out)
-    widths = (1, 4, 16) if settings.quick else (1, 4, 16, 64)
-    deepest, count = (80, 6) if settings.quick else (300, 14)
-    maps = {}
-    for width in tqdm(widths, desc="widths", disable=None):
-        for name in LABELS:
-            # Width 1 is so fast that it may go deeper.
-            depths = np.unique(np.geomspace(3, deepest * (10 if width == 1 else 1), 30).astype(int))
-            strengths = np.geomspace(*STRENGTHS[name], count * (2 if width == 1 else 1))
-            maps[f"{name}_{width}"] = measure(name, strengths, depths, width, settings.seed)
-    trained = train([10, 30, 100], 100 if settings.quick else 1500, settings.seed)
-
-    print(f"Where the farthest singular value is {DECADES:.0f} decades from 1:")
-    found: dict[str, list[float]] = {name: [] for name in LABELS}
-    errors = []
-    for key, data in maps.items():
-        name, width = key.rsplit("_", 1)
-        at, measured = crossings(data)
-        predicted = np.array([boundary(name, data, depth, int(width)) for depth in at])
-        near = np.isfinite(predicted)
-        if near.sum() < 3:
-            print(f"  {LABELS[name]}, width {width}: in too few depths of this map with small distances to fit a law")
-            continue
-        at, measured, predicted = at[near], measured[near], predicted[near]
-        power = np.polyfit(np.log(at), np.log(measured), 1)[0]
-        found[name].append(power)
-        errors.append(abs(np.log(measured / predicted)).max())
-        print(
-            f"  {LABELS[name]}, width {width}: at distance {measured[0]:.2g} for {at[0]:.0f} layers and "
-            f"{measured[-1]:.2g} for {at[-1]:.0f}: it falls as L^{power:.2f}; the prediction is within a factor of "
-            f"{math.exp(errors[-1]):.2f}"
-        )
-    print("Trained on sin(x), width 1 (medians):")
-    for one in range(trained.chain.size):
-        row = trained.isel(chain=one)
-        print(
-            f"  {LABELS[str(row.architecture.values)]} from {row.start.values}, {int(row.depth)} layers: distance "
-            f"{float(row.distance):.2g}, {float(row.decades):.1f} decades, error {float(row.loss):.1e}"
-        )
-    groups = {**maps, "trained": trained}
-    paths = st.plots.save(draw(groups), xarray.DataTree.from_dict(groups), settings.out, "identity_distance")
-    finding = "Found: "
-    for name in found:
-        if found[name]:
-            low, high = min(found[name]), max(found[name])
-            powers = f"{low:.2f}" if high - low < 0.005 else f"{low:.2f} to {high:.2f}"
-            finding += f"in a {LABELS[name]} chain the distance that L layers may have falls as L^{powers}; "
-    finding += (
-        f"the predicted boundary is within a factor of {math.exp(max(errors, default=0.0)):.1f} of the measured one "
-        "wherever delta is at most 1/2. So near is not one number: what counts is the sum over the layers, of squares "
-        "where updates point every way, and of the pull itself where all slopes pull one way."
-    )
-    print("\n" + textwrap.fill(finding, 100))
-    print("Written: " + ", ".join(str(path) for path in paths))
-
-
-def draw(groups: dict[str, xarray.Dataset]) -> plt.Figure:
-    """Draw the figure from the data that is stored beside it."""
-    widths = sorted({int(key.rsplit("_", 1)[1]) for key in groups if key != "trained"})
-    scale = mpl.colors.LogNorm(0.1, 300)
-    with mpl.rc_context(st.plots.STYLE):
-        figure, axes = plt.subplots(
-            2, len(widths), figsize=(2.75 * len(widths) + 1.2, 5.8), sharex="col", sharey="row", squeeze=False
-        )
-        for row, name in zip(axes, LABELS, strict=True):
-            for ax, width in zip(row, widths, strict=True):
-                data = groups[f"{name}_{width}"]
-                image = draw_map(data, name, width, ax, scale)
-                ax.set_title(f"{LABELS[name]}, width {width}", loc="left")
-                if width == 1:
-                    draw_trained(groups["trained"], name, ax, scale)
-            row[0].set_ylabel("distance of a layer from the identity")
-        for ax in axes[-1]:
-            ax.set_xlabel("depth")
-        figure.colorbar(image, ax=axes, label="decades of the farthest singular value from 1", extend="both", pad=0.01)
-        edge = [mpl.patheffects.withStroke(linewidth=3, foreground="#555555")]
-        line, mark = {"color": "white", "linewidth": 2, "path_effects": edge}, {"color": "white", "linestyle": ""}
-        keys = [
-            plt.Line2D([], [], label="7 decades", **line),
-            plt.Line2D([], [], linestyle=":", label=r"condition $10^7$", **line),
-            plt.Line2D([], [], color="black", linestyle="--", label="7 decades, predicted"),
-            plt.Line2D([], [], marker="o", markeredgecolor="black", label="trained from torch's start", **mark),
-            plt.Line2D([], [], marker="D", markeredgecolor="black", label="from the identity", **mark),
+        trained = data["trained"].to_dataset().sel(architecture=name)
+        ends = [
+            f"{depth} layers from {start}: distance {quantiles(one.distance)}, decades {quantiles(one.decades)}"
+            for start in trained.start.values
+            for depth in trained.depth.values[[0, -1]]
+            for one in [trained.sel(start=start, depth=depth)]
         ]
-        figure.legend(handles=keys, loc="outside lower center", ncols=5)
+        kept = float(trained.decades.median("seed").max()) < DECADES
+        said = f"A trained {LABELS[name]} chain has layers close to the identity"
+        stated.append(study.Claim(said, "common practice", "; ".join(ends), "held" if kept else "refuted"))
+    return stated
+
+
+def draw(data: xarray.DataTree) -> dict[str, Figure]:
+    laws = {name: [law.power for law in falls(data, name).values()] for name in LABELS}
+    powers = [" to ".join(dict.fromkeys(f"{end:.2f}" for end in (max(p), min(p)))) if p else "?" for p in laws.values()]
+    text = (
+        f"The distance that L layers may have from the identity falls as L to the power of {powers[1]} in residual "
+        f"chains and of {powers[0]} in plain ones: no one distance is close."
+    )
+    return {"": draw_maps(data, (1, 64), text), "widths": draw_maps(data, (4, 16), text)}
+
+
+def draw_maps(data: xarray.DataTree, widths: tuple[int, int], text: str) -> Figure:
+    """Draw the maps of two widths, a row an architecture."""
+    figure, axes = st.plots.panels("ab;cd", height=5.8)
+    scale = mpl.colors.LogNorm(0.1, 300)
+    cells = [(name, width) for name in LABELS for width in widths]
+    for ax, (name, width) in zip(axes.values(), cells, strict=True):
+        image = draw_map(data[f"{name}_{width}"].to_dataset(), name, width, ax, scale)
+        ax.set_title(f"{LABELS[name]}, width {width}")
+        if width == 1:
+            draw_trained(data["trained"].sel(architecture=name).to_dataset(), ax, scale)
+    for letter in "ac":
+        axes[letter].set_ylabel("distance of a layer from the identity")
+    for letter in "cd":
+        axes[letter].set_xlabel("depth")
+    figure.colorbar(
+        image, ax=list(axes.values()), label="decades of the farthest value from 1", extend="both", pad=0.01
+    )
+    white, light = {"color": "white", "path_effects": EDGE}, {"color": "white", "markeredgecolor": "black"}
+    keys = [
+        mpl.lines.Line2D([], [], linewidth=1.6, label="7 decades", **white),
+        mpl.lines.Line2D([], [], linestyle=":", label=r"condition $10^7$", **white),
+        mpl.lines.Line2D([], [], color="black", linestyle="--", label="7 decades, predicted"),
+        mpl.lines.Line2D([], [], marker="o", linestyle="", label="trained from torch's start", **light),
+        mpl.lines.Line2D([], [], marker="D", linestyle="", label="from the identity", **light),
+    ]
+    figure.legend(handles=keys if 1 in widths else keys[:3], loc="outside lower center", ncols=5, fontsize=7)
+    st.plots.headline(figure, text)
     return figure
 
 
-def draw_map(
-    data: xarray.Dataset, name: str, width: int, ax: plt.Axes, scale: mpl.colors.Normalize
-) -> mpl.collections.QuadMesh:
+def draw_map(data: xarray.Dataset, name: str, width: int, ax: Axes, scale: mpl.colors.Normalize) -> QuadMesh:
     """Draw the decades of one family of chains with their boundaries, measured and predicted."""
     # Over the strengths, so that rows that hardly differ in distance stay in order.
-    distances = np.maximum.accumulate(data.distance.to_numpy())
-    image = ax.pcolormesh(
-        data.depth, distances, np.maximum(data.decades, 1e-6), norm=scale, cmap="viridis", rasterized=True
-    )
-    ax.contour(data.depth, distances, data.decades, [DECADES], colors="white", linewidths=2)
+    grid = data.depth, np.maximum.accumulate(data.distance.to_numpy())
+    image = ax.pcolormesh(*grid, data.decades.clip(1e-6), norm=scale, cmap="viridis", rasterized=True)
+    ax.contour(*grid, data.decades, [DECADES], colors="white", linewidths=1.6)
     if width > 1:
-        ax.contour(
-            data.depth, distances, data.log10_condition, [DECADES], colors="white", linewidths=1.5, linestyles=":"
-        )
+        ax.contour(*grid, data.log10_condition, [DECADES], colors="white", linewidths=1.2, linestyles=":")
     depths = np.geomspace(float(data.depth[0]), float(data.depth[-1]), 60)
     line = np.array([boundary(name, data, depth, width) for depth in depths])
-    inside = np.isfinite(line)
-    ax.plot(depths[inside], line[inside], "--", color="black", linewidth=1.4)
-    ax.set_xscale("log")
-    ax.set_yscale("log")
+    ax.plot(depths, np.where(np.isfinite(line), line, np.nan), "--", color="black")
+    ticks = [depth for depth in (3, 10, 30, 100, 300, 1000, 3000) if depth <= depths[-1]]
+    ax.set(xscale="log", yscale="log")
+    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    ax.minorticks_off()
     ax.grid(False)
     return image
 
 
-def draw_trained(data: xarray.Dataset, name: str, ax: plt.Axes, scale: mpl.colors.Normalize) -> None:
+def draw_trained(data: xarray.Dataset, ax: Axes, scale: mpl.colors.Normalize) -> None:
     """Draw where trained chains end up, filled with their own decades."""
+    look = {"norm": scale, "s": 26, "cmap": "viridis", "edgecolors": "white", "linewidths": 1.1, "zorder": 5}
     for start, marker in (("pytorch", "o"), ("identity", "D")):
-        kept = (data.architecture == name) & (data.start == start)
-        one = data.isel(chain=np.flatnonzero(kept))
-        ax.scatter(
-            one.depth,
-            one.distance,
-            c=np.maximum(one.decades, 1e-6),
-            norm=scale,
-            marker=marker,
-            s=34,
-            cmap="viridis",
-            edgecolors="white",
-            linewidths=1.3,
-            zorder=5,
-        )
+        one = data.sel(start=start).median("seed")
+        ax.scatter(one.depth, one.distance, c=one.decades.clip(1e-6), marker=marker, **look)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    study.main(Settings(), Settings(depth=80, strengths=6, iterations=100), measure, draw, claims)

@@ -9,58 +9,123 @@ singular values of every prefix are taken in the log domain, and checked. At wid
 derivatives of successive steps are independent and equally distributed (the sign of the pre-activation is a fair coin,
 whatever the state), so log |J| is a random walk of mean l E log|g|. At width 16 with weights that are Gaussian or
 orthogonal and no biases, the mean of all 16 exponents is E log|det W| / 16 + log(slope) / 2. The naive product is
-formed in float64 and decomposed, as one would.
+formed in float64 and decomposed.
 
-Reading. Top: width 1. Left, log10 |J| against depth, median, 25-75 % and 5-95 % over seeds and points; black dotted is
-theory. Middle, growth a layer by initialisation, median and 5-95 % over seeds, black ticks are theory. Right, the
-share of products that round to 0 in float32 (solid), in float64 (dashed), and that are exactly 0 (dotted). Centre:
-width 16. Left, all 16 singular values, medians. Middle, the same growth for each of the 16 (pale for the smaller
-ones), black ticks are theory for their mean. Right, one plain chain: lines are its singular values, crosses what the
-naive product makes of them. Bottom: trained, width 1; in the middle the distribution of the growth a layer.
+Reading. First figure. a, b: width 1, fresh and trained: log10 |J| against depth, median, 25-75 % and 5-95 % over seeds
+and points; dotted is theory. c: width 16, fresh: all 16 singular values, medians, paler for smaller ones. d: one plain
+chain of width 16; lines are its singular values, crosses what the naive product makes of them. Second figure. a, b: the
+growth a layer by initialisation, median and 5-95 % over seeds, at width 1 and for each of 16 values; black ticks are
+theory, for the mean of the values. c: the share of products of the fresh chains that round to 0 in float32 (solid), in
+float64 (dashed), and that are exactly 0 (dotted). d: distributions of the growth a layer of the trained chains, bolder
+for deeper prefixes.
 """
 
 from __future__ import annotations
 
 import math
-import textwrap
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-import tyro
 import xarray
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 import stability as st
+import study
 
-LABELS = {
-    "plain_prelu": "plain PReLU",
-    "plain_prelu, identity start": "plain PReLU, identity start",
-    "residual2_prelu": "residual PReLU",
+PLAIN, IDENTITY, RESIDUAL = "plain", "identity start", "residual"
+#: Architecture, initialisation and colour of each.
+CHAINS = {
+    PLAIN: ("plain_prelu", "pytorch", st.plots.colour("plain_prelu")),
+    IDENTITY: ("plain_prelu", "identity", "#CC79A7"),
+    RESIDUAL: ("residual2_prelu", "pytorch", st.plots.colour("residual2_prelu")),
 }
-COLOURS = {name: st.plots.colour(name.split(",")[0]) for name in LABELS}
-COLOURS["plain_prelu, identity start"] = "#CC79A7"
+COLOURS = {name: shade for name, (_, _, shade) in CHAINS.items()}
+PAIR = (PLAIN, RESIDUAL)
+TASK = st.Task(torch.sin, (-3, 3), points=128)
+POINTS = torch.linspace(-3, 3, 5, dtype=torch.float64)
 WIDE = 16
+ONES = torch.ones(1, WIDE, dtype=torch.float64)
 SLOPE = 0.25  # of PReLU, as every scheme but the identity starts it
+FORMATS = ("float32", "float64")
+DECADE = math.log(10)
+#: A z beyond this is no chance.
+BAND = 4.0
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(study.Settings):
     """Plain against residual PReLU: log |J| against depth, fresh and trained."""
 
-    quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Fewer seeds, iterations and layers: under 10 seconds."""
-    out: Path = Path("figures")
-    """The folder for the figure (PNG, PDF) and its data (netCDF)."""
-    seed: int = 0
-    """The root seed."""
+    depth: int = 1000
+    """Steps of the fresh chains of width 1."""
+    seeds: int = 200
+    """How many of these; half of them are trained."""
+    trained_depth: int = 100
+    """Steps of the trained chains."""
+    iterations: int = 2000
+    """Of Adam."""
+    wide_depth: int = 300
+    """Steps at width 16."""
+    wide_seeds: int = 20
+    """Chains of width 16."""
 
 
-def predict(architecture: str, init: str, width: int, depth: int) -> float | None:
-    """Return E log|g| a layer (at width 16 the mean over all exponents), None where nothing is derived here."""
+def summary(s: st.Spectrum, kept: list[int]) -> xarray.Dataset:
+    """Return the values at some depths, and at all of them the share of products that are 0 in a format."""
+    shares = [(s.vanished | s.underflows(getattr(torch, name))).flatten(1).double().mean(1) for name in FORMATS]
+    data = s.to_dataset()[["log_values"]].sel(depth=kept)
+    data["lost"] = (("format", "step"), torch.stack(shares).numpy(), {"long_name": "share that is 0 in the format"})
+    # Seven digits are enough for a figure and halve the file.
+    return data.astype(np.float32).assign_coords(format=list(FORMATS), step=np.arange(1, s.depth + 1))
+
+
+def chain_of(name: str, depth: int, seeds: int, settings: Settings, width: int = 1) -> st.Chain:
+    architecture, init, _ = CHAINS[name]
+    return st.Chain(architecture, depth, seeds=seeds, width=width, init=init, root=settings.seed)
+
+
+def fresh(name: str, settings: Settings) -> xarray.Dataset:
+    s = st.spectrum(chain_of(name, settings.depth, settings.seeds, settings), POINTS, progress=False)
+    data = summary(s, [1, *np.linspace(0, settings.depth, 26).astype(int)[1:].tolist()])
+    return data.assign(predicted=predict(*CHAINS[name][:2], 1, settings.depth))
+
+
+def trained(name: str, settings: Settings) -> xarray.Dataset:
+    chain = chain_of(name, settings.trained_depth, settings.seeds // 2, settings)
+    history = st.train(chain, TASK, iterations=settings.iterations, progress=False)
+    data = summary(st.spectrum(chain, POINTS, progress=False), [1, *range(5, chain.depth + 1, 5)])
+    return data.assign(loss=("seed", history.best_loss.numpy()))
+
+
+def wide(name: str, settings: Settings) -> xarray.Dataset:
+    chain = chain_of(name, settings.wide_depth, settings.wide_seeds, settings, WIDE)
+    s = st.spectrum(chain, ONES, progress=False)
+    return summary(s, [1, *range(10, chain.depth + 1, 10)]).assign(checked=passed(s))
+
+
+def passed(s: st.Spectrum) -> bool:
+    assert s.self_check is not None
+    return bool(s.self_check.passed.all())
+
+
+def growth(width: int, architecture: str, init: str, settings: Settings) -> xarray.Dataset:
+    """Return the growth a layer of every singular value, NaN where a scheme does not exist for an architecture."""
+    depth, seeds = (settings.depth, settings.seeds) if width == 1 else (settings.wide_depth, settings.wide_seeds)
+    found, predicted = np.full((seeds, width), np.nan), np.nan
+    try:
+        chain = st.Chain(architecture, depth, seeds=seeds, width=width, init=init, root=settings.seed)
+    except ValueError:
+        pass
+    else:
+        s = st.spectrum(chain, ONES[0, :1] if width == 1 else ONES, check=False, distances=False, progress=False)
+        found, predicted = s.finite_time_exponents[-1, :, 0].numpy(), predict(architecture, init, width, depth)
+    return xarray.Dataset({"exponent": (("seed", "index"), found), "predicted": predicted})
+
+
+def predict(architecture: str, init: str, width: int, depth: int) -> float:
+    """Return E log|g| a layer (at width 16 the mean over all exponents), NaN where nothing is derived here."""
     if width == 1:
         # The sign of the state matters for the identity alone.
         exponent = st.theory.lyapunov_exponent(architecture, init, sign=1)
@@ -68,283 +133,209 @@ def predict(architecture: str, init: str, width: int, depth: int) -> float | Non
         return float(exponent.value(**{s.name: known[s.name] for s in exponent.symbols if s.name in known}))
     if init == "identity":
         return 0.0
-    if architecture == "plain_prelu":
-        gain, fold = math.sqrt(2 / (1 + SLOPE**2)), math.log(SLOPE) / 2
-        newman = st.theory.gaussian_exponents(width, gain / math.sqrt(width))
-        logs = {"he": newman.mean(), "orthogonal": math.log(gain)}
-        return logs[init] + fold if init in logs else None
-    return None
+    gain, fold = math.sqrt(2 / (1 + SLOPE**2)), math.log(SLOPE) / 2
+    newman = st.theory.gaussian_exponents(width, gain / math.sqrt(width))
+    logs = {"he": newman.mean() + fold, "orthogonal": math.log(gain) + fold}
+    return logs.get(init, np.nan) if architecture == "plain_prelu" else np.nan
 
 
-def growth(width: int, depth: int, seeds: int, root: int) -> xarray.Dataset:
-    """Return the growth a layer of every singular value, for every pair of architecture and initialisation."""
-    x = torch.ones(1, dtype=torch.float64) if width == 1 else torch.ones(1, width, dtype=torch.float64)
-    found: dict[tuple[str, str], np.ndarray] = {}
-    for name in ("plain_prelu", "residual2_prelu"):
-        for init in st.INITS:
-            try:
-                chain = st.Chain(name, depth, seeds=seeds, width=width, init=init, root=root)
-            except ValueError:
-                continue  # not every scheme exists for every architecture
-            s = st.spectrum(chain, x, check=False, distances=False, progress=False)
-            found[name, init] = s.finite_time_exponents[-1, :, 0].numpy()
-    data = xarray.Dataset({"exponent": (("scheme", "seed", "index"), np.stack(list(found.values())))})
-    names = [predict(*pair, width, depth) for pair in found]
-    return (
-        data.assign_coords(
-            architecture=("scheme", [name for name, _ in found]), init=("scheme", [init for _, init in found])
-        )
-        .assign(predicted=("known", [v for v in names if v is not None]))
-        .assign_coords(known=[i for i, v in enumerate(names) if v is not None])
-        .assign_attrs(depth=depth)
-    )
-
-
-def naive_product(depth: int, root: int) -> xarray.Dataset:
+def naive(settings: Settings) -> xarray.Dataset:
     """Return log10 singular values of one plain chain of width 16, true and by a product formed in float64."""
-    chain, x = st.Chain("plain_prelu", depth, seeds=1, width=WIDE, root=root), torch.ones(1, WIDE, dtype=torch.float64)
-    s = st.spectrum(chain, x, progress=False)
-    assert s.self_check is not None
-    assert bool(s.self_check.passed.all())
-    logs = st.naive_spectrum(chain, x)[:, 0, 0].numpy() / math.log(10)
-    both = {"true": s.log_values[:, 0, 0].numpy() / math.log(10), "naive": logs}
-    coords = {"depth": np.arange(1, depth + 1), "index": np.arange(1, WIDE + 1)}
-    return xarray.Dataset({k: (("depth", "index"), v) for k, v in both.items()}, coords)
+    chain = chain_of(PLAIN, min(settings.wide_depth, 120), 1, settings, WIDE)
+    s = st.spectrum(chain, ONES, progress=False)
+    both = {"true": s.log_values[:, 0, 0], "naive": st.naive_spectrum(chain, ONES)[:, 0, 0]}
+    coords = {"depth": np.arange(1, chain.depth + 1), "index": np.arange(1, WIDE + 1)}
+    data = xarray.Dataset({name: (("depth", "index"), one.numpy() / DECADE) for name, one in both.items()}, coords)
+    return data.assign(checked=passed(s))
 
 
-def summarise(spectra: dict[str, st.Spectrum], stride: int, shown: list[int]) -> xarray.Dataset:
-    """Return the spectra at every `stride`-th depth, with dims (architecture, depth, seed, x, index)."""
-    depth = next(iter(spectra.values())).depth
-    kept = sorted({1, *shown, *range(stride, depth + 1, stride)})
-    datasets = [s.to_dataset()[["log_values"]].sel(depth=kept) for s in spectra.values()]
-    data = xarray.concat(datasets, xarray.IndexVariable("architecture", list(spectra)))
-    # Seven digits are enough for a figure and halve the file.
-    data["log_values"] = data.log_values.astype(np.float32)
-    return data.assign_attrs(shown_depths=shown)
-
-
-def median_underflow(s: st.Spectrum, dtype: torch.dtype) -> int | None:
-    """Return the first depth at which at least half of the products are zero in `dtype`."""
-    share = (s.vanished | s.underflows(dtype)).flatten(1).double().mean(1)
-    depths = (share >= 0.5).nonzero()
-    return int(depths[0]) + 1 if len(depths) else None
-
-
-def compare(data: xarray.Dataset, width: int) -> None:
-    """Print the growth a layer against what theory says of its mean over the values."""
-    print(f"Growth of the log of a singular value a layer at width {width}, mean over all values, by initialisation:")
-    known = dict(zip(data.known.values.tolist(), data.predicted.values.tolist(), strict=True))
-    for scheme, (name, init) in enumerate(zip(data.architecture.values, data.init.values, strict=True)):
-        means = data.exponent[scheme].mean("index")
-        error = float(means.std(ddof=1)) / math.sqrt(means.size)
-        line = f"  {LABELS[name]}, {init}: {float(means.mean()):+.4f} +- {error:.4f}"
-        if scheme in known:
-            line += f", theory {known[scheme]:+.4f}"
-            if error > 1e-12:
-                line += f" ({(float(means.mean()) - known[scheme]) / error:+.1f} standard errors)"
-        print(line)
-
-
-def describe(name: str, s: st.Spectrum) -> str:
-    """Return one line on the last depth of a spectrum."""
-    last = s.log_values[-1].flatten() / math.log(10)
-    low, middle, high = (np.quantile(last, q, method="inverted_cdf") for q in (0.05, 0.5, 0.95))
-    lost = [f"{100 * s.vanished[-1].double().mean():.1f} % exactly 0"]
-    for dtype in (torch.float32, torch.float64):
-        share = 100 * s.underflows(dtype)[-1].double().mean()
-        first = median_underflow(s, dtype)
-        since = f" (half of them from depth {first})" if first else ""
-        lost.append(f"{share:.1f} % underflow {str(dtype).removeprefix('torch.')}{since}")
-    return (
-        f"  {LABELS[name]}, depth {s.depth}: median |J| 10^{middle:.1f} (5 to 95 %: 10^{low:.1f} to 10^{high:.1f}); "
-        + ", ".join(lost)
-    )
-
-
-def main(settings: Settings) -> None:
-    st.plots.make_folder(settings.out)  # before the work, not after it
-    seeds, depth, iterations = (40, 300, 300) if settings.quick else (200, 1000, 2000)
-    trained_seeds, trained_depth = seeds // 2, 100
-    x = torch.linspace(-3, 3, 9, dtype=torch.float64)
-    task = st.Task(torch.sin, (-3, 3), points=128)
-
-    pair = ("plain_prelu", "residual2_prelu")
-    fresh = {name: st.spectrum(st.Chain(name, depth, seeds=seeds, root=settings.seed), x) for name in pair}
-    print(f"Freshly initialised as torch does, {seeds} seeds, {len(x)} points on (-3, 3):")
-    predictions = {}
-    for name, s in fresh.items():
-        print(describe(name, s))
-        mean = predict(name, "pytorch", 1, depth)
-        assert mean is not None
-        # Points of one seed share its weights: only seeds are independent.
-        by_seed = s.finite_time_exponents[-1, :, :, 0].mean(1)
-        error = float(by_seed.std()) / math.sqrt(seeds)
-        z = (float(by_seed.mean()) - mean) / error
-        predictions[name] = mean
-        print(
-            f"    growth of log |J| a layer: measured {by_seed.mean():+.4f} +- {error:.4f}, "
-            f"theory {mean:+.4f} ({z:+.1f} standard errors)"
-        )
-
-    trained, losses = {}, {}
-    for name, init in (
-        ("plain_prelu", "pytorch"),
-        ("plain_prelu, identity start", "identity"),
-        ("residual2_prelu", "pytorch"),
-    ):
-        chain = st.Chain(name.split(",")[0], trained_depth, seeds=trained_seeds, init=init, root=settings.seed)
-        history = st.train(chain, task, iterations=iterations)
-        losses[name] = history.best_loss
-        trained[name] = st.spectrum(chain, x)
-    print(f"Trained on sin(x), depth {trained_depth}, {iterations} iterations of Adam, {trained_seeds} seeds:")
-    for name, s in trained.items():
-        print(describe(name, s))
-        print(f"    mean-squared error: best {losses[name].min():.1e}, median {losses[name].median():.1e}")
-    dead, monotone = st.references.constant(task), st.references.best_monotone(task)
-    print(f"    for comparison: the best constant {dead:.4f}, the best monotone function {monotone:.4f}")
-
-    wide_depth, wide_seeds = (60, 6) if settings.quick else (300, 20)
-    ones = torch.ones(1, WIDE, dtype=torch.float64)
-    wide = {
-        name: st.spectrum(st.Chain(name, wide_depth, seeds=wide_seeds, width=WIDE, root=settings.seed), ones)
-        for name in pair
-    }
-    print(f"Width {WIDE}, freshly initialised as torch does, {wide_seeds} seeds, depth {wide_depth}:")
-    for name, s in wide.items():
-        first, last = (float(s.log_values[-1, ..., i].median()) / math.log(10) for i in (0, -1))
-        print(
-            f"  {LABELS[name]}: largest singular value 10^{first:.1f}, smallest 10^{last:.1f} (medians); "
-            f"condition number 10^{first - last:.0f}. {s.self_check}"
-        )
-    naive = naive_product(min(wide_depth, 120), settings.seed)
-    right = (abs(naive.naive - naive.true) < 1e-9).sum("index")
-    fewer = naive.depth.to_numpy()[(right < WIDE / 2).to_numpy()]
-    print(
-        f"  A product formed in float64 has {int(right[-1])} of {WIDE} values of one plain chain right at depth "
-        f"{int(naive.depth[-1])}" + (f", and fewer than half of them from depth {fewer[0]}." if fewer.size else ".")
-    )
+def measure(settings: Settings, parts: study.Parts) -> xarray.DataTree:
+    schemes = {"architecture": [CHAINS[name][0] for name in PAIR], "init": list(st.INITS)}
     groups = {
-        "fresh": summarise(fresh, depth // 40, [10, 100, depth]),
-        "trained": summarise(trained, 4, [10, 30, trained_depth]),
-        "wide": summarise(wide, wide_depth // 30, [wide_depth]),
-        "growth_1": growth(1, depth, seeds, settings.seed),
-        "growth_16": growth(WIDE, wide_depth, wide_seeds, settings.seed),
-        "naive": naive,
+        "fresh": parts.cells(fresh, settings, chain=PAIR),
+        "trained": parts.cells(trained, settings, chain=list(CHAINS)),
+        "wide": parts.cells(wide, settings, chain=PAIR),
+        "growth_1": parts.cells(growth, settings, width=[1], **schemes).squeeze("width"),
+        "growth_16": parts.cells(growth, settings, width=[WIDE], **schemes).squeeze("width"),
+        "naive": parts.part("naive", naive, settings),
     }
-    groups["trained"]["loss"] = (("architecture", "seed"), np.stack([v.numpy() for v in losses.values()]))
-    groups["fresh"]["predicted_exponent"] = ("architecture", [predictions[name] for name in fresh])
-    for width in (1, WIDE):
-        compare(groups[f"growth_{width}"], width)
-    data = xarray.DataTree.from_dict(groups)
-    paths = st.plots.save(draw(groups), data, settings.out, "jacobian_spectrum")
+    references = {"constant": st.references.constant(TASK), "monotone": st.references.best_monotone(TASK)}
+    return xarray.DataTree.from_dict(groups | {"/": xarray.Dataset(attrs=references)})
 
-    plain, near, residual = (float(losses[name].median()) for name in LABELS)
-    gap = {name: float(s.log_values[-1].median()) / math.log(10) for name, s in fresh.items()}
-    spread = {name: float(s.log_condition[-1].median()) / math.log(10) for name, s in wide.items()}
-    finding = (
-        f"Found: after {depth} layers the derivative of the plain chain is 10^{gap['plain_prelu']:.0f}, that of the "
-        f"residual chain 10^{gap['residual2_prelu']:.0f} (medians). At width {WIDE} the plain chain's singular "
-        f"values also part, by 10^{spread['plain_prelu']:.0f} in {wide_depth} layers, the residual chain's by "
-        f"10^{spread['residual2_prelu']:.0f}. Trained to depth {trained_depth}, the plain chain "
-        f"ends with a median error of {plain:.2g} (the best constant has {dead:.2g}), the residual one with "
-        f"{residual:.1e}. Started at the identity, where all members are alike and the derivative is 1, the plain "
-        f"chain ends with {near:.4f}; the best monotone function has {monotone:.4f}."
+
+def last(data: xarray.DataTree, group: str, chain: str) -> np.ndarray:
+    """Return log10 of the values after the last step of a kind of chain, (seeds, points, index)."""
+    return data[group].log_values.sel(chain=chain).isel(depth=-1).to_numpy().astype(float) / DECADE
+
+
+def power(values: np.ndarray) -> str:
+    """Write the median of powers of 10, with 5 to 95 %."""
+    low, middle, high = np.quantile(values, [0.05, 0.5, 0.95], method="inverted_cdf")
+    return f"10^{middle:.1f} (10^{low:.1f} to 10^{high:.1f})"
+
+
+def stopped_by_monotony(data: xarray.DataTree) -> bool:
+    """Whether plain chains die from torch's initialisation, and from the identity end as a monotone function must."""
+    plain, near = (float(data["trained"].loss.sel(chain=name).median()) for name in (PLAIN, IDENTITY))
+    return plain > 0.99 * data.attrs["constant"] and near < 1.05 * data.attrs["monotone"]
+
+
+def claims(data: xarray.DataTree) -> list[study.Claim]:
+    losses = {name: data["trained"].loss.sel(chain=name) for name in CHAINS}
+    ends = ", ".join(f"{name}: median {float(v.median()):.2g}, best {float(v.min()):.2g}" for name, v in losses.items())
+    spans = {name: last(data, "wide", name)[..., 0] - last(data, "wide", name)[..., -1] for name in PAIR}
+    naive = data["naive"].to_dataset()
+    right = (abs(naive.naive - naive.true) < 1e-9 / DECADE).sum("index")
+    half = right.depth[right < WIDE / 2]
+    return [
+        *(of_formats(data, group, name) for group in ("fresh", "trained") for name in data[group].chain.values),
+        *(of_growth(data[f"growth_{width}"].to_dataset()) for width in (1, WIDE)),
+        study.Claim(
+            "The vanishing derivative is what keeps the plain chain from fitting sin(x)",
+            "common practice",
+            f"mean-squared error, {ends}; the best constant {data.attrs['constant']:.3g}, the best monotone function "
+            f"{data.attrs['monotone']:.3g}",
+            "refined" if stopped_by_monotony(data) else "held",
+        ),
+        study.Claim(
+            f"A residual chain keeps the {WIDE} singular values of its product together, a plain one does not",
+            "common practice",
+            "; ".join(f"{name}: largest over smallest {power(span)}" for name, span in spans.items())
+            + f"; self-checks passed: {bool(data['wide'].checked.all() and naive.checked)}",
+            "held" if spans[RESIDUAL].max() < 0.1 * spans[PLAIN].min() else "refuted",
+        ),
+        study.Claim(
+            "A product formed in float64 and decomposed gives its singular values",
+            "common practice",
+            f"{int(right[-1])} of {WIDE} values of one plain chain are right at depth {int(right.depth[-1])}"
+            + (f", fewer than half from depth {int(half[0])}" if half.size else ""),
+            "held" if int(right.min()) == WIDE else "refuted",
+        ),
+    ]
+
+
+def of_formats(data: xarray.DataTree, group: str, name: str) -> study.Claim:
+    """Whether the usual formats hold the derivative."""
+    lost, logs = data[group].lost.sel(chain=name), last(data, group, name)
+    words = f"median |J| {power(logs)}, {100 * np.isneginf(logs).mean():.1f} % exactly 0"
+    for form in lost:
+        since = f" (half from depth {int(half_lost(form)[0])})" if half_lost(form).size else ""
+        words += f", {100 * float(form[-1]):.1f} % 0 in {form.format.item()}{since}"
+    statement = f"{name}, {group}: float32 and float64 hold |J| of {lost.step.size} layers"
+    return study.Claim(
+        statement, "common practice", words, ("held", "refined", "refuted")[int((lost[:, -1] > 0).sum())]
     )
-    if plain > 0.99 * dead and near < 1.05 * monotone:
-        finding += (
-            " So the vanishing derivative is what stops the plain chain, and not the last thing that would: without "
-            "it, it stops where a monotone function must."
-        )
-    print("\n" + textwrap.fill(finding, 100))
-    print("Written: " + ", ".join(str(path) for path in paths))
 
 
-def draw(groups: dict[str, xarray.Dataset]) -> plt.Figure:
-    """Draw the figure from the data that is stored beside it."""
-    with mpl.rc_context(st.plots.STYLE):
-        figure, axes = plt.subplots(3, 3, figsize=(11.5, 9.4), width_ratios=(1.25, 1, 1))
-        fresh, wide, trained = groups["fresh"], groups["wide"], groups["trained"]
-        for data, ax in ((fresh, axes[0, 0]), (wide, axes[1, 0]), (trained, axes[2, 0])):
-            for name in data.architecture.values:
-                one = data.sel(architecture=name)
-                st.plots.spectrum(one, ax, label=LABELS[name], colour=COLOURS[name])
-                if "predicted_exponent" in one:
-                    line = float(one.predicted_exponent) * one.depth / math.log(10)
-                    ax.plot(one.depth, line, ":", color="black", linewidth=1.2, zorder=5)
-        for data, ax in ((fresh, axes[0, 2]), (trained, axes[2, 2])):
-            for name in data.architecture.values:
-                st.plots.vanishing(data.sel(architecture=name), ax, colour=COLOURS[name])
-        shades = trained.attrs["shown_depths"]
-        for name in trained.architecture.values:
-            for shade, alpha in zip(shades, (0.3, 0.6, 1.0), strict=True):
-                one = trained.sel(architecture=name)
-                st.plots.distribution(one, axes[2, 1], colour=COLOURS[name], depth=shade, alpha=alpha)
-        for ax, key in ((axes[0, 1], "growth_1"), (axes[1, 1], "growth_16")):
-            draw_growth(groups[key], ax)
-        draw_naive(groups["naive"], axes[1, 2])
+def half_lost(lost: xarray.DataArray) -> xarray.DataArray:
+    """Return the depths at which at least half of the products are 0."""
+    return lost.step[lost >= 0.5]
 
-        theory = [plt.Line2D([], [], color="black", linestyle=":", label="theory: depth times E log |g|")]
-        axes[0, 0].legend(handles=[*axes[0, 0].get_legend_handles_labels()[0], *theory], loc="lower left")
-        axes[1, 0].legend(loc="lower left")
-        axes[2, 0].legend(loc="lower left")
-        depths = zip(shades, (0.3, 0.6, 1.0), strict=True)
-        keys = [plt.Line2D([], [], color="#333333", alpha=alpha, label=f"depth {d}") for d, alpha in depths]
-        axes[2, 1].legend(handles=keys, loc="center", bbox_to_anchor=(0.69, 0.5))
-        styles = {"0 in float32": "-", "0 in float64": "--", "exactly 0": ":"}
-        keys = [plt.Line2D([], [], color="#555555", linestyle=v, label=k) for k, v in styles.items()]
-        axes[0, 2].legend(handles=keys, loc="center right")
-        for row, title in zip(axes, ("width 1, fresh", f"width {WIDE}, fresh", "width 1, trained"), strict=True):
-            row[0].set_title(f"{title}: singular values against depth", loc="left")
-        for ax, key in ((axes[0, 1], "growth_1"), (axes[1, 1], "growth_16")):
-            ax.set_title(f"growth a layer, depth {groups[key].attrs['depth']}", loc="left")
-        axes[2, 1].set_title("growth a layer", loc="left")
-        axes[0, 2].set_title("products that a format loses", loc="left")
-        axes[2, 2].set_title("products that a format loses", loc="left")
-        axes[1, 2].set_title("what a product in float64 says (plain)", loc="left")
+
+def of_growth(data: xarray.Dataset) -> study.Claim:
+    """Whether values grow as theory says, where it says something and chance has a part in it."""
+    means = data.exponent.mean("index")
+    error = means.std("seed", ddof=1) / math.sqrt(means.seed.size)
+    z = ((means.mean("seed") - data.predicted) / error.where(error > 1e-12)).stack(scheme=("architecture", "init"))
+    z = z.dropna("scheme")
+    worst = z[int(np.argmax(np.abs(z.to_numpy())))]
+    at = ", ".join(worst.scheme.item())
+    words = f"the largest z of {z.size} pairs of chain and initialisation is {float(worst):+.1f} ({at})"
+    statement = f"The mean growth a layer at width {data.index.size} is what theory says"
+    return study.Claim(statement, "theory", words, "held" if abs(worst) < BAND else "refuted")
+
+
+def draw(data: xarray.DataTree) -> dict[str, Figure]:
+    return {"": draw_products(data), "growth": draw_growths(data)}
+
+
+def draw_products(data: xarray.DataTree) -> Figure:
+    figure, axes = st.plots.panels("ab;cd", height=5.4)
+    titles = {"fresh": "width 1, fresh", "trained": r"width 1, trained on $\sin x$", "wide": f"width {WIDE}, fresh"}
+    for ax, (group, title) in zip(axes.values(), titles.items(), strict=False):
+        one = data[group].to_dataset()
+        for name in one.chain.values:
+            st.plots.spectrum(one.sel(chain=name), ax, colour=COLOURS[name])
+        for line in one.predicted * one.depth / DECADE if "predicted" in one else []:
+            ax.plot(one.depth, line, ":", color="black", zorder=5)
+        ax.set(title=title, xlim=(0, int(one.depth[-1])))
+        ends = {name: float(np.median(last(data, group, name))) for name in one.chain.values}
+        st.plots.end_labels(ax, ends, {name: COLOURS[name] for name in ends})
+    axes["a"].text(0.05, 0.05, "dotted: theory", transform=axes["a"].transAxes, fontsize=7)
+    axes["b"].set_ylabel("")
+    draw_naive(data["naive"].to_dataset(), axes["d"])
+    plain, residual = (np.median(last(data, "fresh", name)) for name in PAIR)
+    rest = "; started at the identity the plain one trains, and stops where a monotone function must"
+    st.plots.headline(
+        figure,
+        f"After {int(data['fresh']['depth'][-1])} layers the derivative of a plain PReLU chain is "
+        f"$10^{{{plain:.0f}}}$, that of a residual one $10^{{{residual:.0f}}}$"
+        + (f"{rest}." if stopped_by_monotony(data) else "."),
+    )
     return figure
 
 
-def draw_growth(data: xarray.Dataset, ax: plt.Axes) -> None:
-    """Draw median and 5 to 95 % over seeds of every value's growth a layer, by initialisation."""
-    inits = list(dict.fromkeys(data.init.values.tolist()))
-    known = dict(zip(data.known.values.tolist(), data.predicted.values.tolist(), strict=True))
-    for scheme, (name, init) in enumerate(zip(data.architecture.values, data.init.values, strict=True)):
-        y = -inits.index(init) + (0.16 if name == "plain_prelu" else -0.16)
-        exponents = data.exponent[scheme].to_numpy() / math.log(10)
-        k = exponents.shape[1]
-        low, middle, high = np.quantile(exponents, [0.05, 0.5, 0.95], axis=0)
-        for i in range(k):
-            alpha = 1 - 0.7 * i / k
-            ax.plot(
-                [low[i], high[i]], [y, y], color=COLOURS[name], alpha=0.4 * alpha, linewidth=3, solid_capstyle="butt"
-            )
-            ax.plot(middle[i], y, "o", color=COLOURS[name], alpha=alpha, markersize=3.5, markeredgewidth=0)
-        if scheme in known:
-            ax.plot(known[scheme] / math.log(10), y, "|", color="black", markersize=11, markeredgewidth=1.3, zorder=5)
-    ax.set_yticks([-i for i in range(len(inits))], inits)
-    ax.set_xlabel(r"$\log_{10}$ singular value, a layer")
-    ax.axvline(0, color="#999999", linewidth=0.8, zorder=0)
-    theory = "theory" if data.index.size == 1 else "theory, mean of all"
-    key = plt.Line2D([], [], color="black", linestyle="", marker="|", markersize=9, markeredgewidth=1.3, label=theory)
-    ax.legend(handles=[key], loc="lower left")
-
-
-def draw_naive(data: xarray.Dataset, ax: plt.Axes) -> None:
+def draw_naive(data: xarray.Dataset, ax: Axes) -> None:
     """Draw the true values of one chain as lines and the naive ones as crosses."""
     for index in data.index.values[::3]:
-        look = {"color": COLOURS["plain_prelu"], "alpha": 1 - 0.6 * (index - 1) / data.index.size}
-        ax.plot(data.depth, data.true.sel(index=index), linewidth=1.2, **look)
-        some = data.sel(index=index, depth=data.depth[:: max(1, data.depth.size // 24)])
-        shown = np.isfinite(some.naive)
-        ax.plot(some.depth[shown], some.naive[shown], "x", color="#555555", markersize=3.5, markeredgewidth=0.8)
-    keys = [
-        plt.Line2D([], [], color=COLOURS["plain_prelu"], label="in the log domain"),
-        plt.Line2D([], [], color="#555555", linestyle="", marker="x", markersize=4, label="product in float64"),
-    ]
-    ax.legend(handles=keys, loc="lower left")
-    ax.set_xlabel("depth")
-    ax.set_ylabel(r"$\log_{10}$ singular values")
+        one = data.sel(index=index)
+        ax.plot(data.depth, one.true, color=COLOURS[PLAIN], alpha=1 - 0.6 * (index - 1) / data.index.size)
+        some = one.isel(depth=slice(None, None, max(1, data.depth.size // 24)))
+        ax.plot(some.depth, some.naive.where(np.isfinite(some.naive)), "x", color="#555555", markersize=3)
+    ax.set(title=f"one plain chain of width {WIDE}", xlabel="depth", ylabel=r"$\log_{10}$ singular values")
+    ax.set_xlim(0, data.depth.size + 1)
+    ends = {"product\nin float64": float(data.naive[-1, -1]), "in the\nlog domain": float(data.true[-1, -1])}
+    st.plots.end_labels(ax, ends, dict(zip(ends, ("#555555", COLOURS[PLAIN]), strict=True)))
+
+
+def draw_growths(data: xarray.DataTree) -> Figure:
+    figure, axes = st.plots.panels("ab;cd", height=5.4)
+    draw_growth(data["growth_1"].to_dataset(), axes["a"])
+    draw_growth(data["growth_16"].to_dataset(), axes["b"])
+    lost, trained = data["fresh"].lost, data["trained"].to_dataset()
+    for line in lost.stack(line=("chain", "format")).transpose("line", ...):
+        name, form = line.line.item()
+        axes["c"].plot(line.step, 100 * line, {"float32": "-", "float64": "--"}[form], color=COLOURS[name])
+        for half in half_lost(line)[:1]:
+            axes["c"].text(half + 0.02 * line.step.size, 50, f"{name}, {form}", color=COLOURS[name], fontsize=7)
+    axes["c"].text(lost.step.size, 3, "residual, both", color=COLOURS[RESIDUAL], fontsize=7, ha="right")
+    axes["c"].set(title="width 1, fresh", xlabel="depth", ylabel="share that rounds to 0 (%)")
+    shown = [10, 30, int(trained.depth[-1])]
+    for place, name in enumerate(CHAINS):
+        for depth, alpha in zip(shown, (0.3, 0.6, 1.0), strict=True):
+            one = trained.sel(chain=name)
+            st.plots.distribution(one, axes["d"], colour=COLOURS[name], depth=depth, alpha=alpha)
+        axes["d"].text(0.03, 0.93 - 0.07 * place, name, color=COLOURS[name], fontsize=7, transform=axes["d"].transAxes)
+    axes["d"].set_title(f"width 1, trained: depths {', '.join(map(str, shown))}")
+    plain, residual = data["growth_1"].exponent.median("seed")[..., 0]
+    gap = (plain - residual).dropna("init")
+    gap = gap[abs(gap) > 1e-9]  # at the identity neither grows
+    st.plots.headline(
+        figure,
+        f"By {int((gap < 0).sum())} of {gap.size} initialisations a plain chain of width 1 shrinks the derivative "
+        "faster than a residual one (colours as in d; black ticks: theory).",
+    )
+    return figure
+
+
+def draw_growth(data: xarray.Dataset, ax: Axes) -> None:
+    """Draw median and 5 to 95 % over seeds of every value's growth a layer, by initialisation."""
+    for place, init in enumerate(data.init.values):
+        for name, beside in zip(PAIR, (0.16, -0.16), strict=True):
+            one, y = data.sel(architecture=CHAINS[name][0], init=init), beside - place
+            if one.exponent.isnull().all():
+                continue  # not every scheme exists for every architecture
+            for index, (low, middle, high) in enumerate(one.exponent.quantile([0.05, 0.5, 0.95], "seed").T / DECADE):
+                alpha = 1 - 0.7 * index / data.index.size
+                ax.plot([low, high], [y, y], color=COLOURS[name], alpha=0.4 * alpha, linewidth=3, solid_capstyle="butt")
+                ax.plot(middle, y, "o", color=COLOURS[name], alpha=alpha, markersize=3, markeredgewidth=0)
+            ax.plot(one.predicted / DECADE, y, "|", color="black", markersize=9, markeredgewidth=1.2, zorder=5)
+    ax.set_yticks(-np.arange(data.init.size), data.init.values)
+    ax.set(ylim=(0.5 - data.init.size, 0.5), xlabel=r"$\log_{10}$ singular value, a layer")
+    ax.set_title(f"width {data.index.size}, by initialisation")
+    ax.axvline(0, color="#999999", linewidth=0.8, zorder=0)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    quick = Settings(depth=300, seeds=40, iterations=300, wide_depth=60, wide_seeds=6)
+    study.main(Settings(), quick, measure, draw, claims)

@@ -14,80 +14,97 @@ norm of dLoss/dh_l against that at the output, median over networks; they reach 
 theory for it is chi_1^(1/2) a layer. Training: four clusters of inputs, two of each class, are fitted by Adam from
 16 points; it reaches where the error on new points is below half the variance of the labels.
 
-Reading. Top: the depth scales over the plane, theory; black: the edge of chaos; white dashed: where the networks below
-are. Bottom: what is measured against sigma_w and depth, white line: how deep it reaches; black dashed: theory, for
-training six times the scale xi_c (Schoenholz et al. 2017). Left of the edge, green, is order, right of it chaos.
+Reading. a: the depth scale of signals over the plane, theory; black, the edge of chaos; white dashed, where the
+networks of the other panels are. b to d: what is measured against sigma_w and depth. White line: how deep it reaches.
+Black dashed: theory, for training six times the scale xi_c (Schoenholz et al. 2017). Left of the edge, green, is order,
+right of it chaos.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import textwrap
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.patheffects
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-import tyro
 import xarray
-from tqdm.auto import tqdm
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure
 
 import stability as st
+import study
 
 BIAS = 0.3
 DIFFERENCE, FACTOR, ERROR = 0.05, 10.0, 0.5
 LIKE = 0.9
 GREEN = "#009E73"
 LIGHT = [mpl.patheffects.withStroke(linewidth=2.8, foreground="#BBBBBB")]
-OUTLINE = [mpl.patheffects.withStroke(linewidth=3.2, foreground="#444444")]
+OUTLINE = [mpl.patheffects.withStroke(linewidth=2.6, foreground="#444444")]
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(study.Settings):
     """To which depth do signals, gradients and training reach in a tanh network?"""
 
-    quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Fewer scales, layers and networks: under 10 seconds."""
-    out: Path = Path("figures")
-    """The folder for the figure (PNG, PDF) and its data (netCDF)."""
-    seed: int = 0
-    """The root seed."""
+    plane: int = 80
+    """Scales of the weights in the map of theory; half as many of the biases."""
+    scales: int = 24
+    """Scales of the weights at which signals and gradients are measured."""
+    depth: int = 120
+    """Layers of these networks."""
+    width: int = 128
+    """Their width."""
+    seeds: int = 6
+    """Networks of each scale."""
+    trained_scales: int = 16
+    """Scales of the weights from which networks are trained."""
+    trained_depths: tuple[int, ...] = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
+    """Their depths."""
+    trained_width: int = 16
+    """Their width."""
+    trained_seeds: int = 3
+    """Networks of each scale and depth."""
+    iterations: int = 120
+    """Of Adam."""
 
 
-def networks(depth: int, width: int, seeds: int, root: int, readout: bool = False, **options: torch.dtype) -> st.Chain:
-    """Return tanh networks with weight scale 1 and bias scale BIAS; other weight scales are multiples."""
-    one = st.Distribution("normal", 1.0, width_power=-0.5)
+def networks(scale: float, depth: int, width: int, seeds: int, root: int, **options: Any) -> st.Chain:
+    """Return tanh networks with this scale of the weights and BIAS of the biases."""
     init = dataclasses.replace(
         st.INITS["pytorch"],
         name="mean field",
-        weight=one,
+        weight=st.Distribution("normal", scale, width_power=-0.5),
         bias=st.Distribution("normal", BIAS),
-        readout_weight=one,
+        readout_weight=st.Distribution("normal", width_power=-0.5),
         readout_bias=st.Distribution("constant", 0.0),
     )
-    architecture = st.Architecture("plain_tanh", activation="tanh", readout=readout)
+    architecture = st.Architecture("plain_tanh", activation="tanh", readout=options.pop("readout", False))
     return st.Chain(architecture, depth, seeds=seeds, width=width, init=init, root=root, **options)
 
 
-def theory_map(count: int) -> xarray.Dataset:
+def theory(settings: Settings) -> xarray.Dataset:
     """Return the depth scales of theory over both scales, and the edge of chaos."""
-    weights, biases = np.linspace(0.5, 3, count), np.linspace(0.02, 1, count // 2)
-    grid = {"weight_scale": weights[:, None], "bias_scale": biases}
-    over = ("weight_scale", "bias_scale")
+    weights, biases = np.linspace(0.5, 3, settings.plane), np.linspace(0.02, 1, settings.plane // 2)
+    scales, over = {"weight_scale": weights[:, None], "bias_scale": biases}, ("weight_scale", "bias_scale")
     return xarray.Dataset(
         {
-            "correlation_scale": (over, st.theory.correlation_depth_scale(**grid)),
-            "gradient_scale": (over, st.theory.gradient_depth_scale(**grid)),
-            "fixed_correlation": (over, st.theory.fixed_correlation(**grid)),
+            "correlation_scale": (over, st.theory.correlation_depth_scale(**scales)),
+            "gradient_scale": (over, st.theory.gradient_depth_scale(**scales)),
+            "fixed_correlation": (over, st.theory.fixed_correlation(**scales)),
             "edge": ("bias_scale", st.theory.edge_of_chaos(biases)),
         },
         {"weight_scale": weights, "bias_scale": biases},
     )
+
+
+def state_size(scale: Any) -> Any:
+    """Return the mean square of a state at the fixed variance."""
+    return (st.theory.fixed_variance(scale, BIAS) - BIAS**2) / scale**2
 
 
 def triples(points: int, width: int, generator: torch.Generator) -> torch.Tensor:
@@ -98,58 +115,44 @@ def triples(points: int, width: int, generator: torch.Generator) -> torch.Tensor
     return torch.cat([one, like, third]) * math.sqrt(width)
 
 
-def measure(weights: np.ndarray, depth: int, width: int, seeds: int, root: int) -> xarray.Dataset:
-    """Return, by weight scale and depth, what is left of the difference of correlations and of the gradient's norm."""
+def signals(scale: float, settings: Settings) -> xarray.Dataset:
+    """Return, by depth, what is left of the difference of correlations and of the gradient's norm."""
     points = 12
-    net = networks(depth, width, seeds, root)
-    unit = net.weight.detach().clone()
-    inputs = triples(points, width, torch.Generator().manual_seed(root))
-    like = [(k, points + k) for k in range(points)]
-    unlike = [(k, 2 * points + k) for k in range(points)]
-    differences, gradients = [], []
-    for weight in tqdm(weights, desc="signals and gradients", disable=None):
-        with torch.no_grad():
-            net.weight.copy_(unit * weight)
-        # The mean square of a state at the fixed variance.
-        size = (st.theory.fixed_variance(float(weight), BIAS) - BIAS**2) / weight**2
-        x = inputs * math.sqrt(size)
-        apart = st.propagation(net, x, pairs=like + unlike).log_decorrelations.exp()
-        difference = (apart[:, :, points:] - apart[:, :, :points]).mean(dim=(1, 2)).numpy()
-        differences.append(difference)
-        g = st.gradient_norms(net, x[:1], lambda y: y[:, 0, 0])["input"]
-        # From the output back: the last layer is left out, for it starts with one unit and not with all.
-        gradients.append((g - g[-1]).median(dim=1).values.flip(0).numpy() / math.log(10))
-    over = ("weight_scale", "layer")
+    net = networks(scale, settings.depth, settings.width, settings.seeds, settings.seed)
+    x = triples(points, settings.width, torch.Generator().manual_seed(settings.seed)) * math.sqrt(state_size(scale))
+    pairs = [(k, k + shift) for shift in (points, 2 * points) for k in range(points)]
+    like, unlike = st.propagation(net, x, pairs=pairs).log_decorrelations.exp().split(points, dim=2)
+    g = st.gradient_norms(net, x[:1], lambda y: y[:, 0, 0])["input"]
+    # From the output back: the last layer is left out, for it starts with one unit and not with all.
+    gradient = (g - g[-1]).median(dim=1).values.flip(0) / math.log(10)
     return xarray.Dataset(
         {
-            "difference": (("weight_scale", "depth"), np.array(differences)),
-            "log10_gradient": (over, np.array(gradients)),
-        },
-        {"weight_scale": weights, "depth": np.arange(depth + 1), "layer": np.arange(depth)},
-        {"width": width, "seeds": seeds, "bias_scale": BIAS},
+            "difference": ("depth", (unlike - like).mean(dim=(1, 2)).numpy()),
+            "log10_gradient": ("layer", gradient.numpy()),
+        }
     )
 
 
-def predict(weights: np.ndarray, depth: int) -> xarray.Dataset:
+def recursion(scales: np.ndarray, depth: int) -> xarray.Dataset:
     """Return what the recursions say of both for infinite width."""
-    q = np.asarray(st.theory.fixed_variance(weights, BIAS))
-    size = (q - BIAS**2) / weights**2
+    q, size = np.asarray(st.theory.fixed_variance(scales, BIAS)), np.asarray(state_size(scales))
     # The correlations of the pre-activations of the first layer, of a like pair and an unlike one.
-    c = np.stack([(weights**2 * size * start + BIAS**2) / q for start in (LIKE, 0.0)])
-    differences = [np.full(len(weights), LIKE)]
-    for _ in tqdm(range(depth), desc="recursion", disable=None):
+    c = np.stack([(scales**2 * size * start + BIAS**2) / q for start in (LIKE, 0.0)])
+    differences = [np.full(len(scales), LIKE)]
+    for _ in range(depth):
         # Of the states, from that of the pre-activations that follow.
-        c = st.theory.correlation_map(c, q, weights, BIAS)
-        states = (c * q - BIAS**2) / (weights**2 * size)
+        c = st.theory.correlation_map(c, q, scales, BIAS)
+        states = (c * q - BIAS**2) / (scales**2 * size)
         differences.append(states[0] - states[1])
-    log_chi = np.log10(st.theory.chi_1(weights, BIAS))
+    gradient = np.log10(st.theory.chi_1(scales, BIAS))[:, None] / 2 * np.arange(depth)
     return xarray.Dataset(
         {
-            "difference": (("weight_scale", "depth"), np.array(differences).T),
-            "log10_gradient": (("weight_scale", "layer"), log_chi[:, None] / 2 * np.arange(depth)),
-            "correlation_scale": ("weight_scale", st.theory.correlation_depth_scale(weights, BIAS)),
+            "difference": (("weight_scale", "depth"), np.transpose(differences)),
+            "log10_gradient": (("weight_scale", "layer"), gradient),
+            "correlation_scale": ("weight_scale", st.theory.correlation_depth_scale(scales, BIAS)),
+            "edge": st.theory.edge_of_chaos(BIAS),
         },
-        {"weight_scale": weights, "depth": np.arange(depth + 1), "layer": np.arange(depth)},
+        {"weight_scale": scales, "depth": range(depth + 1), "layer": range(depth)},
     )
 
 
@@ -162,205 +165,184 @@ def clusters(points: int, width: int, generator: torch.Generator) -> tuple[torch
     return x, (1.0 - 2.0 * (which % 2))[:, None].double().expand(points, width).clone()
 
 
-def train(weights: np.ndarray, depths: list[int], seeds: int, iterations: int, root: int) -> xarray.Dataset:
-    """Return the error on new points after training, by weight scale, depth and seed."""
-    width = 16
-    generator = torch.Generator().manual_seed(root)
+def trained(depth: int, scales: np.ndarray, settings: Settings) -> xarray.Dataset:
+    """Return the errors on new points of networks trained from every scale of the weights."""
+    width, seeds, generator = (
+        settings.trained_width,
+        settings.trained_seeds,
+        torch.Generator().manual_seed(settings.seed),
+    )
     seen, new = clusters(16, width, generator), clusters(64, width, generator)
-    scales = torch.from_numpy(np.repeat(weights, seeds)).float()[:, None, None, None]
-    errors = np.empty((len(weights), len(depths), seeds))
-    for d, depth in enumerate(tqdm(depths, desc="training", disable=None)):
-        net = networks(depth, width, len(weights) * seeds, root, readout=True, dtype=torch.float32)
-        with torch.no_grad():
-            net.weight *= scales
-        st.train(net, st.Task.from_samples(*seen), iterations=iterations, rate=0.002)
-        with torch.no_grad():
-            error = (net(new[0].float()) - new[1]).square().mean(dim=(1, 2))
-        errors[:, d] = error.reshape(len(weights), seeds).numpy()
-    coords = {"weight_scale": weights, "depth": depths}
-    return xarray.Dataset({"error": (("weight_scale", "depth", "seed"), errors)}, coords, {"width": width})
+    options = {"readout": True, "dtype": torch.float32}
+    net = networks(1.0, depth, width, len(scales) * seeds, settings.seed, **options)
+    with torch.no_grad():
+        net.weight *= torch.from_numpy(np.repeat(scales, seeds)).float()[:, None, None, None]
+    st.train(net, st.Task.from_samples(*seen), iterations=settings.iterations, rate=0.002, progress=False)
+    with torch.no_grad():
+        error = (net(new[0].float()) - new[1]).square().mean(dim=(1, 2)).reshape(len(scales), seeds)
+    return xarray.Dataset({"error": (("weight_scale", "seed"), error.numpy())}, {"weight_scale": scales})
 
 
-def reach(values: np.ndarray, depths: np.ndarray) -> np.ndarray:
-    """Return by row the first depth at which the value falls below 0, interpolated; inf where it does not."""
-    found = np.full(len(values), np.inf)
-    for row, value in enumerate(values):
-        below = np.flatnonzero(value < 0)
-        if below.size:
-            at = below[0]
-            found[row] = depths[0]
-            if at > 0:
-                share = value[at - 1] / (value[at - 1] - value[at])
-                found[row] = depths[at - 1] + share * (depths[at] - depths[at - 1])
-    return found
-
-
-def reaches(data: xarray.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Return to which depths signals and gradients reach."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        signals = np.log(np.maximum(data.difference.to_numpy(), 1e-300) / DIFFERENCE)
-    gradients = math.log10(FACTOR) - abs(data.log10_gradient.to_numpy())
-    return reach(signals, data.depth.to_numpy()), reach(gradients, data.layer.to_numpy())
-
-
-def reach_of_training(data: xarray.Dataset) -> np.ndarray:
-    return reach(np.log(ERROR / data.error.median("seed").to_numpy()), data.depth.to_numpy())
-
-
-def compare(what: str, weights: np.ndarray, measured: np.ndarray, predicted: np.ndarray, edge: float) -> float:
-    """Print one kind of reach, measured and predicted; return the median of the factors between them."""
-    both = np.isfinite(measured) & np.isfinite(predicted)
-    factors = np.maximum(measured[both] / predicted[both], predicted[both] / measured[both])
-    middle = float(np.median(factors)) if both.any() else math.nan
-    shown = [0, int(np.argmin(abs(weights - edge))), len(weights) - 1]
-    rows = "; ".join(f"sigma_w {weights[k]:.2f}: {layers(measured[k])} ({layers(predicted[k])})" for k in shown)
-    print(f"  {what}: {rows}; median factor {middle:.2f}")
-    return middle
-
-
-def layers(number: float) -> str:
-    return f"{number:.0f}" if math.isfinite(number) else "beyond"
-
-
-def main(settings: Settings) -> None:
-    st.plots.make_folder(settings.out)
+def measure(settings: Settings, parts: study.Parts) -> xarray.DataTree:
     # Matrices this small are multiplied by one thread faster than by two: training takes a fifth of the time.
     torch.set_num_threads(1)
-    quick = settings.quick
-    depth, width, seeds = (50, 48, 4) if quick else (120, 128, 6)
-    weights = np.linspace(0.7, 3, 9 if quick else 24)
-    plane = theory_map(16 if quick else 80)
-    measured = measure(weights, depth, width, seeds, settings.seed)
-    predicted = predict(weights, depth)
-    trained = train(
-        np.linspace(0.7, 3, 7 if quick else 16),
-        [4, 12, 30] if quick else [4, 6, 8, 12, 16, 24, 32, 48, 64, 96],
-        2 if quick else 3,
-        120,
-        settings.seed,
+    scales = np.linspace(0.7, 3, settings.scales)
+    from_scales = np.linspace(0.7, 3, settings.trained_scales)
+    parts.plan(2)
+    errors = parts.cells(trained, from_scales, settings, depth=settings.trained_depths)
+    errors["six_scales"] = ("weight_scale", 6 * np.asarray(st.theory.correlation_depth_scale(from_scales, BIAS)))
+    groups = {
+        "theory": parts.part("theory", theory, settings),
+        "measured": parts.cells(signals, settings, weight_scale=scales.tolist()),
+        "predicted": parts.part("recursion", recursion, scales, settings.depth),
+        "trained": errors.transpose("weight_scale", "depth", "seed"),
+    }
+    data = xarray.DataTree.from_dict(groups)
+    data.attrs = {"width": settings.width, "trained_width": settings.trained_width}
+    return data
+
+
+def reach(values: xarray.DataArray) -> xarray.DataArray:
+    """Return by scale the first depth at which the value falls below 0, interpolated; inf where it does not."""
+    depths, found = values[values.dims[1]].to_numpy(), []
+    for row in values.to_numpy():
+        at = int(np.argmax(row < 0))
+        if at > 0:
+            found.append(np.interp(0.0, row[[at, at - 1]], depths[[at, at - 1]]))
+        else:
+            found.append(depths[0] if row[0] < 0 else np.inf)
+    return xarray.DataArray(found, {"weight_scale": values.weight_scale})
+
+
+def reaches(data: xarray.DataTree) -> dict[str, xarray.Dataset]:
+    """Return by scale to which depths signals, gradients and training reach, measured and by theory."""
+    both = {"measured": data["measured"].to_dataset(), "theory": data["predicted"].to_dataset()}
+    trained = data["trained"].to_dataset()
+    learnt = reach(np.log(ERROR / trained.error.median("seed")))
+    return {
+        "signals": xarray.Dataset(
+            {key: reach(np.log(one.difference.clip(1e-300) / DIFFERENCE)) for key, one in both.items()}
+        ),
+        "gradients": xarray.Dataset(
+            {key: reach(math.log10(FACTOR) - abs(one.log10_gradient)) for key, one in both.items()}
+        ),
+        "training": xarray.Dataset({"measured": learnt, "theory": trained.six_scales}),
+    }
+
+
+def quantiles(one: xarray.Dataset, shares: list[float], factor: bool = False) -> list[float]:
+    """Return quantiles over the scales of measured over theory, where both end; or of the factor between the two."""
+    ratio = np.log(one.measured / one.theory)
+    ratio = np.exp(abs(ratio) if factor else ratio)
+    return ratio.where(np.isfinite(ratio) & (ratio > 0)).quantile(shares).to_numpy().tolist()
+
+
+def sides(one: xarray.Dataset, edge: float) -> list[xarray.Dataset]:
+    """Return order and chaos."""
+    return [one.sel(weight_scale=slice(edge)), one.sel(weight_scale=slice(edge, None))]
+
+
+def claims(data: xarray.DataTree) -> list[study.Claim]:
+    edge, found, stated = float(data["predicted"].edge), reaches(data), []
+    width, narrow = data.attrs["width"], data.attrs["trained_width"]
+    for what in ("signals", "gradients"):
+        one = found[what]
+        scales = one.weight_scale.to_numpy()
+        low, high = scales[np.flatnonzero(one.measured == one.measured.max())[[0, -1]]]
+        steps = max(low - edge, edge - high, 0.0) / (scales[1] - scales[0])
+        at = f"width {width}: deepest at sigma_w = {low:.2f} to {high:.2f}, {steps:.1f} steps from the edge, {edge:.3f}"
+        near = "held" if steps < 1 else "refined" if steps < 2 else "refuted"
+        middle, most = quantiles(one, [0.5, 0.95], factor=True)
+        apart = f"width {width}: median factor {middle:.2f} between the two, 95 % of the scales within {most:.2f}"
+        as_said = "held" if most < 1.3 else "refined" if middle < 1.3 else "refuted"
+        stated += [
+            study.Claim(f"At the edge of chaos {what} reach deepest", "Schoenholz 2017", at, near),
+            study.Claim(f"At finite width {what} reach as deep as at infinite width", "theory", apart, as_said),
+        ]
+    one = found["training"]
+    within, deepest = float((one.measured <= one.theory).mean()), float(one.measured.idxmax())
+    both = [quantiles(side, [0.5, 0.05, 0.95]) for side in sides(one, edge)]
+    order, chaos = ("{:.2f} (5 to 95 % of scales: {:.2f} to {:.2f})".format(*side) for side in both)
+    told = (
+        f"width {narrow}: deepest at sigma_w = {deepest:.2f}; {100 * within:.0f} % of {one.measured.size} scales are "
+        f"within six depth scales; reached over six depth scales in order {order}, in chaos {chaos}"
     )
+    said = "Networks can be trained down to six depth scales of signals, and no deeper"
+    as_said = "held" if all(0.8 < middle < 1.25 for middle, *_ in both) else "refuted"
+    return [*stated, study.Claim(said, "Schoenholz 2017", told, as_said)]
 
-    edge = float(st.theory.edge_of_chaos(BIAS))
-    print(f"sigma_b = {BIAS}, edge of chaos at sigma_w = {edge:.4f}. Layers reached, measured (theory):")
-    found, expected = reaches(measured), reaches(predicted)
-    factors = [compare(what, weights, found[k], expected[k], edge) for k, what in enumerate(("signals", "gradients"))]
-    learnt = reach_of_training(trained)
-    scales = trained.weight_scale.to_numpy()
-    six = 6 * np.asarray(st.theory.correlation_depth_scale(scales, BIAS))
-    compare("training", scales, learnt, six, edge)
-    groups = {"theory": plane, "measured": measured, "predicted": predicted, "trained": trained}
-    paths = st.plots.save(draw(groups), xarray.DataTree.from_dict(groups), settings.out, "phase_diagram")
-    best = scales[int(np.argmax(np.where(np.isfinite(learnt), learnt, np.inf)))]
-    deepest = [float(weights[int(np.argmax(reached))]) for reached in found]
-    finding = (
-        f"Found: with sigma_b = {BIAS} signals reach deepest near sigma_w = {deepest[0]:.2f} and gradients near "
-        f"{deepest[1]:.2f}, where theory has the edge of chaos at {edge:.2f}; away from it the depths are those of the "
-        f"theory for infinite width to a factor of {factors[0]:.2f} for signals and {factors[1]:.2f} for gradients "
-        f"(median, width {width}). Training on new points of four clusters reaches deepest near sigma_w = {best:.2f}, "
-        f"and {'is' if (learnt <= six).mean() >= 0.9 else 'is not'} held within six times xi_c: "
-        f"{100 * (learnt <= six).mean():.0f} % of the scales."
+
+def draw(data: xarray.DataTree) -> Figure:
+    figure, axes = st.plots.panels("ab;cd", height=5.6)
+    draw_plane(data["theory"].to_dataset(), axes["a"])
+    measured, error = data["measured"].to_dataset(), data["trained"].error.median("seed")
+    found, edge, tones = reaches(data), float(data["predicted"].edge), mpl.colors
+    wide, narrow = (f"width {data.attrs[key]}" for key in ("width", "trained_width"))
+    panels = (
+        ("b", "signals", wide, measured.difference.clip(1e-9), tones.LogNorm(1e-2, 1), "magma"),
+        ("c", "gradients", wide, measured.log10_gradient, tones.Normalize(-4, 4), "PuOr_r"),
+        ("d", "training", narrow, error, tones.Normalize(0, 1), "magma_r"),
     )
-    print("\n" + textwrap.fill(finding, 100))
-    print("Written: " + ", ".join(str(path) for path in paths))
-
-
-def draw(groups: dict[str, xarray.Dataset]) -> plt.Figure:
-    """Draw the figure from the data that is stored beside it."""
-    plane, measured, predicted, trained = (groups[key] for key in ("theory", "measured", "predicted", "trained"))
-    with mpl.rc_context(st.plots.STYLE):
-        figure = plt.figure(figsize=(10.8, 6.6))
-        figure.get_layout_engine().set(w_pad=0.09)
-        grid = figure.add_gridspec(2, 6)
-        top = [figure.add_subplot(grid[0, :3]), figure.add_subplot(grid[0, 3:])]
-        bottom = [figure.add_subplot(grid[1, 2 * k : 2 * k + 2]) for k in range(3)]
-        titles = (r"(a) theory: depth scale $\xi_c$ of signals", r"(b) theory: depth scale $|\xi_\nabla|$ of gradients")
-        for ax, name, title in zip(top, ("correlation_scale", "gradient_scale"), titles, strict=True):
-            image = draw_plane(plane, name, ax)
-            ax.set_title(title, loc="left")
-            figure.colorbar(image, ax=ax, label="layers", extend="both", pad=0.01)
-        draw_measured(figure, bottom, measured, predicted, trained)
+    labels = ("difference left", r"$\log_{10}$ of the growth", "error / variance")
+    for (letter, what, width, values, norm, cmap), label in zip(panels, labels, strict=True):
+        image = draw_measured(axes[letter], values, found[what], edge, norm=norm, cmap=cmap)
+        axes[letter].set_title(f"{what}, {width}")
+        figure.colorbar(image, ax=axes[letter], label=label, extend="both", pad=0.01)
+    axes["b"].set(xlabel="", ylabel="depth")
+    axes["c"].set_ylabel("layers from the output")
+    axes["d"].set_ylabel("depth of the network")
+    for x, y, words in ((0.53, 0.48, "measured"), (0.7, 0.74, r"theory: $6\,\xi_c$")):
+        axes["d"].text(x, y, words, transform=axes["d"].transAxes, color="white", fontsize=7, path_effects=OUTLINE)
+    factors = [quantiles(found[what], [0.5], factor=True)[0] for what in ("signals", "gradients")]
+    order, chaos = (quantiles(side, [0.5])[0] for side in sides(found["training"], edge))
+    st.plots.headline(
+        figure,
+        f"Signals and gradients of tanh networks reach as deep as theory says, to median factors of {factors[0]:.2f} "
+        f"and {factors[1]:.2f}; training reaches {order:.1f} times six depth scales in order, {chaos:.1f} in chaos.",
+    )
     return figure
 
 
-def draw_plane(plane: xarray.Dataset, name: str, ax: plt.Axes) -> mpl.collections.QuadMesh:
-    """Draw a depth scale of theory over both scales."""
+def draw_plane(plane: xarray.Dataset, ax: Axes) -> None:
+    """Draw the depth scale of theory over both scales."""
     image = ax.pcolormesh(
         plane.weight_scale,
         plane.bias_scale,
-        np.minimum(abs(plane[name].T), 1e6),
+        np.minimum(plane.correlation_scale.T, 1e6),
         norm=mpl.colors.LogNorm(1, 100),
         cmap="viridis",
         rasterized=True,
         shading="gouraud",
     )
-    ax.plot(plane.edge, plane.bias_scale, color="black", linewidth=2)
-    ax.axhline(BIAS, color="white", linestyle="--", linewidth=1.2)
-    for x, y, word in ((0.06, 0.9, "order"), (0.86, 0.06, "chaos")):
-        ax.text(x, y, word, transform=ax.transAxes, color="white", fontsize=11, path_effects=OUTLINE)
+    ax.plot(plane.edge, plane.bias_scale, color="black", linewidth=1.6)
+    ax.axhline(BIAS, color="white", linestyle="--", linewidth=1)
+    for x, y, words in ((0.06, 0.85, "order"), (0.8, 0.06, "chaos"), (0.58, 0.85, "edge of chaos")):
+        ax.text(x, y, words, transform=ax.transAxes, color="white", fontsize=8, path_effects=OUTLINE)
     ax.set(xlim=(0.5, 3), xlabel=r"scale of the weights $\sigma_w$", ylabel=r"scale of the biases $\sigma_b$")
+    ax.set_title(r"theory: depth scale $\xi_c$")
+    ax.grid(False)
+    ax.figure.colorbar(image, ax=ax, label="layers", extend="both", pad=0.01)
+
+
+def draw_measured(ax: Axes, values: xarray.DataArray, lines: xarray.Dataset, edge: float, **look: Any) -> QuadMesh:
+    """Draw what is measured over scales and depths, with the depths reached, measured and by theory."""
+    scales, depths = values.weight_scale, values[values.dims[1]]
+    image = ax.pcolormesh(scales, depths, values.T, rasterized=True, shading="nearest", **look)
+    ax.axvline(edge, color=GREEN, linestyle=":", linewidth=1.6)
+    lines = lines.where(np.isfinite(lines), 1e4)
+    ax.plot(scales, lines.measured, color="white", linewidth=1.8, path_effects=OUTLINE)
+    ax.plot(scales, lines.theory, color="black", linestyle="--", linewidth=1.3, path_effects=LIGHT)
+    ticks = [4, 8, 16, 32, 64] if depths[0] > 2 else [3, 10, 30, 100]
+    ax.set(xlim=(scales[0], scales[-1]), ylim=(max(2, depths[0]), depths[-1]), yscale="log")
+    ax.set_yticks(ticks, [str(tick) for tick in ticks])
+    ax.minorticks_off()
+    ax.set_xlabel(rf"scale of the weights $\sigma_w$, at $\sigma_b = {BIAS}$")
     ax.grid(False)
     return image
 
 
-def draw_measured(
-    figure: plt.Figure,
-    axes: list[plt.Axes],
-    measured: xarray.Dataset,
-    predicted: xarray.Dataset,
-    trained: xarray.Dataset,
-) -> None:
-    """Draw what is left of signals and gradients, and the errors after training, with the depths reached."""
-    weights = measured.weight_scale.to_numpy()
-    norms = (
-        mpl.colors.LogNorm(1e-2, 1),
-        mpl.colors.Normalize(-4, 4),
-        mpl.colors.Normalize(0, 1),
-    )
-    kinds = (
-        (measured.depth, np.maximum(measured.difference.T, 1e-9), "magma", "difference left", "min"),
-        (measured.layer, measured.log10_gradient.T, "PuOr_r", r"$\log_{10}$ of the gradient's growth", "both"),
-        (trained.depth, trained.error.median("seed").T, "magma_r", "error / variance", "max"),
-    )
-    titles = (
-        f"(c) signals, width {measured.attrs['width']}",
-        f"(d) gradients, width {measured.attrs['width']}",
-        f"(e) training, width {trained.attrs['width']}",
-    )
-    found = (*reaches(measured), reach_of_training(trained))
-    expected = (*reaches(predicted), 6 * predicted.correlation_scale.to_numpy())
-    edge = float(st.theory.edge_of_chaos(BIAS))
-    for k, ax in enumerate(axes):
-        depth, values, cmap, label, extend = kinds[k]
-        scales = (trained if k == 2 else measured).weight_scale.to_numpy()
-        image = ax.pcolormesh(scales, depth, values, norm=norms[k], cmap=cmap, rasterized=True, shading="nearest")
-        ax.axvline(edge, color=GREEN, linestyle=":", linewidth=1.8)
-        line = np.where(np.isfinite(found[k]), found[k], 1e4)
-        ax.plot(scales, line, color="white", linewidth=2.2, path_effects=OUTLINE)
-        line = np.where(np.isfinite(expected[k]), expected[k], 1e4)
-        ax.plot(weights, line, color="black", linestyle="--", linewidth=1.6, path_effects=LIGHT)
-        ax.set(
-            xlim=(weights[0], weights[-1]),
-            ylim=(2, depth[-1]) if k < 2 else depth[[0, -1]],
-            xlabel=r"scale of the weights $\sigma_w$",
-        )
-        ax.set_yscale("log")
-        ax.set_yticks([4, 8, 16, 32, 64] if k == 2 else [3, 10, 30, 100], minor=False)
-        ax.yaxis.set_major_formatter(mpl.ticker.ScalarFormatter())
-        ax.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
-        ax.set_title(titles[k], loc="left")
-        ax.grid(False)
-        figure.colorbar(image, ax=ax, label=label, extend=extend, pad=0.01)
-    axes[0].set_ylabel(rf"depth, at $\sigma_b = {BIAS}$")
-    axes[1].set_ylabel("layers from the output")
-    axes[2].set_ylabel("depth of the network")
-    keys = [
-        plt.Line2D([], [], color="black", linewidth=2, label="edge of chaos"),
-        plt.Line2D([], [], color=GREEN, linestyle=":", linewidth=1.8, label=rf"edge at $\sigma_b = {BIAS}$"),
-        plt.Line2D([], [], color="white", linewidth=2.2, path_effects=OUTLINE, label="depth reached, measured"),
-        plt.Line2D([], [], color="black", linestyle="--", path_effects=LIGHT, label=r"theory; in (e) $6\,\xi_c$"),
-    ]
-    figure.legend(handles=keys, loc="outside lower center", ncols=4)
-
-
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    quick = Settings(
+        plane=16, scales=9, depth=50, width=48, seeds=4, trained_scales=7, trained_depths=(4, 12, 30), trained_seeds=2
+    )
+    study.main(Settings(), quick, measure, draw, claims)

@@ -40,15 +40,25 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import matplotlib as mpl
+import numpy as np
 import tyro
 import xarray
 from matplotlib.figure import Figure
+from scipy.stats import binomtest
 from tqdm.auto import tqdm
 
 import stability as st
 
 Data = xarray.Dataset | xarray.DataTree
 VERDICTS = ("held", "refuted", "refined")
+#: The article's chains, as claims and figures write them.
+CHAINS = {
+    "plain_relu": "plain ReLU",
+    "residual1_relu": "residual 1 ReLU",
+    "residual2_relu": "residual 2 ReLU",
+    "residual2_prelu": "residual 2 PReLU",
+    "plain_prelu": "plain PReLU",
+}
 #: Seconds that a run may take to end by itself after Ctrl-C, before it is ended.
 PATIENCE = 1.0
 
@@ -309,6 +319,17 @@ def _present(
     print("\nWritten: " + ", ".join(str(path) for path in paths))
 
 
+def wilson(count: float, of: float) -> tuple[float, float, float]:
+    """Return a share in percent, and the ends of its 95 % interval (Wilson)."""
+    interval = binomtest(int(count), int(of)).proportion_ci(method="wilson")
+    return 100 * int(count) / int(of), 100 * interval.low, 100 * interval.high
+
+
+def percent(count: float, of: float) -> str:
+    """Say a share with its interval and its numbers."""
+    return "{:.3g} % ({:.3g} to {:.3g}, {} of {})".format(*wilson(count, of), int(count), int(of))
+
+
 def table(stated: Sequence[Claim]) -> str:
     """Return the claims as a table of wrapped columns."""
     widths = {"statement": 42, "source": 14, "measured": 46, "verdict": 8}
@@ -320,6 +341,17 @@ def table(stated: Sequence[Claim]) -> str:
             lines.append("  ".join(f"{text:<{width}}" for text, width in zip(texts, widths.values(), strict=True)))
         lines.append("")
     return "\n".join(line.rstrip() for line in lines).rstrip()
+
+
+def spread(values: Any, digits: int = 3) -> str:
+    """Return the median of values, and between what 90 % of them are, for a claim."""
+    low, middle, high = (f"{x:.{digits}g}" for x in np.quantile(values, [0.05, 0.5, 0.95], method="inverted_cdf"))
+    return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def share(hits: Any) -> str:
+    """Return the share of what is True, with Wilson's interval of 95 %, for a claim."""
+    return "{:.3g} % ({:.3g} to {:.3g} %)".format(*wilson(np.sum(hits), np.size(hits)))
 
 
 def _digest(*texts: str) -> str:

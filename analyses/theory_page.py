@@ -13,17 +13,18 @@ normal of mean 0 and variance 1 if the form is right.
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tyro
 import xarray
 
 import stability as st
-from theory_check import Case, all_cases
+from theory_cases import BROKEN, Case, all_cases
+from theory_check import fits
 
 TITLES = {
     "exponent": "The growth of log|J| a step",
@@ -61,38 +62,37 @@ def steps() -> list[str]:
 
 def check(data: xarray.Dataset, case: Case) -> str:
     """Return the check of a case in one line: predicted, the mean over roots with its error, and z."""
-    one = (
-        data.sel(case=case.name) if not case.broken else data.isel(case=data.broken.values.tolist().index(case.broken))
-    )
-    count, predicted = one.root.size, float(one.predicted)
-    if not math.isclose(predicted, case.predicted, rel_tol=1e-9, abs_tol=1e-12):
-        raise SystemExit(f"{case.name}: theory says {case.predicted}, the data {predicted}: run theory_check.py first")
-    error = math.sqrt(float((one.standard_error**2).sum())) / count
-    measured = float(one.measured.mean())
+    one, stated = data.sel(case=case.label), case.form.value(**case.numbers)
+    predicted, measured = float(one.predicted), float(one.measured.mean())
+    if not math.isclose(predicted, stated, rel_tol=1e-9, abs_tol=1e-12):
+        raise SystemExit(f"{case.label}: theory says {stated}, the data {predicted}: run theory_check.py first")
+    error = math.sqrt(float((one.standard_error**2).sum())) / one.root.size
+    z = (measured - predicted) / error
     digits = max(1, 2 - math.floor(math.log10(error)))
     if digits > 8 or abs(predicted) > 1e6:
-        return f"predicted {predicted:.3g}, measured {measured:.3g}, z = {(measured - predicted) / error:.3g}"
-    z = round((measured - predicted) / error, 1) + 0.0  # no -0.0
+        return f"predicted {predicted:.3g}, measured {measured:.3g}, z = {z:.3g}"
     shown = 0.0 if abs(predicted) < 1e-12 else predicted
-    return f"predicted {shown:.{digits}f}, measured {measured:.{digits}f} ± {error:.{digits}f}, z = {z:+.1f}"
+    # Without a -0.0.
+    return (
+        f"predicted {shown:.{digits}f}, measured {measured:.{digits}f} ± {error:.{digits}f}, z = {round(z, 1) + 0:+.1f}"
+    )
 
 
 def entry(case: Case, data: xarray.Dataset) -> list[str]:
     """Return the lines of one case."""
-    lines = [f"**`{case.name}`**", ""]
-    if case.broken:
-        return [f"- {case.broken} ({case.name}): {check(data, case)}"]
-    if case.form is not None:
-        for form in (case.stated, case.form) if case.stated else (case.form,):
-            lines += [f"{form.name} ({form.how}):", "", f"$${form.latex()}$$", ""]
-            lines += [f"- Assumptions: {form.assumptions}.", f"- Derivation: {form.derivation}."]
-            lines += [""] if form is not case.form else []
-        names = [symbol.name for symbol in case.form.symbols if symbol.name in case.numbers]
-        known = ", ".join(f"{name} {case.numbers[name]:.5g}" for name in names)
-        return [*lines, f"- Check{' at ' + known if known else ''}: {check(data, case)}.", ""]
-    statement, why = documented(case.function)
-    lines += [statement, "", *([f"- Derivation, assumptions, source: {why}"] if why else [])]
-    return [*lines, f"- Check: {check(data, case)}.", ""]
+    numbers = ", ".join(f"{s.name} {case.numbers[s.name]:.5g}" for s in case.form.symbols if s.name in case.numbers)
+    at, lines = f" at {numbers}" if numbers else "", [f"**`{case.label}`**", ""]
+    if case.kind == BROKEN:
+        form = f" ({case.form.name}{at})" if case.form.symbols else ""
+        return [f"- {case.label}{form}: {check(data, case)}"]
+    if case.function is not None:
+        statement, why = documented(case.function)
+        lines += [statement, "", *([f"- Derivation, assumptions, source: {why}"] if why else [])]
+        return [*lines, f"- Check: {check(data, case)}.", ""]
+    for form in filter(None, (case.stated, case.form)):
+        lines += [f"{form.name} ({form.how}):", "", f"$${form.latex()}$$", ""]
+        lines += [f"- Assumptions: {form.assumptions}.", f"- Derivation: {form.derivation}.", ""]
+    return [*lines[:-1], f"- Check{at}: {check(data, case)}.", ""]
 
 
 def documented(function: Any) -> tuple[str, str]:
@@ -114,10 +114,10 @@ def others(text: str) -> list[str]:
     ]
 
 
-def page(data: xarray.Dataset, fits: xarray.Dataset) -> str:
+def page(data: xarray.Dataset) -> str:
     """Return the whole page."""
-    cases = all_cases()
-    good = sum(not case.broken for case in cases)
+    cases, over = list(all_cases().values()), fits(data)
+    good = sum(case.kind != BROKEN for case in cases)
     lines = [
         "# Theory that runs",
         "",
@@ -132,17 +132,13 @@ def page(data: xarray.Dataset, fits: xarray.Dataset) -> str:
         "|---|---|---|---|",
         *(
             f"| {name} | {float(c):.1f} | {int(f)} | {float(p):.3f} |"
-            for name, c, f, p in zip(fits.over.values, fits.chi_square, fits.freedom, fits.p, strict=True)
+            for name, c, f, p in zip(over.over.values, over.chi_square, over.freedom, over.p, strict=True)
         ),
         "",
         *steps(),
     ]
-    kind = ""
-    for case in cases:
-        if case.kind != kind:
-            kind = case.kind
-            lines += [f"## {TITLES[kind]}", ""]
-        lines += entry(case, data)
+    for kind, listed in itertools.groupby(cases, lambda case: case.kind):
+        lines += [f"## {TITLES[kind]}", "", *(line for case in listed for line in entry(case, data))]
     rest = others("\n".join(lines))
     lines += [
         "",
@@ -155,12 +151,10 @@ def page(data: xarray.Dataset, fits: xarray.Dataset) -> str:
 
 
 def main(settings: Settings) -> None:
-    with xarray.open_datatree(settings.data, engine="h5netcdf") as tree:
-        data, fits = (tree[name].to_dataset().load() for name in ("cases", "fits"))
-    text = page(data, fits)
-    settings.out.write_text(text, encoding="utf-8")
-    entries = int(np.sum(data.broken.values == ""))
-    print(f"{entries} forms and {data.case.size - entries} broken assumptions: {settings.out}")
+    data = st.plots.read_data(settings.data)
+    settings.out.write_text(page(data), encoding="utf-8")
+    broken = int((data.kind == BROKEN).sum())
+    print(f"{data.case.size - broken} forms and {broken} broken assumptions: {settings.out}")
 
 
 if __name__ == "__main__":

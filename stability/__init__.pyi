@@ -14,6 +14,7 @@ from .precision import FirstFailures, FirstNonfinite, ForwardErrors, first_failu
 from .reading import Layer, Layers, layers
 from .report import Finding, Report, examine
 from .signals import (
+    DeathRecord,
     GradientNorms,
     GrowthFit,
     Law,
@@ -26,6 +27,7 @@ from .signals import (
     propagation,
     units,
     watch,
+    watch_deaths,
 )
 from .sweeps import Sweep, open_sweep, sweep
 from .training import History, Interrupted, Task, references, train
@@ -36,6 +38,7 @@ __all__ = [
     "Architecture",
     "Chain",
     "Count",
+    "DeathRecord",
     "Distribution",
     "Finding",
     "FirstFailures",
@@ -85,4 +88,5 @@ __all__ = [
     "train",
     "units",
     "watch",
+    "watch_deaths",
 ]

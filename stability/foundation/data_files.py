@@ -72,5 +72,7 @@ def packed(data: xarray.Dataset | xarray.DataTree) -> bytes:
 def unpacked(content: bytes) -> xarray.Dataset | xarray.DataTree:
     """Return the data of such a content."""
     with xarray.open_datatree(io.BytesIO(content), engine="h5netcdf") as tree:
-        loaded = tree.load()
-    return loaded if loaded.children else loaded.to_dataset()
+        for group in tree.subtree:
+            for variable in group.variables.values():  # DataTree.load leaves out those that are named as a group
+                variable.load()
+    return tree if tree.children else tree.to_dataset()

@@ -14,7 +14,7 @@ from stability.folds import Count, PiecewiseLinear
 from stability.jacobians import LyapunovExponents, SelfCheck, Spectrum
 from stability.precision import FirstFailures, FirstNonfinite, ForwardErrors
 from stability.reading import Layers
-from stability.signals import GradientNorms, GrowthFit, Propagation, Units, WatchRecord
+from stability.signals import DeathRecord, GradientNorms, GrowthFit, Propagation, Units, WatchRecord
 from stability.training import History
 
 Rows = list[tuple[str, ...]]
@@ -187,6 +187,19 @@ def _record(one: WatchRecord) -> Rows:
                 rows.append((f"last gradient of {one.layers[place]}", words))
     skipped = int(one.skipped.sum())
     return [*rows, ("steps skipped", str(skipped))] if skipped else rows
+
+
+@facts.register
+def _deaths(one: DeathRecord) -> Rows:
+    died, again = one.iteration_of_death >= 0, one.revivals > 0
+    return [
+        ("iterations", str(len(one.dead))),
+        ("seeds", str(len(one.born))),
+        ("born dead", str(int((one.born > 0).sum()))),
+        ("died in training", str(int(died.sum()))),
+        ("were alive again", str(int(again.sum()))),
+        ("dead now", str(int((one.layer > 0).sum()))),
+    ]
 
 
 @facts.register

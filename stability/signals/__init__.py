@@ -1,5 +1,6 @@
 """Signals forward and gradients backward, layer by layer: how large they are, how they grow, and how they train."""
 
+from stability.signals.death_record import DeathRecord
 from stability.signals.fit_growth import fit_growth
 from stability.signals.gradient_norms import GradientNorms
 from stability.signals.growth_laws import Law
@@ -11,9 +12,11 @@ from stability.signals.propagation import Propagation
 from stability.signals.unit_activity import Units
 from stability.signals.watch import watch
 from stability.signals.watch_record import WatchRecord
+from stability.signals.watched_deaths import watch_deaths
 from stability.signals.watched_nonfinite import NotFinite
 
 __all__ = [
+    "DeathRecord",
     "GradientNorms",
     "GrowthFit",
     "Law",
@@ -26,4 +29,5 @@ __all__ = [
     "propagation",
     "units",
     "watch",
+    "watch_deaths",
 ]

@@ -128,6 +128,7 @@ def measurements():
             {"model": module(), "every": 1, "parameters": False, "source": None, "optimizer": None, "scaler": None},
         ),
         "watch of steps": (st.watch, {"model": module(), "optimizer": optimizer}),
+        "watch_deaths": (st.watch_deaths, {"chain": chain(), "x": X}),
         "count": (st.count, {"net": chain(), "interval": (-3, 3)}),
         "restrict": (st.restrict, {"net": chain().table(), "line": (-3, 3), "exact": False, "window": None}),
         "restrict of a module": (st.restrict, {"net": module(), "line": st.segment([0.0, 1.0], [1.0, 0.5])}),

@@ -58,7 +58,14 @@ def test_labels_at_line_ends_keep_their_order_and_do_not_meet(names):
         st.plots.end_labels(axes["a"], {"a": 0.5}, {"b": "red"})
 
 
-@pytest.mark.parametrize("of", [lambda data: data, lambda data: xarray.DataTree.from_dict({"one": data, "two": data})])
+@pytest.mark.parametrize(
+    "of",
+    [
+        lambda data: data,
+        lambda data: xarray.DataTree.from_dict({"one": data, "two": data}),
+        lambda data: xarray.DataTree.from_dict({"log_values": data}),  # a group and a variable of one name
+    ],
+)
 def test_data_are_read_as_they_were_written(tmp_path, of):
     s = st.spectrum(st.Chain("plain_prelu", 5, seeds=3), torch.ones(2, dtype=torch.float64))
     data = of(s.to_dataset().assign_attrs(words="é"))

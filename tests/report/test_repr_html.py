@@ -97,6 +97,7 @@ def results(name):
         st.forward_error(model, x),
         st.units(model, x),
         record,
+        st.watch_deaths(chain, X),
         st.train(fold, st.Task(torch.sin, (-3, 3)), iterations=5, progress=False),
         st.count(fold, (-3, 3)),
         st.restrict(st.tent(4), (0, 1)),
