@@ -29,6 +29,7 @@ from .signals import (
     watch,
     watch_deaths,
 )
+from .sweeps import Sweep, open_sweep, sweep
 from .training import History, Interrupted, Task, references, train
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "Report",
     "SelfCheck",
     "Spectrum",
+    "Sweep",
     "Task",
     "Units",
     "WatchRecord",
@@ -73,12 +75,14 @@ __all__ = [
     "layers",
     "lyapunov",
     "naive_spectrum",
+    "open_sweep",
     "plots",
     "propagation",
     "references",
     "restrict",
     "segment",
     "spectrum",
+    "sweep",
     "tent",
     "theory",
     "train",

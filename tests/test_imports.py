@@ -24,8 +24,9 @@ ALLOWED = {
     "signals": {"jacobians", "reading", "networks"},
     "precision": {"signals", "jacobians", "reading", "networks"},
     "training": {"folds", "networks"},
+    "sweeps": set(),
     "plots": MEASURED | {"reading", "networks", "training"},
-    "report": MEASURED | {"reading", "networks", "training", "plots"},
+    "report": MEASURED | {"reading", "networks", "training", "plots", "sweeps"},
     "__init__": set(ROOMS),
     "__main__": {"report"},
 }

@@ -71,6 +71,11 @@ def _callable(name: str, value: object) -> None:
         raise TypeError(f"{name} is {_shown(value)}: expected a function")
 
 
+def _workers(name: str, value: object) -> None:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer) or value < 0:
+        raise ValueError(f"{name} is {_shown(value)}: expected a number of processes, 0 for this one, or None")
+
+
 def _number(name: str, value: object) -> None:
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{name} is {_shown(value)}: expected a number")
@@ -137,15 +142,17 @@ def _shown(value: object) -> str:
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("alive", "check", "distances", "exact", "parameters", "predicted", "progress", "train"), _flag),
-    **dict.fromkeys(("checkpoint", "folder", "path", "resume"), _path),
-    **dict.fromkeys(("along", "label", "name", "quantity"), _text),
+    **dict.fromkeys(("replace_damaged", "retry_failed"), _flag),
+    **dict.fromkeys(("checkpoint", "folder", "path", "resume", "store"), _path),
+    **dict.fromkeys(("along", "label", "name", "quantity", "version"), _text),
     **dict.fromkeys(("budget", "every", "level", "memory", "power", "share", "size", "threshold", "top"), _number),
     **dict.fromkeys(("batch_dim", "unit_dim"), _dimension),
     "alpha": _share,
     "ax": _axes,
     "colour": _colour,
     "device": _device,
-    "on_iteration": _callable,
+    **dict.fromkeys(("function", "on_iteration"), _callable),
+    "workers": _workers,
     "source": _source,
     "sign": _sign,
     **dict.fromkeys(

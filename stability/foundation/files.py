@@ -78,11 +78,12 @@ def _clear(target: Path) -> None:
     """Remove temporary files of the same target whose process is no more."""
     for left in target.parent.glob(f"{glob.escape(_prefix(target))}*{glob.escape(target.suffix)}"):
         number = left.name.removeprefix(_prefix(target)).partition("-")[0]
-        if number.isdigit() and not _runs(int(number)):
+        if number.isdigit() and not process_runs(int(number)):
             left.unlink(missing_ok=True)
 
 
-def _runs(process: int) -> bool:
+def process_runs(process: int) -> bool:
+    """Whether a process of this machine is running."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -1,7 +1,7 @@
 """Pictures: one function a kind of result, one house style. Each takes an optional `ax` and returns the Figure."""
 
+from stability.foundation.data_files import read_data, write_data
 from stability.foundation.files import make_folder
-from stability.plots.data_files import read_data, write_data
 from stability.plots.folded_lines import counts, function
 from stability.plots.format_losses import first_failure, forward_error
 from stability.plots.layer_profiles import gradient_norms, propagation, watch

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from stability.foundation.arguments import door
+from stability.foundation.data_files import check_data, packed
 from stability.foundation.files import make_folder, write_atomically
-from stability.plots.data_files import check_data, packed
 from stability.plots.style import STYLE
 
 #: So many marks are pixels in a PDF, which would be slow to open and to print otherwise.

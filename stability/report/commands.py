@@ -1,8 +1,9 @@
-"""The command line: `stability examine model.py:make` and `stability layers model.py:make`."""
+"""The command line: `stability examine model.py:make`, `stability layers model.py:make`, `stability sweep ...`."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,8 @@ from stability.foundation.files import make_folder
 from stability.reading import layers
 from stability.report.examine import examine
 from stability.signals.losses import Loss
+from stability.sweeps.cells import Grid
+from stability.sweeps.sweep import sweep
 
 R = TypeVar("R")
 _NAMES = ("model", "x", "loss", "optimizer")
@@ -54,10 +57,36 @@ class Layers:
     """FILE.py:NAME, as for examine."""
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """Compute a function on the cells of a grid, each once, and keep each in a file of its own.
+
+    The same command goes on with what is missing. The exit status is 0 where all cells are there, 1 where some have
+    failed, and 2 where it could not run.
+    """
+
+    target: tyro.conf.Positional[str]
+    """FILE.py:NAME of a function that takes the names of the grid and returns an xarray Dataset."""
+    grid: str
+    """FILE.py:NAME of a mapping of names to values or a list of cells, or a file in JSON that holds one."""
+    store: Path
+    """The folder for the cells."""
+    client: str | None = None
+    """The address of a scheduler of dask; without one, processes on this machine."""
+    workers: int | None = None
+    """How many processes on this machine; as many as cores by default."""
+    retry_failed: bool = False
+    """Compute again what has failed."""
+    replace_damaged: bool = False
+    """Look into all files, and compute again those that are cut short."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status: 0 healthy, 1 findings, 2 where it could not run."""
     command = tyro.cli(
-        Annotated[Examine, tyro.conf.subcommand("examine")] | Annotated[Layers, tyro.conf.subcommand("layers")],
+        Annotated[Examine, tyro.conf.subcommand("examine")]
+        | Annotated[Layers, tyro.conf.subcommand("layers")]
+        | Annotated[Sweep, tyro.conf.subcommand("sweep")],
         prog="stability",
         description="Numerical stability of deep networks.",
         args=arguments,
@@ -69,7 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _run(command: Examine | Layers) -> int:
+def _run(command: Examine | Layers | Sweep) -> int:
+    if isinstance(command, Sweep):
+        return _swept(command)
     model, x, loss, optimizer = loaded(command.target)
     if isinstance(command, Layers):
         print(layers(model, x))
@@ -87,11 +118,47 @@ def _run(command: Examine | Layers) -> int:
     return 0 if report.healthy else 1
 
 
+def _swept(command: Sweep) -> int:
+    function = _object(command.target)
+    if not callable(function):
+        raise CannotRun(f"{command.target} is a {type(function).__name__}: expected a function")
+    if command.grid.endswith(".json"):
+        try:
+            grid = json.loads(Path(command.grid).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CannotRun(f"{command.grid} is no JSON: {error}") from error
+    else:
+        grid = _object(command.grid)
+    found = sweep(
+        function,
+        cast("Grid", grid),
+        command.store,
+        command.client,
+        workers=command.workers,
+        retry_failed=command.retry_failed,
+        replace_damaged=command.replace_damaged,
+    )
+    print(found)
+    return 1 if found.failed else 0
+
+
 def loaded(target: str) -> tuple[nn.Module, object, Loss | None, torch.optim.Optimizer | None]:
     """Return the model, the points, the loss and the optimiser that FILE.py:NAME gives.
 
     Raises:
         CannotRun: where the file is not there or raises, or the name is not in it, or gives something else.
+    """
+    found, name, path = _object(target), target.rpartition(":")[2], Path(target.rpartition(":")[0])
+    if callable(found) and not isinstance(found, nn.Module):
+        found = _without_raising(f"{name}() in {path} raises", found, path)
+    return _parts(found, f"{name} in {path}")
+
+
+def _object(target: str) -> object:
+    """Return what FILE.py:NAME names.
+
+    Raises:
+        CannotRun: where the file is not there or raises, or the name is not in it.
     """
     place, _, name = target.rpartition(":")
     if not place or not name:
@@ -110,10 +177,7 @@ def loaded(target: str) -> tuple[nn.Module, object, Loss | None, torch.optim.Opt
     if not hasattr(module, name):
         known = [one for one in vars(module) if not one.startswith("_")]
         raise CannotRun(f"{place} has no {name!r}: it has {', '.join(known[:10]) or 'no names'}")
-    found = getattr(module, name)
-    if callable(found) and not isinstance(found, nn.Module):
-        found = _without_raising(f"{name}() in {place} raises", found, path)
-    return _parts(found, f"{name} in {place}")
+    return getattr(module, name)
 
 
 def _without_raising(words: str, action: Callable[[], R], path: Path) -> R:

@@ -19,6 +19,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+import xarray
 
 import stability as st
 
@@ -27,6 +28,13 @@ Y = torch.linspace(-1, 1, 6, dtype=torch.float64).reshape(3, 2)
 TASK = st.Task(torch.sin, (-3, 3), points=16)
 HELD = tempfile.TemporaryDirectory()  # cleared when Python ends
 FOLDER = pathlib.Path(HELD.name)
+
+
+def CELL(depth):
+    return xarray.Dataset({"y": float(depth)})
+
+
+SWEPT = st.sweep(CELL, {"depth": [1, 2]}, FOLDER / "swept", workers=0, progress=False)
 
 
 def loss(y):
@@ -124,6 +132,21 @@ def measurements():
         "count": (st.count, {"net": chain(), "interval": (-3, 3)}),
         "restrict": (st.restrict, {"net": chain().table(), "line": (-3, 3), "exact": False, "window": None}),
         "restrict of a module": (st.restrict, {"net": module(), "line": st.segment([0.0, 1.0], [1.0, 0.5])}),
+        "sweep": (
+            st.sweep,
+            {
+                "function": CELL,
+                "grid": {"depth": [1, 2]},
+                "store": FOLDER / "store",
+                "client": None,
+                "workers": 0,
+                "version": "",
+                "retry_failed": False,
+                "replace_damaged": False,
+                "progress": False,
+            },
+        ),
+        "open_sweep": (st.open_sweep, {"store": SWEPT.store, "grid": {"depth": [1, 2]}}),
         "segment": (st.segment, {"start": [0.0, 1.0], "end": [1.0, 2.0]}),
         "tent": (st.tent, {"depth": 3}),
         "construct": (st.construct, {"function": [0.0, 1.0, 2.0], "values": [0.0, 1.0, 0.0]}),

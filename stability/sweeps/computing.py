@@ -1,0 +1,93 @@
+"""What a worker does with a batch of cells: compute each, look at what it gives, and write it."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import xarray
+
+from stability.sweeps.cells import Cell, cell_name, words_of
+from stability.sweeps.store import Store, StoreError
+
+Function = Callable[..., xarray.Dataset]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a batch ended.
+
+    Attributes:
+        done, failed: how many cells were computed and written, or were there, and how many have failed.
+        seconds: how long it took.
+        error: why the store cannot be written to, "" where it can.
+    """
+
+    done: int
+    failed: int
+    seconds: float
+    error: str = ""
+
+
+def compute(function: Function, cells: Sequence[Cell], store: Store, one_thread: bool = True) -> Outcome:
+    """Compute cells and write each as soon as it is there."""
+    if one_thread:
+        _one_thread()
+    began, done, failed = time.monotonic(), 0, 0
+    for cell in cells:
+        name = cell_name(store.function, store.version, cell)
+        try:
+            if not store.cell(name).exists():  # another sweep may have come first
+                data = _checked(function(**cell), cell, store)
+                store.write(name, cell, data)
+            done += 1
+        except StoreError as error:
+            return Outcome(done, failed, time.monotonic() - began, str(error))
+        except Exception as error:
+            record: dict[str, object] = {
+                "cell": cell,
+                "error": f"{type(error).__name__}: {error}",
+                "traceback": traceback.format_exc(),
+            }
+            try:
+                store.write_failure(name, record)
+            except StoreError as full:
+                return Outcome(done, failed, time.monotonic() - began, str(full))
+            failed += 1
+    return Outcome(done, failed, time.monotonic() - began)
+
+
+def look_of(data: xarray.Dataset) -> str:
+    """Return the names, dimensions, sizes, types and coordinates of a dataset as a text, in order."""
+    variables = {str(name): [list(map(str, v.dims)), v.dtype.kind] for name, v in data.variables.items()}
+    sizes = {str(name): size for name, size in data.sizes.items()}
+    coordinates = {str(name): v.values.tolist() for name, v in data.coords.items() if v.dtype.kind in "biufU"}
+    return json.dumps([sorted(variables.items()), sorted(sizes.items()), sorted(coordinates.items())])
+
+
+def _checked(data: object, cell: Cell, store: Store) -> xarray.Dataset:
+    """Return what a cell gives, if it is a dataset that can stand among the others."""
+    if not isinstance(data, xarray.Dataset):
+        raise TypeError(f"the cell {words_of(cell)} gives a {type(data).__name__}: expected an xarray Dataset")
+    if not data.data_vars:
+        raise ValueError(f"the cell {words_of(cell)} gives a Dataset without variables")
+    taken = (set(data.variables) | set(data.sizes)) & set(cell)
+    if taken:
+        raise ValueError(f"the cell {words_of(cell)} gives the name {sorted(map(str, taken))[0]!r}, which the grid has")
+    own = look_of(data)
+    first = store.fit(own)
+    if own != first:
+        raise ValueError(f"the cell {words_of(cell)} gives {own}, which does not fit the first one: {first}")
+    return data
+
+
+def _one_thread() -> None:
+    """Let a worker use one thread: there are as many workers as there are cores."""
+    import numba
+    import torch
+
+    torch.set_num_threads(1)
+    numba.set_num_threads(1)

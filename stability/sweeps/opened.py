@@ -1,0 +1,173 @@
+"""A sweep as a value: one lazy dataset over its grid, and what is missing."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import xarray
+
+from stability.foundation.arguments import door
+from stability.sweeps.cells import Axes, Cell, Grid, Value, axes_of, cell_name, cells_of, words_of
+from stability.sweeps.store import Store, existing_store
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cell that has failed.
+
+    Attributes:
+        cell: its values.
+        error: the exception in one line.
+        traceback: all of it.
+    """
+
+    cell: Mapping[str, Value]
+    error: str
+    traceback: str
+
+
+@dataclass(frozen=True, repr=False)
+class Sweep:
+    """The cells of a grid, as far as a store holds them.
+
+    Attributes:
+        store: the folder.
+        grid: values by name, or a list of cells.
+    """
+
+    store: Path
+    grid: Axes
+
+    @cached_property
+    def _held(self) -> Store:
+        return existing_store(self.store)
+
+    def _named(self) -> list[tuple[str, Cell]]:
+        held = self._held
+        return [(cell_name(held.function, held.version, cell), cell) for cell in cells_of(self.grid)]
+
+    @property
+    def missing(self) -> list[Cell]:
+        """The cells that are not there, those that have failed among them."""
+        done = self._held.done()
+        return [cell for name, cell in self._named() if name not in done]
+
+    @property
+    def failed(self) -> list[Failure]:
+        """The cells that have failed, with their errors."""
+        failed = self._held.failed() - self._held.done()
+        records = [self._held.read_failure(name) for name, _ in self._named() if name in failed]
+        return [Failure(dict(r["cell"]), str(r["error"]), str(r["traceback"])) for r in records]  # type: ignore[call-overload]
+
+    @property
+    def dataset(self) -> xarray.Dataset:
+        """All cells in one dataset that reads a cell when it is asked for, NaN where one is missing.
+
+        The first dimensions are those of the grid; of a list of cells there is one, "cell", with their values beside
+        it. Whole numbers become float64, and texts objects, where a cell is missing.
+
+        Raises:
+            ValueError: where no cell is there; when it is computed, for a file that is cut short.
+        """
+        held, named = self._held, self._named()
+        done = held.done()
+        there = [name in done for name, _ in named]
+        if not any(there):
+            raise ValueError(f"no cell of the grid is in {self.store}: run the sweep")
+        first = held.read(*named[there.index(True)])
+        if isinstance(self.grid, list):
+            sizes = {"cell": len(named)}
+            coordinates = {key: ("cell", [cell[key] for cell in self.grid]) for key in self.grid[0]}
+        else:
+            sizes = {key: len(values) for key, values in self.grid.items()}
+            coordinates = {key: (key, list(values)) for key, values in self.grid.items()}
+        found = {}
+        for name, variable in first.data_vars.items():
+            found[name] = ((*sizes, *variable.dims), _lazy(held, named, there, tuple(sizes.values()), variable))
+        data = xarray.Dataset(found, {**first.coords, **coordinates}, first.attrs)
+        for name, variable in first.data_vars.items():
+            data[name].attrs |= variable.attrs
+        return data
+
+    def __repr__(self) -> str:
+        done, failed = self._held.done(), self._held.failed()
+        names = [name for name, _ in self._named()]
+        there = sum(name in done for name in names)
+        lost = sum(name in failed and name not in done for name in names)
+        lines = [f"Sweep of {self._held.function}: {there} of {len(names)} cells are there, {lost} have failed"]
+        lines += [f"    {one.error} at {words_of(dict(one.cell))}" for one in self.failed[:3]]
+        if there < len(names):
+            words = "; those that have failed run again with retry_failed=True" if lost else ""
+            lines.append(f"the same call goes on where it ended{words}")
+        return "\n".join(lines)
+
+
+@door
+def open_sweep(store: str | Path, grid: Grid | None = None) -> Sweep:
+    """Return the sweep that a folder holds.
+
+    Args:
+        store: the folder.
+        grid: the grid that is looked at; without one, that of the last call of `sweep`.
+
+    Raises:
+        ValueError: for a folder that is no store, or that no sweep has run in.
+
+    >>> import tempfile, xarray, stability as st
+    >>> folder = tempfile.mkdtemp()
+    >>> grid = {"depth": [10, 100], "seed": [0, 1]}
+    >>> def square(depth, seed):
+    ...     return xarray.Dataset({"y": float(depth**2 + seed)})
+    >>> _ = st.sweep(square, grid, folder, workers=0)
+    >>> st.open_sweep(folder).dataset.y.sel(depth=100).values.tolist()
+    [10000.0, 10001.0]
+    """
+    path = Path(store)
+    existing_store(path)
+    if grid is None:
+        try:
+            axes = axes_of(json.loads((path / "grid.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"no sweep has written its grid into {path}: give grid=, or run the sweep: {error}"
+            ) from None
+    else:
+        axes = axes_of(grid)
+    return Sweep(path, axes)
+
+
+def _lazy(
+    held: Store, named: list[tuple[str, Cell]], there: list[bool], sizes: tuple[int, ...], variable: xarray.DataArray
+) -> object:
+    """Return a dask array of one variable, a chunk a cell."""
+    import dask.array
+    from dask.base import tokenize
+
+    kind, shape = variable.dtype, variable.shape
+    if not all(there) and kind.kind in "biu":
+        kind = np.dtype(np.float64)
+    elif kind.kind in "US":
+        kind = np.dtype(object)
+    zeros = (0,) * len(shape)
+    key = f"cells-{variable.name}-{tokenize(str(held.folder), held.function, len(named), sum(there))}"
+    graph = {}
+    for place, (one, known) in zip(np.ndindex(*sizes), zip(named, there, strict=True), strict=True):
+        own = (np.ones(len(sizes), dtype=int), shape)
+        whole = (*own[0].tolist(), *own[1])
+        graph[(key, *place, *zeros)] = (_block, held, one if known else None, str(variable.name), whole, kind)
+    chunks = tuple(itertools.chain(((1,) * size for size in sizes), ((size,) for size in shape)))
+    return dask.array.Array(graph, key, chunks, dtype=kind)
+
+
+def _block(
+    held: Store, one: tuple[str, Cell] | None, variable: str, shape: tuple[int, ...], kind: np.dtype[np.generic]
+) -> np.ndarray:
+    if one is None:
+        return np.full(shape, np.datetime64("NaT") if kind.kind in "mM" else np.nan, dtype=kind)
+    return np.asarray(held.read(*one)[variable].values, dtype=kind).reshape(shape)

@@ -1,0 +1,124 @@
+"""Processes are killed at random moments, and the sweep goes on: every cell is there once, as it would be."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+import stability as st
+from tests.sweeps.cell_functions import slow_line
+
+ROOT = Path(__file__).parents[2]
+GRID = {"slope": list(range(8)), "shift": [0.0, 0.25, 0.5, 0.75]}
+
+
+def begin(store):
+    """Start a script that sweeps on two workers, as the leader of its own group of processes."""
+    program = f"""
+        import stability as st
+        from tests.sweeps.cell_functions import slow_line
+        if __name__ == "__main__":
+            st.sweep(slow_line, {GRID!r}, {str(store)!r}, workers=2, progress=False)
+    """
+    script = Path(f"{store}.py")
+    script.write_text(textwrap.dedent(program))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, script], env=environment, start_new_session=True)
+
+
+def count(store):
+    return len(list(Path(store).glob("cells/*/*.nc")))
+
+
+def workers_of(process):
+    """Return the workers, which are the children of nannies' children that compute."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+def check_whole(store, tmp_path):
+    undisturbed = tmp_path / "undisturbed"
+    st.sweep(slow_line, GRID, undisturbed, workers=0, progress=False)
+    found = st.open_sweep(store)
+    assert found.missing == []
+    assert found.failed == []
+    assert count(store) == 32
+    assert list(Path(store).glob("temporary/*")) == []
+    data, expected = found.dataset.load(), st.open_sweep(undisturbed).dataset.load()
+    assert data.identical(expected)
+    for name in expected.variables:
+        assert data[name].values.tobytes() == expected[name].values.tobytes(), "to the last bit"
+
+
+def kill_workers(store, number, chance):
+    process = begin(store)
+    killed = 0
+    try:
+        while process.poll() is None and killed < number:
+            time.sleep(0.3 + chance.random())
+            workers = workers_of(process)
+            if count(store) and workers and process.poll() is None:
+                chance.choice(workers).kill()
+                killed += 1
+        assert process.wait(timeout=300) == 0
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    return killed
+
+
+def kill_whole_sweeps(store, number, chance):
+    killed = 0
+    for _ in range(number):
+        process, before = begin(store), count(store)
+        while process.poll() is None and count(store) == before:
+            time.sleep(0.05)
+        time.sleep(chance.random())
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            killed += 1
+        process.wait()
+        for path in Path(store).glob("cells/*/*.nc"):
+            assert path.stat().st_size > 0
+    process = begin(store)
+    assert process.wait(timeout=300) == 0
+    return killed
+
+
+def test_workers_are_killed(tmp_path):
+    assert kill_workers(tmp_path / "store", 3, random.Random(0)) == 3
+    check_whole(tmp_path / "store", tmp_path)
+
+
+def test_whole_sweeps_are_killed_with_their_scheduler(tmp_path):
+    assert kill_whole_sweeps(tmp_path / "store", 3, random.Random(1)) >= 2
+    check_whole(tmp_path / "store", tmp_path)
+
+
+@pytest.mark.slow
+def test_twenty_workers_are_killed(tmp_path):
+    killed = 0
+    for number in range(5):
+        store = tmp_path / f"store{number}"
+        killed += kill_workers(store, 4, random.Random(number))
+        (tmp_path / str(number)).mkdir()
+        check_whole(store, tmp_path / str(number))
+    assert killed >= 18
+
+
+@pytest.mark.slow
+def test_ten_whole_sweeps_are_killed_with_their_scheduler(tmp_path):
+    killed = 0
+    for number in range(4):
+        store = tmp_path / f"store{number}"
+        killed += kill_whole_sweeps(store, 3, random.Random(number))
+        (tmp_path / str(number)).mkdir()
+        check_whole(store, tmp_path / str(number))
+    assert killed >= 10
