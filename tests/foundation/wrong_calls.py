@@ -392,10 +392,10 @@ WRONG = {
 #: Names of arguments that may be such a value after all.
 FINE = {
     "a bool": {"parameters", "marks", "check", "distances", "progress", "alive", "exact", "gain", "train"},
-    "a text": {"label", "text", "mosaic", "name", "folder", "checkpoint", "resume", "path"},
+    "a text": {"label", "text", "mosaic", "name", "folder", "checkpoint", "resume", "path", "store"},
     "an empty text": {"label", "folder"},
     "none": {"label", "ax", "batch_dim", "colours"},
-    "numpy text": {"checkpoint", "resume", "path", "folder", "name", "label", "text", "mosaic"},
+    "numpy text": {"checkpoint", "store", "resume", "path", "folder", "name", "label", "text", "mosaic"},
     "a module": {"net", "model", "reference", "loss", "target", "on_iteration"},
     "bytes": {"interval", "seeds"},  # whole numbers, as they are
     "a set": {"seeds"},
