@@ -74,13 +74,16 @@ def headline(figure: Figure, text: str) -> None:
         raise TypeError(f"figure is a {type(figure).__name__}: expected a matplotlib Figure")
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"text is {text!r}: expected a sentence")
-    lines, room = [""], 0.97 * 72 * figure.get_figwidth()
+    room, space = 0.97 * 72 * figure.get_figwidth(), _width("n n") - 2 * _width("n")
+    lines, end = [""], 0.0
     for word in re.findall(r"(?:\$[^$]*\$|\S)+", text):  # a formula is one word
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and TextPath((0, 0), longer, size=_TEXT + 1).get_extents().width > room:
+        width = _width(word)
+        if lines[-1] and end + space + width > room:
             lines.append(word)
+            end = width
         else:
-            lines[-1] = longer
+            lines[-1] = f"{lines[-1]} {word}".strip()
+            end += space + width
     figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=_TEXT + 1)
 
 
@@ -119,6 +122,11 @@ def end_labels(ax: Axes, labels: Mapping[str, float], colours: Mapping[str, str]
     for name, height in zip(labels, _apart(wanted, sizes), strict=True):
         shade = shades.get(name, "black")
         ax.text(1.02, float(height), name, color=shade, fontsize=_LEAST, va="center", clip_on=False, transform=place)
+
+
+def _width(text: str) -> float:
+    """Return how wide a headline's text is, in points."""
+    return float(TextPath((0, 0), text, size=_TEXT + 1).get_extents().width)
 
 
 def _is_even(rows: list[str]) -> bool:

@@ -10,6 +10,7 @@ import xarray
 from matplotlib.collections import PathCollection, QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from PIL import Image
 
 from stability.foundation.arguments import door
 from stability.foundation.data_files import check_data, packed
@@ -18,13 +19,16 @@ from stability.plots.style import STYLE
 
 #: So many marks are pixels in a PDF, which would be slow to open and to print otherwise.
 MANY_MARKS = 1000
+#: How far, of 255, a colour of a PNG may be from the one that was drawn.
+NEAR_COLOUR = 15
 
 
 @door
 def save(figure: Figure, data: xarray.Dataset | xarray.DataTree | None, folder: str | Path, name: str) -> list[Path]:
     """Write a figure as PNG and PDF with its data as netCDF beside it, each whole or not at all.
 
-    Clouds of more than 1000 marks are pixels in the PDF.
+    Clouds of more than 1000 marks are pixels in the PDF. The PNG has 256 colours of its own, a third of the size, where
+    these are near enough to all that the figure has and nothing is shaded by a colour map.
 
     Args:
         figure: what to write.
@@ -49,16 +53,40 @@ def save(figure: Figure, data: xarray.Dataset | xarray.DataTree | None, folder: 
     # No date inside, so that the same data give the same files.
     metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
 
+    shaded = any(ax.images or any(one.get_array() is not None for one in ax.collections) for ax in figure.axes)
+
     def image(path: Path) -> None:
         kind = path.suffix.removeprefix(".")
-        with mpl.rc_context(STYLE):
+        # A figure without a layout engine would be given one when it is saved.
+        with mpl.rc_context({**STYLE, "figure.constrained_layout.use": False}):
             figure.savefig(path, format=kind, metadata=metadata[kind])
+        if kind == "png":
+            _shrink(path, palette=not shaded)
 
-    paths = [write_atomically(folder / f"{name}{suffix}", image) for suffix in (".png", ".pdf")]
+    paths = [write_atomically(folder / f"{name}.png", image)]
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        figure.set_layout_engine("none")  # that of the PNG holds for the PDF: finding it takes as long as drawing
+    try:
+        paths.append(write_atomically(folder / f"{name}.pdf", image))
+    finally:
+        if engine is not None:
+            figure.set_layout_engine(engine)
     if data is not None:
         content = packed(data)
         paths.append(write_atomically(folder / f"{name}.nc", lambda path: path.write_bytes(content)))
     return paths
+
+
+def _shrink(path: Path, palette: bool) -> None:
+    """Write a PNG again, with a palette if no pixel changes by more than the eye forgives."""
+    with Image.open(path) as opened:
+        full = opened.convert("RGB")
+    if palette:
+        few = full.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        change = np.abs(np.asarray(few.convert("RGB"), dtype=np.int16) - np.asarray(full, dtype=np.int16))
+        palette = bool(change.max() <= NEAR_COLOUR)
+    (few if palette else full).save(path, "PNG", optimize=True)
 
 
 def _clouds_to_pixels(figure: Figure) -> None:
