@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 import xarray
 
 from stability.sweeps.cells import Cell, cell_name, words_of
+from stability.sweeps.shapes import common_text, shape_of
 from stability.sweeps.store import Store, StoreError
 
 Function = Callable[..., xarray.Dataset]
@@ -60,14 +60,6 @@ def compute(function: Function, cells: Sequence[Cell], store: Store, one_thread:
     return Outcome(done, failed, time.monotonic() - began)
 
 
-def look_of(data: xarray.Dataset) -> str:
-    """Return the names, dimensions, sizes, types and coordinates of a dataset as a text, in order."""
-    variables = {str(name): [list(map(str, v.dims)), v.dtype.kind] for name, v in data.variables.items()}
-    sizes = {str(name): size for name, size in data.sizes.items()}
-    coordinates = {str(name): v.values.tolist() for name, v in data.coords.items() if v.dtype.kind in "biufU"}
-    return json.dumps([sorted(variables.items()), sorted(sizes.items()), sorted(coordinates.items())])
-
-
 def _checked(data: object, cell: Cell, store: Store) -> xarray.Dataset:
     """Return what a cell gives, if it is a dataset that can stand among the others."""
     if not isinstance(data, xarray.Dataset):
@@ -77,10 +69,11 @@ def _checked(data: object, cell: Cell, store: Store) -> xarray.Dataset:
     taken = (set(data.variables) | set(data.sizes)) & set(cell)
     if taken:
         raise ValueError(f"the cell {words_of(cell)} gives the name {sorted(map(str, taken))[0]!r}, which the grid has")
-    own = look_of(data)
-    first = store.fit(own)
+    own = common_text(data)
+    first = store.common(own)
     if own != first:
         raise ValueError(f"the cell {words_of(cell)} gives {own}, which does not fit the first one: {first}")
+    store.add_shape(shape_of(data).to_text())
     return data
 
 

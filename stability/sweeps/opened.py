@@ -14,6 +14,7 @@ import xarray
 
 from stability.foundation.arguments import door
 from stability.sweeps.cells import Axes, Cell, Grid, Value, axes_of, cell_name, cells_of, words_of
+from stability.sweeps.shapes import Shape, put_together
 from stability.sweeps.store import Store, existing_store
 
 
@@ -67,10 +68,12 @@ class Sweep:
 
     @property
     def dataset(self) -> xarray.Dataset:
-        """All cells in one dataset that reads a cell when it is asked for, NaN where one is missing.
+        """All cells in one dataset that reads a cell when it is asked for, NaN where one is missing or is shorter.
 
         The first dimensions are those of the grid; of a list of cells there is one, "cell", with their values beside
-        it. Whole numbers become float64, and texts objects, where a cell is missing.
+        it. Along the others cells may differ, as networks of several depths do in their layers: they are joined by
+        their coordinates, or by their numbers where there are none. Whole numbers become float64 where NaN may be,
+        and texts objects.
 
         Raises:
             ValueError: where no cell is there; when it is computed, for a file that is cut short.
@@ -81,6 +84,7 @@ class Sweep:
         if not any(there):
             raise ValueError(f"no cell of the grid is in {self.store}: run the sweep")
         first = held.read(*named[there.index(True)])
+        shape = put_together(map(Shape.from_text, held.shapes()))
         if isinstance(self.grid, list):
             sizes = {"cell": len(named)}
             coordinates = {key: ("cell", [cell[key] for cell in self.grid]) for key in self.grid[0]}
@@ -89,8 +93,9 @@ class Sweep:
             coordinates = {key: (key, list(values)) for key, values in self.grid.items()}
         found = {}
         for name, variable in first.data_vars.items():
-            found[name] = ((*sizes, *variable.dims), _lazy(held, named, there, tuple(sizes.values()), variable))
-        data = xarray.Dataset(found, {**first.coords, **coordinates}, first.attrs)
+            found[name] = ((*sizes, *variable.dims), _lazy(held, named, there, tuple(sizes.values()), variable, shape))
+        own = {name: values for name, values in first.coords.items() if name not in shape.coordinates}
+        data = xarray.Dataset(found, {**own, **shape.coordinates, **coordinates}, first.attrs)
         for name, variable in first.data_vars.items():
             data[name].attrs |= variable.attrs
         return data
@@ -143,31 +148,41 @@ def open_sweep(store: str | Path, grid: Grid | None = None) -> Sweep:
 
 
 def _lazy(
-    held: Store, named: list[tuple[str, Cell]], there: list[bool], sizes: tuple[int, ...], variable: xarray.DataArray
+    held: Store,
+    named: list[tuple[str, Cell]],
+    there: list[bool],
+    sizes: tuple[int, ...],
+    variable: xarray.DataArray,
+    shape: Shape,
 ) -> object:
     """Return a dask array of one variable, a chunk a cell."""
     import dask.array
     from dask.base import tokenize
 
-    kind, shape = variable.dtype, variable.shape
-    if not all(there) and kind.kind in "biu":
+    name, own = str(variable.name), tuple(shape.sizes[str(dim)] for dim in variable.dims)
+    kind = np.dtype(shape.types[name])
+    if kind.kind in "biu" and not (all(there) and set(shape.uneven).isdisjoint(map(str, variable.dims))):
         kind = np.dtype(np.float64)
-    elif kind.kind in "US":
+    elif kind.kind in "UST":
         kind = np.dtype(object)
-    zeros = (0,) * len(shape)
-    key = f"cells-{variable.name}-{tokenize(str(held.folder), held.function, len(named), sum(there))}"
-    graph = {}
-    for place, (one, known) in zip(np.ndindex(*sizes), zip(named, there, strict=True), strict=True):
-        own = (np.ones(len(sizes), dtype=int), shape)
-        whole = (*own[0].tolist(), *own[1])
-        graph[(key, *place, *zeros)] = (_block, held, one if known else None, str(variable.name), whole, kind)
-    chunks = tuple(itertools.chain(((1,) * size for size in sizes), ((size,) for size in shape)))
+    key = f"cells-{name}-{tokenize(str(held.folder), held.function, len(named), sum(there), shape.to_text())}"
+    zeros, whole = (0,) * len(own), (*(1 for _ in sizes), *own)
+    graph = {
+        (key, *place, *zeros): (_block, held, one if known else None, name, shape, whole, kind)
+        for place, one, known in zip(np.ndindex(*sizes), named, there, strict=True)
+    }
+    chunks = tuple(itertools.chain(((1,) * size for size in sizes), ((size,) for size in own)))
     return dask.array.Array(graph, key, chunks, dtype=kind)
 
 
 def _block(
-    held: Store, one: tuple[str, Cell] | None, variable: str, shape: tuple[int, ...], kind: np.dtype[np.generic]
+    held: Store,
+    one: tuple[str, Cell] | None,
+    variable: str,
+    shape: Shape,
+    whole: tuple[int, ...],
+    kind: np.dtype[np.generic],
 ) -> np.ndarray:
     if one is None:
-        return np.full(shape, np.datetime64("NaT") if kind.kind in "mM" else np.nan, dtype=kind)
-    return np.asarray(held.read(*one)[variable].values, dtype=kind).reshape(shape)
+        return np.full(whole, np.datetime64("NaT") if kind.kind in "mM" else np.nan, dtype=kind)
+    return np.asarray(shape.filled(held.read(*one)[variable]).values, dtype=kind).reshape(whole)

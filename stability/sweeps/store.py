@@ -3,7 +3,8 @@
 sweep.json            the function and the version that the cells are of
 cells/ab/ab...nc      what a cell has given, with its values
 failed/ab/ab...json   the error of a cell that has failed
-fits.json             the variables that all cells have
+common.json           the variables that all cells have
+shapes/ab...json      the sizes and coordinates that some of them have
 temporary/            files that are being written
 """
 
@@ -16,6 +17,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 import xarray
@@ -102,12 +104,22 @@ class Store:
         assert isinstance(found, dict)
         return found
 
-    def fit(self, given: str) -> str:
-        """Return what all cells are to look like, which is what the first one looked like, as a text."""
-        path = self.folder / "fits.json"
+    def common(self, given: str) -> str:
+        """Return what all cells must have, which is what the first one had, as a text."""
+        path = self.folder / "common.json"
         if not path.exists():
             self._put(path, given.encode())
         return path.read_text(encoding="utf-8")
+
+    def add_shape(self, text: str) -> None:
+        """Keep that a cell has this shape."""
+        path = self.folder / "shapes" / f"{blake2b(text.encode(), digest_size=16).hexdigest()}.json"
+        if not path.exists():
+            self._put(path, text.encode())
+
+    def shapes(self) -> list[str]:
+        """Return the shapes that cells have."""
+        return [path.read_text(encoding="utf-8") for path in (self.folder / "shapes").glob("*.json")]
 
     def _put(self, path: Path, content: bytes) -> bool:
         """Write a file, unless it is there: to a temporary name, flushed to the disk, then given its own."""

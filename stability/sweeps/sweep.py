@@ -70,8 +70,8 @@ def sweep(
     >>> import tempfile, xarray, stability as st
     >>> def cube(depth):
     ...     return xarray.Dataset({"y": depth**3})
-    >>> st.sweep(cube, {"depth": [1, 2, 3]}, tempfile.mkdtemp(), workers=0)
-    Sweep of __main__.cube: 3 of 3 cells are there, 0 have failed
+    >>> st.sweep(cube, {"depth": [1, 2, 3]}, tempfile.mkdtemp(), workers=0).dataset.y.values.tolist()
+    [1, 8, 27]
     """
     axes = axes_of(grid)
     _check_call(function, next(cells_of(axes)))
@@ -89,8 +89,7 @@ def sweep(
                 dask.check(function)
                 _spread(function, todo, dask, progress)
     except KeyboardInterrupt:
-        print(f"interrupted: {todo.done} more cells are kept; the same call goes on", file=sys.stderr)
-        raise
+        raise KeyboardInterrupt(f"{todo.done} more cells are kept; the same call goes on") from None
     finally:
         held.clear_temporary()  # of workers that were killed
     return Sweep(held.folder, axes)
