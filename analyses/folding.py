@@ -96,7 +96,6 @@ def best(run: xarray.Dataset) -> np.ndarray:
 
 
 def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset:
-    parts.plan(len(TARGETS) + 1)
     drawn = parts.part("step by step", train, "sin x", settings.steps, settings)
     runs = [parts.part(name, train, name, settings.depth, settings) for name in TARGETS]
     x = np.linspace(*INTERVAL, 600)

@@ -238,7 +238,6 @@ def studied(name: str, found: dict[str, np.ndarray], settings: Settings) -> xarr
 def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset:
     tables = parts.cells(trained, settings, target=list(TARGETS), way=list(METHODS)).table
     found = {name: {way: tables.sel(target=name, way=way).to_numpy() for way in METHODS} for name in TARGETS}
-    parts.plan(2 + len(TARGETS))
     triangles = found["triangle wave"]["growth"]
     found["sawtooth"][OWN] = parts.part("sawtooth from triangles", from_triangles, triangles, settings).table.to_numpy()
     found[SPIKED][OWN] = parts.part("chains with spikes", with_spikes, settings).table.to_numpy()

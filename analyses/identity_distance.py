@@ -124,7 +124,6 @@ def trained(name: str, start: str, depth: int, settings: Settings) -> xarray.Dat
 
 
 def measure(settings: Settings, parts: study.Parts) -> xarray.DataTree:
-    parts.plan(len(SIZES) * len(LABELS))
     groups = {
         f"{name}_{width}": parts.part(f"{name}, width {width}", mapped, name, width, settings)
         for width in SIZES

@@ -188,7 +188,6 @@ def measure(settings: Settings, parts: study.Parts) -> xarray.DataTree:
     torch.set_num_threads(1)
     scales = np.linspace(0.7, 3, settings.scales)
     from_scales = np.linspace(0.7, 3, settings.trained_scales)
-    parts.plan(2)
     errors = parts.cells(trained, from_scales, settings, depth=settings.trained_depths)
     errors["six_scales"] = ("weight_scale", 6 * np.asarray(st.theory.correlation_depth_scale(from_scales, BIAS)))
     groups = {

@@ -102,50 +102,50 @@ class Options:
     """Draw the stored data again, and state the claims again; nothing is measured."""
     fresh: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Throw away what interrupted runs of this script have kept."""
+    workers: int = 0
+    """Measure in so many processes; 0 is this one."""
+    client: str | None = None
+    """Measure on a cluster: the address of a scheduler of dask."""
 
 
 class CannotRun(Exception):
     """What a user can mend, in one line."""
 
 
+@dataclass(frozen=True)
+class _Cell:
+    """A function of a cell's values, with what is the same for all cells."""
+
+    function: Callable[..., xarray.Dataset]
+    arguments: tuple[object, ...]
+
+    def __call__(self, **cell: object) -> xarray.Dataset:
+        return self.function(*cell.values(), *self.arguments)
+
+
 class Parts:
-    """The parts of a measurement. Each is a function that returns a Dataset, and is kept until the run is complete."""
+    """The parts of a measurement. Each is a Dataset that a function returns, and is kept until the run is complete.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.total, self.done = folder, 0, 0
+    Args:
+        folder: where.
+        workers, client: where cells are computed, as for `st.sweep`.
+    """
+
+    def __init__(self, folder: Path, workers: int = 0, client: str | None = None) -> None:
+        self.folder, self.workers, self.client = folder, workers, client
         self._names: set[str] = set()
-        self._bar = tqdm(desc="parts", disable=None)
-
-    def plan(self, number: int) -> None:
-        """Say how many more parts there will be, so that the bar and the message of an interrupted run know."""
-        self.total += number
-        self._bar.total = self.total
-        self._bar.refresh()
 
     def part(self, name: str, function: Callable[..., xarray.Dataset], *arguments: object) -> xarray.Dataset:
         """Return function(*arguments), or what an interrupted run of the same settings and code kept under the name."""
-        if name in self._names:
-            raise ValueError(f"two parts have the name {name!r}")
-        self._names.add(name)
-        words = re.sub(r"\W+", "_", name)[:40]
-        path = self.folder / f"{words}-{_digest(name)}.nc"
-        self._bar.set_postfix_str(name)
+        path = self._place(name) / "part.nc"
         if not path.exists():
-            found = function(*arguments)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            st.plots.write_data(found, path)
-        self.done += 1
-        if self.done > self.total:
-            self.plan(self.done - self.total)
-        self._bar.update()
+            with tqdm(desc=name, total=1, unit="part", disable=None) as bar:
+                found = function(*arguments)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                st.plots.write_data(found, path)
+                bar.update()
         # Read back in any case, so that a run that goes on has the numbers of one that was not interrupted.
         return st.plots.read_data(path)
-
-    def each(self, function: Callable[..., xarray.Dataset], names: Iterable[Any], *arguments: object) -> dict[Any, Any]:
-        """Return function(name, *arguments) by name, a part each."""
-        names = list(names)
-        self.plan(len(names))
-        return {name: self.part(f"{function.__name__} {name}", function, name, *arguments) for name in names}
 
     def cells(
         self, function: Callable[..., xarray.Dataset], *arguments: object, **axes: Sequence[Any]
@@ -154,22 +154,23 @@ class Parts:
 
         What is shorter in some cells, such as fewer seeds, is filled with NaN.
         """
-        cells = list(itertools.product(*axes.values()))
-        self.plan(len(cells))
-        found = [self.part(f"{function.__name__} {cell}", function, *cell, *arguments) for cell in cells]
-        # Numbered, so that they can be of several lengths.
-        found = [one.assign_coords({d: range(n) for d, n in one.sizes.items() if d not in one.coords}) for one in found]
-        for name, values in reversed(axes.items()):
-            rows = [found[start : start + len(values)] for start in range(0, len(found), len(values))]
-            at = xarray.IndexVariable(name, list(values))
-            found = [xarray.concat(row, at, data_vars="all", join="outer") for row in rows]
-        return found[0]
+        one, folder = _Cell(function, arguments), self._place(function.__name__)
+        swept = st.sweep(one, axes, folder, self.client, workers=self.workers, retry_failed=True)
+        if swept.failed:
+            raise RuntimeError(f"{function.__name__} has failed:\n{swept.failed[0].traceback}")
+        data = swept.dataset.load()
+        return data.assign_coords({dim: range(n) for dim, n in data.sizes.items() if dim not in data.coords})
 
     def kept(self) -> int:
-        return len(list(self.folder.glob("*.nc")))
+        """Return how many parts are kept."""
+        return sum(1 for _ in self.folder.rglob("*.nc"))
 
-    def close(self) -> None:
-        self._bar.close()
+    def _place(self, name: str) -> Path:
+        if name in self._names:
+            raise ValueError(f"two parts have the name {name!r}")
+        self._names.add(name)
+        words = re.sub(r"\W+", "_", name)[:40]
+        return self.folder / f"{words}-{_digest(name)}"
 
 
 def main(
@@ -229,18 +230,18 @@ def _measured(asked: Any, script: Path, measure: Callable[..., Data]) -> Data:
     own = asked.out / ".parts" / script.stem
     if asked.fresh:
         shutil.rmtree(own, ignore_errors=True)
-    parts = Parts(own / _digest(settings, _code(script)))
+    parts = Parts(own / _digest(settings, _code(script)), asked.workers, asked.client)
+
+    # Python's tracker of semaphores would complain of a process that ends soon with its workers.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
 
     def how_to_go_on() -> str:
-        kept = parts.kept()
-        known = f"{kept} of {parts.total}" if parts.total > parts.done else str(kept)
-        return f"{script.stem}: interrupted; run the same command again: {known} parts are kept"
+        return f"{script.stem}: interrupted; run the same command again: {parts.kept()} parts are kept"
 
-    with warnings.catch_warnings(), _ends_soon(how_to_go_on, parts.close):
+    with warnings.catch_warnings(), _ends_soon(how_to_go_on):
         warnings.filterwarnings("ignore", "interrupted")
         takes_parts = measure.__code__.co_argcount > 1
         data = measure(asked.settings, parts) if takes_parts else measure(asked.settings)
-        parts.close()
     data.attrs |= {"script": script.stem, "settings": settings, "quick": int(asked.quick), "seed": asked.settings.seed}
     names = ("stability", "torch", "numpy", "xarray")
     data.attrs |= {f"version_{name}": importlib.metadata.version(name) for name in names}
@@ -253,7 +254,7 @@ def _measured(asked: Any, script: Path, measure: Callable[..., Data]) -> Data:
 
 
 @contextmanager
-def _ends_soon(message: Callable[[], str], close: Callable[[], None]) -> Iterator[None]:
+def _ends_soon(message: Callable[[], str]) -> Iterator[None]:
     """On Ctrl-C say how to go on and end with status 130, even where a long compiled loop holds the main thread."""
     read, write = os.pipe()
     os.set_blocking(write, False)
@@ -262,7 +263,6 @@ def _ends_soon(message: Callable[[], str], close: Callable[[], None]) -> Iterato
 
     def leave() -> None:
         if once.acquire(blocking=False):
-            close()
             print(message(), file=sys.stderr, flush=True)
             # Without the seconds that Python takes to end. Parts are written whole or not at all: nothing is in pieces.
             os._exit(130)

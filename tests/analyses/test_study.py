@@ -174,9 +174,9 @@ def test_redraw_draws_the_same_pixels_and_measures_nothing(script):
 
 def test_parts_that_are_kept_are_not_measured_again(script, monkeypatch):
     script.failing(monkeypatch, "c")
-    assert script.measured() == "abc"
+    assert script.measured() == "abcd"
     data = script.run()
-    assert script.measured() == "cd"
+    assert script.measured() == "c"
     xarray.testing.assert_identical(data, script.run())
     assert script.measured() == "abcd"
 
@@ -190,7 +190,7 @@ def test_parts_of_other_settings_are_not_used(script, monkeypatch, other):
     expected = np.random.default_rng([data.attrs["seed"], ord("a")]).normal(size=data.sizes["x"])
     np.testing.assert_array_equal(data.y.sel(name="a"), expected)
     script.run()  # theirs are still there, but for --fresh
-    assert script.measured() == ("abcd" if other == ("--fresh",) else "cd")
+    assert script.measured() == ("abcd" if other == ("--fresh",) else "c")
 
 
 def test_parts_of_other_code_are_not_used(script, monkeypatch):
@@ -201,8 +201,8 @@ def test_parts_of_other_code_are_not_used(script, monkeypatch):
     assert script.measured() == "abcd"
 
 
-def interrupted(script, where, how):
-    command = [sys.executable, str(script.path), "--out", str(script.out)]
+def interrupted(script, where, how, *options):
+    command = [sys.executable, str(script.path), "--out", str(script.out), *options]
     environment = {**os.environ, how: where, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     while not script.log.exists() or where not in script.log.read_text():
@@ -211,8 +211,9 @@ def interrupted(script, where, how):
     time.sleep(0.3)
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    return process.returncode, time.monotonic() - began, said.strip().splitlines()
+    status = process.wait(timeout=60)
+    seconds = time.monotonic() - began
+    return status, seconds, process.communicate(timeout=60)[1].strip().splitlines()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
@@ -221,12 +222,27 @@ def test_an_interrupted_run_ends_soon_says_how_to_go_on_and_goes_on(script, how)
     status, seconds, said = interrupted(script, "c", how)
     assert status == 130
     assert seconds < 2
-    assert said[-1] == "little: interrupted; run the same command again: 2 of 4 parts are kept"
+    assert said[-1] == "little: interrupted; run the same command again: 2 parts are kept"
     assert len(said) == 1
     assert script.measured() == "abc"
     assert not (script.out / "little.nc").exists()
     data = script.run()
     assert script.measured() == "cd"
+    xarray.testing.assert_identical(data, script.run())
+
+
+def test_processes_measure_the_same_and_an_interrupted_run_of_theirs_goes_on(script, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    status, seconds, said = interrupted(script, "c", "SLEEP", "--workers", "2")
+    assert status == 130
+    assert said[-1] == "little: interrupted; run the same command again: 3 parts are kept"
+    assert seconds < 2
+    assert "".join(sorted(script.measured())) == "abcd"
+    assert (
+        subprocess.run([sys.executable, str(script.path), "--out", str(script.out), "--workers", "2"]).returncode == 0
+    )
+    assert script.measured() == "c"
+    data = st.plots.read_data(script.out / "little.nc")
     xarray.testing.assert_identical(data, script.run())
 
 
@@ -291,5 +307,4 @@ def test_cells_of_several_axes_become_the_first_dimensions(script, tmp_path):
     assert data.y.dims == ("width", "depth", "seed")
     np.testing.assert_array_equal(data.y.sel(width=2), [[23.5] * 2, [24.5] * 2, [25.5] * 2])
     np.testing.assert_array_equal(data.y.sel(width=1, depth=5), [15.5, np.nan])
-    each = parts.each(lambda name: xarray.Dataset({"y": name}), [1, 2])
-    assert [int(one.y) for one in each.values()] == [1, 2]
+    assert parts.kept() == 6
