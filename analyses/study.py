@@ -218,7 +218,13 @@ def main(
             # Before the figure, so that an error in it loses nothing: --redraw goes on from here.
             st.plots.write_data(data, path)
             data = st.plots.read_data(path)
-        _present(data, folder, script.stem, draw, claims, extras)
+        try:
+            _present(data, folder, script.stem, draw, claims, extras)
+        except (KeyError, ValueError, AttributeError) as error:
+            if data.attrs.get("code") == _digest(script.read_text(encoding="utf-8")):
+                raise
+            words = f"{path} is of another version of this script, which finds {error!r} in it"
+            raise CannotRun(f"{words}; run without --redraw") from error
     except (CannotRun, OSError) as error:
         print(f"{script.stem}: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -243,6 +249,7 @@ def _measured(asked: Any, script: Path, measure: Callable[..., Data]) -> Data:
         takes_parts = measure.__code__.co_argcount > 1
         data = measure(asked.settings, parts) if takes_parts else measure(asked.settings)
     data.attrs |= {"script": script.stem, "settings": settings, "quick": int(asked.quick), "seed": asked.settings.seed}
+    data.attrs["code"] = _digest(script.read_text(encoding="utf-8"))
     names = ("stability", "torch", "numpy", "xarray")
     data.attrs |= {f"version_{name}": importlib.metadata.version(name) for name in names}
     data.attrs["platform"] = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"

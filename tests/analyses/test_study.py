@@ -268,6 +268,19 @@ def test_a_file_that_cannot_be_drawn_again_is_refused_by_name(script, capsys):
     assert script.run("--redraw").attrs["script"] == "little"
 
 
+def test_data_of_another_version_of_the_script_are_refused_in_one_line(script, capsys):
+    script.run()
+    text = script.path.read_text()
+    script.path.write_text(text.replace("data.y", "data.other"))
+    capsys.readouterr()
+    said = refused(capsys, lambda: script.run("--redraw"))
+    assert "is of another version of this script" in said
+    assert "other" in said
+    script.path.write_text(text.replace("axes[", "axes['no panel'], axes["))
+    with pytest.raises(KeyError, match="no panel"):  # an error in a script and not in data
+        script.run()
+
+
 def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(script, capsys):
     script.out.write_text("a file")
     assert "cannot write into the folder" in refused(capsys, script.run)
