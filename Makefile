@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo figures test test-all lowest zoo lint types check bench clean
+.PHONY: demo figures test test-all test-cluster lowest zoo lint types check bench clean
 
 demo: .venv/ready
 	$(BIN)/python analyses/jacobian_spectrum.py
@@ -34,6 +34,10 @@ test-all: test
 lowest: .venv/lowest/ready
 	.venv/lowest/bin/python -m pytest --numprocesses=2 --dist=worksteal tests/foundation tests/networks tests/plots
 
+# A sweep on Slurm, whose daemons run on this machine alone; says why where they cannot.
+test-cluster: .venv/cluster
+	$(BIN)/python -m pytest -m cluster -rs tests/sweeps
+
 zoo: .venv/zoo
 	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal -m zoo tests/zoo
 
@@ -51,10 +55,15 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/folds.py
 	$(BIN)/python benchmarks/spectra.py
 	$(BIN)/python benchmarks/gradients.py
+	$(BIN)/python benchmarks/sweeps.py
 	$(BIN)/python benchmarks/imports.py
 
 clean:
 	rm -rf .venv
+
+.venv/cluster: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,cluster]'
+	touch $@
 
 # Models of torchvision, timm and transformers, which are large to fetch.
 .venv/zoo: .venv/ready
