@@ -15,6 +15,8 @@ from stability.jacobians import LyapunovExponents, SelfCheck, Spectrum
 from stability.precision import FirstFailures, FirstNonfinite, ForwardErrors
 from stability.reading import Layers
 from stability.signals import DeathRecord, GradientNorms, GrowthFit, Propagation, Units, WatchRecord
+from stability.sweeps.cells import words_of
+from stability.sweeps.opened import Sweep
 from stability.training import History
 
 Rows = list[tuple[str, ...]]
@@ -238,6 +240,14 @@ def _function(one: PiecewiseLinear) -> Rows:
     low, high = map(float, one.interval)
     rows: Rows = [("interval", f"{low:g} to {high:g}"), ("pieces", str(len(one.knots) - 1))]
     return [*rows, ("folds", str(len(one.folds()))), ("shape of a value", str(tuple(one.shape)))]
+
+
+@facts.register
+def _sweep(one: Sweep) -> Rows:
+    found = one.progress()
+    rows: Rows = [("function", found.function), ("cells", f"{found.there} of {found.cells} are there")]
+    rows.append(("failed", str(found.failed)))
+    return [*rows, *((words_of(dict(failure.cell)), failure.error) for failure in one.failed[:3])]
 
 
 @facts.register

@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import xarray
 
 from stability.foundation.arguments import door
+from stability.foundation.shown import Shown
 from stability.sweeps.cells import Axes, Cell, Grid, Value, axes_of, cell_name, cells_of, words_of
 from stability.sweeps.shapes import Shape, put_together
 from stability.sweeps.store import Store, existing_store
@@ -33,8 +35,17 @@ class Failure:
     traceback: str
 
 
+class Progress(NamedTuple):
+    """How far a sweep is."""
+
+    function: str
+    cells: int
+    there: int
+    failed: int
+
+
 @dataclass(frozen=True, repr=False)
-class Sweep:
+class Sweep(Shown):
     """The cells of a grid, as far as a store holds them.
 
     Attributes:
@@ -100,15 +111,19 @@ class Sweep:
             data[name].attrs |= variable.attrs
         return data
 
-    def __repr__(self) -> str:
+    def progress(self) -> Progress:
+        """How many cells there are, are there, and have failed."""
         done, failed = self._held.done(), self._held.failed()
         names = [name for name, _ in self._named()]
         there = sum(name in done for name in names)
-        lost = sum(name in failed and name not in done for name in names)
-        lines = [f"Sweep of {self._held.function}: {there} of {len(names)} cells are there, {lost} have failed"]
+        return Progress(self._held.function, len(names), there, sum(name in failed - done for name in names))
+
+    def __repr__(self) -> str:
+        function, cells, there, failed = self.progress()
+        lines = [f"Sweep of {function}: {there} of {cells} cells are there, {failed} have failed"]
         lines += [f"    {one.error} at {words_of(dict(one.cell))}" for one in self.failed[:3]]
-        if there < len(names):
-            words = "; those that have failed run again with retry_failed=True" if lost else ""
+        if there < cells:
+            words = "; those that have failed run again with retry_failed=True" if failed else ""
             lines.append(f"the same call goes on where it ended{words}")
         return "\n".join(lines)
 

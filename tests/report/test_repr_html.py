@@ -3,12 +3,14 @@
 import html
 import pickle
 import re
+import tempfile
 from fractions import Fraction
 from html.parser import HTMLParser
 
 import matplotlib.pyplot as plt
 import pytest
 import torch
+import xarray
 from torch import nn
 
 import stability as st
@@ -103,7 +105,14 @@ def results(name):
         st.restrict(st.tent(4), (0, 1)),
         st.layers(model, x),
         st.first_nonfinite(net(name, bad=True), x),
+        st.sweep(failing, {"name": [name, "b"]}, tempfile.mkdtemp(), workers=0, progress=False),
     ]
+
+
+def failing(name):
+    if name == "b":
+        return xarray.Dataset({"y": 1.0})
+    raise ValueError(name)
 
 
 @pytest.fixture(scope="module")
