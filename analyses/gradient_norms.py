@@ -260,8 +260,8 @@ def draw(data: xarray.Dataset) -> dict[str, Figure]:
     dead = [100 * float(data.dead.sel(architecture=name)[-1].mean()) for name in ("plain_relu", "plain_prelu")]
     st.plots.headline(
         more,
-        f"At depth {DEPTHS[-1]} the first layer's gradient is exactly 0 in {dead[0]:.0f} % of the plain ReLU chains and in "
-        f"{dead[1]:.0f} % of the plain PReLU chains.",
+        f"At depth {DEPTHS[-1]} the first layer's gradient is exactly 0 in {dead[0]:.0f} % of plain ReLU chains and in "
+        f"{dead[1]:.0f} % of plain PReLU chains.",
     )
     return {"": figure, "details": more}
 
