@@ -199,4 +199,4 @@ def draw(data: xarray.Dataset) -> Figure:
 
 
 if __name__ == "__main__":
-    study.main(Settings(), Settings(seeds=32, trained_seeds=32, iterations=100), measure, draw, claims)
+    study.main(Settings(), Settings(seeds=32, trained_seeds=16, iterations=60), measure, draw, claims)

@@ -125,22 +125,25 @@ def against_depth(architecture: str, settings: Settings) -> xarray.Dataset:
     return xarray.Dataset(data, {"depth": list(DEPTHS), "quantile": LEVELS})
 
 
-def rates(architecture: str, init: str, settings: Settings) -> xarray.Dataset:
-    """Return the fitted rate at single points and over the interval, beside theory; NaN for what does not exist."""
+def rates(architecture: str, settings: Settings) -> xarray.Dataset:
+    """Return the fitted rates at single points and over the interval, beside theory; NaN for what does not exist."""
     places = {place: torch.tensor([x], dtype=torch.float64) for place, x in PLACES.items()} | {"interval": POINTS}
-    numbers, shapes = np.full((6, len(places)), np.nan), ["does not exist"] * len(places)
-    chain = None
-    with suppress(ValueError):  # not every scheme exists for every architecture
-        chain = st.Chain(architecture, settings.depth, seeds=settings.seeds, init=init, root=settings.seed)
-    for p, (place, x) in enumerate(places.items() if chain else ()):
-        fit = st.fit_growth(norms(chain, x))
-        theory = predict(architecture, init, PLACES[place], settings.depth) if place in PLACES else math.nan
-        numbers[4:, p], shapes[p] = (theory, fit.dead), "all dead" if fit.best is None else fit.best.shape
-        if fit.rate is not None:
-            numbers[:4, p] = fit.rate, *fit.interval, fit.standard_error
+    over, size = ("init", "place"), (len(st.INITS), len(places))
+    numbers, shapes = np.full((6, *size), np.nan), np.full(size, "does not exist", dtype="U20")
+    for i, init in enumerate(st.INITS):
+        try:
+            chain = st.Chain(architecture, settings.depth, seeds=settings.seeds, init=init, root=settings.seed)
+        except ValueError:  # not every scheme exists for every architecture
+            continue
+        for p, (place, x) in enumerate(places.items()):
+            fit = st.fit_growth(norms(chain, x))
+            theory = predict(architecture, init, PLACES[place], settings.depth) if place in PLACES else math.nan
+            numbers[4:, i, p], shapes[i, p] = (theory, fit.dead), "all dead" if fit.best is None else fit.best.shape
+            if fit.rate is not None:
+                numbers[:4, i, p] = fit.rate, *fit.interval, fit.standard_error
     names = ("rate", "low", "high", "standard_error", "predicted", "dead_share")
-    data = {name: ("place", row) for name, row in zip(names, numbers, strict=True)}
-    return xarray.Dataset(data | {"shape": ("place", shapes)}, {"place": list(places)})
+    data = {name: (over, table) for name, table in zip(names, numbers, strict=True)}
+    return xarray.Dataset(data | {"shape": (over, shapes)}, {"init": list(st.INITS), "place": list(places)})
 
 
 def training(start: str, settings: Settings) -> xarray.Dataset:
@@ -164,7 +167,7 @@ def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset:
     found = [
         parts.cells(by_layer, settings, case=list(CASES)),
         parts.cells(against_depth, settings, architecture=list(study.CHAINS)),
-        parts.cells(rates, settings, architecture=list(study.CHAINS), init=list(st.INITS)),
+        parts.cells(rates, settings, architecture=list(study.CHAINS)),
         parts.cells(training, settings, start=[RESIDUAL, PLAIN, IDENTITY]),
     ]
     return xarray.merge(found)
@@ -260,7 +263,7 @@ def draw(data: xarray.Dataset) -> dict[str, Figure]:
     dead = [100 * float(data.dead.sel(architecture=name)[-1].mean()) for name in ("plain_relu", "plain_prelu")]
     st.plots.headline(
         more,
-        f"At depth {DEPTHS[-1]} the first layer's gradient is exactly 0 in {dead[0]:.0f} % of plain ReLU chains and in "
+        f"At depth {DEPTHS[-1]} the first layer's gradient is exactly 0 in {dead[0]:.0f} % of plain ReLU and "
         f"{dead[1]:.0f} % of plain PReLU chains.",
     )
     return {"": figure, "details": more}
@@ -298,7 +301,9 @@ def draw_layers(data: xarray.Dataset, ax: Axes, cases: list[str]) -> None:
         if not single and level > float(data.log10_norm.min()):
             ax.axhline(level, color="#888888", linewidth=0.8)
             ax.text(0.45 * size, level, f"0 in {name}", color="#666666", fontsize=7, va="top")
-    title = cases[0] + ", dashed: fit, dotted: theory" if single else f"by layer, depth {size}"
+    if single:
+        ax.text(0.98, 0.04, "dashed: fit, dotted: theory", fontsize=7, ha="right", transform=ax.transAxes)
+    title = cases[0] if single else f"by layer, depth {size}"
     ax.set(xlabel="layer $l$", ylabel=r"$|\partial$Loss$/\partial h_l|$", xlim=(1, size), title=title)
     powers(ax)
 
