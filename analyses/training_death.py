@@ -387,5 +387,5 @@ def draw_example(data: xarray.Dataset, ax: Axes) -> None:
 
 
 if __name__ == "__main__":
-    quick = Settings(draws=512, seeds=24, others=8, iterations=40, relu_depths=(3, 5), depths=(3, 10))
+    quick = Settings(draws=1024, seeds=32, others=8, iterations=80, relu_depths=(3, 5), depths=(3, 10))
     study.main(Settings(), quick, measure, draw, claims)
