@@ -5,10 +5,10 @@ activation pattern that is met. A chain of L steps has at most 2^L - 1 folds. Ho
 (-3, 3), fresh and trained on sin(x)? What does PReLU buy, why can a plain chain not fold back, and does a trained chain
 use its depth?
 
-Method. All counts are exact integers for the stored parameters, over many seeds. Fresh chains have torch's
-initialisation and are counted on (-3, 3) and on the whole line, where theory gives the mean for four of the five.
-Trained chains minimise the mean-squared error by Adam; they are counted at iterations that are evenly spread on a
-logarithmic scale, and at the end, where each seed has its best parameters.
+Method. Counts are exact integers for the stored parameters, over many seeds. Fresh chains have torch's initialisation
+and are counted on (-3, 3) and on the whole line, where theory gives the mean for four of the five. Trained chains
+minimise the mean-squared error by Adam; they are counted at iterations evenly spread on a logarithmic scale, and at the
+end, at the best parameters of each seed.
 
 Reading. Medians with bands from 25 to 75 % and from 5 to 95 % over seeds. The scale is linear below 1, so that 0 has a
 place; iteration 0 is drawn at one half. a: fresh chains against depth; crosses are the means on the whole line, where
@@ -66,14 +66,12 @@ def fresh(architecture: str, settings: Settings) -> xarray.Dataset:
         expected[:] = [[float(getattr(theory, kind).value(depth=depth)) for kind in KINDS] for depth in DEPTHS]
     inside, line = ([numbers(chain.prefix(depth), where) for depth in DEPTHS] for where in (INTERVAL, LINE))
     over = ("depth", "kind", "seed_fresh")
-    return xarray.Dataset(
-        {
-            "fresh": (over, np.stack(inside), {"long_name": "counts on (-3, 3)"}),
-            "line": (over, np.stack(line), {"long_name": "counts on the whole line"}),
-            "expected": (over[:2], expected, {"long_name": "mean count on the whole line in theory"}),
-        },
-        {"depth": list(DEPTHS), "kind": list(KINDS)},
-    )
+    data = {
+        "fresh": (over, np.stack(inside), {"long_name": "counts on (-3, 3)"}),
+        "line": (over, np.stack(line), {"long_name": "counts on the whole line"}),
+        "expected": (over[:2], expected, {"long_name": "mean count on the whole line in theory"}),
+    }
+    return xarray.Dataset(data, {"depth": list(DEPTHS), "kind": list(KINDS)})
 
 
 def trained(architecture: str, depth: int, settings: Settings) -> xarray.Dataset:
@@ -89,15 +87,13 @@ def trained(architecture: str, depth: int, settings: Settings) -> xarray.Dataset
     task = st.Task(torch.sin, INTERVAL)
     history = st.train(chain, task, iterations=settings.iterations, on_iteration=watch, progress=False)
     slopes = chain.slope if "slope" in chain.architecture.kinds else torch.zeros(settings.trained_seeds, 1)
-    return xarray.Dataset(
-        {
-            "along": (("iteration", "kind", "seed"), np.stack(along), {"long_name": "counts along training"}),
-            "trained": (("kind", "seed"), numbers(chain, INTERVAL), {"long_name": "counts at the best parameters"}),
-            "loss": ("seed", history.best_loss.numpy(), {"long_name": "mean-squared error"}),
-            "slope_below_0": ("seed", (slopes < 0).any(1).numpy(), {"long_name": "whether a slope is below 0"}),
-        },
-        {"iteration": watched, "kind": list(KINDS)},
-    )
+    data = {
+        "along": (("iteration", "kind", "seed"), np.stack(along), {"long_name": "counts along training"}),
+        "trained": (("kind", "seed"), numbers(chain, INTERVAL), {"long_name": "counts at the best parameters"}),
+        "loss": ("seed", history.best_loss.numpy(), {"long_name": "mean-squared error"}),
+        "slope_below_0": ("seed", (slopes < 0).any(1).numpy(), {"long_name": "whether a slope is below 0"}),
+    }
+    return xarray.Dataset(data, {"iteration": watched, "kind": list(KINDS)})
 
 
 def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset:
@@ -109,74 +105,55 @@ def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset:
 def claims(data: xarray.Dataset) -> list[study.Claim]:
     folds, turns = data.trained.sel(kind="folds"), data.trained.sel(kind="turns")
     fresh, last = data.fresh.sel(kind="folds")[:, -1], folds[:, -1]
+    depth_buys = f"fresh, depth {DEPTHS[-1]}, folds on {INTERVAL}: {by_chain(fresh, study.spread)}"
+    bought = "held" if fresh.median("seed_fresh").max() > DEPTHS[-1] else "refuted"
+
     error = data.line.std("seed_fresh", ddof=1) / np.sqrt(data.sizes["seed_fresh"])
     off = abs(data.line.mean("seed_fresh") - data.expected)
     z = float((off / error).where(off > 1e-9, 0).where(off.notnull()).max())
-    fresh_turns, plain = data.fresh.sel(kind="turns", architecture=PLAIN), turns.sel(architecture=PLAIN)
+    means = f"{int((off < 1e-9).sum())} of {int(off.notnull().sum())} means over {data.sizes['seed_fresh']} seeds are "
+    means += f"exactly so, the others within {z:.1f} standard errors"
+
+    fresh_turns, plain = data.fresh.sel(kind="turns", architecture=PLAIN), turns.sel(architecture=PLAIN).to_numpy()
     below = data.slope_below_0.sel(architecture=PLAIN).to_numpy() > 0
-    kept, bent = plain.to_numpy()[~below], plain.to_numpy()[below]
-    gone = (last == 0).mean("seed")
+    kept, bent = plain[~below], plain[below]
+    back = f"at most {int(fresh_turns.max())} turns in {fresh_turns.size} fresh chains and {kept.max(initial=0)} in "
+    back += f"{kept.size} trained ones with no slope below 0; with one {study.share(bent > 0)} of {bent.size} turn, up "
+    back += f"to {bent.max(initial=0)} times"
+    folded = "refuted" if fresh_turns.any() or kept.any() else "refined" if bent.any() else "held"
+
     relu, prelu = (folds.sel(architecture=name) for name in ("residual2_relu", "residual2_prelu"))
-    used = [
+    keeps = "trained, folds: " + ", ".join(f"{study.spread(one)} at depth {int(one.depth_trained)}" for one in relu)
+    grows = "held" if (relu.median("seed").diff("depth_trained") > 0).all() else "refuted"
+
+    gone = (last == 0).mean("seed").to_series()
+    loses = f"without a fold at depth {TRAINED_DEPTHS[-1]}, trained: {by_chain(last == 0, study.share)}; with a bypass "
+    loses += f"PReLU has {float(prelu[-1].median() / relu[-1].median()):.2f} times the folds of ReLU"
+    # With a bypass there may be nothing to keep.
+    lost = "refuted" if gone.plain_prelu >= gone.plain_relu else "held" if gone.residual2_relu > 0 else "refined"
+
+    errors = data.loss.sel(architecture="residual2_prelu").median("seed")
+    uses = "residual 2 PReLU: " + ", ".join(
         f"{study.spread(one)} of {2.0 ** int(one.depth_trained) - 1:.2g} (error {float(loss):.1e})"
-        for one, loss in zip(prelu, data.loss.sel(architecture="residual2_prelu").median("seed"), strict=True)
-    ]
+        for one, loss in zip(prelu, errors, strict=True)
+    )
+    uses += f"; {study.share(folds <= folds.depth_trained)} of all trained chains have at most one fold a step"
+    used = "held" if prelu[-1].median() > 0.5 * 2.0 ** TRAINED_DEPTHS[-1] else "refuted"
+
     two = turns.sel(architecture="residual2_prelu", depth_trained=MIDDLE) == 2
-    return [
-        study.Claim(
-            "Depth buys folds, up to 2^L - 1 of them",
-            "Montufar 2014",
-            f"fresh, depth {DEPTHS[-1]}, folds on {INTERVAL}: " + by_chain(fresh, study.spread),
-            "held" if fresh.median("seed_fresh").max() > DEPTHS[-1] else "refuted",
-        ),
-        study.Claim(
-            "On the whole line a fresh chain has L folds, L + 1 regions and no turn in the mean",
-            "theory",
-            f"{int((off < 1e-9).sum())} of {int(off.notnull().sum())} means over {data.sizes['seed_fresh']} seeds are "
-            f"exactly so, the others within {z:.1f} standard errors",
-            "held" if z < 4 else "refuted",
-        ),
-        study.Claim(
-            "A plain chain cannot fold back: its steps are monotone",
-            "theory",
-            f"at most {int(fresh_turns.max())} turns in {fresh_turns.size} fresh chains and {kept.max(initial=0)} in "
-            f"{kept.size} trained ones with no slope below 0; with one {study.share(bent > 0)} of {bent.size} turn, "
-            f"up to {bent.max(initial=0)} times",
-            "refuted" if fresh_turns.any() or kept.any() else "refined" if bent.any() else "held",
-        ),
-        study.Claim(
-            "A residual ReLU chain keeps folding with depth",
-            "Peng 2017",
-            "trained, folds: " + ", ".join(f"{study.spread(one)} at depth {int(one.depth_trained)}" for one in relu),
-            "held" if (relu.median("seed").diff("depth_trained") > 0).all() else "refuted",
-        ),
-        study.Claim(
-            "PReLU keeps the folds that ReLU loses",
-            "Peng 2017",
-            f"without a fold at depth {TRAINED_DEPTHS[-1]}, trained: "
-            + by_chain(last == 0, study.share)
-            + f"; with a bypass PReLU has {float(prelu[-1].median() / relu[-1].median()):.2f} times the folds of ReLU",
-            "refuted"
-            if gone.sel(architecture="plain_prelu") >= gone.sel(architecture="plain_relu")
-            # With a bypass there may be nothing to keep.
-            else "held"
-            if gone.sel(architecture="residual2_relu") > 0
-            else "refined",
-        ),
-        study.Claim(
-            "A trained chain uses the folds that its depth allows",
-            "common practice",
-            f"residual 2 PReLU: {', '.join(used)}; {study.share(folds <= folds.depth_trained)} of all trained chains "
-            "have at most one fold a step",
-            "held" if prelu[-1].median() > 0.5 * 2.0 ** TRAINED_DEPTHS[-1] else "refuted",
-        ),
-        study.Claim(
-            "A trained residual chain has the two turns of the sine and no other",
-            "theory",
-            f"{study.share(two)} of {two.size} residual 2 PReLU chains of depth {MIDDLE}",
-            "held" if two.mean() > 0.95 else "refined" if two.mean() > 0.5 else "refuted",
-        ),
-    ]
+    sine = f"{study.share(two)} of {two.size} residual 2 PReLU chains of depth {MIDDLE}"
+    only = "held" if two.mean() > 0.95 else "refined" if two.mean() > 0.5 else "refuted"
+    mean = "On the whole line a fresh chain has L folds, L + 1 regions and no turn in the mean"
+    rows = (
+        ("Depth buys folds, up to 2^L - 1 of them", "Montufar 2014", depth_buys, bought),
+        (mean, "theory", means, "held" if z < 4 else "refuted"),
+        ("A plain chain cannot fold back: its steps are monotone", "theory", back, folded),
+        ("A residual ReLU chain keeps folding with depth", "Peng 2017", keeps, grows),
+        ("PReLU keeps the folds that ReLU loses", "Peng 2017", loses, lost),
+        ("A trained chain uses the folds that its depth allows", "common practice", uses, used),
+        ("A trained residual chain has the two turns of the sine and no other", "theory", sine, only),
+    )
+    return [study.Claim(*row) for row in rows]
 
 
 def by_chain(values: xarray.DataArray, say: Callable[[xarray.DataArray], str]) -> str:
@@ -222,4 +199,4 @@ def draw(data: xarray.Dataset) -> Figure:
 
 
 if __name__ == "__main__":
-    study.main(Settings(), Settings(seeds=32, trained_seeds=32, iterations=100), measure, draw, claims)
+    study.main(Settings(), Settings(seeds=32, trained_seeds=16, iterations=60), measure, draw, claims)

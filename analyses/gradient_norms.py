@@ -1,24 +1,22 @@
-"""How do gradient norms grow or decay, by layer and against depth, and does training heal it?
+"""How do gradient norms grow or decay, by layer and against depth, and does training heal the decay?
 
-Question. A loss at the end of a chain reaches the layers before through the derivatives of the layers between. What is
-left of it at the first layer, for Peng's five one-neuron chains and every named initialisation? What separates the
-plain PReLU chain from the residual one? And does training on sin(x) heal the decay, or deepen it?
+Question. A loss at the end of a chain reaches the first layer through the derivatives of all layers. What is left of it
+there, for Peng's five one-neuron chains and every named initialisation? Does training on sin(x) heal the decay?
 
-Method. |dLoss/dh_l|, the norm of the gradient with respect to the state before layer l, is taken in logarithms, so
-that nothing over- or underflows; the loss is the mean-squared error to sin. A law is fitted to the logs of all seeds,
-along the layers of one depth (counted from the output, as the gradient travels) and along the total depth. Theory: at
-one point x the derivatives g of successive steps are independent and equally distributed where the sign of a
-pre-activation is a fair coin whatever the state, so log|dLoss/dh| is a random walk with E log|g| a layer,
-`st.theory.lyapunov_exponent`. Over the whole of (-3, 3) the points with the largest gradient lead the norm, and without
-biases, where x and -x part for good, it decays more slowly. The error at the output is a part of the gradient, and in a
-residual 1 ReLU chain it grows with the output: against depth the gradient grows by both.
+Method. |dLoss/dh_l|, the gradient with respect to the state before layer l, is taken in logarithms, so that nothing
+over- or underflows; the loss is the mean-squared error to sin. A law is fitted to the logs of all seeds, along the
+layers of one depth (counted from the output) and along the total depth. Theory: at one point, where the sign of a
+pre-activation is a fair coin whatever the state, log|dLoss/dh| is a random walk with E log|g| a layer,
+`st.theory.lyapunov_exponent`. Over (-3, 3) the points with the largest gradient lead the norm; without biases, where x
+and -x part for good, it decays more slowly. The error at the output is a factor of the gradient: in a residual 1 ReLU
+chain both grow with depth.
 
-Reading. a: by layer, medians over seeds; bands from 5 to 95 %, the fitted law (dashed) and the rate of theory (dotted)
-for torch's initialisation; what lies below a grey line rounds to 0 in that format. b: at the first layer against depth,
-torch's initialisation, members alive. c: fitted rates a layer at x = 1 (dots) and x = -1 (triangles) with intervals of
-95 %, most of them narrower than their mark; ticks are theory; hollow at the left is what has no rate. d: the first
-layer's gradient over the last one's along training; iteration 0 is drawn at one half. The second figure has the
-residual chain of a by itself, and the share of members whose gradient is exactly 0 (crosses at x = 1).
+Reading. Medians over seeds with bands from 5 to 95 %. a: by layer; for torch's initialisation with the fitted law
+(dashed) and the rate of theory (dotted). What lies below a grey line rounds to 0 in that format. b: at the first layer
+against depth, torch's initialisation, members alive. c: fitted rates a layer at x = 1 (dots) and x = -1 (triangles)
+with intervals of 95 %, most narrower than their mark; ticks are theory; hollow marks at the left have no rate. d: the
+gradient at the first layer over that at the last, along training; iteration 0 is drawn at one half. The second figure
+has the residual chain of a by itself, and the share of members whose gradient is exactly 0 (crosses: at x = 1).
 """
 
 from __future__ import annotations
@@ -81,12 +79,10 @@ def predict(architecture: str, init: str, x: float, depth: int) -> float:
     kind, law = st.ARCHITECTURES[architecture], st.INITS[init]
     if kind.skip == 1 and kind.maps == 1 and (law.bias.scale != 0 or law.kinks is not None):
         return math.nan  # what is derived holds far from the kinks
-    try:
+    with suppress(ValueError):  # a weight may take the state across 0
         exponent = st.theory.lyapunov_exponent(architecture, init, sign=1 if x > 0 else -1)
-        known = {"depth": depth}
-        return float(exponent.value(**{s.name: known[s.name] for s in exponent.symbols if s.name in known}))
-    except ValueError:  # a weight may take the state across 0
-        return math.nan
+        return float(exponent.value(**{s.name: depth for s in exponent.symbols if s.name == "depth"}))
+    return math.nan
 
 
 def by_layer(case: str, settings: Settings) -> xarray.Dataset:
@@ -98,17 +94,16 @@ def by_layer(case: str, settings: Settings) -> xarray.Dataset:
     from_output = np.arange(settings.depth, 0, -1)
     # The line of theory starts where the measured one does, at the last layer.
     theory = quantiles[1, -1] + predict(architecture, init, 1.0, settings.depth) * (from_output - 1)
-    states, zero = found["input"], [found.underflows(getattr(torch, name), "input")[0].numpy() for name in VANISHING]
-    return xarray.Dataset(
-        {
-            "log10_norm": (("quantile", "layer"), quantiles / DECADE),
-            "fitted": ("layer", fit.predict(from_output) / DECADE),
-            "theory": ("layer", theory / DECADE),
-            "lost": ("member", (states[-1] - states[0]).numpy() / DECADE, {"long_name": "decades, last over first"}),
-            "zero": (("format", "member"), np.stack(zero), {"long_name": "the first layer's rounds to 0"}),
-        },
-        {"quantile": LEVELS, "layer": np.arange(1, settings.depth + 1), "format": list(VANISHING)},
-    )
+    lost = found["input"][-1] - found["input"][0]
+    zero = [found.underflows(getattr(torch, name), "input")[0].numpy() for name in VANISHING]
+    data = {
+        "log10_norm": (("quantile", "layer"), quantiles / DECADE),
+        "fitted": ("layer", fit.predict(from_output) / DECADE),
+        "theory": ("layer", theory / DECADE),
+        "lost": ("member", lost.numpy() / DECADE, {"long_name": "decades, last over first"}),
+        "zero": (("format", "member"), np.stack(zero), {"long_name": "the first layer's rounds to 0"}),
+    }
+    return xarray.Dataset(data, {"quantile": LEVELS, "layer": from_output[::-1], "format": list(VANISHING)})
 
 
 def against_depth(architecture: str, settings: Settings) -> xarray.Dataset:
@@ -116,37 +111,39 @@ def against_depth(architecture: str, settings: Settings) -> xarray.Dataset:
     deepest = st.Chain(architecture, DEPTHS[-1], seeds=settings.seeds, root=settings.seed)
     found = [norms(deepest.prefix(depth), POINTS) for depth in DEPTHS]
     at_1 = [norms(deepest.prefix(depth), torch.ones(1, dtype=torch.float64)) for depth in DEPTHS]
+    dead, dead_at_1 = (torch.stack([one.dead for one in some]).numpy() for some in (found, at_1))
     left = np.full((len(DEPTHS), len(LEVELS)), -math.inf)  # with none alive, all are exactly 0
     for row, one in zip(left, found, strict=True):
         if not one.dead.all():
             row[:] = one.quantiles("input", LEVELS, alive=True)[:, 0].numpy() / DECADE
-    return xarray.Dataset(
-        {
-            "left": (("depth", "quantile"), left, {"long_name": "log10 norm at the first layer, alive"}),
-            "dead": (("depth", "member"), torch.stack([one.dead for one in found]).numpy()),
-            "dead_at_1": (("depth", "member"), torch.stack([one.dead for one in at_1]).numpy()),
-            "law": ((), st.fit_growth(found, along="depth").verdict, {"long_name": "along the depth"}),
-        },
-        {"depth": list(DEPTHS), "quantile": LEVELS},
-    )
+    data = {
+        "left": (("depth", "quantile"), left, {"long_name": "log10 norm at the first layer, alive"}),
+        "dead": (("depth", "member"), dead),
+        "dead_at_1": (("depth", "member"), dead_at_1),
+        "law": ((), st.fit_growth(found, along="depth").verdict, {"long_name": "along the depth"}),
+    }
+    return xarray.Dataset(data, {"depth": list(DEPTHS), "quantile": LEVELS})
 
 
-def rates(architecture: str, init: str, settings: Settings) -> xarray.Dataset:
-    """Return the fitted rate at single points and over the interval, beside theory; NaN for what does not exist."""
+def rates(architecture: str, settings: Settings) -> xarray.Dataset:
+    """Return the fitted rates at single points and over the interval, beside theory; NaN for what does not exist."""
     places = {place: torch.tensor([x], dtype=torch.float64) for place, x in PLACES.items()} | {"interval": POINTS}
-    numbers, shapes = np.full((6, len(places)), np.nan), ["does not exist"] * len(places)
-    chain = None
-    with suppress(ValueError):  # not every scheme exists for every architecture
-        chain = st.Chain(architecture, settings.depth, seeds=settings.seeds, init=init, root=settings.seed)
-    for p, (place, x) in enumerate(places.items() if chain else ()):
-        fit = st.fit_growth(norms(chain, x))
-        theory = predict(architecture, init, PLACES[place], settings.depth) if place in PLACES else math.nan
-        numbers[4:, p], shapes[p] = (theory, fit.dead), "all dead" if fit.best is None else fit.best.shape
-        if fit.rate is not None:
-            numbers[:4, p] = fit.rate, *fit.interval, fit.standard_error
+    over, size = ("init", "place"), (len(st.INITS), len(places))
+    numbers, shapes = np.full((6, *size), np.nan), np.full(size, "does not exist", dtype="U20")
+    for i, init in enumerate(st.INITS):
+        try:
+            chain = st.Chain(architecture, settings.depth, seeds=settings.seeds, init=init, root=settings.seed)
+        except ValueError:  # not every scheme exists for every architecture
+            continue
+        for p, (place, x) in enumerate(places.items()):
+            fit = st.fit_growth(norms(chain, x))
+            theory = predict(architecture, init, PLACES[place], settings.depth) if place in PLACES else math.nan
+            numbers[4:, i, p], shapes[i, p] = (theory, fit.dead), "all dead" if fit.best is None else fit.best.shape
+            if fit.rate is not None:
+                numbers[:4, i, p] = fit.rate, *fit.interval, fit.standard_error
     names = ("rate", "low", "high", "standard_error", "predicted", "dead_share")
-    data = {name: ("place", row) for name, row in zip(names, numbers, strict=True)}
-    return xarray.Dataset(data | {"shape": ("place", shapes)}, {"place": list(places)})
+    data = {name: (over, table) for name, table in zip(names, numbers, strict=True)}
+    return xarray.Dataset(data | {"shape": (over, shapes)}, {"init": list(st.INITS), "place": list(places)})
 
 
 def training(start: str, settings: Settings) -> xarray.Dataset:
@@ -167,14 +164,13 @@ def training(start: str, settings: Settings) -> xarray.Dataset:
 
 
 def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset:
-    return xarray.merge(
-        [
-            parts.cells(by_layer, settings, case=list(CASES)),
-            parts.cells(against_depth, settings, architecture=list(study.CHAINS)),
-            parts.cells(rates, settings, architecture=list(study.CHAINS), init=list(st.INITS)),
-            parts.cells(training, settings, start=[RESIDUAL, PLAIN, IDENTITY]),
-        ]
-    )
+    found = [
+        parts.cells(by_layer, settings, case=list(CASES)),
+        parts.cells(against_depth, settings, architecture=list(study.CHAINS)),
+        parts.cells(rates, settings, architecture=list(study.CHAINS)),
+        parts.cells(training, settings, start=[RESIDUAL, PLAIN, IDENTITY]),
+    ]
+    return xarray.merge(found)
 
 
 def deviations(data: xarray.Dataset) -> xarray.DataArray:
@@ -191,107 +187,84 @@ def interval(one: xarray.Dataset) -> str:
 
 def outcome(lost: xarray.DataArray) -> str:
     """Say what training did to the decades that are lost between the last layer and the first, in the median."""
-    # One that grows on its way back loses nothing.
-    before, after = lost.quantile(0.5, "seed", method="inverted_cdf")[[0, -1]].clip(min=0).values
+    before, after = lost.quantile(0.5, "seed", method="inverted_cdf")[[0, -1]].clip(min=0).values  # growth loses none
     return "deepened" if after > max(2 * before, before + 0.1) else "healed" if after < before / 2 else "left as it is"
 
 
 def claims(data: xarray.Dataset) -> list[study.Claim]:
-    at_1, z = data.sel(place="x = 1"), deviations(data).to_series().dropna()
+    at_1, z, end = data.sel(place="x = 1"), deviations(data).to_series().dropna(), f"at depth {DEPTHS[-1]}"
     plain, residual = (at_1.sel(architecture=name) for name in ("plain_prelu", "residual2_prelu"))
     fast, slow = plain.sel(init="pytorch"), residual.sel(init="pytorch")
-    kept = [name for name in data.init.values if plain.rate.sel(init=name) >= -0.1]
     plain = plain.dropna("init", subset=["rate"])
-    over = data.rate.sel(place="interval", architecture="plain_prelu", init=plain.init)
+    slower = data.rate.sel(place="interval", architecture="plain_prelu", init=plain.init) - plain.rate
     relu, grown = (data.sel(architecture=name) for name in ("plain_relu", "residual1_relu"))
     alive = 0.5**data.depth  # a plain ReLU step passes a gradient on if a fair coin says so
     error = np.sqrt(alive * (1 - alive) / data.sizes["member"]) + 1e-9
     off = float((abs(1 - relu.dead_at_1.mean("member") - alive) / error).max())
     lost = (data["last"] - data["first"]).round(9) + 0.0
     outcomes = [outcome(one) for one in lost]
-    return [
-        study.Claim(
-            "The gradient of a plain chain vanishes on its way back, and a bypass keeps it",
-            "He et al. 2016",
-            f"decades lost over {data.sizes['layer']} layers, and the rate a layer: "
-            + "; ".join(
-                f"{case} {study.spread(data.lost.sel(case=case))}, {interval(one)}, in float32 0 for "
-                f"{study.share(data.zero.sel(case=case, format='float32'))}, in float64 for "
-                f"{study.share(data.zero.sel(case=case, format='float64'))}"
-                for case, one in ((PLAIN, fast), (RESIDUAL, slow))
-            ),
-            "refuted" if fast.rate > 5 * slow.rate else "held" if slow.high >= 0 else "refined",
-        ),
-        study.Claim(
-            "The log of the gradient at a point has the rate E log|g| a layer",
-            "theory",
-            f"{len(z)} rates are within {z.max():.1f} standard errors; most off: {', '.join(z.idxmax())}",
-            "held" if z.max() < 4 else "refuted",
-        ),
-        study.Claim(
-            "Over (-3, 3) the gradient decays at the rate of one point",
-            "common practice",
-            f"plain PReLU decays more slowly by at most {float((over - plain.rate).max()):.3f} a layer "
-            f"({(over - plain.rate).idxmax().item()})",
-            "held" if (over - plain.rate).max() < 0.01 else "refined",
-        ),
-        study.Claim(
-            "A better initialisation keeps the gradient of a plain chain",
-            "common practice",
-            f"plain PReLU, rate a layer: {', '.join(f'{i} {interval(plain.sel(init=i))}' for i in plain.init.values)}",
-            "held" if len(kept) == plain.sizes["init"] else "refined" if kept else "refuted",
-        ),
-        study.Claim(
-            "A plain ReLU chain dies: no gradient reaches its first layer",
-            "Peng 2017",
-            f"exactly 0 for {study.share(relu.dead[-1])} at depth {DEPTHS[-1]}; at the point x = 1, depth 3, for "
-            f"{study.share(relu.dead_at_1.sel(depth=3))}; 1 - 2^-L is at most {off:.1f} standard errors off",
-            "held" if relu.dead[-1].mean() > 0.95 and off < 4 else "refuted",
-        ),
-        study.Claim(
-            "A residual 1 ReLU chain can only grow, and so does its gradient",
-            "Peng 2017",
-            "log10 at the first layer {1:.0f} ({0:.0f} to {2:.0f})".format(*grown.left[-1].to_numpy())
-            + f" at depth {DEPTHS[-1]}; it {grown.law.item().split(';')[0]}; without biases the rate is "
-            + " and ".join(f"{interval(grown.sel(init='uniform', place=place))} at {place}" for place in PLACES),
-            "held" if grown.low.sel(init="uniform", place="x = -1") > 0 else "refined",
-        ),
-        study.Claim(
-            "Training heals the decay",
-            "common practice",
-            "decades lost before and after: "
-            + "; ".join(
-                f"{one.start.item()} {study.spread(one[0])} and {study.spread(one[-1])}, {done}"
-                for one, done in zip(lost, outcomes, strict=True)
-            )
-            + f"; error in the end {', '.join(f'{float(one):.2g}' for one in data.loss[:, -1].median('seed'))}",
-            "held" if set(outcomes) == {"healed"} else "refined" if "healed" in outcomes else "refuted",
-        ),
-    ]
+
+    vanishes = f"decades lost over {data.sizes['layer']} layers, and the rate a layer: "
+    vanishes += "; ".join(
+        f"{case} {study.spread(data.lost.sel(case=case))}, {interval(one)}, "
+        + ", ".join(f"in {form} 0 for {study.share(data.zero.sel(case=case, format=form))}" for form in VANISHING)
+        for case, one in ((PLAIN, fast), (RESIDUAL, slow))
+    )
+    vanished = "refuted" if fast.rate > 5 * slow.rate else "held" if slow.high >= 0 else "refined"
+    theory = f"{len(z)} rates are within {z.max():.1f} standard errors; most off: {', '.join(z.idxmax())}"
+    as_predicted = "held" if z.max() < 4 else "refuted"
+    point = f"plain PReLU decays more slowly by at most {float(slower.max()):.3f} a layer ({slower.idxmax().item()})"
+    as_point = "held" if slower.max() < 0.01 else "refined"
+    inits = f"plain PReLU, rate a layer: {', '.join(f'{i} {interval(plain.sel(init=i))}' for i in plain.init.values)}"
+    keeps = plain.rate >= -0.1
+    kept = "held" if keeps.all() else "refined" if keeps.any() else "refuted"
+    dies = f"exactly 0 for {study.share(relu.dead[-1])} {end}; at the point x = 1, depth 3, for "
+    dies += f"{study.share(relu.dead_at_1.sel(depth=3))}; 1 - 2^-L is at most {off:.1f} standard errors off"
+    dead = "held" if relu.dead[-1].mean() > 0.95 and off < 4 else "refuted"
+    grows = "log10 at the first layer {1:.0f} ({0:.0f} to {2:.0f})".format(*grown.left[-1].to_numpy())
+    grows += f" {end}; it {grown.law.item().split(';')[0]}; without biases the rate is "
+    grows += " and ".join(f"{interval(grown.sel(init='uniform', place=place))} at {place}" for place in PLACES)
+    grew = "held" if grown.low.sel(init="uniform", place="x = -1") > 0 else "refined"
+    heals = "decades lost before and after: " + "; ".join(
+        f"{one.start.item()} {study.spread(one[0])} and {study.spread(one[-1])}, {done}"
+        for one, done in zip(lost, outcomes, strict=True)
+    )
+    heals += f"; final error {', '.join(f'{float(one):.2g}' for one in data.loss[:, -1].median('seed'))}"
+    healed = "held" if set(outcomes) == {"healed"} else "refined" if "healed" in outcomes else "refuted"
+    practice = "common practice"
+    rows = (
+        ("A gradient vanishes in a plain chain, and a bypass keeps it", "He et al. 2016", vanishes, vanished),
+        ("The log of the gradient at a point has the rate E log|g| a layer", "theory", theory, as_predicted),
+        ("Over (-3, 3) the gradient decays at the rate of one point", practice, point, as_point),
+        ("A better initialisation keeps the gradient of a plain chain", practice, inits, kept),
+        ("A plain ReLU chain dies: no gradient reaches its first layer", "Peng 2017", dies, dead),
+        ("A residual 1 ReLU chain can only grow, and so does its gradient", "Peng 2017", grows, grew),
+        ("Training heals the decay", practice, heals, healed),
+    )
+    return [study.Claim(*row) for row in rows]
 
 
 def draw(data: xarray.Dataset) -> dict[str, Figure]:
-    figure, axes = st.plots.panels("ab;cd", height=6.2)
-    more, others = st.plots.panels("ab", height=2.6)
+    (figure, axes), (more, others) = st.plots.panels("ab;cd", height=6.2), st.plots.panels("ab", height=2.6)
     draw_layers(data, axes["a"], list(CASES))
     draw_layers(data, others["a"], [RESIDUAL])
     draw_depth(data, axes["b"], others["b"])
     draw_rates(data.sel(place=list(PLACES)), axes["c"])
     ratio = data["first"] - data["last"]
     draw_training(ratio.quantile(LEVELS, "seed", method="inverted_cdf"), axes["d"])
-    lost = {case: float(data.lost.sel(case=case).median()) for case in (PLAIN, RESIDUAL)}
-    left = {case: -float(ratio.sel(start=case)[-1].median()) for case in lost}
+    lost = [float(data.lost.sel(case=case).median()) for case in (PLAIN, RESIDUAL)]
+    left = [-float(ratio.sel(start=case)[-1].median()) for case in (PLAIN, RESIDUAL)]
     st.plots.headline(
         figure,
-        f"Over {data.sizes['layer']} layers the gradient of a plain PReLU chain shrinks by $10^{{{lost[PLAIN]:.0f}}}$, "
-        f"that of a residual one by $10^{{{lost[RESIDUAL]:.0f}}}$, both at the rate of theory; chains trained on a "
-        f"sine lose {left[PLAIN]:.0f} and {left[RESIDUAL]:.1f} decades in the end.",
+        f"Over {data.sizes['layer']} layers the gradient of a plain PReLU chain shrinks by $10^{{{lost[0]:.0f}}}$, "
+        f"that of a residual one by $10^{{{lost[1]:.0f}}}$, both at the rate of theory; chains trained on a "
+        f"sine lose {left[0]:.0f} and {left[1]:.1f} decades in the end.",
     )
-    dead = {name: 100 * float(data.dead.sel(architecture=name)[-1].mean()) for name in ("plain_relu", "plain_prelu")}
+    dead = [100 * float(data.dead.sel(architecture=name)[-1].mean()) for name in ("plain_relu", "plain_prelu")]
     st.plots.headline(
         more,
-        f"At depth {DEPTHS[-1]} no gradient at all reaches the first layer of {dead['plain_relu']:.0f} % of the plain "
-        f"ReLU chains, and of {dead['plain_prelu']:.0f} % of the plain PReLU chains.",
+        f"At depth {DEPTHS[-1]} the first layer's gradient is exactly 0 in {dead[0]:.0f} % of plain ReLU and "
+        f"{dead[1]:.0f} % of plain PReLU chains.",
     )
     return {"": figure, "details": more}
 
@@ -310,8 +283,8 @@ def band(ax: Axes, x: xarray.DataArray, levels: xarray.DataArray, shade: str, ma
 
 
 def draw_layers(data: xarray.Dataset, ax: Axes, cases: list[str]) -> None:
-    """Draw the norms by layer, the laws fitted to them, and theory."""
-    size = data.sizes["layer"]
+    """Draw the norms by layer, the laws fitted to them, and theory, of all cases or of one by itself."""
+    size, single = data.sizes["layer"], len(cases) == 1
     for case in cases:
         one, shade = data.sel(case=case), SHADES[case]
         if CASES[case][1] == "pytorch":
@@ -320,25 +293,26 @@ def draw_layers(data: xarray.Dataset, ax: Axes, cases: list[str]) -> None:
             ax.plot(data.layer, one.theory, ":", color="black", linewidth=1.4)
         else:
             ax.plot(data.layer, one.log10_norm.sel(quantile=0.5), color=shade, linewidth=0.8)
-        # The lines rise to the right, so there is room below them.
-        at, up = int((0.35 if case == PLAIN else 0.04) * size), case == IDENTITY
-        place = {"xytext": (0, 2 if up else -4), "textcoords": "offset points", "va": "bottom" if up else "top"}
-        if len(cases) > 1:
+        if not single:  # the lines rise to the right, so there is room below them
+            at, up = int((0.35 if case == PLAIN else 0.04) * size), case == IDENTITY
+            place = {"xytext": (0, 2 if up else -4), "textcoords": "offset points", "va": "bottom" if up else "top"}
             ax.annotate(case, (at, one.log10_norm[0 if case == PLAIN else 1, at]), **place, color=shade, fontsize=7)
     for name, level in VANISHING.items():
-        if len(cases) > 1 and level > float(data.log10_norm.min()):
+        if not single and level > float(data.log10_norm.min()):
             ax.axhline(level, color="#888888", linewidth=0.8)
             ax.text(0.45 * size, level, f"0 in {name}", color="#666666", fontsize=7, va="top")
-    title = f"by layer, depth {size}" if len(cases) > 1 else cases[0]
+    if single:
+        ax.text(0.98, 0.04, "dashed: fit, dotted: theory", fontsize=7, ha="right", transform=ax.transAxes)
+    title = cases[0] if single else f"by layer, depth {size}"
     ax.set(xlabel="layer $l$", ylabel=r"$|\partial$Loss$/\partial h_l|$", xlim=(1, size), title=title)
     powers(ax)
 
 
 def draw_depth(data: xarray.Dataset, ax: Axes, dead: Axes) -> None:
     """Draw what is left at the first layer against depth, and the share of dead members."""
-    ends = {}
+    ends, shades = {}, {label: st.plots.colour(name) for name, label in study.CHAINS.items()}
     for name, label in study.CHAINS.items():
-        one, shade = data.sel(architecture=name), st.plots.colour(name)
+        one, shade = data.sel(architecture=name), shades[label]
         band(ax, data.depth, one.left, shade, "o-")
         left = one.left.sel(quantile=0.5)
         left = left[np.isfinite(left.values)]
@@ -351,7 +325,7 @@ def draw_depth(data: xarray.Dataset, ax: Axes, dead: Axes) -> None:
     ax.set_yscale("symlog", linthresh=1)
     ax.set(xscale="log", xlabel="total depth $L$", xlim=(1, DEPTHS[-1]), title="at the first layer")
     powers(ax)
-    st.plots.end_labels(ax, ends, {label: st.plots.colour(k) for k, label in study.CHAINS.items() if label in ends})
+    st.plots.end_labels(ax, ends, {label: shades[label] for label in ends})
     dead.plot(data.depth, 100 * (1 - 0.5**data.depth), ":", color="black")
     dead.set(xscale="log", xlabel="total depth $L$", title="exactly dead, %")
     for y, words in ((80, "plain ReLU\n(dotted: $1 - 2^{-L}$)"), (7, "all others")):

@@ -7,17 +7,16 @@ width 1 (one number, |J|) and at width 16, freshly initialised by every named sc
 Method. At width 1 |J| is summed in logarithms with a state that cannot leave the floating range; at width 16 all
 singular values of every prefix are taken in the log domain, and checked. At width 1 with torch's initialisation the
 derivatives of successive steps are independent and equally distributed (the sign of the pre-activation is a fair coin,
-whatever the state), so log |J| is a random walk of mean l E log|g|. At width 16 with weights that are Gaussian or
-orthogonal and no biases, the mean of all 16 exponents is E log|det W| / 16 + log(slope) / 2. The naive product is
-formed in float64 and decomposed.
+whatever the state), so log |J| is a random walk of mean l E log|g|. At width 16 with Gaussian or orthogonal weights and
+no biases, the mean of all 16 exponents is E log|det W| / 16 + log(slope) / 2. The naive product is formed in float64
+and decomposed.
 
 Reading. First figure. a, b: width 1, fresh and trained: log10 |J| against depth, median, 25-75 % and 5-95 % over seeds
-and points; dotted is theory. c: width 16, fresh: all 16 singular values, medians, paler for smaller ones. d: one plain
-chain of width 16; lines are its singular values, crosses what the naive product makes of them. Second figure. a, b: the
-growth a layer by initialisation, median and 5-95 % over seeds, at width 1 and for each of 16 values; black ticks are
-theory, for the mean of the values. c: the share of products of the fresh chains that round to 0 in float32 (solid), in
-float64 (dashed), and that are exactly 0 (dotted). d: distributions of the growth a layer of the trained chains, bolder
-for deeper prefixes.
+and points; dotted is theory. c: width 16, fresh: medians of all 16 singular values, paler for smaller ones. d: one
+plain chain of width 16; lines are its singular values, crosses what the naive product makes of them. Second figure. a,
+b: the growth a layer by initialisation, median and 5-95 % over seeds, at width 1 and for each of 16 values; black ticks
+are theory, for the mean of the values. c: the share of products of the fresh chains that round to 0 in float32 (solid)
+and in float64 (dashed). d: distributions of the growth a layer of the trained chains, bolder for deeper prefixes.
 """
 
 from __future__ import annotations
@@ -102,12 +101,7 @@ def trained(name: str, settings: Settings) -> xarray.Dataset:
 def wide(name: str, settings: Settings) -> xarray.Dataset:
     chain = chain_of(name, settings.wide_depth, settings.wide_seeds, settings, WIDE)
     s = st.spectrum(chain, ONES, progress=False)
-    return summary(s, [1, *range(10, chain.depth + 1, 10)]).assign(checked=passed(s))
-
-
-def passed(s: st.Spectrum) -> bool:
-    assert s.self_check is not None
-    return bool(s.self_check.passed.all())
+    return summary(s, [1, *range(10, chain.depth + 1, 10)]).assign(checked=bool(s.self_check.passed.all()))
 
 
 def growth(width: int, architecture: str, init: str, settings: Settings) -> xarray.Dataset:
@@ -127,10 +121,8 @@ def growth(width: int, architecture: str, init: str, settings: Settings) -> xarr
 def predict(architecture: str, init: str, width: int, depth: int) -> float:
     """Return E log|g| a layer (at width 16 the mean over all exponents), NaN where nothing is derived here."""
     if width == 1:
-        # The sign of the state matters for the identity alone.
-        exponent = st.theory.lyapunov_exponent(architecture, init, sign=1)
-        known = {"depth": depth}
-        return float(exponent.value(**{s.name: known[s.name] for s in exponent.symbols if s.name in known}))
+        exponent = st.theory.lyapunov_exponent(architecture, init, sign=1)  # the sign matters for the identity alone
+        return float(exponent.value(**{s.name: depth for s in exponent.symbols if s.name == "depth"}))
     if init == "identity":
         return 0.0
     gain, fold = math.sqrt(2 / (1 + SLOPE**2)), math.log(SLOPE) / 2
@@ -146,7 +138,7 @@ def naive(settings: Settings) -> xarray.Dataset:
     both = {"true": s.log_values[:, 0, 0], "naive": st.naive_spectrum(chain, ONES)[:, 0, 0]}
     coords = {"depth": np.arange(1, chain.depth + 1), "index": np.arange(1, WIDE + 1)}
     data = xarray.Dataset({name: (("depth", "index"), one.numpy() / DECADE) for name, one in both.items()}, coords)
-    return data.assign(checked=passed(s))
+    return data.assign(checked=bool(s.self_check.passed.all()))
 
 
 def measure(settings: Settings, parts: study.Parts) -> xarray.DataTree:
@@ -181,36 +173,31 @@ def stopped_by_monotony(data: xarray.DataTree) -> bool:
 
 
 def claims(data: xarray.DataTree) -> list[study.Claim]:
-    losses = {name: data["trained"].loss.sel(chain=name) for name in CHAINS}
-    ends = ", ".join(f"{name}: median {float(v.median()):.2g}, best {float(v.min()):.2g}" for name, v in losses.items())
+    practice, trained, wide, naive = "common practice", *(data[k].to_dataset() for k in ("trained", "wide", "naive"))
+    losses = {name: trained.loss.sel(chain=name) for name in CHAINS}
+    keeps = ", ".join(f"{k}: median {float(v.median()):.2g}, best {float(v.min()):.2g}" for k, v in losses.items())
+    keeps = f"mean-squared error, {keeps}; the best constant {data.attrs['constant']:.3g}, the best monotone function "
+    keeps += f"{data.attrs['monotone']:.3g}"
     spans = {name: last(data, "wide", name)[..., 0] - last(data, "wide", name)[..., -1] for name in PAIR}
-    naive = data["naive"].to_dataset()
+    parts = "; ".join(f"{name}: largest over smallest {power(span)}" for name, span in spans.items())
+    parts += f"; self-checks passed: {bool(wide.checked.all() and naive.checked)}"
+    together = f"A residual chain keeps the {WIDE} singular values of its product together, a plain one does not"
+    close = "held" if spans[RESIDUAL].max() < 0.1 * spans[PLAIN].min() else "refuted"
     right = (abs(naive.naive - naive.true) < 1e-9 / DECADE).sum("index")
     half = right.depth[right < WIDE / 2]
+    formed = f"{int(right[-1])} of {WIDE} values of one plain chain are right at depth {int(right.depth[-1])}"
+    formed += f", fewer than half from depth {int(half[0])}" if half.size else ""
+    exact = "held" if int(right.min()) == WIDE else "refuted"
+    stopped = "refined" if stopped_by_monotony(data) else "held"
+    rows = (
+        ("The vanishing derivative is what keeps the plain chain from fitting sin(x)", practice, keeps, stopped),
+        (together, practice, parts, close),
+        ("A product formed in float64 and decomposed gives its singular values", practice, formed, exact),
+    )
     return [
         *(of_formats(data, group, name) for group in ("fresh", "trained") for name in data[group].chain.values),
         *(of_growth(data[f"growth_{width}"].to_dataset()) for width in (1, WIDE)),
-        study.Claim(
-            "The vanishing derivative is what keeps the plain chain from fitting sin(x)",
-            "common practice",
-            f"mean-squared error, {ends}; the best constant {data.attrs['constant']:.3g}, the best monotone function "
-            f"{data.attrs['monotone']:.3g}",
-            "refined" if stopped_by_monotony(data) else "held",
-        ),
-        study.Claim(
-            f"A residual chain keeps the {WIDE} singular values of its product together, a plain one does not",
-            "common practice",
-            "; ".join(f"{name}: largest over smallest {power(span)}" for name, span in spans.items())
-            + f"; self-checks passed: {bool(data['wide'].checked.all() and naive.checked)}",
-            "held" if spans[RESIDUAL].max() < 0.1 * spans[PLAIN].min() else "refuted",
-        ),
-        study.Claim(
-            "A product formed in float64 and decomposed gives its singular values",
-            "common practice",
-            f"{int(right[-1])} of {WIDE} values of one plain chain are right at depth {int(right.depth[-1])}"
-            + (f", fewer than half from depth {int(half[0])}" if half.size else ""),
-            "held" if int(right.min()) == WIDE else "refuted",
-        ),
+        *(study.Claim(*row) for row in rows),
     ]
 
 
@@ -222,9 +209,8 @@ def of_formats(data: xarray.DataTree, group: str, name: str) -> study.Claim:
         since = f" (half from depth {int(half_lost(form)[0])})" if half_lost(form).size else ""
         words += f", {100 * float(form[-1]):.1f} % 0 in {form.format.item()}{since}"
     statement = f"{name}, {group}: float32 and float64 hold |J| of {lost.step.size} layers"
-    return study.Claim(
-        statement, "common practice", words, ("held", "refined", "refuted")[int((lost[:, -1] > 0).sum())]
-    )
+    verdict = ("held", "refined", "refuted")[int((lost[:, -1] > 0).sum())]
+    return study.Claim(statement, "common practice", words, verdict)
 
 
 def half_lost(lost: xarray.DataArray) -> xarray.DataArray:
@@ -337,5 +323,5 @@ def draw_growth(data: xarray.Dataset, ax: Axes) -> None:
 
 
 if __name__ == "__main__":
-    quick = Settings(depth=300, seeds=40, iterations=300, wide_depth=60, wide_seeds=6)
+    quick = Settings(depth=300, seeds=32, iterations=300, wide_depth=60, wide_seeds=4)
     study.main(Settings(), quick, measure, draw, claims)

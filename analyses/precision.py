@@ -6,18 +6,18 @@ dh_l/dx (products) or in dLoss/dh_l (gradients, counted from the output), and by
 logarithms say so beforehand? How does the forward error grow, does its bound hold, and does a loss scale save float16?
 
 Method. Chains of one neuron, freshly initialised, 9 points on (-3, 3); the loss is the mean of the output. Measured:
-the chain is rounded to the format, and run forward, forward with a tangent, and backward in it. Predicted: from sums of
-logarithms and the limits of the format; lost digits from roundings taken as random. The forward error is against
-arithmetic of 106 bits, its bound from running error analysis. A scale exists for a member if its gradients, times the
-scale, stay in the normal range; the middle one is tried in a run.
+the chain is rounded to the format and run in it: forward, forward with a tangent, and backward. Predicted: from sums of
+logarithms and the limits of the format; lost digits from random roundings. The forward error is against arithmetic of
+106 bits, its bound from running error analysis. A scale exists for a member if its gradients, times the scale, stay in
+the normal range; the middle one is tried in a run.
 
 Reading. a, b: layers until the first failure, a row a format; gradients fail at once where the loss overflows. Marks
-are medians over seeds, bars go from 5 to 95 %, black ticks are the medians predicted; open marks at the right: the
-median survives the whole depth. c, d: forward error by layer, median and 5 to 95 %, with the medians of the bound
-(dashed) and of the one that holds with 99 % if roundings are random (dotted).
-The second figure. a: the share of seeds of which the prediction is right, to one layer or a hundredth of the depth; a,
-p and g are activations, products and gradients. b, in the colours of a: the share of seeds for which a loss scale
-exists in float16 (lines) and bfloat16 (dashed); dots are the seeds that it saves, as none can whose loss overflows.
+are medians over seeds, bars go from 5 to 95 %, black ticks are the medians predicted; at an open mark the median
+survives the whole depth. c, d: forward error by layer, median and 5 to 95 %, with the medians of the bound (dashed) and
+of the one that holds with 99 % for random roundings (dotted). The second figure. a: the share of seeds that are
+predicted to one layer or a hundredth of the depth; a, p and g are activations, products and gradients. b, in the
+colours of a: the share of seeds for which a loss scale exists; dots are the seeds that it saves, which are none where
+the loss overflows.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ def failures(init: str, architecture: str, settings: Settings) -> xarray.Dataset
 def errors(init: str, architecture: str, settings: Settings) -> xarray.Dataset:
     """Return what the forward error is after the last layer, as log10, and how often it exceeds its bounds."""
     found = st.forward_error(*chain_of(architecture, settings.error_depth, settings, init), FORMATS).to_dataset()
-    error, bound, probable = (
-        found[name] / math.log(10) for name in ("log_errors", "log_bounds", "log_probable_bounds")
-    )
+    kinds = {"error": "log_errors", "bound": "log_bounds", "probable": "log_probable_bounds"}
+    last = {name: found[kind] / math.log(10) for name, kind in kinds.items()}
+    error, bound, probable = last.values()
     # Where the truth is exactly zero a relative error says nothing, and an infinite bound is no bound.
     told = np.isfinite(error) & np.isfinite(bound)
     over = ["depth", "seed"]
@@ -88,7 +88,6 @@ def errors(init: str, architecture: str, settings: Settings) -> xarray.Dataset:
         "exceeded": (told & (error > probable)).sum(over),
         "kept": (bound.clip(max=0) / error).where(told & (error < 0)).median(over),
     }
-    last = {"error": error, "bound": bound, "probable": probable}
     ends = {name: v.where(told)[:, -1].drop_vars("depth").astype(np.float32) for name, v in last.items()}
     return xarray.Dataset(data | ends)
 
@@ -96,8 +95,7 @@ def errors(init: str, architecture: str, settings: Settings) -> xarray.Dataset:
 def curves(architecture: str, settings: Settings) -> xarray.Dataset:
     """Return errors and bounds by layer."""
     found = st.forward_error(*chain_of(architecture, settings.error_depth, settings), FORMATS).to_dataset()
-    some = found[["log_errors", "log_bounds", "log_probable_bounds"]].isel(depth=slice(0, None, 8))
-    return some.astype(np.float32)
+    return found[["log_errors", "log_bounds", "log_probable_bounds"]].isel(depth=slice(0, None, 8)).astype(np.float32)
 
 
 def scales(architecture: str, settings: Settings) -> xarray.Dataset:
@@ -116,13 +114,12 @@ def scales(architecture: str, settings: Settings) -> xarray.Dataset:
         )
         ends.append(torch.stack([low, high], dim=-1).numpy())
         failed.append([one.first()[0, QUANTITIES.index("gradients")].numpy() > 0 for one in (plain, scaled)])
-    return xarray.Dataset(
-        {
-            "scale": (("total", "half", "seed", "end"), np.stack(ends).astype(np.float32), {"units": "log2"}),
-            "failed": (("total", "run", "seed"), np.array(failed), {"long_name": "float16 gradients fail"}),
-        },
-        {"total": totals, "half": list(HALF), "end": ["least", "largest"], "run": ["no scale", "middle scale"]},
-    )
+    data = {
+        "scale": (("total", "half", "seed", "end"), np.stack(ends).astype(np.float32), {"units": "log2"}),
+        "failed": (("total", "run", "seed"), np.array(failed), {"long_name": "float16 gradients fail"}),
+    }
+    ends_and_runs = {"end": ["least", "largest"], "run": ["no scale", "middle scale"]}
+    return xarray.Dataset(data, {"total": totals, "half": list(HALF)} | ends_and_runs)
 
 
 def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset:
@@ -197,85 +194,59 @@ def spread_of_digits(data: xarray.Dataset) -> tuple[np.ndarray, np.ndarray]:
 def claims(data: xarray.Dataset) -> list[study.Claim]:
     pytorch, last = data.sel(init="pytorch"), data.attrs["error_depth"]
     plain, residual = earliest(data)
+    lasts = f"layers until the first failure: plain PReLU {plain['float16'][1]}, {plain['bfloat16'][1]}; residual 2 "
+    lasts += f"PReLU {residual['float16'][1]}, {residual['bfloat16'][1]}"
     sooner = any(one["bfloat16"][0] < one["float16"][0] for one in (plain, residual))
+    keeps = f"plain PReLU fails in {plain['float32'][1]}, residual 2 PReLU in {residual['float32'][1]}"
+    kept = plain["float32"][0] < np.inf == residual["float32"][0]
+
     low = data.agreement.where(data.agreement < ENOUGH)
     other = right(data).where(low.notnull())
+    logs = f"{int(low.isnull().sum())} of {low.size} cases are predicted for at least 95 % of the seeds; not so: "
+    logs += f"{say(low)}. Among the seeds that keep their digits not so: {say(other.where(other < ENOUGH))}"
     inside, apart = spread_of_digits(data)
-    exceeded = data.exceeded.sum() / data.compared.sum()
-    most = float((data.exceeded / data.compared).max())
+    walk = f"{study.share(inside)} of {inside.size} seeds lose them between the layers where 5 % and 95 % of errors do,"
+    walk += f" {study.spread(apart)} apart"
+    walked = "held" if inside.mean() >= 0.9 else "refuted"
+
+    bound = f"{int(data.violations.sum())} violations in {int(data.compared.sum())} comparisons, {last} layers"
+    obeyed = "refuted" if data.violations.any() else "held"
+    exceeded, most = data.exceeded.sum() / data.compared.sum(), float((data.exceeded / data.compared).max())
+    probable = f"{100 * float(exceeded):.2f} % of all, and at most {100 * most:.2f} % in one chain and format"
+    rare = "held" if most <= 0.01 else "refined" if exceeded <= 0.01 else "refuted"
     error = {name: pytorch.sel(architecture=name, dtype="float32") for name in PAIR}
+    wrong = f"log10 of the error in float32 after {last} layers, and of its bound: " + ", ".join(
+        f"{study.CHAINS[name]} {study.spread(one.error)}, {study.spread(one.bound)}" for name, one in error.items()
+    )
+    better = error[PAIR[0]].error.median() < error[PAIR[1]].error.median()
+
     have, failed = exist(data).sel(half="float16"), data.failed.sel(architecture=list(PAIR))
     until = {label: scaled_until(data, name) for name, label in study.CHAINS.items()}
     tried = have.sel(architecture=list(PAIR)).transpose("architecture", "total", "seed").to_numpy()
     before, after = (~failed.sel(run=run).to_numpy()[tried] for run in ("no scale", "middle scale"))
+    scale = f"most chains have one: {', '.join(map(' '.join, until.items()))}; of the PReLU chains that have one "
+    scale += f"{study.share(before)} pass without it and {study.share(after)} with it"
+    saves = "refuted" if after.mean() < 0.95 else "held" if set(until.values()) == {"at all depths"} else "refined"
+
     free = data.sel(architecture=PAIR[0], dtype="float32")
     both = {init: [free.sel(init=init, quantity=q) for q in QUANTITIES[1:]] for init in ("pytorch", "uniform")}
     products, gradients = (levels(one)[1] for one in both["uniform"])
-    return [
-        study.Claim(
-            "bfloat16, with the range of float32, lasts longer than float16",
-            "common practice",
-            f"layers until the first failure: plain PReLU {plain['float16'][1]}, {plain['bfloat16'][1]}; residual 2 "
-            f"PReLU {residual['float16'][1]}, {residual['bfloat16'][1]}",
-            "refuted" if sooner else "held",
-        ),
-        study.Claim(
-            "A bypass keeps a deep chain in the range of float32",
-            "He et al. 2016",
-            f"plain PReLU fails in {plain['float32'][1]}, residual 2 PReLU in {residual['float32'][1]}",
-            "held" if plain["float32"][0] < np.inf == residual["float32"][0] else "refuted",
-        ),
-        study.Claim(
-            "The logarithms of a run that cannot leave the range say where a format fails",
-            "theory",
-            f"{low.size - int(low.notnull().sum())} of {low.size} cases are predicted for at least 95 % of the seeds; "
-            f"not so: {say(low)}. Among the seeds that keep their digits not so: {say(other.where(other < ENOUGH))}",
-            "refined" if low.notnull().any() else "held",
-        ),
-        study.Claim(
-            "Digits are lost where a random walk of errors reaches the state",
-            "theory",
-            f"{study.share(inside)} of {inside.size} seeds lose them between the layers where 5 % and 95 % of errors "
-            f"do, which are {study.spread(apart)} apart",
-            "held" if inside.mean() >= 0.9 else "refuted",
-        ),
-        study.Claim(
-            "The forward error never exceeds its bound",
-            "Higham 2002",
-            f"{int(data.violations.sum())} violations in {int(data.compared.sum())} comparisons, {last} layers",
-            "refuted" if data.violations.any() else "held",
-        ),
-        study.Claim(
-            "It exceeds the probable bound in at most 1 % of the cases",
-            "Higham and Mary 2019",
-            f"{100 * float(exceeded):.2f} % of all, and at most {100 * most:.2f} % in one chain and format",
-            "held" if most <= 0.01 else "refined" if exceeded <= 0.01 else "refuted",
-        ),
-        study.Claim(
-            "A chain whose gradient vanishes has a wrong output too",
-            "common practice",
-            f"log10 of the error in float32 after {last} layers, and of its bound: "
-            + ", ".join(
-                f"{study.CHAINS[k]} {study.spread(v.error)}, {study.spread(v.bound)}" for k, v in error.items()
-            ),
-            "refuted" if error[PAIR[0]].error.median() < error[PAIR[1]].error.median() else "held",
-        ),
-        study.Claim(
-            "A loss scale saves the gradients in float16",
-            "Micikevicius et al. 2018",
-            f"most chains have one: {', '.join(map(' '.join, until.items()))}; of the PReLU chains that have one "
-            f"{study.share(before)} pass without it and {study.share(after)} with it",
-            "refuted" if after.mean() < 0.95 else "held" if set(until.values()) == {"at all depths"} else "refined",
-        ),
-        study.Claim(
-            "Products and gradients of a plain chain underflow after equally many layers",
-            "theory",
-            "plain PReLU, float32: "
-            + ", ".join(f"{i} {layers(two[0])} and {layers(two[1])}" for i, two in both.items())
-            + "; without biases a state that is 0 takes the branch of slope 0.25 ever after",
-            "held" if gradients > 0.9 * products else "refined",
-        ),
-    ]
+    equal = ", ".join(f"{init} {layers(two[0])} and {layers(two[1])}" for init, two in both.items())
+    equal = f"plain PReLU, float32: {equal}; without biases a state that is 0 takes the branch of slope 0.25 ever after"
+    together = "held" if gradients > 0.9 * products else "refined"
+    practice, micikevicius = "common practice", "Micikevicius et al. 2018"
+    rows = (
+        ("bfloat16, with float32's range, outlasts float16", practice, lasts, "refuted" if sooner else "held"),
+        ("A bypass keeps float32's range", "He et al. 2016", keeps, "held" if kept else "refuted"),
+        ("Logarithms say where a format fails", "theory", logs, "refined" if low.notnull().any() else "held"),
+        ("Digits are lost where a random walk of errors reaches the state", "theory", walk, walked),
+        ("The forward error never exceeds its bound", "Higham 2002", bound, obeyed),
+        ("It exceeds the probable bound in at most 1 % of the cases", "Higham and Mary 2019", probable, rare),
+        ("A chain whose gradient vanishes has a wrong output too", practice, wrong, "refuted" if better else "held"),
+        ("A loss scale saves the gradients in float16", micikevicius, scale, saves),
+        ("A plain chain's products and gradients underflow after equally many layers", "theory", equal, together),
+    )
+    return [study.Claim(*row) for row in rows]
 
 
 def exist(data: xarray.Dataset) -> xarray.DataArray:
@@ -356,9 +327,8 @@ def draw_errors(data: xarray.Dataset, name: str, ax: Axes) -> None:
     """Draw the forward error of every format."""
     for dtype in FORMATS:
         st.plots.forward_error(data, ax, colour=st.plots.colour(name), dtype=dtype)
-    ax.set(
-        title=f"forward error, {study.CHAINS[name]}", ylim=(-17.8, 1), yticks=range(-16, 1, 4), xlim=(0, data.depth[-1])
-    )
+    ax.set(title=f"forward error, {study.CHAINS[name]}", ylim=(-17.8, 1), xlim=(0, data.depth[-1]))
+    ax.set_yticks(range(-16, 1, 4))
     ends = data.log_errors.isel(depth=-1).median("seed") / math.log(10)
     st.plots.end_labels(ax, {str(dtype): float(end) for dtype, end in zip(data.dtype.values, ends, strict=True)})
 
@@ -392,6 +362,8 @@ def draw_scales(data: xarray.Dataset, ax: Axes) -> None:
             ax.plot(data.total, shares.sel(architecture=name, half=half), style, color=shade)
         ax.plot(data.total, saved.sel(architecture=name), "o", color=shade, markersize=2.5)
     ax.set(xscale="log", xlim=(1, float(data.total[-1])), ylim=(-3, 103), xlabel="depth", title="with a loss scale (%)")
+    words = "solid: float16\ndashed:\nbfloat16\ndots: seeds\nthat a scale\nsaves\n(float16)"
+    ax.text(1.1, 70, words, fontsize=7, va="top")
 
 
 if __name__ == "__main__":

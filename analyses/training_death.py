@@ -5,22 +5,23 @@ solves the dying. How many members are dead before the first iteration? How many
 why, and how many are only flat or stuck? Does a smaller learning rate or another method help?
 
 Method. A member is dead if its derivative is exactly 0 at every point, flat if its output varies by less than 1 % of
-the target's range, and stuck if its best error is not below 0.99 of the best constant's. Its layer of death is the
-first behind which all derivatives are 0. `st.watch_deaths` looks at every iteration of every member. Most plain ReLU
-chains are born dead, so many are drawn, and those alive are trained. The iteration before a death shows what moved the
-killing layer's pre-activation under 0, at the living point where it was highest: its weight, its bias, or the layers
-before it. Shares have 95 % intervals (Wilson); two ways of training the same members are compared by a sign test.
+the target's range, stuck if its best error is not below 0.99 of the best constant's. It dies in the first layer behind
+which all derivatives are 0. `st.watch_deaths` looks at every iteration of every member. Most plain ReLU chains are born
+dead, so many are drawn, and those alive are trained. The iteration before a death shows what moved the killing layer's
+highest pre-activation at a living point below 0: its weight, its bias, or the layers before it. Shares have 95 %
+intervals (Wilson); two ways of training the same members are compared by a sign test.
 
-Reading. a: share of plain ReLU members that are dead; dotted are those born dead. b: the same of those born alive, at
-three rates for one depth. c: dead members at the end. d: what moved the pre-activation most, against its last distance
-from 0 in units of the rate. The other figure: a, the layers of death, a row a depth; b, one member as it dies; c and d,
-flat and stuck members at the end (residual 1 ReLU is always stuck, as f(x) >= x).
+Reading. a: share of plain ReLU members that are dead; dotted: born dead. b: the same of those born alive, at three
+rates for one depth. c: dead members at the end. d: what moved the pre-activation most, against its last distance from 0
+in units of the rate. The other figure: a, the layers of death, a row a depth; b, one member as it dies; c and d, flat
+and stuck members at the end (residual 1 ReLU is always stuck, as f(x) >= x).
 """
 
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass, fields
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,13 +33,6 @@ from scipy.stats import binomtest
 import stability as st
 import study
 
-LABELS = {
-    "plain_relu": "plain ReLU",
-    "plain_prelu": "plain PReLU",
-    "residual1_relu": "residual 1 ReLU",
-    "residual2_relu": "residual 2 ReLU",
-    "residual2_prelu": "residual 2 PReLU",
-}
 RESIDUAL2 = ("residual2_relu", "residual2_prelu")
 INITS = {"he": ("plain_prelu", *RESIDUAL2), "scaled": RESIDUAL2, "knots": RESIDUAL2, "identity": ("plain_prelu",)}
 RATE, CLIP = 0.01, 1.0
@@ -88,7 +82,7 @@ def runs_of(settings: Settings) -> dict[str, Run]:
     runs += [Run("plain_relu", depth, factor=factor) for factor in FACTORS if factor != 1]
     runs += [Run("plain_relu", depth, method=LM)]
     runs += [Run("plain_relu", depth, method=method, born="dead") for method in ("adam", LM)]
-    runs += [Run(name, d) for name in LABELS if name != "plain_relu" for d in settings.depths]
+    runs += [Run(name, d) for name in study.CHAINS if name != "plain_relu" for d in settings.depths]
     runs += [Run(name, settings.depths[-2], init) for init, names in INITS.items() for name in names]
     return {str(run): run for run in [*runs, Run("residual2_relu", 10, method=LM)]}
 
@@ -217,6 +211,11 @@ def share_of(chosen: xarray.DataArray) -> str:
     return study.percent(int(chosen.sum()), chosen.size)
 
 
+def listed(name: str, some: dict[Any, xarray.Dataset]) -> str:
+    """Say how many are dead at the end, by what `name` says of the key."""
+    return ", ".join(f"{name.format(key)} {share_of(one.dead > 0)}" for key, one in some.items())
+
+
 def died_of(data: xarray.Dataset) -> xarray.Dataset:
     """Return the plain ReLU members that died in training."""
     runs = (members_of(data, Run("plain_relu", int(depth))).drop_vars("run") for depth in data.relu_depths)
@@ -226,27 +225,25 @@ def died_of(data: xarray.Dataset) -> xarray.Dataset:
 
 def claims(data: xarray.Dataset) -> list[study.Claim]:
     depths, deepest, practice = [int(depth) for depth in data.relu_depths], int(data.depths[-1]), "common practice"
-    relu = {depth: members_of(data, Run("plain_relu", depth)) for depth in depths}
-    deep, ever, depth = born_dead(data, 100), {name: ever_dead(data, name) for name in LABELS}, depths[-2]
+    relu, depth = {depth: members_of(data, Run("plain_relu", depth)) for depth in depths}, depths[-2]
     births = "born dead: " + "; ".join(f"depth {d} {study.percent(*born_dead(data, d))}" for d in (*depths, 100))
-    births += ". Of those born alive are dead at the end: "
-    births += "; ".join(f"depth {depth} {share_of(one.dead > 0)}" for depth, one in relu.items())
+    births += f". Born alive and dead at the end: {listed('depth {}', relu)}"
+    deep = born_dead(data, 100)
     grows = deep[0] > 0.99 * deep[1] and all(a.dead.mean() < b.dead.mean() for a, b in pairwise(relu.values()))
     names = ("residual2_relu", "residual2_prelu", "plain_prelu")
     last, paired, plain = (members_of(data, Run(name, deepest)) for name in names)
-    off = f"ever dead: {study.percent(*ever['residual2_relu'])}; stuck at depth {deepest}: {share_of(last.stuck > 0)}."
-    off += f" At all points {100 * last.off_first.mean():.0f} % of its ReLUs are off at birth, "
-    off += f"{100 * last.off.mean():.0f} % at the end"
-    prelu = "ever dead: " + ", ".join(f"{LABELS[name]} {study.percent(*ever[name])}" for name in names[1:])
-    prelu += f". At depth {deepest} plain ones end flat: {share_of(plain.flat > 0)}, with slopes of "
-    prelu += f"10^{float(plain.log10_derivative.median()):.0f} at most (median); residual 2 stuck: "
-    prelu += share_of(paired.stuck > 0)
-    solved = "refuted" if any(ever[name][0] for name in names[1:]) else "refined" if plain.flat.mean() > 0.5 else "held"
-    gone, ways = died_of(data), {"adam": "Adam", LM: "Levenberg-Marquardt"}
-    again = {way: members_of(data, Run("plain_relu", depth, method=way, born="dead")) for way in ways}
+    ever, *others = (ever_dead(data, name) for name in names)
+    off = f"ever dead: {study.percent(*ever)}; stuck at depth {deepest}: {share_of(last.stuck > 0)}. Of its ReLUs "
+    off += f"{100 * last.off_first.mean():.0f} % are off everywhere at birth, {100 * last.off.mean():.0f} % at the end"
+    prelu = ", ".join(f"{study.CHAINS[k]} {study.percent(*v)}" for k, v in zip(names[1:], others, strict=True))
+    slope = float(plain.log10_derivative.median())
+    prelu = f"ever dead: {prelu}. At depth {deepest} plain ones end flat: {share_of(plain.flat > 0)}, with a steepest "
+    prelu += f"slope of 10^{slope:.0f} (median); residual 2 stuck: {share_of(paired.stuck > 0)}"
+    solved = "refuted" if any(count for count, _ in others) else "refined" if plain.flat.mean() > 0.5 else "held"
+    gone, ways = died_of(data), {"Adam": "adam", "Levenberg-Marquardt": LM}
+    again = {way: members_of(data, Run("plain_relu", depth, method=how, born="dead")) for way, how in ways.items()}
     back = f"of deaths in training {share_of(gone.dead == 0)} are alive at the end, {share_of(gone.revivals > 0)} were "
-    back += "alive again at some iteration; of those born dead "
-    back += ", ".join(f"{share_of(one.dead == 0)} by {ways[way]}" for way, one in again.items())
+    back += f"alive again at some iteration. Born dead and still so at the end: {listed('by {}', again)}"
     returned = any((one.dead == 0).any() for one in (gone, *again.values()))
     half, late = gone.iteration_of_death.quantile([0.5, 0.9]).to_numpy()
     low, middle, high = (gone.distance / RATE).quantile([0.05, 0.5, 0.95]).to_numpy()
@@ -257,18 +254,17 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
     why += ", ".join(f"{name} {share_of(moved == i)}" for i, name in enumerate(data.mover.values))
     why += f". The whole layer is off in {share_of(gone.all_off > 0)}. Below 0.9 of the best constant were "
     why += share_of(gone.loss_before < 0.9 * data.constant)
-    rates = {factor: members_of(data, Run("plain_relu", depth, factor=factor)) for factor in FACTORS}
-    tests = [sign_test(rates[slow], rates[fast]) for slow, fast in pairwise(FACTORS)]
-    slower = f"depth {depth}, dead at the end: "
-    slower += ", ".join(f"rate {factor * RATE:g} {share_of(one.dead > 0)}" for factor, one in rates.items())
-    slower += f". Each against the next larger: {'; '.join(text for text, _ in tests)}"
+    rates = {factor * RATE: members_of(data, Run("plain_relu", depth, factor=factor)) for factor in FACTORS}
+    tests = [sign_test(slow, fast) for slow, fast in pairwise(rates.values())]
+    slower = f"depth {depth}, dead at the end: {listed('rate {:g}', rates)}. Each against the next larger: "
+    slower += "; ".join(text for text, _ in tests)
     saves = "held" if all(better for _, better in tests) else "refined" if tests[0][1] else "refuted"
     second = members_of(data, Run("plain_relu", depth, method=LM))
-    text, better = sign_test(second, rates[1.0])
+    text, better = sign_test(second, rates[RATE])
     lm = f"depth {depth}: it {text}; dead at the end {share_of(second.dead > 0)}, stuck {share_of(second.stuck > 0)}"
     rows = (
         ("Plain ReLU dies with more layers", "Peng 2017", births, "held" if grows else "refined"),
-        ("A very deep residual 2 ReLU can die", "Peng 2017", off, "held" if ever["residual2_relu"][0] else "refuted"),
+        ("A very deep residual 2 ReLU can die", "Peng 2017", off, "held" if ever[0] else "refuted"),
         ("PReLU solves the dying", "Peng 2017", prelu, solved),
         ("The dead never come back", practice, back, "refined" if returned else "held"),
         ("Members die of one large gradient", practice, why, "held" if clipped.mean() > 0.5 else "refuted"),
@@ -282,7 +278,7 @@ def draw(data: xarray.Dataset) -> dict[str, Figure]:
     ends, deepest = [int(data.relu_depths[k]) for k in (0, -1)], int(data.depths[-1])
     born = [100 * count / of for count, of in (born_dead(data, depth) for depth in ends)]
     later = [100 * float(members_of(data, Run("plain_relu", depth)).dead.mean()) for depth in ends]
-    others = sum(ever_dead(data, name)[0] for name in LABELS if name != "plain_relu")
+    others = sum(ever_dead(data, name)[0] for name in study.CHAINS if name != "plain_relu")
     flat = 100 * float(members_of(data, Run("plain_prelu", deepest)).flat.mean())
     (deaths, first), (where, second) = (st.plots.panels("ab;cd", height=5.6) for _ in range(2))
     draw_deaths(data, first["a"], first["b"])
@@ -291,10 +287,8 @@ def draw(data: xarray.Dataset) -> dict[str, Figure]:
     draw_example(data, second["b"])
     for kind, ax in (("dead", first["c"]), ("flat", second["c"]), ("stuck", second["d"])):
         draw_ends(data, kind, ax)
-    finding = (
-        f"{born[0]:.0f} % of plain ReLU chains are born dead at depth {ends[0]}, {born[1]:.1f} % at depth {ends[1]}"
-    )
-    finding += f"; {later[0]:.0f} % and {later[1]:.0f} % of the others are dead after training. "
+    finding = f"{born[0]:.0f} % of plain ReLU chains are born dead at depth {ends[0]}, {born[1]:.1f} % at depth "
+    finding += f"{ends[1]}; {later[0]:.0f} % and {later[1]:.0f} % of the others are dead after training. "
     st.plots.headline(deaths, f"{finding}Of all other chains {others or 'none'} ever died.")
     finding = f"At depth {ends[1]} layer {most[0]} kills most members at birth, and layer {most[1]} in training. Plain "
     st.plots.headline(where, f"{finding}PReLU chains of depth {deepest} never die, but {flat:.0f} % of them end flat.")
@@ -303,48 +297,48 @@ def draw(data: xarray.Dataset) -> dict[str, Figure]:
 
 def draw_deaths(data: xarray.Dataset, whole: Axes, part: Axes) -> None:
     """Draw the share that is dead by iteration, of all drawn and of those born alive."""
-    depths, labels = [int(depth) for depth in data.relu_depths], ({}, {})
+    depths, all_ends, part_ends = list(map(int, data.relu_depths)), {}, {}
     shades = dict(zip(depths, ("#AAAAAA", "#666666", "#000000"), strict=False))
     styles = dict(zip(FACTORS, ("--", "-", "-."), strict=True))
     for depth, factor in [*((depth, 1.0) for depth in depths), (depths[-2], FACTORS[0]), (depths[-2], FACTORS[2])]:
         one = members_of(data, Run("plain_relu", depth, factor=factor))
         dead = (100 * one.dead_by_iteration / one.sizes["seed"]).dropna("iteration")
         part.plot(dead.iteration + 1, dead, styles[factor], color=shades[depth])
-        labels[1][f"depth {depth}, rate {RATE * factor:g}"] = float(dead[-1])
+        part_ends[f"depth {depth}, rate {RATE * factor:g}"] = float(dead[-1])
         if factor == 1:
             count, of = born_dead(data, depth)
             total = 100 * count / of + (1 - count / of) * dead
             whole.plot(total.iteration + 1, total, color=shades[depth])
             whole.axhline(100 * count / of, color=shades[depth], linestyle=":", linewidth=1)
-            labels[0][f"depth {depth}"] = float(total[-1])
-    for ax, words, heights in zip((whole, part), ("all drawn", "those born alive"), labels, strict=True):
-        ax.set(xscale="log", xlabel="iteration + 1", ylabel=f"dead of {words}, %")
-        ax.set_ylim(min(heights.values()) - 20 if ax is whole else 0, 102)
-        st.plots.end_labels(ax, heights)
+            all_ends[f"depth {depth}"] = float(total[-1])
+    lowest = min(all_ends.values()) - 20
+    for ax, words, ends, low in ((whole, "all drawn", all_ends, lowest), (part, "those born alive", part_ends, 0)):
+        ax.set(xscale="log", xlabel="iteration + 1", ylabel=f"dead of {words}, %", ylim=(low, 102))
+        st.plots.end_labels(ax, ends)
 
 
 def draw_ends(data: xarray.Dataset, kind: str, ax: Axes) -> None:
     """Draw the share of members that are dead, flat or stuck at the end; of plain ReLU chains that of all drawn."""
-    heights, relu_depths = {}, list(map(int, data.relu_depths))
-    for offset, name in enumerate(LABELS):
-        plain, rows, depths = name == "plain_relu", [], list(map(int, data.depths))
-        depths = [*relu_depths, *(depth for depth in depths if depth > relu_depths[-1])] if plain else depths
-        for depth in depths:
+    heights, relu_depths, depths = {}, list(map(int, data.relu_depths)), list(map(int, data.depths))
+    deeper = [depth for depth in depths if depth > relu_depths[-1]]
+    for offset, (name, label) in enumerate(study.CHAINS.items()):
+        rows, plain = [], name == "plain_relu"
+        for depth in [*relu_depths, *deeper] if plain else depths:
             count, of = born_dead(data, depth) if plain else (0, 1)
             ends = np.zeros(3)  # of those deeper than any that was trained, all but a few are born dead
-            if not plain or depth in relu_depths:
+            if not (plain and depth in deeper):
                 one = members_of(data, Run(name, depth))[kind]
-                ends = np.array(study.wilson(int(one.sum()), one.size))
-            rows.append(100 * count / of + (1 - count / of) * ends)
-        middle, low, high = np.array(rows).T
+                ends = np.array(study.wilson(one.sum(), one.size))
+            rows.append([depth * 1.05 ** (offset - 2), *(100 * count / of + (1 - count / of) * ends)])
+        x, middle, low, high = np.array(rows).T
         errors, look = np.maximum(0, [middle - low, high - middle]), {"marker": "o", "markersize": 3, "capsize": 1.5}
-        ax.errorbar(np.array(depths) * 1.05 ** (offset - 2), middle, errors, color=st.plots.colour(name), **look)
-        heights[LABELS[name]] = middle[-1]
-    ticks = sorted({*map(int, data.depths), *relu_depths})
+        ax.errorbar(x, middle, errors, color=st.plots.colour(name), **look)
+        heights[label] = middle[-1]
+    ticks = sorted({*depths, *relu_depths})
     ax.set(xscale="log", ylim=(-4, 104), xlabel="depth", ylabel=f"{kind} at the end, %")
     ax.set_xticks(ticks, map(str, ticks))
     ax.minorticks_off()
-    st.plots.end_labels(ax, heights, {label: st.plots.colour(name) for name, label in LABELS.items()})
+    st.plots.end_labels(ax, heights, {label: st.plots.colour(name) for name, label in study.CHAINS.items()})
 
 
 def draw_causes(died: xarray.Dataset, ax: Axes) -> None:
@@ -387,13 +381,11 @@ def draw_example(data: xarray.Dataset, ax: Axes) -> None:
     for one, shade in zip(data.example, ("#CC79A7", "#009E73", "#882255", "#000000"), strict=False):
         ax.plot(data.x, one, color=shade)
         heights[f"iteration {int(one['at'])}"], shades[f"iteration {int(one['at'])}"] = float(one[-1]), shade
-    ax.set(
-        xlabel="x", ylabel=f"output of member {int(data.example_member)}", xlim=(float(data.x[0]), float(data.x[-1]))
-    )
+    ax.set(xlabel="x", ylabel=f"output of member {int(data.example_member)}", xlim=tuple(data.x.values[[0, -1]]))
     ax.set_title(f"death at iteration {int(data.example_death)}")
     st.plots.end_labels(ax, heights, shades)
 
 
 if __name__ == "__main__":
-    quick = Settings(draws=1024, seeds=32, others=12, iterations=80, relu_depths=(3, 5), depths=(3, 10))
+    quick = Settings(draws=1024, seeds=32, others=8, iterations=80, relu_depths=(3, 5), depths=(3, 10))
     study.main(Settings(), quick, measure, draw, claims)

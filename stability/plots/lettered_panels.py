@@ -10,7 +10,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.textpath import TextPath
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 from numpy.typing import NDArray
 
 from stability.foundation.arguments import door
@@ -74,16 +75,19 @@ def headline(figure: Figure, text: str) -> None:
         raise TypeError(f"figure is a {type(figure).__name__}: expected a matplotlib Figure")
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"text is {text!r}: expected a sentence")
-    room, space = 0.97 * 72 * figure.get_figwidth(), _width("n n") - 2 * _width("n")
-    lines, end = [""], 0.0
+    font, room, left = FontProperties(size=_TEXT + 1), 0.97 * 72 * figure.get_figwidth(), 0.0
+
+    def width(word: str) -> float:  # a word by itself, as a line with a formula in it takes long to measure
+        return float(text_to_path.get_text_width_height_descent(word, font, "$" in word)[0])
+
+    lines: list[str] = []
     for word in re.findall(r"(?:\$[^$]*\$|\S)+", text):  # a formula is one word
-        width = _width(word)
-        if lines[-1] and end + space + width > room:
-            lines.append(word)
-            end = width
+        left -= width(" ") + width(word)
+        if lines and left >= 0:
+            lines[-1] += f" {word}"
         else:
-            lines[-1] = f"{lines[-1]} {word}".strip()
-            end += space + width
+            lines.append(word)
+            left = room - width(word)
     figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=_TEXT + 1)
 
 
@@ -115,18 +119,14 @@ def end_labels(ax: Axes, labels: Mapping[str, float], colours: Mapping[str, str]
     wanted = to_axes.transform(np.column_stack([np.full(len(heights), ax.get_xlim()[1]), heights]))[:, 1]
     figure = ax.get_figure(root=True)
     assert figure is not None
-    figure.draw_without_rendering()  # the layout settles how high the panel is
+    if (layout := figure.get_layout_engine()) is not None:
+        layout.execute(figure)  # it settles how high the panel is
     line = 1.25 * _LEAST / 72 / (ax.get_position().height * figure.get_figheight())
     sizes = line * np.array([1 + name.count("\n") for name in labels])
     place = ax.transAxes
     for name, height in zip(labels, _apart(wanted, sizes), strict=True):
         shade = shades.get(name, "black")
         ax.text(1.02, float(height), name, color=shade, fontsize=_LEAST, va="center", clip_on=False, transform=place)
-
-
-def _width(text: str) -> float:
-    """Return how wide a headline's text is, in points."""
-    return float(TextPath((0, 0), text, size=_TEXT + 1).get_extents().width)
 
 
 def _is_even(rows: list[str]) -> bool:
