@@ -56,14 +56,10 @@ DEPTHS = (10, 30)
 class Settings(study.Settings):
     """Plain PReLU chains fitted to sin(x) in ever more digits, and from other starts."""
 
-    members: int = 4
-    """Chains that are trained in every arithmetic."""
-    iterations: int = 300
-    """Of Adam, in every arithmetic."""
-    chains: int = 32
-    """Chains that are trained by epsilon and start."""
-    longer: int = 2000
-    """Iterations of Adam, by epsilon and start."""
+    members: int = 4  # Chains that are trained in every arithmetic.
+    iterations: int = 300  # Of Adam, in every arithmetic.
+    chains: int = 32  # Chains that are trained by epsilon and start.
+    longer: int = 2000  # Iterations of Adam, by epsilon and start.
 
 
 def sine(points: int) -> st.Task:

@@ -57,18 +57,12 @@ TRIED = (("pytorch", 0.01), ("scaled", 0.01), ("knots", 0.01), ("identity", 0.01
 class Settings(study.Settings):
     """The article's pictures: five chains fitted to sin(x), and why the fits that fail do."""
 
-    depths: tuple[int, ...] = (3, 10, 30, 100, 300, 1000)
-    """Depths of the chains."""
-    seeds: tuple[int, ...] = (32, 32, 16, 4, 2, 2)
-    """Chains of each depth."""
-    adam: tuple[int, ...] = (2000, 2000, 2000, 1500, 600, 200)
-    """Iterations of Adam at each depth."""
-    squares: tuple[int, ...] = (200, 200, 200, 200, 120, 60)
-    """Iterations of Levenberg-Marquardt at each depth."""
-    growth: tuple[int, ...] = (300, 500, 1000, 500, 300, 200)
-    """Iterations of growth at each depth."""
-    race: tuple[int, int] = (8, 150)
-    """Chains that LM and Adam race with, and iterations of LM."""
+    depths: tuple[int, ...] = (3, 10, 30, 100, 300, 1000)  # Depths of the chains.
+    seeds: tuple[int, ...] = (32, 32, 16, 4, 2, 2)  # Chains of each depth.
+    adam: tuple[int, ...] = (2000, 2000, 2000, 1500, 600, 200)  # Iterations of Adam at each depth.
+    squares: tuple[int, ...] = (200, 200, 200, 200, 120, 60)  # Iterations of Levenberg-Marquardt at each depth.
+    growth: tuple[int, ...] = (300, 500, 1000, 500, 300, 200)  # Iterations of growth at each depth.
+    race: tuple[int, int] = (8, 150)  # Chains that LM and Adam race with, and iterations of LM.
 
 
 def sine(points: int) -> st.Task:

@@ -53,14 +53,10 @@ LEAST_ERROR = 1e-4
 class Settings(study.Settings):
     """The folding of a line into sin(x), and what cannot be folded."""
 
-    steps: int = 7
-    """Depth of the chain that is drawn step by step."""
-    depth: int = 30
-    """Depth of the chains that are trained on every target."""
-    seeds: int = 128
-    """Chains of each."""
-    iterations: int = 3000
-    """Of Adam."""
+    steps: int = 7  # Depth of the chain that is drawn step by step.
+    depth: int = 30  # Depth of the chains that are trained on every target.
+    seeds: int = 128  # Chains of each.
+    iterations: int = 3000  # Of Adam.
 
 
 def train(name: str, depth: int, settings: Settings) -> xarray.Dataset:

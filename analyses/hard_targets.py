@@ -78,18 +78,12 @@ FAILED = 0.01
 class Settings(study.Settings):
     """What a chain of one neuron a layer can be trained to."""
 
-    depth: int = 30
-    """Steps of every chain."""
-    seeds: int = 32
-    """Members."""
-    points: int = 256
-    """Points of the training."""
-    adam: int = 2000
-    """Iterations of Adam."""
-    growth: int = 300
-    """Iterations of growth."""
-    spikes: int = 8
-    """Chains that are built with spikes of several widths."""
+    depth: int = 30  # Steps of every chain.
+    seeds: int = 32  # Members.
+    points: int = 256  # Points of the training.
+    adam: int = 2000  # Iterations of Adam.
+    growth: int = 300  # Iterations of growth.
+    spikes: int = 8  # Chains that are built with spikes of several widths.
 
 
 def task_of(name: str, settings: Settings) -> st.Task:

@@ -54,12 +54,9 @@ STRENGTHS = {"plain_prelu": (0.01, 4.0), "residual2_prelu": (0.05, 30.0)}
 class Settings(study.Settings):
     """How far from the identity may each of L layers be?"""
 
-    depth: int = 300
-    """Layers of the deepest chain; ten times as many at width 1."""
-    strengths: int = 14
-    """How many distances; twice as many at width 1."""
-    iterations: int = 1500
-    """Of Adam, for the trained chains."""
+    depth: int = 300  # Layers of the deepest chain; ten times as many at width 1.
+    strengths: int = 14  # How many distances; twice as many at width 1.
+    iterations: int = 1500  # Of Adam, for the trained chains.
 
 
 def near_identity(name: str, strength: float, depth: int, width: int, root: int) -> st.Chain:

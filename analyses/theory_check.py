@@ -40,10 +40,8 @@ RARE = 1e-3
 class Settings(study.Settings):
     """Do closed forms agree with simulation, and fail where their assumptions do?"""
 
-    roots: int = 5
-    """Roots, from the seed on."""
-    members: int = 800
-    """Chains that a form is held against at each root; some take more."""
+    roots: int = 5  # Roots, from the seed on.
+    members: int = 800  # Chains that a form is held against at each root; some take more.
 
 
 def simulated(label: str, cases: dict[str, Case], settings: Settings) -> xarray.Dataset:
