@@ -235,7 +235,7 @@ def animate(data: xarray.Dataset, folder: Path) -> list[Path]:
             canvas.draw()
             figure.set_layout_engine("none")  # as the first frame is laid out
             frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
-    palette = frames[-1].quantize(16)
+    palette = frames[-1].quantize(64, Image.Quantize.MAXCOVERAGE)
     first, *others = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
     times = [80] * len(others) + [1000]  # milliseconds
     path = folder / "folding.gif"

@@ -231,13 +231,11 @@ def draw(data: xarray.DataTree) -> dict[str, Figure]:
         f"The distance that L layers may have from the identity falls as L to the power of {between(residual)} in "
         f"residual chains and of {between(plain)} in plain ones: no one distance is close."
     )
-    worst = max(
-        (laws[name][width].factor for name in laws for width in laws[name] if width in (4, 16)), default=math.nan
-    )
+    inner = [law.factor for found in laws.values() for width, law in found.items() if width in (4, 16)]
     second = (
         f"At widths 4 and 16 {DECADES:.0f} decades are reached at the distance that random matrices predict, within a "
+        f"factor of {max(inner, default=math.nan):.2f}."
     )
-    second += f"factor of {worst:.2f}."
     return {"": draw_maps(data, (1, 64), first), "widths": draw_maps(data, (4, 16), second)}
 
 
