@@ -64,9 +64,8 @@ TARGETS: dict[str, Function] = {
     "noisy sin x": torch.sin,
 }
 SPIKED, FOLDED = "x + 1.5 sin 3x", ("sin 2x", "exp(-x^2) cos 5x")
-#: Names that are too long for one line under the axis.
-WRAPPED = {name: name.replace(" ", "\n", 1) for name in ("exp(-x^2) cos 5x", "triangle wave", "noisy sin x")}
-WRAPPED[SPIKED] = "x +\n1.5 sin 3x"
+WRAPPED = {name: name.replace(" ", "\n", 1) for name in (FOLDED[1], "triangle wave", "noisy sin x")}
+WRAPPED |= {SPIKED: "x +\n1.5 sin 3x"}
 DIMS = ("seed", "step", "column")
 METHODS, OWN = ("Adam", "Levenberg-Marquardt", "growth", "growth, homotopy"), "own path"
 SHADES = dict(zip((*METHODS, OWN), ("#999999", "#009E73", "#0072B2", "#CC79A7", "#882255"), strict=True))
@@ -146,8 +145,7 @@ def from_triangles(tables: np.ndarray, settings: Settings) -> xarray.Dataset:
 def with_spikes(settings: Settings) -> xarray.Dataset:
     """Return chains that follow the turns of x + 1.5 sin 3x, grown from built ones.
 
-    Between its two middle turns the target rises by half of its range. A spike at both ends of this rise takes the rise
-    to the whole range, and then there is a chain.
+    Its middle rise is half of its range. A spike at both ends takes the rise to the whole, and then there is a chain.
     """
     f, turn = TARGETS[SPIKED], math.acos(-2 / 9) / 3
     right = torch.tensor([turn, turn, turn, 2 * math.pi / 3 - turn, 2 * math.pi / 3 + turn, 3], dtype=torch.float64)
@@ -254,8 +252,7 @@ def best_of(one: xarray.Dataset) -> xarray.DataArray:
 
 def missed(data: xarray.Dataset) -> list[str]:
     """Return on which targets the best member by the four methods leaves too much of the variance."""
-    least = data.error.sel(way=list(METHODS)).min(("way", "seed"))
-    return data.target.values[least >= FAILED * data.constant].tolist()
+    return data.target.values[data.error.sel(way=list(METHODS)).min(("way", "seed")) >= FAILED * data.constant].tolist()
 
 
 def often_failed(data: xarray.Dataset) -> xarray.Dataset:
@@ -312,8 +309,8 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
 
 
 def draw(data: xarray.Dataset) -> dict[str, Figure]:
-    easy, spiked, sine = ("|x|", "exp(-x^2)", "step", "noisy sin x"), data.sel(target=SPIKED), data.sel(target="sin 2x")
-    number = data.sizes["target"]
+    easy, number = ("|x|", "exp(-x^2)", "step", "noisy sin x"), data.sizes["target"]
+    spiked, sine = data.sel(target=SPIKED), data.sel(target="sin 2x")
     left = max(float(best_of(one).median() / one.constant) for one in (data.sel(target=name) for name in easy))
     failed, still, healed = (float(sine[kind]) for kind in ("failed", "still", "healed"))
     findings = {
@@ -326,7 +323,6 @@ def draw(data: xarray.Dataset) -> dict[str, Figure]:
         f"these stand still; homotopy heals {100 * healed / failed:.0f} %.",
     }
     mosaics = {"": "aaa;bcd", "fits": "ab;cd", "failures": "ab;cc"}
-    # Fits are drawn of these targets, and where there is none what the figure is about.
     shown = {"": (None, "triangle wave", "sawtooth", SPIKED), "fits": easy, "failures": (*FOLDED, None)}
     figures = {}
     for key, mosaic in mosaics.items():

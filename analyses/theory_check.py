@@ -181,4 +181,4 @@ def draw_broken(bad: xarray.Dataset, ax: Axes) -> None:
 
 
 if __name__ == "__main__":
-    study.main(Settings(), Settings(roots=2, members=150), measure, draw, claims)
+    study.main(Settings(), Settings(roots=2, members=60), measure, draw, claims)
