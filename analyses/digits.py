@@ -121,8 +121,8 @@ def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset:
     torch.set_num_threads(1)
     data = parts.cells(in_digits, settings, run=list(RUNS))
     data = data.merge(parts.cells(from_start, settings, start=list(STARTS)))
-    limits = {"monotone": st.references.best_monotone(sine(32)), "constant": st.references.constant(sine(32))}
-    return data.assign(limits, bits_of_longdouble=int(np.finfo(np.longdouble).nmant) + 1)
+    data["monotone"], data["constant"] = st.references.best_monotone(sine(32)), st.references.constant(sine(32))
+    return data.assign(bits_of_longdouble=int(np.finfo(np.longdouble).nmant) + 1)
 
 
 def below(data: xarray.Dataset, start: str) -> float:
