@@ -3,11 +3,10 @@
 Question. Peng (2017) finds that a plain chain of PReLU steps cannot be fitted to sin(x): a matter of numerical
 stability, he says. Would more digits help, and what else does?
 
-Method. The same run of Adam is repeated in arithmetic of 24, 53, 64 bits and 50 decimal digits, at depths 10 and 30,
-with Adam's epsilon of 1e-8 and without, with slopes free and held at 0 or above. Then many chains of 30 steps are
-trained from torch's start with and without epsilon, and from weights and slopes of -1 and 1 ("signs"), through which no
-signal fades. A chain whose slopes are not negative is monotone; the best monotone function is the limit that a fit
-which folds must get below.
+Method. Adam makes the same run in arithmetic of 24, 53, 64 bits and 50 decimal digits, at depths 10 and 30, with its
+epsilon of 1e-8 and without, with slopes free and held at 0 or above. Then many chains of 30 steps are trained from
+torch's start with and without epsilon, and from weights and slopes of -1 and 1 ("signs"), through which no signal
+fades. A chain whose slopes are not negative is monotone; a fit that folds must get below the best monotone function.
 
 Reading. a: final errors, a line a chain, in ever more digits; open and dashed with epsilon 0. b: the error of every
 chain of 30 steps, a dot each, by epsilon and start; dotted, the best monotone function.
@@ -30,19 +29,11 @@ from matplotlib.figure import Figure
 import stability as st
 import study
 
-PRECISIONS: dict[str, Any] = {
-    "24 bits": np.float32,
-    "53 bits": np.float64,
-    "64 bits": np.longdouble,
-    "50 digits": Decimal,
-}
+PRECISIONS: dict[str, Any] = {"24 bits": np.float32, "53 bits": np.float64, "64 bits": np.longdouble}
+PRECISIONS["50 digits"] = Decimal
 #: Adam's epsilon, and what slopes are held above.
-RUNS = {
-    "free": (1e-8, -math.inf),
-    "free, epsilon 0": (0.0, -math.inf),
-    "held": (1e-8, 0.0),
-    "held, epsilon 0": (0.0, 0.0),
-}
+RUNS = {"free": (1e-8, -math.inf), "free, epsilon 0": (0.0, -math.inf)}
+RUNS |= {"held": (1e-8, 0.0), "held, epsilon 0": (0.0, 0.0)}
 STARTS: dict[str, tuple[str | st.Init, Any, float]] = {
     "epsilon 1e-8": ("pytorch", np.float64, 1e-8),
     "epsilon 0, 24 bits": ("pytorch", np.float32, 0.0),
@@ -56,14 +47,10 @@ DEPTHS = (10, 30)
 class Settings(study.Settings):
     """Plain PReLU chains fitted to sin(x) in ever more digits, and from other starts."""
 
-    members: int = 4
-    """Chains that are trained in every arithmetic."""
-    iterations: int = 300
-    """Of Adam, in every arithmetic."""
-    chains: int = 32
-    """Chains that are trained by epsilon and start."""
-    longer: int = 2000
-    """Iterations of Adam, by epsilon and start."""
+    members: int = 4  # Chains that are trained in every arithmetic.
+    iterations: int = 300  # Of Adam, in every arithmetic.
+    chains: int = 32  # Chains that are trained by epsilon and start.
+    longer: int = 2000  # Iterations of Adam, by epsilon and start.
 
 
 def sine(points: int) -> st.Task:
@@ -113,11 +100,10 @@ def adam(
 
 def in_digits(run: str, settings: Settings) -> xarray.Dataset:
     """Train the same chains in every arithmetic, with one epsilon and slopes free or held."""
-    chains = [st.Chain("plain_prelu", depth, seeds=settings.members, root=settings.seed) for depth in DEPTHS]
-    errors = [
-        [adam(chain, sine(16), kind, settings.iterations, *RUNS[run]) for kind in PRECISIONS.values()]
-        for chain in chains
-    ]
+    errors = []
+    for depth in DEPTHS:
+        chain = st.Chain("plain_prelu", depth, seeds=settings.members, root=settings.seed)
+        errors.append([adam(chain, sine(16), kind, settings.iterations, *RUNS[run]) for kind in PRECISIONS.values()])
     axes = {"depth": list(DEPTHS), "precision": list(PRECISIONS)}
     return xarray.Dataset({"precise_error": ((*axes, "member"), errors)}, axes)
 
@@ -135,10 +121,8 @@ def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset:
     torch.set_num_threads(1)
     data = parts.cells(in_digits, settings, run=list(RUNS))
     data = data.merge(parts.cells(from_start, settings, start=list(STARTS)))
-    data["monotone"] = st.references.best_monotone(sine(32))
-    data["constant"] = st.references.constant(sine(32))
-    data["bits_of_longdouble"] = int(np.finfo(np.longdouble).nmant) + 1
-    return data
+    data["monotone"], data["constant"] = st.references.best_monotone(sine(32)), st.references.constant(sine(32))
+    return data.assign(bits_of_longdouble=int(np.finfo(np.longdouble).nmant) + 1)
 
 
 def below(data: xarray.Dataset, start: str) -> float:
@@ -158,44 +142,40 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
     limit = st.references.best_monotone(sine(16))
     gradient = data.first_gradient.sel(start="epsilon 1e-8").quantile([0, 0.5, 1]).to_numpy()
     low, middle, high = data.chance_error.sel(start="signs").quantile([0.05, 0.5, 0.95]).to_numpy()
-    count = f"of {data.sizes['chain']} chains of {DEPTHS[-1]} steps"
-    decided = digits > 0.5 or shares["epsilon 0"] >= 50
-    return [
-        study.Claim(
-            "That plain PReLU chains do not train is a matter of numerical stability",
-            "Peng 2017",
+    decided, free = digits > 0.5 or shares["epsilon 0"] >= 50, shares["epsilon 1e-8"]
+    rows = (
+        (
+            "That plain PReLU chains do not train is a matter of numerical stability", "Peng 2017",
             f"from 24 bits to 50 digits final errors change by at most {digits:.1e}, relatively, with Adam's epsilon; "
-            f"{count} {shares['epsilon 1e-8']:.0f} % get below the monotone limit, with epsilon 0 "
-            f"{shares['epsilon 0']:.0f} % ({shares['epsilon 0, 24 bits']:.0f} % in 24 bits)",
-            "held" if decided else "refined" if shares["epsilon 0"] > shares["epsilon 1e-8"] else "refuted",
+            f"of {data.sizes['chain']} chains of {DEPTHS[-1]} steps {free:.0f} % get below the monotone limit, with "
+            f"epsilon 0 {shares['epsilon 0']:.0f} % ({shares['epsilon 0, 24 bits']:.0f} % in 24 bits)",
+            "held" if decided else "refined" if shares["epsilon 0"] > free else "refuted",
         ),
-        study.Claim(
-            "They fail because no gradient is left at their start",
-            "theory",
+        (
+            "They fail because no gradient is left at their start", "theory",
             f"first gradients {gradient[1]:.1e} (all: {gradient[0]:.1e} to {gradient[2]:.1e}), Adam's epsilon 1e-8; "
             f"from weights and slopes of -1 and 1 {shares['signs']:.0f} % get below the limit, median error "
             f"{middle:.1e} (5 to 95 %: {low:.1e} to {high:.1e})",
-            "held" if gradient[2] < 1e-8 and shares["signs"] > shares["epsilon 1e-8"] else "refuted",
+            "held" if gradient[2] < 1e-8 and shares["signs"] > free else "refuted",
         ),
-        study.Claim(
-            "With slopes of 0 or above no chain gets below the best monotone function",
-            "theory",
+        (
+            "With slopes of 0 or above no chain gets below the best monotone function", "theory",
             f"least error {float(held):.4f}, in any digits; the limit on these 16 points is {limit:.4f}",
             "held" if float(held) >= limit * (1 - 1e-9) else "refuted",
         ),
-    ]
+    )  # fmt: skip
+    return [study.Claim(*row) for row in rows]
 
 
 def draw(data: xarray.Dataset) -> Figure:
     figure, axes = st.plots.panels("ab", height=2.9)
     draw_digits(data, axes["a"])
     draw_starts(data, axes["b"])
-    shares = {start: below(data, start) for start in STARTS}
     st.plots.headline(
         figure,
-        f"More digits change the error of a plain PReLU chain by {change(data):.0e} of it at most; a start through "
-        f"which signals pass takes {shares['signs']:.0f} % below the monotone limit, torch's start "
-        f"{shares['epsilon 1e-8']:.0f} %.",
+        f"More digits change the error of a plain PReLU chain by {change(data):.0e} of it at most. A start through "
+        f"which signals pass takes {below(data, 'signs'):.0f} % of the chains below the monotone limit, torch's start "
+        f"{below(data, 'epsilon 1e-8'):.0f} %.",
     )
     return figure
 
@@ -211,11 +191,9 @@ def draw_digits(data: xarray.Dataset, ax: Axes) -> None:
         ax.plot(x, values, line, color=shade, marker=marker, markersize=3, markerfacecolor=fill, linewidth=0.5)
     ax.set_xticks(range(data.sizes["precision"]), data.precision.values)
     ax.set(yscale="log", ylim=(0.05, 1), ylabel="final error", title="in ever more digits")
-    ax.set_yticks([0.05, 0.1, 0.2, 0.5, 1], ["0.05", "0.1", "0.2", "0.5", "1"])
-    ax.minorticks_off()
-    for y, (name, (_, shade)) in zip((0.92, 0.84), looks.items(), strict=True):
-        words = f"slopes {name}" + (" at 0 or above" if name == "held" else "; open: epsilon 0")
-        ax.text(0.02, y, words, transform=ax.transAxes, color=shade, fontsize=7)
+    st.plots.ticks(ax, y=[0.05, 0.1, 0.2, 0.5, 1])
+    for y, words, (_, shade) in zip((0.92, 0.84), ("free", "held at 0 or above"), looks.values(), strict=True):
+        ax.text(0.02, y, f"slopes {words}; open: epsilon 0", transform=ax.transAxes, color=shade, fontsize=7)
 
 
 def draw_starts(data: xarray.Dataset, ax: Axes) -> None:

@@ -1,17 +1,17 @@
 """What stops a one-neuron chain from fitting sin(x): what it can express, the optimisation, or the numerics?
 
-Question. Peng (2017) fits five chains of one neuron a layer to sin(x) on (-3, 3) and reports what each can do. The
-plain PReLU chain does not work, he says: a matter of numerical stability. At each depth from 3 to 1000, how much of a
-failure is the architecture's, how much the training's, and how much the arithmetic's?
+Question. Peng (2017) fits five chains of one neuron a layer to sin(x) on (-3, 3) and says what each can do. The plain
+PReLU chain does not work: a matter of numerical stability, he says. At each depth from 3 to 1000, how much of a failure
+is due to the architecture, how much to the training, how much to the arithmetic?
 
 Method. Every chain is trained on 256 points by Adam from torch's start, by Levenberg-Marquardt (LM) from torch's and
-from spread kinks ("knots"), and by growth where it can grow. The plain PReLU chain is also trained with its slopes held
-at 0 or above, and by Adam from weights and slopes of -1 and 1 ("signs"), through which no signal fades. Errors are mean
-squares on 10,000 other points. The references are computed there too: the best constant, monotone function and function
-above x. A spline is fitted on 2000 points with as many free knots as the chain has steps, and one with as many as each
-fit has folds, for folds multiply from step to step. Expressible is the best error that any method reached; Adam's is
-above that by what the optimisation loses, and the numerics is what changes in float32 (more of it in digits.py). LM
-races against Adam from several starts and rates, which gets the seconds that LM took.
+from spread kinks ("knots"), and by growth where it can grow. The plain PReLU chain is also trained with slopes held at
+0 or above, and by Adam from weights and slopes of -1 and 1 ("signs"), through which no signal fades. Errors are mean
+squares on 10,000 other points, as are the references: the best constant, monotone function and function above x. A
+spline is fitted on 2000 points with as many free knots as the chain has steps, and one with as many as each fit has
+folds, for folds multiply from step to step. Expressible is the best error that any method reached; the optimisation
+loses what Adam's is above that; the numerics is what changes in float32 (more in digits.py). LM races against Adam
+from several starts and rates, in the seconds that LM took.
 
 Reading. Lines are medians over seeds, bands their range. a, by Adam; b, by growth, and by LM where a chain cannot grow;
 dashed are the references. c, d: the fits of two depths, grey by Adam, in colour as in b; the target is dashed. Second
@@ -21,7 +21,6 @@ figure: every fit against its own number of pieces, filled if grown, and the bes
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -57,18 +56,12 @@ TRIED = (("pytorch", 0.01), ("scaled", 0.01), ("knots", 0.01), ("identity", 0.01
 class Settings(study.Settings):
     """The article's pictures: five chains fitted to sin(x), and why the fits that fail do."""
 
-    depths: tuple[int, ...] = (3, 10, 30, 100, 300, 1000)
-    """Depths of the chains."""
-    seeds: tuple[int, ...] = (32, 32, 16, 4, 2, 2)
-    """Chains of each depth."""
-    adam: tuple[int, ...] = (2000, 2000, 2000, 1500, 600, 200)
-    """Iterations of Adam at each depth."""
-    squares: tuple[int, ...] = (200, 200, 200, 200, 120, 60)
-    """Iterations of Levenberg-Marquardt at each depth."""
-    growth: tuple[int, ...] = (300, 500, 1000, 500, 300, 200)
-    """Iterations of growth at each depth."""
-    race: tuple[int, int] = (8, 150)
-    """Chains that LM and Adam race with, and iterations of LM."""
+    depths: tuple[int, ...] = (3, 10, 30, 100, 300, 1000)  # Depths of the chains.
+    seeds: tuple[int, ...] = (32, 32, 16, 4, 2, 2)  # Chains of each depth.
+    adam: tuple[int, ...] = (2000, 2000, 2000, 1500, 600, 200)  # Iterations of Adam at each depth.
+    squares: tuple[int, ...] = (200, 200, 200, 200, 120, 60)  # Iterations of Levenberg-Marquardt at each depth.
+    growth: tuple[int, ...] = (300, 500, 1000, 500, 300, 200)  # Iterations of growth at each depth.
+    race: tuple[int, int] = (8, 150)  # Chains that LM and Adam race with, and iterations of LM.
 
 
 def sine(points: int) -> st.Task:
@@ -85,17 +78,9 @@ def spline(folds: int) -> Any:
     return st.references.best_spline(COARSE, folds)
 
 
-def outputs(chain: st.Chain, x: torch.Tensor) -> torch.Tensor:
-    """Return the members' values in float64, (seeds, points)."""
-    # Pieces that stay in the cache; fresh memory for every step of the whole took up to 300 times as long.
-    pieces = x.to(chain.dtype).split(8192 // chain.seeds)
-    with torch.no_grad():
-        return torch.cat([chain(piece) for piece in pieces], dim=1).double()
-
-
 def mean_squares(chain: st.Chain) -> np.ndarray:
     """Return the errors of the members on the fresh points."""
-    return np.asarray((outputs(chain, FRESH.x) - FRESH.y).square().mean(1))
+    return np.asarray((st.evaluate(chain, FRESH.x) - FRESH.y).square().mean(1))
 
 
 def methods_of(case: str) -> list[str]:
@@ -105,8 +90,13 @@ def methods_of(case: str) -> list[str]:
     return [method for method in METHODS if method not in left_out]
 
 
+def best_method(case: str) -> str:
+    """Return the method that is drawn in colour."""
+    return "growth" if "growth" in methods_of(case) else "LM"
+
+
 def fitted(case: str, depth: int, settings: Settings) -> xarray.Dataset:
-    """Train a chain by every method, and return what is told of every member."""
+    """Train a chain by every method and describe it."""
     place = settings.depths.index(depth)
     iterations = {"adam": settings.adam, "levenberg_marquardt": settings.squares, "growth": settings.growth}
 
@@ -114,8 +104,8 @@ def fitted(case: str, depth: int, settings: Settings) -> xarray.Dataset:
         algorithm, init = METHODS[method]
         # With slopes held Adam starts at the identity, where no signal fades.
         start = "identity" if (case, method) == (HELD, "Adam") else init
-        sizes = {"depth": depth, "seeds": settings.seeds[place], "root": settings.seed}
-        chain = st.Chain(CASES[case], init=start, dtype=dtype, **sizes)
+        seeds, root = settings.seeds[place], settings.seed
+        chain = st.Chain(CASES[case], depth, seeds, init=start, root=root, dtype=dtype)
         least_slope = 0.0 if case == HELD else None
         st.train(chain, TRAINED, algorithm, iterations[algorithm][place], least_slope=least_slope, progress=False)
         return chain
@@ -132,7 +122,8 @@ def fitted(case: str, depth: int, settings: Settings) -> xarray.Dataset:
 
 
 def described(chain: st.Chain) -> xarray.Dataset:
-    fit, fresh = outputs(chain, TRAINED.x), outputs(chain, FRESH.x)
+    """Return what is told of every member."""
+    fit, fresh = st.evaluate(chain, TRAINED.x), st.evaluate(chain, FRESH.x)
     squares = (fresh - FRESH.y).square()
     counts = st.count(chain, (-3, 3))
     folds, turns = ([float(min(k, 10**300)) for k in column] for column in (counts.folds, counts.turns))
@@ -154,11 +145,6 @@ def described(chain: st.Chain) -> xarray.Dataset:
     return data.assign(fit=(("seed", "x"), fit.numpy().clip(-1e6, 1e6).astype(np.float32)), x=TRAINED.x.numpy())
 
 
-def shown(depths: tuple[int, ...]) -> list[int]:
-    """Return the two depths of which the fits are drawn."""
-    return [min(depths, key=lambda depth: abs(depth - MIDDLE)), max(depths)]
-
-
 def raced(depth: int, settings: Settings) -> xarray.Dataset:
     """Return the seconds LM takes on residual PReLU, its errors, and Adam's by start and rate in the same time each."""
     seeds, iterations = settings.race
@@ -173,10 +159,8 @@ def raced(depth: int, settings: Settings) -> xarray.Dataset:
     # The fastest of some short runs, so that Adam has rather too much time than too little.
     number = max(10, int(30 * seconds / min(timed("pytorch", "adam", 30)[0] for _ in range(4))))
     adams = [timed(init, "adam", number, rate=rate)[1] for init, rate in TRIED]
-    return xarray.Dataset(
-        {"race_lm": ("racer", errors), "race_adam": (("tried", "racer"), adams), "race_seconds": seconds},
-        {"tried": [f"{init}, rate {rate}" for init, rate in TRIED]},
-    )
+    found = {"race_lm": ("racer", errors), "race_adam": (("tried", "racer"), adams), "race_seconds": seconds}
+    return xarray.Dataset(found, {"tried": [f"{init}, rate {rate}" for init, rate in TRIED]})
 
 
 def splines(settings: Settings) -> xarray.Dataset:
@@ -189,11 +173,10 @@ def splines(settings: Settings) -> xarray.Dataset:
 def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset:
     torch.set_num_threads(1)  # many small operations: waking a second thread costs more than it does
     data = parts.cells(fitted, settings, case=list(CASES), depth=settings.depths)
-    found = [
-        data.assign(fit=data.fit.sel(depth=shown(settings.depths)).rename(depth="shown")),
-        parts.part("splines", splines, settings),
-        parts.cells(raced, settings, race_depth=(30, 100)),
-    ]
+    # The fits of two depths are drawn.
+    shown = [min(settings.depths, key=lambda depth: abs(depth - MIDDLE)), max(settings.depths)]
+    data["fit"] = data.fit.sel(depth=shown).rename(depth="shown")
+    races = parts.cells(raced, settings, race_depth=(30, 100))
     through = np.interp(FRESH.x.numpy(), TRAINED.x.numpy(), TRAINED.y.numpy())
     limits = {
         "best_constant": st.references.constant(FRESH),
@@ -201,21 +184,16 @@ def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset:
         "best_above_x": st.references.best_above_identity(FRESH),
         "interpolation": float(np.mean((through - FRESH.y.numpy()) ** 2)),
     }
-    return xarray.merge([*found, xarray.Dataset({"target": ("x", TRAINED.y.numpy())})]).assign(limits)
-
-
-def percent(values: xarray.DataArray, holds: Callable[[xarray.DataArray], xarray.DataArray] = lambda v: v) -> float:
-    """Return of how many of the members something holds."""
-    return 100 * float(holds(values.dropna("seed", how="all")).mean())
+    target = xarray.Dataset({"target": ("x", TRAINED.y.numpy())})
+    return xarray.merge([data, parts.part("splines", splines, settings), races, target]).assign(limits)
 
 
 def listed(values: xarray.DataArray, form: str = ".0e") -> str:
     return "/".join(f"{one:{form}}" for one in values.to_numpy())
 
 
-def best_method(case: str) -> str:
-    """Return the method that is drawn in colour."""
-    return "growth" if "growth" in methods_of(case) else "LM"
+def named(values: xarray.DataArray, form: str) -> str:
+    return ", ".join(f"{case} {float(values.sel(case=case)):{form}}" for case in CASES)
 
 
 def claims(data: xarray.Dataset) -> list[study.Claim]:
@@ -223,26 +201,27 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
     monotone, constant = float(data.best_monotone), float(data.best_constant)
     at, error, medians = f"at depths {listed(data.depth, 'd')}", data.error, data.error.median("seed")
     adam, grown, knots = (medians.sel(by=by) for by in ("Adam", "growth", "LM, knots"))
-    relu, above, plain = (data.sel(case=case) for case in ("plain_relu", "residual1_relu", "plain_prelu"))
-    flat, rise = percent(relu.flat.sel(by="Adam", depth=middle)), float(above.least_rise.min())
+    hits = {"flat": data.flat, "dead": data.dead, "once": data.turns == 1, "turnless": data.turns == 0}
+    shares = 100 * xarray.Dataset(hits | {"stuck": error > 0.9 * constant}).where(error.notnull())
+    by_adam, above, plain = shares.sel(by="Adam"), data.sel(case="residual1_relu"), data.sel(case="plain_prelu")
+    flat, rise = float(by_adam.flat.sel(case="plain_relu", depth=middle).mean()), float(above.least_rise.min())
+    once = float(shares.once.sel(case="plain_prelu", by="growth", depth=middle).mean())
+    turnless = float(shares.turnless.sel(case="residual2_prelu", by="LM, knots", depth=deep).mean())
     straight = ((data.turns == 0) | (data.case == HELD)) & error.notnull()
     wrong = int((straight & (error < monotone * (1 - 1e-9))).sum()), int((data.own_bound < 1 - 1e-9).sum())
     compared = int(straight.sum()), int(data.own_bound.notnull().sum())
-    once = percent(plain.turns.sel(by="growth", depth=middle), lambda turns: turns == 1)
-    turnless = percent(data.turns.sel(case="residual2_prelu", by="LM, knots", depth=deep), lambda turns: turns == 0)
     fails = float(adam.sel(case="plain_prelu", depth=middle)) > 0.9 * constant
     best = error.sel(by="growth", case="plain_prelu").min("seed")
     ratios = grown.sel(case="residual2_prelu") / data.spline.sel(spline_folds=data.depth[data.depth <= MOST_FOLDS])
     gains = data.race_adam.median("racer").min("tried") / data.race_lm.median("racer")
-    possible = error.sel(depth=slice(None, middle)).min(("seed", "depth", "by"))
-    lost = adam.sel(depth=middle) / possible
+    lost = adam.sel(depth=middle) / error.sel(depth=slice(None, middle)).min(("seed", "depth", "by"))
     single = 100 * abs(data.float32_error.median("seed").sel(depth=middle) / adam.sel(depth=middle) - 1)
     trapped = knots.sel(case="residual2_prelu")
     rows = [
         (
             "plain_relu dies: with more layers everything is 0", "Peng 2017",
             f"at depth {middle} {flat:.0f} % are flat by Adam; exactly dead {at}: "
-            f"{listed(100 * relu.dead.sel(by='Adam').mean('seed'), '.0f')} %; it could do {monotone:.3f}",
+            f"{listed(by_adam.dead.sel(case='plain_relu').mean('seed'), '.0f')} %; it could do {monotone:.3f}",
             "held" if flat >= 95 else "refuted",
         ),
         (
@@ -290,21 +269,16 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
         ("residual2_relu", "keeps folding; very deep it can die"),
         ("residual2_prelu", "solves the dying"),
     ):
-        one = data.sel(case=case, by="Adam")
-        died, stuck = percent(one.dead), percent(one.error.sel(depth=deep), lambda values: values > 0.9 * constant)
+        one = by_adam.sel(case=case)
+        died, stuck = float(one.dead.mean()), float(one.stuck.sel(depth=deep).mean())
         as_said = died > 0 if case == "residual2_relu" else died == stuck == 0
         told = (
             f"{at}: Adam {listed(adam.sel(case=case))}, growth {listed(grown.sel(case=case))} (medians); exactly dead "
             f"by Adam {died:.0f} %; at depth {deep} {stuck:.0f} % of Adam's end no better than a constant"
         )
-        verdict = "held" if as_said else "refined"
         fits = float(grown.sel(case=case, depth=middle)) < 0.1 * monotone
-        rows.append((f"{case} {said}", "Peng 2017", told, verdict if fits else "refuted"))
+        rows.append((f"{case} {said}", "Peng 2017", told, ("held" if as_said else "refined") if fits else "refuted"))
     return [study.Claim(*row) for row in rows]
-
-
-def named(values: xarray.DataArray, form: str) -> str:
-    return ", ".join(f"{case} {float(values.sel(case=case)):{form}}" for case in CASES)
 
 
 def draw(data: xarray.Dataset) -> dict[str, Figure]:
@@ -313,15 +287,13 @@ def draw(data: xarray.Dataset) -> dict[str, Figure]:
     stuck = int((last.sel(by="Adam") > 0.9 * data.best_constant).sum())
     folding = [case for case in CASES if case != HELD and best_method(case) == "growth"]
     first, axes = st.plots.panels("ab;cd", height=6.6)
-    for letter, title in (("a", "Adam"), ("b", "growth, or LM")):
-        draw_errors(data, axes[letter], {case: "Adam" if letter == "a" else best_method(case) for case in CASES})
-        axes[letter].set_title(title)
+    draw_errors(data, axes["a"], dict.fromkeys(CASES, "Adam"), "Adam")
+    draw_errors(data, axes["b"], {case: best_method(case) for case in CASES}, "growth, or LM")
     for letter, depth in zip("cd", map(int, data.shown), strict=True):
         draw_fits(data, depth, axes[letter])
     st.plots.end_labels(axes["a"], {case: float(last.sel(case=case, by="Adam").clip(max=20)) for case in CASES}, SHADES)
-    limits = {name: float(data[f"best_{name.split()[1]}"]) for name in ("best constant", "best monotone")}
-    limits |= {"best above x": float(data.best_above_x), "spline of\nL knots": 3e-10}
-    st.plots.end_labels(axes["b"], limits)
+    limits = {name: float(data[name.replace(" ", "_")]) for name in ("best constant", "best monotone", "best above x")}
+    st.plots.end_labels(axes["b"], limits | {"spline of\nL knots": 3e-10})
     st.plots.headline(
         first,
         f"With {deep} steps Adam leaves {stuck} of {len(CASES)} chains at a constant or worse; growth brings the "
@@ -330,12 +302,12 @@ def draw(data: xarray.Dataset) -> dict[str, Figure]:
     second, axes = st.plots.panels("a", height=3.4)
     draw_folds(data, axes["a"])
     ratio = float(data.own_ratio.sel(case="residual2_prelu", by="growth").median())
-    text = "Grown residual PReLU chains have {:.2g} times the error of the best spline of as many folds (median)."
-    st.plots.headline(second, text.format(ratio))
+    text = f"Grown residual PReLU chains have {ratio:.2g} times the error of the best spline of as many folds (median)."
+    st.plots.headline(second, text)
     return {"": first, "folds": second}
 
 
-def draw_errors(data: xarray.Dataset, ax: Axes, by: dict[str, str]) -> None:
+def draw_errors(data: xarray.Dataset, ax: Axes, by: dict[str, str], title: str) -> None:
     """Draw the error of every chain against depth, one method each, and what no chain of a kind goes below."""
     for case, method in by.items():
         low, middle, high = data.error.sel(case=case, by=method).quantile([0, 0.5, 1], "seed")
@@ -344,15 +316,14 @@ def draw_errors(data: xarray.Dataset, ax: Axes, by: dict[str, str]) -> None:
     for limit in (data.best_constant, data.best_monotone, data.best_above_x):
         ax.axhline(float(limit), color="#444444", linestyle="--", linewidth=0.8)
     ax.plot(data.spline_folds, data.spline, ":", color="black")
-    ax.set(xscale="log", yscale="log", xlim=(data.depth[0] / 1.2, 1.2 * data.depth[-1]), ylim=(2e-10, 30))
-    ax.set(xlabel="depth L", ylabel="mean-squared error")
-    ax.set_xticks(data.depth.values, [str(depth) for depth in data.depth.values])
-    ax.minorticks_off()
+    ax.set(xscale="log", xlabel="depth L", xlim=(data.depth[0] / 1.2, 1.2 * data.depth[-1]), title=title)
+    ax.set(yscale="log", ylabel="mean-squared error", ylim=(2e-10, 30))
+    st.plots.ticks(ax, x=data.depth.values)
 
 
 def draw_fits(data: xarray.Dataset, depth: int, ax: Axes) -> None:
     """Draw the fits of all chains, one chain below the other."""
-    ends = {}
+    ends, shades = {}, {}
     for row, case in enumerate(CASES):
         best, zero = best_method(case), -2.8 * row
         for method, colour, width in (("Adam", "#888888", 0.6), (best, SHADES[case], 0.9)):
@@ -360,27 +331,26 @@ def draw_fits(data: xarray.Dataset, depth: int, ax: Axes) -> None:
             ax.plot(data.x, fits.where(abs(fits) < 1.5).T + zero, color=colour, linewidth=width)
         ax.plot(data.x, data.target + zero, color="black", linestyle=(0, (4, 2)), linewidth=0.8)
         middle = data.error.sel(case=case, depth=depth).median("seed")
-        ends[f"{case}\nAdam {float(middle.sel(by='Adam')):.0e}, {best} {float(middle.sel(by=best)):.0e}"] = zero
+        end = f"{case}\nAdam {float(middle.sel(by='Adam')):.0e}, {best} {float(middle.sel(by=best)):.0e}"
+        ends[end], shades[end] = zero, SHADES[case]
     ax.set(xlim=(-3, 3), ylim=(-2.8 * row - 1.6, 1.6), xlabel="x", ylabel="f(x)", yticks=[], title=f"{depth} steps")
-    st.plots.end_labels(ax, ends, {end: SHADES[end.split("\n")[0]] for end in ends})
+    st.plots.end_labels(ax, ends, shades)
 
 
 def draw_folds(data: xarray.Dataset, ax: Axes) -> None:
     """Draw every fit's error against its own number of pieces."""
-    for case in CASES:
+    for case, shade in SHADES.items():
         for method in methods_of(case):
             one, grown = data.sel(case=case, by=method), method == "growth"
-            fill = {"markerfacecolor": SHADES[case] if grown else "none", "zorder": 3 if grown else 2}
-            pieces, errors = one.folds.where(one.folds < 1e4).to_numpy() + 1, one.error.to_numpy()
-            ax.plot(
-                pieces.ravel(), errors.ravel(), "o", color=SHADES[case], markersize=2.5, markeredgewidth=0.5, **fill
-            )
+            look = {"markerfacecolor": shade if grown else "none", "markeredgewidth": 0.5, "zorder": 3 if grown else 2}
+            pieces = one.folds.where(one.folds < 1e4).to_numpy().ravel() + 1
+            ax.plot(pieces, one.error.to_numpy().ravel(), "o", color=shade, markersize=2.5, **look)
     ax.plot(data.spline_folds + 1, data.spline, color="black", zorder=4)
     ax.axhline(float(data.interpolation), color="#888888", linewidth=0.8)
     ax.text(1.1, 1.3 * float(data.interpolation), "lines through the 256 points", fontsize=7)
     ax.text(9, 3e-8, "best spline of\nas many pieces", fontsize=7)
-    ax.set(xscale="log", yscale="log", ylim=(2e-10, 30), xlim=(0.9, 4000))
-    ax.set(xlabel="pieces of the fit", ylabel="mean-squared error")
+    ax.set(xscale="log", xlim=(0.9, 4000), xlabel="pieces of the fit")
+    ax.set(yscale="log", ylim=(2e-10, 30), ylabel="mean-squared error")
     st.plots.end_labels(ax, {case: 10.0 ** (-row) for row, case in enumerate(CASES)}, SHADES)
 
 

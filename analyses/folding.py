@@ -1,19 +1,19 @@
 """How does a residual chain fold a line into sin(x), layer by layer, and what can it not fold a line into?
 
-Question. A step h <- h + wb phi(wa h + ba) + bb bends the picture at one height: everything above (or below) the kink
-is stretched, flattened or folded over. What does a trained chain do with its steps? And the article says that such a
-chain "can fit any function": can it?
+Question. A step h <- h + wb phi(wa h + ba) + bb bends the picture at one height: all above (or below) the kink is
+stretched, flattened or folded over. What does a trained chain do with its steps? And can such a chain "fit any
+function", as the article says?
 
-Method. Many seeds are trained on sin(x) and the best is drawn after each step, exactly: the knots are found, not
-sampled. Then the same is trained on other functions. A chain of one neuron is monotone on some stretch on which it
-takes its whole range (each step is monotone or V-shaped; of a V keep the larger side), and so is every uniform limit
-of chains. So a function that goes down by D on every stretch from near its minimum to near its maximum is never closer
-to a chain than D/2 somewhere, whatever the depth; this bound is computed on a fine grid, less what the function can
-change between two points of it.
+Method. Many seeds are trained on sin(x). The best is drawn after each step, exactly: its knots are found, not sampled.
+Then chains are trained on other functions. A chain of one neuron takes its whole range on some stretch where it is
+monotone (each step is monotone or V-shaped; of a V keep the larger side), and so does every uniform limit of chains. A
+function that goes down by D on every stretch from near its minimum to near its maximum is therefore D/2 or more from
+every chain somewhere, whatever the depth. This bound is computed on a fine grid, less what the function can change
+between two points of it.
 
-Reading. a: the line after each step, from the top down, moved down; dots are the folds that the step adds, dashed grey
-is sin(x) under the last. b, c: targets dashed, the fit with the least maximal error in colour. d: the largest error of
-every seed, a dot each; the black bar is the bound, where there is one. The GIF shows the steps in motion.
+Reading. a: the line after each step, from the top down; dots are the folds that the step adds, dashed grey is sin(x).
+b, c: targets dashed, the fit with the least maximal error in colour. d: the largest error of every seed, a dot each;
+the black bar is the bound, where there is one. The GIF shows the steps in motion.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ import matplotlib as mpl
 import numpy as np
 import torch
 import xarray
-from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 import stability as st
 import study
@@ -53,14 +54,10 @@ LEAST_ERROR = 1e-4
 class Settings(study.Settings):
     """The folding of a line into sin(x), and what cannot be folded."""
 
-    steps: int = 7
-    """Depth of the chain that is drawn step by step."""
-    depth: int = 30
-    """Depth of the chains that are trained on every target."""
-    seeds: int = 128
-    """Chains of each."""
-    iterations: int = 3000
-    """Of Adam."""
+    steps: int = 7  # Depth of the chain that is drawn step by step.
+    depth: int = 30  # Depth of the chains that are trained on every target.
+    seeds: int = 128  # Chains of each.
+    iterations: int = 3000  # Of Adam.
 
 
 def train(name: str, depth: int, settings: Settings) -> xarray.Dataset:
@@ -99,18 +96,16 @@ def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset:
     drawn = parts.part("step by step", train, "sin x", settings.steps, settings)
     runs = [parts.part(name, train, name, settings.depth, settings) for name in TARGETS]
     x = np.linspace(*INTERVAL, 600)
-    return xarray.Dataset(
-        {
-            "table": (("step", "column"), best(drawn), {"long_name": "the chain that is drawn step by step"}),
-            "fit": (("target", "x"), np.stack([st.restrict(best(run), INTERVAL)(x) for run in runs])),
-            "wanted": (("target", "x"), np.stack([f(torch.from_numpy(x)).numpy() for f in TARGETS.values()])),
-            "reached": (("target", "seed"), np.stack([run.reached for run in runs]), {"long_name": "largest error"}),
-            "bound": ("target", [bound(name) for name in TARGETS], {"long_name": "no chain is nearer than this"}),
-            "reached_by_steps": ("seed", drawn.reached.to_numpy(), {"long_name": "the same at the depth drawn"}),
-        },
-        {"target": list(TARGETS), "x": x},
-        {"depth": settings.depth, "architecture": ARCHITECTURE},
-    )
+    found = {
+        "table": (("step", "column"), best(drawn), {"long_name": "the chain that is drawn step by step"}),
+        "fit": (("target", "x"), np.stack([st.restrict(best(run), INTERVAL)(x) for run in runs])),
+        "wanted": (("target", "x"), np.stack([f(torch.from_numpy(x)).numpy() for f in TARGETS.values()])),
+        "reached": (("target", "seed"), np.stack([run.reached for run in runs]), {"long_name": "largest error"}),
+        "bound": ("target", [bound(name) for name in TARGETS], {"long_name": "no chain is nearer than this"}),
+        "reached_by_steps": ("seed", drawn.reached.to_numpy(), {"long_name": "the same at the depth drawn"}),
+    }
+    axes = {"target": list(TARGETS), "x": x}
+    return xarray.Dataset(found, axes, {"depth": settings.depth, "architecture": ARCHITECTURE})
 
 
 def spread(values: xarray.DataArray) -> str:
@@ -120,55 +115,48 @@ def spread(values: xarray.DataArray) -> str:
 
 def claims(data: xarray.Dataset) -> list[study.Claim]:
     count, hardest = st.count(data.table.to_numpy(), INTERVAL), data.sel(target=HARDEST)
-    below = int((data.reached < data.bound).sum())
-    limit, nearest = float(hardest.bound), float(hardest.reached.min())
+    below, limit = int((data.reached < data.bound).sum()), float(hardest.bound)
     free = data.sel(target=data.bound == 0)
     found = ", ".join(f"{one.target.item()}: best {float(one.min()):.2g}, {spread(one)}" for one in free.reached)
     missed = int((free.reached.median("seed") > 0.1).sum())
-    return [
-        study.Claim(
-            "A residual chain folds a line into sin(x), one fold after the other",
-            "Peng 2017",
+    rows = (
+        (
+            "A residual chain folds a line into sin(x), one fold after the other", "Peng 2017",
             f"{len(data.table)} steps make {count.folds} folds and {count.turns} turns; largest error "
             f"{float(data.reached_by_steps.min()):.2g} for the best, {spread(data.reached_by_steps)}",
             "held" if count.turns == 2 else "refuted",
         ),
-        study.Claim(
-            "Such a chain can fit any function, if it is deep enough",
-            "Peng 2017",
+        (
+            "Such a chain can fit any function, if it is deep enough", "Peng 2017",
             f"{HARDEST}: no chain of any depth is nearer than {limit:.2f}; the best of {data.sizes['seed']} of depth "
-            f"{data.depth} is at {nearest:.2f}, {spread(hardest.reached)}",
+            f"{data.depth} is at {float(hardest.reached.min()):.2f}, {spread(hardest.reached)}",
             "refuted" if limit > 0 else "held",
         ),
-        study.Claim(
-            "No chain is nearer to a target than the bound of its monotone stretch",
-            "theory",
-            f"{below} of {data.reached.size} fits are below it (must be 0)",
-            "refuted" if below else "held",
+        (
+            "No chain is nearer to a target than the bound of its monotone stretch", "theory",
+            f"{below} of {data.reached.size} fits are below it (must be 0)", "refuted" if below else "held",
         ),
-        study.Claim(
-            "Where nothing forbids a fit, training finds it",
-            "common practice",
+        (
+            "Where nothing forbids a fit, training finds it", "common practice",
             f"{found}; the median is above 0.1 on {missed} of {free.sizes['target']} targets",
             "refined" if missed else "held",
         ),
-    ]
+    )  # fmt: skip
+    return [study.Claim(*row) for row in rows]
 
 
 def draw(data: xarray.Dataset) -> Figure:
     figure, axes = st.plots.panels("ab;ac;ad", height=6, width_ratios=(1, 1))
-    hardest, table = data.sel(target=HARDEST), data.table.to_numpy()
+    table, limit = data.table.to_numpy(), float(data.bound.sel(target=HARDEST))
+    # Beside the target that no chain can follow the one that is hardest to train.
+    trained = data.reached.min("seed").drop_sel(target=HARDEST)
     draw_steps(table, axes["a"])
-    others = [name for name in data.target.values if name != HARDEST]
-    shown = max(others, key=lambda name: float(data.reached.sel(target=name).min()))
-    draw_fit(hardest, axes["b"])
-    draw_fit(data.sel(target=shown), axes["c"])
+    draw_fit(data.sel(target=HARDEST), axes["b"])
+    draw_fit(data.sel(target=trained.idxmax("target")), axes["c"])
     draw_errors(data, axes["d"])
     axes["c"].set_xlabel("x")
-    count = st.count(table, INTERVAL)
-    limit = float(hardest.bound)
     forbidden = f"but no chain comes closer to {FORMULAS[HARDEST]} than {limit:.2f}" if limit > 0 else "and into any"
-    folds = number(count.folds, "fold")
+    folds = number(st.count(table, INTERVAL).folds, "fold")
     st.plots.headline(figure, f"{len(table)} steps fold a line into {FORMULAS['sin x']} with {folds}, {forbidden}.")
     return figure
 
@@ -180,17 +168,14 @@ def number(count: int, what: str) -> str:
 def draw_steps(table: np.ndarray, ax: Axes) -> None:
     """Draw the line after each step below the one before."""
     shade, x = st.plots.colour(ARCHITECTURE), np.linspace(*INTERVAL, 601)
-    before: set[float] = set()
-    floor, ends = np.zeros(x.size), {}
+    floor, ends, before = np.zeros(x.size), {}, np.array([])
     for k in range(len(table) + 1):
         f = st.PiecewiseLinear(INTERVAL, INTERVAL) if k == 0 else st.restrict(table[:k], INTERVAL)
         zero = float((floor - f(x)).min()) - 0.7  # so low that it does not touch the one above
-        floor = zero + f(x)
-        knots = np.array(sorted({float(t) for t in f.folds()} - before))
-        before |= {float(t) for t in f.folds()}
+        floor, folds, count = zero + f(x), f.folds().astype(float), f.count()
+        new, before = np.setdiff1d(folds, before), np.union1d(folds, before)
         ax.plot(x, floor, color=shade)
-        ax.plot(knots, zero + f(knots) if knots.size else [], "o", color="#D55E00", markersize=3.5)
-        count = f.count()
+        ax.plot(new, zero + f(new) if new.size else [], "o", color="#D55E00", markersize=3.5)
         words = f"step {k}: {number(count.folds, 'fold')}, {number(count.turns, 'turn')}" if k else "the line"
         ends[words] = float(floor[-1])
     ax.plot(x, zero + np.sin(x), **DASHED)
@@ -230,30 +215,30 @@ def animate(data: xarray.Dataset, folder: Path) -> list[Path]:
     """Write the folding as a GIF, of full runs."""
     if data.attrs["quick"]:
         return []
-    table, between = data.table.to_numpy(), 8
-    tables = [np.array([[1.0, 0, 0, 0, 0, 1]])]
+    table, between, moments = data.table.to_numpy(), 8, [(0, st.restrict([[1.0, 0, 0, 0, 0, 1]], INTERVAL))]
     for k in range(len(table)):
         for part in np.linspace(0, 1, between + 1)[1:]:  # each step grows from the identity
             partial = table[: k + 1].copy()
             partial[k, 3:5] *= part
-            tables.append(partial)
-    shown, x = [st.restrict(partial, INTERVAL) for partial in tables], np.linspace(*INTERVAL, 400)
-    low, high = (pick([float(pick(f.values)) for f in shown]) for pick in (min, max))
+            moments.append((k + 1, st.restrict(partial, INTERVAL)))
+    heights, x = np.concatenate([f.values.ravel() for _, f in moments]).astype(float), np.linspace(*INTERVAL, 400)
+    limits = {"xlim": INTERVAL, "ylim": (heights.min() - 0.1, heights.max() + 0.1)}
     with mpl.rc_context(st.plots.STYLE):
         figure = Figure(figsize=(4.2, 3.2), dpi=90)
-        ax = figure.subplots()
-
-        def show(i: int) -> list:
+        canvas, ax, frames = FigureCanvasAgg(figure), figure.subplots(), []
+        for step, f in moments:
             ax.clear()
             ax.plot(x, np.sin(x), **DASHED)
-            st.plots.function(shown[i], ax, colour=st.plots.colour(ARCHITECTURE))
-            limits = {"xlim": INTERVAL, "ylim": (min(low, -1.2) - 0.1, max(high, 1.2) + 0.1)}
-            ax.set(**limits, xlabel="x", ylabel="h(x)", title=f"step {-(-i // between)}")
-            return []
-
-        order = [*range(len(shown)), *[len(shown) - 1] * 12]
-        path = folder / "folding.gif"
-        FuncAnimation(figure, lambda i: show(order[i]), frames=len(order)).save(path, writer=PillowWriter(fps=12))
+            st.plots.function(f, ax, colour=st.plots.colour(ARCHITECTURE))
+            ax.set(**limits, ylabel="h(x)", xlabel="x", title=f"step {step}")
+            canvas.draw()
+            figure.set_layout_engine("none")  # as the first frame is laid out
+            frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
+    palette = frames[-1].quantize(64, Image.Quantize.MAXCOVERAGE)
+    first, *others = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
+    times = [80] * len(others) + [1000]  # milliseconds
+    path = folder / "folding.gif"
+    first.save(path, save_all=True, append_images=others, duration=times, loop=0)
     return [path]
 
 

@@ -1,19 +1,19 @@
 """How far from the identity may a layer be?
 
 Question. Peng (2017) ends with a remark: unless each layer is close to the identity, the eigenvalues of the product
-diverge or vanish. How close, for L layers? For plain and residual PReLU chains of width 1 to 64, and where do trained
-chains end up?
+diverge or vanish. How close must it be in plain and residual PReLU chains of L layers and width 1 to 64? Where do
+trained chains end up?
 
 Method. A strength e moves every layer away from the identity: a residual step is h + e Wb prelu(Wa h + ba) + e bb, a
 plain one prelu((I + e W) h + e b) with slope 1 - 3 e / 4, 1/4 at least, all W and b as torch initialises them. Its
 distance from the identity is the spectral norm of J - I, median over layers and seeds. All singular values of every
-prefix are taken in the log domain; what is mapped is how many decades the farthest of them is from 1, median over
-seeds. Where that is above 7, float32 has no digit left of the sum of a direction that grew or died and one that stayed.
+prefix are taken in the log domain; mapped is how many decades the farthest of them is from 1, median over seeds. Above
+7 decades float32 has no digit left of the sum of a direction that grew or died and one that stayed.
 
 Prediction. Let J - I have entries of mean square delta^2 / n and mean 0. For wide layers the edges of the spectrum are
 those of a product with strength c = L delta^2 in all (`st.theory.residual_log_edges`); at width 1, log |J| has the mean
 -c / 2. So the distance may fall as 1 / sqrt(L). In a plain chain the slopes also pull all one way, by log(slope) a
-layer in which a unit's pre-activation is negative; how often it is for the unit that it is most often, is measured.
+layer in which a unit's pre-activation is negative; how often it is for the unit where it is most often, is measured.
 Where that counts most, the distance must fall as 1 / L. The prediction is drawn at the measured distance that goes with
 a delta, up to delta = 1/2.
 
@@ -54,12 +54,9 @@ STRENGTHS = {"plain_prelu": (0.01, 4.0), "residual2_prelu": (0.05, 30.0)}
 class Settings(study.Settings):
     """How far from the identity may each of L layers be?"""
 
-    depth: int = 300
-    """Layers of the deepest chain; ten times as many at width 1."""
-    strengths: int = 14
-    """How many distances; twice as many at width 1."""
-    iterations: int = 1500
-    """Of Adam, for the trained chains."""
+    depth: int = 300  # Layers of the deepest chain; ten times as many at width 1.
+    strengths: int = 14  # How many distances; twice as many at width 1.
+    iterations: int = 1500  # Of Adam, for the trained chains.
 
 
 def near_identity(name: str, strength: float, depth: int, width: int, root: int) -> st.Chain:
@@ -90,25 +87,27 @@ def share_below(chain: st.Chain, x: torch.Tensor) -> float:
     return float(torch.stack(shares).mean(dim=0).reshape(*h.shape[:2], -1).amax(dim=2).mean())
 
 
-def mapped(name: str, width: int, settings: Settings) -> xarray.Dataset:
+def mapped(family: str, settings: Settings) -> xarray.Dataset:
     """Return decades from 1 and log10 of the condition number at every depth, and the distance, by strength."""
+    name, width = family.rpartition("_")[0], int(family.rpartition("_")[2])
     more = (10, 2) if width == 1 else (1, 1)  # width 1 is so fast that it may go deeper
     depths = np.unique(np.geomspace(3, settings.depth * more[0], 30).astype(int))
     strengths = np.geomspace(*STRENGTHS[name], settings.strengths * more[1])
     shape = (SIZES[width][1],) if width == 1 else (SIZES[width][1], width)
     x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(settings.seed))
-    rows = []
+    found = []
     for strength in strengths.tolist():
         chain = near_identity(name, strength, int(depths[-1]), width, settings.seed)
         s = st.spectrum(chain, x, check=False, progress=False)
         logs = s.log_values[depths - 1].flatten(1, 2) / math.log(10)
-        decades, condition = logs.abs().amax(2).quantile(0.5, 1), (logs[..., 0] - logs[..., -1]).quantile(0.5, 1)
-        negative = share_below(chain, x) if name == "plain_prelu" else 0.5
-        rows.append((decades.numpy(), condition.numpy(), float(s.distance_from_identity.median()), negative))
-    names = {"decades": ("strength", "depth"), "log10_condition": ("strength", "depth"), "distance": "strength"}
-    columns = zip({**names, "negative": "strength"}.items(), zip(*rows, strict=True), strict=True)
-    variables = {key: (dims, np.array(column)) for (key, dims), column in columns}
-    return xarray.Dataset(variables, {"strength": strengths, "depth": depths})
+        one = {
+            "decades": ("depth", logs.abs().amax(2).quantile(0.5, 1).numpy()),
+            "log10_condition": ("depth", (logs[..., 0] - logs[..., -1]).quantile(0.5, 1).numpy()),
+            "distance": float(s.distance_from_identity.median()),
+            "negative": share_below(chain, x) if name == "plain_prelu" else 0.5,
+        }
+        found.append(xarray.Dataset(one, {"depth": depths}))
+    return xarray.concat(found, xarray.IndexVariable("strength", strengths))
 
 
 def trained(name: str, start: str, depth: int, settings: Settings) -> xarray.Dataset:
@@ -124,11 +123,7 @@ def trained(name: str, start: str, depth: int, settings: Settings) -> xarray.Dat
 
 
 def measure(settings: Settings, parts: study.Parts) -> xarray.DataTree:
-    groups = {
-        f"{name}_{width}": parts.part(f"{name}, width {width}", mapped, name, width, settings)
-        for width in SIZES
-        for name in LABELS
-    }
+    groups = parts.each(mapped, [f"{name}_{width}" for width in SIZES for name in LABELS], settings)
     axes = {"architecture": list(LABELS), "start": ["pytorch", "identity"], "depth": [10, 30, 100]}
     return xarray.DataTree.from_dict(groups | {"trained": parts.cells(trained, settings, **axes)})
 
@@ -196,30 +191,25 @@ def quantiles(values: xarray.DataArray) -> str:
 def claims(data: xarray.DataTree) -> list[study.Claim]:
     laws = {name: falls(data, name) for name in LABELS}
     every = [law for found in laws.values() for law in found.values()]
-    words = {name: "; ".join(law.words for law in found.values()) for name, found in laws.items()}
     falling = all(law.power + 2 * law.error < 0 for law in every)
-    worst = max((law.factor for law in every), default=math.inf)
-    stated = [
-        study.Claim(
-            "Unless each layer is close to the identity the eigenvalues of the product diverge or vanish",
-            "Peng 2017",
-            f"no one distance is close: {DECADES:.0f} decades are reached at one that falls with the depth in "
-            f"{len(every)} of {len(every)} families"
-            if falling
-            else "the distance does not fall with the depth",
-            "refined" if falling else "held",
+    worst, count = max((law.factor for law in every), default=math.inf), len(every)
+    told = f"no one distance is close: {DECADES:.0f} decades are reached at one that falls with the depth in {count} "
+    told += f"of {count} families"
+    rows = [
+        (
+            "Unless each layer is close to the identity the eigenvalues of the product diverge or vanish", "Peng 2017",
+            told if falling else "the distance does not fall with the depth", "refined" if falling else "held",
         ),
-        study.Claim(
-            "The boundary is where random matrices predict it, for delta of at most 1/2",
-            "theory",
-            f"within a factor of {worst:.2f} in {len(every)} families of chains",
-            "held" if worst < 1.5 else "refuted",
+        (
+            "The boundary is where random matrices predict it, for delta of at most 1/2", "theory",
+            f"within a factor of {worst:.2f} in {count} families of chains", "held" if worst < 1.5 else "refuted",
         ),
-    ]
+    ]  # fmt: skip
     for name, power in (("residual2_prelu", -0.5), ("plain_prelu", -1.0)):
         said = f"The distance that L layers of a {LABELS[name]} chain may have falls as L^{power:g}"
+        words = "; ".join(law.words for law in laws[name].values()) or "too few depths"
         near = bool(laws[name]) and all(abs(law.power - power) < 0.1 for law in laws[name].values())
-        stated.append(study.Claim(said, "theory", words[name] or "too few depths", "held" if near else "refined"))
+        rows.append((said, "theory", words, "held" if near else "refined"))
     for name in LABELS:
         trained = data["trained"].to_dataset().sel(architecture=name)
         ends = [
@@ -230,18 +220,27 @@ def claims(data: xarray.DataTree) -> list[study.Claim]:
         ]
         kept = float(trained.decades.median("seed").max()) < DECADES
         said = f"A trained {LABELS[name]} chain has layers close to the identity"
-        stated.append(study.Claim(said, "common practice", "; ".join(ends), "held" if kept else "refuted"))
-    return stated
+        rows.append((said, "common practice", "; ".join(ends), "held" if kept else "refuted"))
+    return [study.Claim(*row) for row in rows]
 
 
 def draw(data: xarray.DataTree) -> dict[str, Figure]:
-    laws = {name: [law.power for law in falls(data, name).values()] for name in LABELS}
-    powers = [" to ".join(dict.fromkeys(f"{end:.2f}" for end in (max(p), min(p)))) if p else "?" for p in laws.values()]
-    text = (
-        f"The distance that L layers may have from the identity falls as L to the power of {powers[1]} in residual "
-        f"chains and of {powers[0]} in plain ones: no one distance is close."
+    laws = {name: falls(data, name) for name in LABELS}
+    plain, residual = ([law.power for law in found.values()] for found in laws.values())
+    first = (
+        f"The distance that L layers may have from the identity falls as L to the power of {between(residual)} in "
+        f"residual chains and of {between(plain)} in plain ones: no one distance is close."
     )
-    return {"": draw_maps(data, (1, 64), text), "widths": draw_maps(data, (4, 16), text)}
+    inner = [law.factor for found in laws.values() for width, law in found.items() if width in (4, 16)]
+    second = (
+        f"At widths 4 and 16 {DECADES:.0f} decades are reached at the distance that random matrices predict, within a "
+        f"factor of {max(inner, default=math.nan):.2f}."
+    )
+    return {"": draw_maps(data, (1, 64), first), "widths": draw_maps(data, (4, 16), second)}
+
+
+def between(powers: list[float]) -> str:
+    return " to ".join(dict.fromkeys(f"{end:.2f}" for end in (max(powers), min(powers)))) if powers else "?"
 
 
 def draw_maps(data: xarray.DataTree, widths: tuple[int, int], text: str) -> Figure:
@@ -258,9 +257,8 @@ def draw_maps(data: xarray.DataTree, widths: tuple[int, int], text: str) -> Figu
         axes[letter].set_ylabel("distance of a layer from the identity")
     for letter in "cd":
         axes[letter].set_xlabel("depth")
-    figure.colorbar(
-        image, ax=list(axes.values()), label="decades of the farthest value from 1", extend="both", pad=0.01
-    )
+    label = "decades of the farthest value from 1"
+    figure.colorbar(image, ax=list(axes.values()), label=label, extend="both", pad=0.01)
     white, light = {"color": "white", "path_effects": EDGE}, {"color": "white", "markeredgecolor": "black"}
     keys = [
         mpl.lines.Line2D([], [], linewidth=1.6, label="7 decades", **white),
@@ -285,10 +283,8 @@ def draw_map(data: xarray.Dataset, name: str, width: int, ax: Axes, scale: mpl.c
     depths = np.geomspace(float(data.depth[0]), float(data.depth[-1]), 60)
     line = np.array([boundary(name, data, depth, width) for depth in depths])
     ax.plot(depths, np.where(np.isfinite(line), line, np.nan), "--", color="black")
-    ticks = [depth for depth in (3, 10, 30, 100, 300, 1000, 3000) if depth <= depths[-1]]
     ax.set(xscale="log", yscale="log")
-    ax.set_xticks(ticks, [str(tick) for tick in ticks])
-    ax.minorticks_off()
+    st.plots.ticks(ax, x=[depth for depth in (3, 10, 30, 100, 300, 1000, 3000) if depth <= depths[-1]])
     ax.grid(False)
     return image
 

@@ -1,23 +1,21 @@
-"""To which depth do signals, gradients and training reach in a tanh network, and does mean-field theory say so?
+"""How deep do signals, gradients and training reach in a tanh network, and does mean-field theory say so?
 
 Question. Two numbers start a plain tanh network h -> tanh(W h + b): the scale of its weights, sigma_w / sqrt(n), and of
 its biases, sigma_b. Theory for infinite width divides their plane into an ordered phase, where all inputs become one
-and gradients vanish, and a chaotic one, where close inputs part and gradients explode. Along the edge both reach
-through any depth. How deep do signals and gradients of a network of finite width get, and how deep may it be to be
-trained?
+and gradients vanish, and a chaotic one, where close inputs part and gradients explode. On the edge between them both
+reach through any depth. How deep do they get at finite width, and how deep can a network be and still be trained?
 
-Method. Theory: fixed points and slopes of the recursions of variance and correlation, by quadrature
-(`st.theory.correlation_depth_scale`, `gradient_depth_scale`, `edge_of_chaos`). Signals: an input with a like partner
-(correlation 0.9) and an unlike one (0), all at the fixed variance; what is left of the difference of the two
-correlations, mean over networks and inputs, against the recursion. They reach where it is above 0.05. Gradients: the
-norm of dLoss/dh_l against that at the output, median over networks; they reach where it is within a factor of 10. The
-theory for it is chi_1^(1/2) a layer. Training: four clusters of inputs, two of each class, are fitted by Adam from
-16 points; it reaches where the error on new points is below half the variance of the labels.
+Method. Theory: fixed points and slopes of the recursions of variance and correlation, by quadrature. Signals: an input
+has a like partner (correlation 0.9) and an unlike one (0), all at the fixed variance. The difference of the two
+correlations, mean over networks and inputs, is held against the recursion; signals reach where it is above 0.05.
+Gradients: the norm of dLoss/dh_l over that at the output, median over networks, is held against chi_1^(1/2) a layer;
+they reach where it is within a factor of 10. Training: Adam fits four clusters of inputs, two of each class, from 16
+points; it reaches where the error on new points is below half the variance of the labels.
 
-Reading. a: the depth scale of signals over the plane, theory; black, the edge of chaos; white dashed, where the
-networks of the other panels are. b to d: what is measured against sigma_w and depth. White line: how deep it reaches.
-Black dashed: theory, for training six times the scale xi_c (Schoenholz et al. 2017). Left of the edge, green, is order,
-right of it chaos.
+Reading. a: the depth scale of signals over the plane, theory; black, the edge of chaos; white dashed, the networks of
+the other panels. b to d: what is measured against sigma_w and depth. White line: how deep it reaches. Black dashed:
+theory, for training six times the scale xi_c (Schoenholz et al. 2017). Left of the edge, green, is order, right of it
+chaos.
 """
 
 from __future__ import annotations
@@ -49,31 +47,21 @@ OUTLINE = [mpl.patheffects.withStroke(linewidth=2.6, foreground="#444444")]
 
 @dataclass(frozen=True)
 class Settings(study.Settings):
-    """To which depth do signals, gradients and training reach in a tanh network?"""
+    """How deep do signals, gradients and training reach in a tanh network?"""
 
-    plane: int = 80
-    """Scales of the weights in the map of theory; half as many of the biases."""
-    scales: int = 24
-    """Scales of the weights at which signals and gradients are measured."""
-    depth: int = 120
-    """Layers of these networks."""
-    width: int = 128
-    """Their width."""
-    seeds: int = 6
-    """Networks of each scale."""
-    trained_scales: int = 16
-    """Scales of the weights from which networks are trained."""
-    trained_depths: tuple[int, ...] = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
-    """Their depths."""
-    trained_width: int = 16
-    """Their width."""
-    trained_seeds: int = 3
-    """Networks of each scale and depth."""
-    iterations: int = 120
-    """Of Adam."""
+    plane: int = 80  # Scales of the weights in the map of theory; half as many of the biases.
+    scales: int = 24  # Scales of the weights at which signals and gradients are measured.
+    depth: int = 120  # Layers of these networks.
+    width: int = 128  # Their width.
+    seeds: int = 6  # Networks of each scale.
+    trained_scales: int = 16  # Scales of the weights from which networks are trained.
+    trained_depths: tuple[int, ...] = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96)  # Their depths.
+    trained_width: int = 16  # Their width.
+    trained_seeds: int = 3  # Networks of each scale and depth.
+    iterations: int = 120  # Of Adam.
 
 
-def networks(scale: float, depth: int, width: int, seeds: int, root: int, **options: Any) -> st.Chain:
+def networks(scale: float, depth: int, width: int, seeds: int, root: int, readout=False, **options: Any) -> st.Chain:
     """Return tanh networks with this scale of the weights and BIAS of the biases."""
     init = dataclasses.replace(
         st.INITS["pytorch"],
@@ -83,23 +71,21 @@ def networks(scale: float, depth: int, width: int, seeds: int, root: int, **opti
         readout_weight=st.Distribution("normal", width_power=-0.5),
         readout_bias=st.Distribution("constant", 0.0),
     )
-    architecture = st.Architecture("plain_tanh", activation="tanh", readout=options.pop("readout", False))
+    architecture = st.Architecture("plain_tanh", activation="tanh", readout=readout)
     return st.Chain(architecture, depth, seeds=seeds, width=width, init=init, root=root, **options)
 
 
 def theory(settings: Settings) -> xarray.Dataset:
     """Return the depth scales of theory over both scales, and the edge of chaos."""
     weights, biases = np.linspace(0.5, 3, settings.plane), np.linspace(0.02, 1, settings.plane // 2)
-    scales, over = {"weight_scale": weights[:, None], "bias_scale": biases}, ("weight_scale", "bias_scale")
-    return xarray.Dataset(
-        {
-            "correlation_scale": (over, st.theory.correlation_depth_scale(**scales)),
-            "gradient_scale": (over, st.theory.gradient_depth_scale(**scales)),
-            "fixed_correlation": (over, st.theory.fixed_correlation(**scales)),
-            "edge": ("bias_scale", st.theory.edge_of_chaos(biases)),
-        },
-        {"weight_scale": weights, "bias_scale": biases},
-    )
+    found = {
+        "correlation_scale": st.theory.correlation_depth_scale(weights[:, None], biases),
+        "gradient_scale": st.theory.gradient_depth_scale(weights[:, None], biases),
+        "fixed_correlation": st.theory.fixed_correlation(weights[:, None], biases),
+    }
+    axes = {"weight_scale": weights, "bias_scale": biases}
+    data = xarray.Dataset({name: (tuple(axes), values) for name, values in found.items()}, axes)
+    return data.assign(edge=("bias_scale", st.theory.edge_of_chaos(biases)))
 
 
 def state_size(scale: Any) -> Any:
@@ -125,12 +111,8 @@ def signals(scale: float, settings: Settings) -> xarray.Dataset:
     g = st.gradient_norms(net, x[:1], lambda y: y[:, 0, 0])["input"]
     # From the output back: the last layer is left out, for it starts with one unit and not with all.
     gradient = (g - g[-1]).median(dim=1).values.flip(0) / math.log(10)
-    return xarray.Dataset(
-        {
-            "difference": ("depth", (unlike - like).mean(dim=(1, 2)).numpy()),
-            "log10_gradient": ("layer", gradient.numpy()),
-        }
-    )
+    difference = (unlike - like).mean(dim=(1, 2))
+    return xarray.Dataset({"difference": ("depth", difference.numpy()), "log10_gradient": ("layer", gradient.numpy())})
 
 
 def recursion(scales: np.ndarray, depth: int) -> xarray.Dataset:
@@ -167,14 +149,10 @@ def clusters(points: int, width: int, generator: torch.Generator) -> tuple[torch
 
 def trained(depth: int, scales: np.ndarray, settings: Settings) -> xarray.Dataset:
     """Return the errors on new points of networks trained from every scale of the weights."""
-    width, seeds, generator = (
-        settings.trained_width,
-        settings.trained_seeds,
-        torch.Generator().manual_seed(settings.seed),
-    )
+    width, seeds = settings.trained_width, settings.trained_seeds
+    generator = torch.Generator().manual_seed(settings.seed)
     seen, new = clusters(16, width, generator), clusters(64, width, generator)
-    options = {"readout": True, "dtype": torch.float32}
-    net = networks(1.0, depth, width, len(scales) * seeds, settings.seed, **options)
+    net = networks(1.0, depth, width, len(scales) * seeds, settings.seed, readout=True, dtype=torch.float32)
     with torch.no_grad():
         net.weight *= torch.from_numpy(np.repeat(scales, seeds)).float()[:, None, None, None]
     st.train(net, st.Task.from_samples(*seen), iterations=settings.iterations, rate=0.002, progress=False)
@@ -206,27 +184,19 @@ def reach(values: xarray.DataArray) -> xarray.DataArray:
     depths, found = values[values.dims[1]].to_numpy(), []
     for row in values.to_numpy():
         at = int(np.argmax(row < 0))
-        if at > 0:
-            found.append(np.interp(0.0, row[[at, at - 1]], depths[[at, at - 1]]))
-        else:
-            found.append(depths[0] if row[0] < 0 else np.inf)
+        inside = np.interp(0.0, row[[at, at - 1]], depths[[at, at - 1]]) if at else np.inf
+        found.append(depths[0] if row[0] < 0 else inside)
     return xarray.DataArray(found, {"weight_scale": values.weight_scale})
 
 
 def reaches(data: xarray.DataTree) -> dict[str, xarray.Dataset]:
     """Return by scale to which depths signals, gradients and training reach, measured and by theory."""
-    both = {"measured": data["measured"].to_dataset(), "theory": data["predicted"].to_dataset()}
-    trained = data["trained"].to_dataset()
-    learnt = reach(np.log(ERROR / trained.error.median("seed")))
-    return {
-        "signals": xarray.Dataset(
-            {key: reach(np.log(one.difference.clip(1e-300) / DIFFERENCE)) for key, one in both.items()}
-        ),
-        "gradients": xarray.Dataset(
-            {key: reach(math.log10(FACTOR) - abs(one.log10_gradient)) for key, one in both.items()}
-        ),
-        "training": xarray.Dataset({"measured": learnt, "theory": trained.six_scales}),
-    }
+    both, trained = {"measured": data["measured"], "theory": data["predicted"]}, data["trained"]
+    signals = {key: reach(np.log(one.difference.clip(1e-300) / DIFFERENCE)) for key, one in both.items()}
+    gradients = {key: reach(math.log10(FACTOR) - abs(one.log10_gradient)) for key, one in both.items()}
+    training = {"measured": reach(np.log(ERROR / trained.error.median("seed"))), "theory": trained.six_scales}
+    names = ("signals", "gradients", "training")
+    return {name: xarray.Dataset(one) for name, one in zip(names, (signals, gradients, training), strict=True)}
 
 
 def quantiles(one: xarray.Dataset, shares: list[float], factor: bool = False) -> list[float]:
@@ -236,64 +206,65 @@ def quantiles(one: xarray.Dataset, shares: list[float], factor: bool = False) ->
     return ratio.where(np.isfinite(ratio) & (ratio > 0)).quantile(shares).to_numpy().tolist()
 
 
-def sides(one: xarray.Dataset, edge: float) -> list[xarray.Dataset]:
-    """Return order and chaos."""
-    return [one.sel(weight_scale=slice(edge)), one.sel(weight_scale=slice(edge, None))]
+def sides(one: xarray.Dataset, edge: float, shares: list[float]) -> list[list[float]]:
+    """Return quantiles of measured over theory in order and in chaos."""
+    return [quantiles(one.sel(weight_scale=side), shares) for side in (slice(edge), slice(edge, None))]
+
+
+def graded(value: float, held: float, refined: float) -> str:
+    """Return the verdict on a value that should be small."""
+    return "held" if value < held else "refined" if value < refined else "refuted"
 
 
 def claims(data: xarray.DataTree) -> list[study.Claim]:
-    edge, found, stated = float(data["predicted"].edge), reaches(data), []
-    width, narrow = data.attrs["width"], data.attrs["trained_width"]
+    edge, found, rows = float(data["predicted"].edge), reaches(data), []
     for what in ("signals", "gradients"):
-        one = found[what]
+        one, wide = found[what], f"width {data.attrs['width']}"
         scales = one.weight_scale.to_numpy()
         low, high = scales[np.flatnonzero(one.measured == one.measured.max())[[0, -1]]]
         steps = max(low - edge, edge - high, 0.0) / (scales[1] - scales[0])
-        at = f"width {width}: deepest at sigma_w = {low:.2f} to {high:.2f}, {steps:.1f} steps from the edge, {edge:.3f}"
-        near = "held" if steps < 1 else "refined" if steps < 2 else "refuted"
+        at = f"{wide}: deepest at sigma_w = {low:.2f} to {high:.2f}, {steps:.1f} steps from the edge, {edge:.3f}"
         middle, most = quantiles(one, [0.5, 0.95], factor=True)
-        apart = f"width {width}: median factor {middle:.2f} between the two, 95 % of the scales within {most:.2f}"
-        as_said = "held" if most < 1.3 else "refined" if middle < 1.3 else "refuted"
-        stated += [
-            study.Claim(f"At the edge of chaos {what} reach deepest", "Schoenholz 2017", at, near),
-            study.Claim(f"At finite width {what} reach as deep as at infinite width", "theory", apart, as_said),
+        apart = f"{wide}: median factor {middle:.2f} between the two, 95 % of the scales within {most:.2f}"
+        as_said = "held" if most < 1.3 else graded(middle, 0, 1.3)
+        rows += [
+            (f"At the edge of chaos {what} reach deepest", "Schoenholz 2017", at, graded(steps, 1, 2)),
+            (f"At finite width {what} reach as deep as at infinite width", "theory", apart, as_said),
         ]
     one = found["training"]
-    within, deepest = float((one.measured <= one.theory).mean()), float(one.measured.idxmax())
-    both = [quantiles(side, [0.5, 0.05, 0.95]) for side in sides(one, edge)]
+    within, deepest = 100 * float((one.measured <= one.theory).mean()), float(one.measured.idxmax())
+    both = sides(one, edge, [0.5, 0.05, 0.95])
     order, chaos = ("{:.2f} (5 to 95 % of scales: {:.2f} to {:.2f})".format(*side) for side in both)
     told = (
-        f"width {narrow}: deepest at sigma_w = {deepest:.2f}; {100 * within:.0f} % of {one.measured.size} scales are "
-        f"within six depth scales; reached over six depth scales in order {order}, in chaos {chaos}"
+        f"width {data.attrs['trained_width']}: deepest at sigma_w = {deepest:.2f}; {within:.0f} % of "
+        f"{one.measured.size} scales are within six depth scales; reached over six depth scales in order {order}, in "
+        f"chaos {chaos}"
     )
     said = "Networks can be trained down to six depth scales of signals, and no deeper"
     as_said = "held" if all(0.8 < middle < 1.25 for middle, *_ in both) else "refuted"
-    return [*stated, study.Claim(said, "Schoenholz 2017", told, as_said)]
+    return [study.Claim(*row) for row in (*rows, (said, "Schoenholz 2017", told, as_said))]
 
 
 def draw(data: xarray.DataTree) -> Figure:
     figure, axes = st.plots.panels("ab;cd", height=5.6)
     draw_plane(data["theory"].to_dataset(), axes["a"])
-    measured, error = data["measured"].to_dataset(), data["trained"].error.median("seed")
-    found, edge, tones = reaches(data), float(data["predicted"].edge), mpl.colors
-    wide, narrow = (f"width {data.attrs[key]}" for key in ("width", "trained_width"))
-    panels = (
-        ("b", "signals", wide, measured.difference.clip(1e-9), tones.LogNorm(1e-2, 1), "magma"),
-        ("c", "gradients", wide, measured.log10_gradient, tones.Normalize(-4, 4), "PuOr_r"),
-        ("d", "training", narrow, error, tones.Normalize(0, 1), "magma_r"),
+    measured, error, found = data["measured"], data["trained"].error.median("seed"), reaches(data)
+    edge, tones = float(data["predicted"].edge), mpl.colors
+    rows = (
+        ("signals", "width", "depth", "difference left", measured.difference.clip(1e-9), tones.LogNorm(1e-2, 1)),
+        ("gradients", "width", "layers from the output", r"$\log_{10}$ of the growth", measured.log10_gradient, None),
+        ("training", "trained_width", "depth of the network", "error / variance", error, tones.Normalize(0, 1)),
     )
-    labels = ("difference left", r"$\log_{10}$ of the growth", "error / variance")
-    for (letter, what, width, values, norm, cmap), label in zip(panels, labels, strict=True):
-        image = draw_measured(axes[letter], values, found[what], edge, norm=norm, cmap=cmap)
-        axes[letter].set_title(f"{what}, {width}")
-        figure.colorbar(image, ax=axes[letter], label=label, extend="both", pad=0.01)
-    axes["b"].set(xlabel="", ylabel="depth")
-    axes["c"].set_ylabel("layers from the output")
-    axes["d"].set_ylabel("depth of the network")
+    maps = ("magma", "PuOr_r", "magma_r")
+    for ax, cmap, (what, width, depth, label, values, norm) in zip(list(axes.values())[1:], maps, rows, strict=True):
+        image = draw_measured(ax, values, found[what], edge, norm=norm or tones.Normalize(-4, 4), cmap=cmap)
+        figure.colorbar(image, ax=ax, label=label, extend="both", pad=0.01)
+        ax.set(title=f"{what}, width {data.attrs[width]}", ylabel=depth)
+    axes["b"].set_xlabel("")
     for x, y, words in ((0.53, 0.48, "measured"), (0.7, 0.74, r"theory: $6\,\xi_c$")):
         axes["d"].text(x, y, words, transform=axes["d"].transAxes, color="white", fontsize=7, path_effects=OUTLINE)
     factors = [quantiles(found[what], [0.5], factor=True)[0] for what in ("signals", "gradients")]
-    order, chaos = (quantiles(side, [0.5])[0] for side in sides(found["training"], edge))
+    (order,), (chaos,) = sides(found["training"], edge, [0.5])
     st.plots.headline(
         figure,
         f"Signals and gradients of tanh networks reach as deep as theory says, to median factors of {factors[0]:.2f} "
@@ -304,15 +275,8 @@ def draw(data: xarray.DataTree) -> Figure:
 
 def draw_plane(plane: xarray.Dataset, ax: Axes) -> None:
     """Draw the depth scale of theory over both scales."""
-    image = ax.pcolormesh(
-        plane.weight_scale,
-        plane.bias_scale,
-        np.minimum(plane.correlation_scale.T, 1e6),
-        norm=mpl.colors.LogNorm(1, 100),
-        cmap="viridis",
-        rasterized=True,
-        shading="gouraud",
-    )
+    look = {"norm": mpl.colors.LogNorm(1, 100), "cmap": "viridis", "rasterized": True, "shading": "gouraud"}
+    image = ax.pcolormesh(plane.weight_scale, plane.bias_scale, np.minimum(plane.correlation_scale.T, 1e6), **look)
     ax.plot(plane.edge, plane.bias_scale, color="black", linewidth=1.6)
     ax.axhline(BIAS, color="white", linestyle="--", linewidth=1)
     for x, y, words in ((0.06, 0.85, "order"), (0.8, 0.06, "chaos"), (0.58, 0.85, "edge of chaos")):
@@ -333,8 +297,7 @@ def draw_measured(ax: Axes, values: xarray.DataArray, lines: xarray.Dataset, edg
     ax.plot(scales, lines.theory, color="black", linestyle="--", linewidth=1.3, path_effects=LIGHT)
     ticks = [4, 8, 16, 32, 64] if depths[0] > 2 else [3, 10, 30, 100]
     ax.set(xlim=(scales[0], scales[-1]), ylim=(max(2, depths[0]), depths[-1]), yscale="log")
-    ax.set_yticks(ticks, [str(tick) for tick in ticks])
-    ax.minorticks_off()
+    st.plots.ticks(ax, y=ticks)
     ax.set_xlabel(rf"scale of the weights $\sigma_w$, at $\sigma_b = {BIAS}$")
     ax.grid(False)
     return image

@@ -154,12 +154,24 @@ class Parts:
 
         What is shorter in some cells, such as fewer seeds, is filled with NaN.
         """
+        data = self._swept(function, axes, arguments).dataset.load()
+        return data.assign_coords({dim: range(n) for dim, n in data.sizes.items() if dim not in data.coords})
+
+    def each(
+        self, function: Callable[..., xarray.Dataset], names: Iterable[str], *arguments: object
+    ) -> dict[str, xarray.Dataset]:
+        """Return function(name, *arguments) by name, a part each, as they are."""
+        swept = self._swept(function, {"name": list(names)}, arguments)
+        return {name: swept.cell(name=name) for name in names}
+
+    def _swept(
+        self, function: Callable[..., xarray.Dataset], axes: Mapping[str, Sequence[Any]], arguments: tuple[object, ...]
+    ) -> st.Sweep:
         one, folder = _Cell(function, arguments), self._place(function.__name__)
         swept = st.sweep(one, axes, folder, self.client, workers=self.workers, retry_failed=True)
         if swept.failed:
             raise RuntimeError(f"{function.__name__} has failed:\n{swept.failed[0].traceback}")
-        data = swept.dataset.load()
-        return data.assign_coords({dim: range(n) for dim, n in data.sizes.items() if dim not in data.coords})
+        return swept
 
     def kept(self) -> int:
         """Return how many parts are kept."""

@@ -66,29 +66,17 @@ def states(chain: st.Chain, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Case:
-    """A number that theory predicts, and how it is sampled.
+    """A number that theory predicts, and how it is sampled."""
 
-    Attributes:
-        kind: the group that it is drawn in.
-        architecture: which colour it has.
-        name: what is predicted, as one would call it, or which assumption is broken.
-        form: the closed form that is held against the sample.
-        sample: maps chains to independent numbers whose mean is predicted.
-        numbers: what the form is asked for.
-        times: how many times as many chains are drawn as by default.
-        stated: the closed form that it stands for, if that is another one.
-        function: the plain function that predicts the number, where the form is but this number.
-    """
-
-    kind: str
-    architecture: str
-    name: str
+    kind: str  # the group that it is drawn in
+    architecture: str  # which sets its colour
+    name: str  # the call that predicts it, or the assumption that is broken
     form: theory.ClosedForm
-    sample: Sample
-    numbers: dict[str, float] = field(default_factory=dict)
-    times: float = 1
-    stated: theory.ClosedForm | None = None
-    function: Any = None
+    sample: Sample  # maps chains to independent numbers whose mean is predicted
+    numbers: dict[str, float] = field(default_factory=dict)  # that the form is asked for
+    times: float = 1  # as many chains as by default
+    stated: theory.ClosedForm | None = None  # what it stands for, if that is another form
+    function: Any = None  # that predicts the number, where the form is but this number
 
     @property
     def label(self) -> str:
@@ -148,25 +136,22 @@ def moment(name: str, init: str, order: int, sign: int | None = None) -> Case:
     return dataclasses.replace(case, kind="moment by logs", name=f"{words}, by E log|g|", stated=form)
 
 
+def dead(where: float | tuple[float, float], init: str | st.Init, depth: int) -> Sample:
+    """Whether chains are constants about a point or on an interval. They are monotone, so its ends tell."""
+    if isinstance(where, float):
+        return lambda d: np.isinf(d.products("plain_relu", init, depth, x=where)[-1])
+    x = torch.tensor(where, dtype=torch.float64)
+    return lambda d: states(d.chain("plain_relu", init, depth), x).diff(dim=1) == 0
+
+
 def death(name: str, init: str, where: float | tuple[float, float], depth: int) -> Case:
     asked = ask(theory.born_dead, where, init)
-    sample = dead_at(where, init, depth) if isinstance(where, float) else dead_on(where, init, depth)
-    return Case("death", name, *asked, sample, {"depth": depth}, times=2.5)
+    return Case("death", name, *asked, dead(where, init, depth), {"depth": depth}, times=2.5)
 
 
 def death_by_step(name: str, init: str | st.Init, middle: float, radius: float) -> Case:
-    sample, numbers = dead_on((middle - radius, middle + radius), init, 1), {"middle": middle, "radius": radius}
+    sample, numbers = dead((middle - radius, middle + radius), init, 1), {"middle": middle, "radius": radius}
     return Case("death", name, *ask(theory.born_dead_step, init), sample, numbers, times=2.5)
-
-
-def dead_at(x: float, init: str, depth: int) -> Sample:
-    return lambda d: np.isinf(d.products("plain_relu", init, depth, x=x)[-1])
-
-
-def dead_on(ends: tuple[float, float], init: str | st.Init, depth: int) -> Sample:
-    """Whether chains are constants on an interval. They are monotone, so its ends tell."""
-    x = torch.tensor(ends, dtype=torch.float64)
-    return lambda d: states(d.chain("plain_relu", init, depth), x).diff(dim=1) == 0
 
 
 def count(name: str, init: str, part: str, scale: float, ends: tuple[float, float], depth: int) -> Case:
@@ -188,10 +173,8 @@ def limit(name: str, init: str, part: str) -> Case:
     """Of weights with light tails: the next order, E q^4 / (4 depth), is far below the standard error."""
     mean, depth = theory.scaled_limit(name, init, 0.5).mean.value(scale=1.5), 2 * DEPTH
 
-    def sample(d: Draw) -> Array:
-        total = d.products(name, init, depth, 1.5 / math.sqrt(depth))[-1]
-        return total if part == "mean" else (total - mean) ** 2
-
+    totals = lambda d: d.products(name, init, depth, 1.5 / math.sqrt(depth))[-1]  # noqa: E731
+    sample = totals if part == "mean" else lambda d: (totals(d) - mean) ** 2
     return Case("limit", name, *ask(theory.scaled_limit, name, init, power=0.5, part=part), sample, {"scale": 1.5})
 
 
@@ -222,9 +205,8 @@ def tanh_states(d: Draw, width: int = 16, depth: int = 1) -> Array:
     """Return the states, (seeds, 2, n), of two inputs of mean square 1 and, at width 16, correlation 5 / 8."""
     x = torch.ones(2, width, dtype=torch.float64)
     x[1, : width // 5] = -1
-    init = st.Init(
-        "normal", "", weight=st.Distribution("normal", 1.5, width_power=-0.5), bias=st.Distribution("normal", 0.3)
-    )
+    weight, bias = st.Distribution("normal", 1.5, width_power=-0.5), st.Distribution("normal", 0.3)
+    init = st.Init("normal", "", weight=weight, bias=bias)
     return states(d.chain(st.Architecture("tanh", activation="tanh"), init, depth, width=width), x).numpy()
 
 
@@ -266,32 +248,39 @@ def broken() -> list[Case]:
     square, variance = theory.moment("residual2_relu", "he").value(), 1.5**2 + 0.3**2
     for _ in range(4):
         variance = float(theory.variance_map(variance, 1.5, 0.3, "tanh"))
-    samples: dict[str, Sample] = {
-        "exponent: biases not symmetric, all 0.5": lambda d: d.growth("plain_prelu", shifted, scale=1.5),
-        "exponent: the state is not far from the kink": lambda d: d.growth("residual1_relu", "pytorch", 20, x=-1.0),
-        "death at a point: an interval instead": dead_on(NEAR, "pytorch", 2),
-        "death on an interval: biases where the form has none": dead_on((-0.2, 0.2), "pytorch", 2),
-        "spread of log|J|: ten steps share their weights": shared,
-        "moment of 40 steps, (E g^2)^40: an average of heavy tails": (
-            lambda d: np.exp(2 * d.products("residual2_relu", "he", 40)[-1])
+    interval = (-0.2, 0.2)
+    rows: list[tuple[str, str, theory.ClosedForm, Sample, dict[str, float], float]] = [
+        (
+            "exponent: biases not symmetric, all 0.5", "plain_prelu", theory.lyapunov_exponent("plain_prelu"),
+            lambda d: d.growth("plain_prelu", shifted, scale=1.5), {"scale": 1.5}, 1,
         ),
-        "variance after five tanh layers: width 2, not infinite": (
-            lambda d: (np.arctanh(tanh_states(d, width=2, depth=5)[:, 0]) ** 2).mean(axis=1)
+        (
+            "exponent: the state is not far from the kink", "residual1_relu",
+            theory.lyapunov_exponent("residual1_relu", sign=1),
+            lambda d: d.growth("residual1_relu", "pytorch", 20, x=-1.0), {}, 1,
         ),
-    }
-    forms: list[tuple[str, theory.ClosedForm, dict[str, float], float]] = [
-        ("plain_prelu", theory.lyapunov_exponent("plain_prelu"), {"scale": 1.5}, 1),
-        ("residual1_relu", theory.lyapunov_exponent("residual1_relu", sign=1), {}, 1),
-        ("plain_relu", theory.born_dead(1.0), {"depth": 2}, 2.5),
-        ("plain_relu", theory.born_dead((-0.2, 0.2), "uniform"), {"depth": 2}, 2.5),
-        ("residual2_prelu", theory.log_variance("residual2_prelu"), {}, 1),
-        ("residual2_relu", number(square**40), {}, 1),
-        ("width n", number(variance), {}, 10),
-    ]
-    return [
-        Case(BROKEN, name, why, form, sample, numbers, times)
-        for (why, sample), (name, form, numbers, times) in zip(samples.items(), forms, strict=True)
-    ]
+        (
+            "death at a point: an interval instead", "plain_relu", theory.born_dead(1.0),
+            dead(NEAR, "pytorch", 2), {"depth": 2}, 2.5,
+        ),
+        (
+            "death on an interval: biases where the form has none", "plain_relu", theory.born_dead(interval, "uniform"),
+            dead(interval, "pytorch", 2), {"depth": 2}, 2.5,
+        ),
+        (
+            "spread of log|J|: ten steps share their weights", "residual2_prelu",
+            theory.log_variance("residual2_prelu"), shared, {}, 1,
+        ),
+        (
+            "moment of 40 steps, (E g^2)^40: an average of heavy tails", "residual2_relu", number(square**40),
+            lambda d: np.exp(2 * d.products("residual2_relu", "he", 40)[-1]), {}, 1,
+        ),
+        (
+            "variance after five tanh layers: width 2, not infinite", "width n", number(variance),
+            lambda d: (np.arctanh(tanh_states(d, width=2, depth=5)[:, 0]) ** 2).mean(axis=1), {}, 10,
+        ),
+    ]  # fmt: skip
+    return [Case(BROKEN, name, why, *rest) for why, name, *rest in rows]
 
 
 def all_cases() -> dict[str, Case]:
@@ -313,16 +302,10 @@ ROWS: dict[Callable[..., Case], dict[str, list[tuple[Any, ...]]]] = {
         "residual2_prelu": [("pytorch",), ("uniform", 8.0), ("he",), ("scaled", 10.0)],
     },
     exponent_alive: {"plain_relu": [("he",)]},
-    critical: {
-        "plain_prelu": [("pytorch",), ("he",)],
-        "residual2_relu": [("pytorch",)],
-        "residual2_prelu": [("he",)],
-    },
+    critical: {"plain_prelu": [("pytorch",), ("he",)], "residual2_relu": [("pytorch",)], "residual2_prelu": [("he",)]},
     spread: {
-        "plain_prelu": [("pytorch",), ("he",)],
-        "residual1_relu": [("uniform", 1, 1), ("he", 1, 1)],
-        "residual2_relu": [("pytorch",), ("he",)],
-        "residual2_prelu": [("pytorch", 3.5), ("uniform",)],
+        "plain_prelu": [("pytorch",), ("he",)], "residual1_relu": [("uniform", 1, 1), ("he", 1, 1)],
+        "residual2_relu": [("pytorch",), ("he",)], "residual2_prelu": [("pytorch", 3.5), ("uniform",)],
     },
     moment: {
         "plain_prelu": [("uniform", 2), ("orthogonal", 2), ("he", 4)],
@@ -331,20 +314,16 @@ ROWS: dict[Callable[..., Case], dict[str, list[tuple[Any, ...]]]] = {
         "residual2_prelu": [("pytorch", 2), ("uniform", 4), ("he", 4)],
     },
     count: {
-        "plain_prelu": [("uniform", "folds", 1.0, NEAR, 4)],
-        "plain_relu": [("he", "folds", 1.0, NEAR, 3)],
+        "plain_prelu": [("uniform", "folds", 1.0, NEAR, 4)], "plain_relu": [("he", "folds", 1.0, NEAR, 3)],
         "residual1_relu": [("uniform", "turns", 1.6, NEAR, 4), ("he", "turns", 1.0, NEAR, 3)],
         "residual2_relu": [("pytorch", "folds", 3.0, WHOLE, 6)],
         "residual2_prelu": [
-            ("pytorch", "folds", 8.0, WHOLE, 6),
-            ("pytorch", "turns", 3.0, WHOLE, 6),
+            ("pytorch", "folds", 8.0, WHOLE, 6), ("pytorch", "turns", 3.0, WHOLE, 6),
             ("pytorch", "regions", 5.0, WHOLE, 6),
         ],
     },
     gradient_rate: {
-        "plain_prelu": [("pytorch",)],
-        "residual1_relu": [("uniform", 1)],
-        "residual2_prelu": [("pytorch",)],
+        "plain_prelu": [("pytorch",)], "residual1_relu": [("uniform", 1)], "residual2_prelu": [("pytorch",)],
     },
     limit: {
         "residual2_relu": [("pytorch", "mean"), ("orthogonal", "variance")],
@@ -352,12 +331,9 @@ ROWS: dict[Callable[..., Case], dict[str, list[tuple[Any, ...]]]] = {
     },
     death: {
         "plain_relu": [
-            ("pytorch", 1.0, 2),
-            ("he", -0.4, 3),
-            ("he", (-1.0, 2.0), 3),
-            ("uniform", (1.0, 2.0), 2),
-            ("orthogonal", NEAR, 4),
+            ("pytorch", 1.0, 2), ("he", -0.4, 3),
+            ("he", (-1.0, 2.0), 3), ("uniform", (1.0, 2.0), 2), ("orthogonal", NEAR, 4),
         ],
     },
     death_by_step: {"plain_relu": [("pytorch", 0.0, 1.0), (NORMAL, 0.5, 0.4)]},
-}
+}  # fmt: skip

@@ -40,17 +40,14 @@ RARE = 1e-3
 class Settings(study.Settings):
     """Do closed forms agree with simulation, and fail where their assumptions do?"""
 
-    roots: int = 5
-    """Roots, from the seed on."""
-    members: int = 800
-    """Chains that a form is held against at each root; some take more."""
+    roots: int = 5  # Roots, from the seed on.
+    members: int = 800  # Chains that a form is held against at each root; some take more.
 
 
 def simulated(label: str, cases: dict[str, Case], settings: Settings) -> xarray.Dataset:
     """Return a case at every root, from members that no case before it has."""
-    case, first = cases[label], 0
-    for before in list(cases.values())[: list(cases).index(label)]:
-        first += int(before.times * settings.members)
+    case, before = cases[label], list(cases.values())[: list(cases).index(label)]
+    first = sum(int(other.times * settings.members) for other in before)
     members = range(first, first + int(case.times * settings.members))
     roots = range(settings.seed, settings.seed + settings.roots)
     found = [case.form.check(case.sample(Draw(members, root)), **case.numbers) for root in roots]
@@ -61,12 +58,9 @@ def simulated(label: str, cases: dict[str, Case], settings: Settings) -> xarray.
 def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset:
     cases = all_cases()
     data = parts.cells(simulated, cases, settings, case=list(cases))
-    about = {
-        "kind": [case.kind for case in cases.values()],
-        "architecture": [case.architecture for case in cases.values()],
-        "predicted": [float(case.form.value(**case.numbers)) for case in cases.values()],
-    }
-    return data.assign({name: ("case", values) for name, values in about.items()}).assign_attrs(depth=DEPTH)
+    about = {name: ("case", [getattr(case, name) for case in cases.values()]) for name in ("kind", "architecture")}
+    data["predicted"] = "case", [float(case.form.value(**case.numbers)) for case in cases.values()]
+    return data.assign(about).assign_attrs(depth=DEPTH)
 
 
 def fits(data: xarray.Dataset) -> xarray.Dataset:
@@ -82,61 +76,56 @@ def agreeing(data: xarray.Dataset) -> xarray.Dataset:
     return data.isel(case=np.flatnonzero(data.kind != BROKEN))
 
 
+def broken(data: xarray.Dataset) -> xarray.Dataset:
+    return data.isel(case=np.flatnonzero(data.kind == BROKEN))
+
+
+def by_kind(good: xarray.Dataset) -> dict[str, xarray.Dataset]:
+    """Return the cases by their kind, in the order of the table."""
+    return {kind: good.isel(case=np.flatnonzero(good.kind == kind)) for kind in dict.fromkeys(good.kind.values)}
+
+
 def square(z: xarray.DataArray) -> float:
     return float((z**2).sum(skipna=False))
 
 
 def claims(data: xarray.Dataset) -> list[study.Claim]:
-    good, bad = agreeing(data), data.isel(case=np.flatnonzero(data.kind == BROKEN))
-    size, over = abs(good.z), fits(data)
-    worst = good.isel(case=int(np.argmax(size.max("root").to_numpy())))
+    good, bad, over = agreeing(data), broken(data), fits(data)
+    size, seen = abs(good.z), (abs(bad.z) > BAND).all("root")
+    worst = good.case[int(np.argmax(size.max("root").to_numpy()))].item()
     # How likely chance alone makes the largest |z| of all as large as it is.
     chance = -math.expm1(size.size * math.log1p(-2 * norm.sf(float(size.max()))))
     by_root = "; ".join(
         f"{name}: {float(c):.1f} of {int(f)}, p = {float(p):.3f}"
         for name, c, f, p in zip(over.over.values, over.chi_square, over.freedom, over.p, strict=True)
     )
-    seen = (abs(bad.z) > BAND).all("root")
-    missed = "".join(f"; not so: {name}" for name in bad.case.values[~seen])
-    return [
-        study.Claim(
-            f"{good.case.size} closed forms are what chains do",
-            "theory",
-            f"chi-square {by_root}",
-            "held" if over.p[-1] > RARE else "refuted",
-        ),
-        study.Claim(
+    rows = [
+        (f"{good.case.size} closed forms are what chains do", f"chi-square {by_root}", over.p[-1] > RARE),
+        (
             "No form is off by more than chance makes one of so many",
-            "theory",
-            f"the largest |z| of {size.size} is {float(size.max()):.2f}, at {worst.case.item()}: as much in "
-            f"{100 * chance:.2g} % of such checks; {int((size > BAND).sum())} are beyond {BAND:g}, "
-            f"{2 * norm.sf(BAND) * size.size:.1f} expected",
-            "held" if chance > RARE else "refuted",
-        ),
-        *(of_kind(kind, good) for kind in dict.fromkeys(good.kind.values)),
-        study.Claim(
-            "Where an assumption is broken, theory and simulation part",
-            "theory",
-            f"{int(seen.sum())} of {bad.case.size} are seen at every root, the least |z| is "
-            f"{float(abs(bad.z).min()):.1f}{missed}",
-            "held" if seen.all() else "refined",
+            f"the largest |z| of {size.size} is {float(size.max()):.2f}, at {worst}: as much in {100 * chance:.2g} % "
+            f"of such checks; {int((size > BAND).sum())} are beyond {BAND:g}, {2 * norm.sf(BAND) * size.size:.1f} "
+            "expected",
+            chance > RARE,
         ),
     ]
-
-
-def of_kind(kind: str, good: xarray.Dataset) -> study.Claim:
-    part = good.isel(case=np.flatnonzero(good.kind == kind))
-    chi_square = square(part.z)
-    p = float(chi2.sf(chi_square, part.z.size))
-    signs = [int((sign * part.predicted > 1e-12).sum()) for sign in (-1, 1)]
-    words = f"{signs[0]} predicted below 0, {signs[1]} above, {part.case.size - sum(signs)} zero"
-    measured = f"chi-square {chi_square:.1f} of {part.z.size}, p = {p:.3f}; {words}"
-    return study.Claim(f"{part.case.size} forms: {kind}", "theory", measured, "held" if p > RARE else "refuted")
+    for kind, part in by_kind(good).items():
+        p = float(chi2.sf(square(part.z), part.z.size))
+        below, above = (int((sign * part.predicted > 1e-12).sum()) for sign in (-1, 1))
+        words = f"{below} predicted below 0, {above} above, {part.case.size - below - above} zero"
+        words = f"chi-square {square(part.z):.1f} of {part.z.size}, p = {p:.3f}; {words}"
+        rows.append((f"{part.case.size} forms: {kind}", words, p > RARE))
+    stated = [study.Claim(said, "theory", words, "held" if holds else "refuted") for said, words, holds in rows]
+    missed = "".join(f"; not so: {name}" for name in bad.case.values[~seen])
+    found = f"{int(seen.sum())} of {bad.case.size} are seen at every root, the least |z| is "
+    found += f"{float(abs(bad.z).min()):.1f}{missed}"
+    said = "Where an assumption is broken, theory and simulation part"
+    return [*stated, study.Claim(said, "theory", found, "held" if seen.all() else "refined")]
 
 
 def draw(data: xarray.Dataset) -> Figure:
     figure, axes = st.plots.panels("ab;cc", height=5.6, height_ratios=(1.1, 1), width_ratios=(1.7, 1))
-    good, bad, over = agreeing(data), data.isel(case=np.flatnonzero(data.kind == BROKEN)), fits(data).isel(over=-1)
+    good, bad, over = agreeing(data), broken(data), fits(data).isel(over=-1)
     draw_kinds(good, axes["a"])
     draw_density(good.z.to_numpy().ravel(), axes["b"])
     draw_broken(bad, axes["c"])
@@ -153,14 +142,13 @@ def draw(data: xarray.Dataset) -> Figure:
 
 
 def draw_kinds(good: xarray.Dataset, ax: Axes) -> None:
-    kinds = list(dict.fromkeys(good.kind.values))
-    for place, kind in enumerate(kinds):
-        part = good.isel(case=np.flatnonzero(good.kind == kind))
+    kinds = by_kind(good)
+    for place, part in enumerate(kinds.values()):
         reach = min(0.36, 0.06 * part.case.size)
         for at, y in enumerate(np.linspace(-reach, reach, part.case.size) - place):
             shade = st.plots.colour(part.architecture.values[at])
             ax.plot(part.z[at], np.full(part.root.size, y), ".", color=shade, markersize=3.5, alpha=0.8)
-    ax.set_yticks(-np.arange(len(kinds)), [f"{kind} ({int((good.kind == kind).sum())})" for kind in kinds])
+    ax.set_yticks(-np.arange(len(kinds)), [f"{kind} ({part.case.size})" for kind, part in kinds.items()])
     limit = max(4.4, 1.1 * float(abs(good.z).max()))
     ax.set(xlim=(-limit, limit), ylim=(0.5 - len(kinds), 0.5), xlabel="z = (measured - predicted) / standard error")
 
@@ -172,10 +160,9 @@ def draw_density(z: np.ndarray, ax: Axes) -> None:
     ax.plot(line, norm.pdf(line), color="black")
     ax.text(1.2, norm.pdf(1.1), "normal", fontsize=7)
     for place, name in enumerate([*st.ARCHITECTURES, "width n"]):
-        where = {"transform": ax.transAxes, "ha": ("left", "right")[place % 2]}
-        ax.text(
-            (0.02, 0.98)[place % 2], 0.93 - 0.065 * (place // 2), name, color=st.plots.colour(name), fontsize=7, **where
-        )
+        x, side = ((0.02, "left"), (0.98, "right"))[place % 2]
+        look = {"color": st.plots.colour(name), "fontsize": 7, "ha": side, "transform": ax.transAxes}
+        ax.text(x, 0.93 - 0.065 * (place // 2), name, **look)
     ax.set(xlim=(-4.4, 4.4), ylim=(0, 0.65), xlabel="z", ylabel="density")
 
 
@@ -185,9 +172,8 @@ def draw_broken(bad: xarray.Dataset, ax: Axes) -> None:
         ax.plot(bad.z[at], np.full(bad.root.size, -at), "x", color=shade, markersize=4)
     ax.set_yticks(-np.arange(bad.case.size), [name.replace(": ", ":\n", 1) for name in bad.case.values])
     ax.set_xscale("symlog", linthresh=BAND, linscale=0.5)
-    powers = range(1, 8)
-    ticks = [*(-(10**k) for k in powers), 0, *(10**k for k in powers)]
-    ax.set_xticks(ticks, [*(f"$-10^{k}$" for k in powers), "0", *(f"$10^{k}$" for k in powers)])
+    ticks = {0: "0"} | {sign * 10**k: f"${sign * 10}^{k}$" for k in range(1, 8) for sign in (-1, 1)}
+    ax.set_xticks(list(ticks), list(ticks.values()))
     ax.minorticks_off()
     low, high = (1.6 * max(float(one.max()), 3 * BAND) for one in (-bad.z, bad.z))
     ax.set(xlim=(-low, high), ylim=(-bad.case.size + 0.4, 0.6), xlabel=f"z, logarithmic beyond {BAND:g}")
@@ -195,4 +181,4 @@ def draw_broken(bad: xarray.Dataset, ax: Axes) -> None:
 
 
 if __name__ == "__main__":
-    study.main(Settings(), Settings(roots=2, members=150), measure, draw, claims)
+    study.main(Settings(), Settings(roots=2, members=60), measure, draw, claims)

@@ -9,7 +9,7 @@ from .jacobians import (
     naive_spectrum,
     spectrum,
 )
-from .networks import ARCHITECTURES, INITS, Architecture, Chain, Distribution, Init
+from .networks import ARCHITECTURES, INITS, Architecture, Chain, Distribution, Init, evaluate
 from .precision import FirstFailures, FirstNonfinite, ForwardErrors, first_failure, first_nonfinite, forward_error
 from .reading import Layer, Layers, layers
 from .report import Finding, Report, examine
@@ -66,6 +66,7 @@ __all__ = [
     "check_spectrum",
     "construct",
     "count",
+    "evaluate",
     "examine",
     "first_failure",
     "first_nonfinite",

@@ -3,5 +3,6 @@
 from stability.networks.architecture import ARCHITECTURES, Architecture
 from stability.networks.chain import Chain, Step
 from stability.networks.initialisation import INITS, Distribution, Init
+from stability.networks.many_points import evaluate
 
-__all__ = ["ARCHITECTURES", "INITS", "Architecture", "Chain", "Distribution", "Init", "Step"]
+__all__ = ["ARCHITECTURES", "INITS", "Architecture", "Chain", "Distribution", "Init", "Step", "evaluate"]

@@ -5,7 +5,7 @@ from stability.foundation.files import make_folder
 from stability.plots.folded_lines import counts, function
 from stability.plots.format_losses import first_failure, forward_error
 from stability.plots.layer_profiles import gradient_norms, propagation, watch
-from stability.plots.lettered_panels import PAGE_WIDTH, end_labels, headline, panels
+from stability.plots.lettered_panels import PAGE_WIDTH, end_labels, headline, panels, ticks
 from stability.plots.save_figure import save
 from stability.plots.spectra import distribution, spectrum, vanishing
 from stability.plots.style import STYLE, colour
@@ -32,6 +32,7 @@ __all__ = [
     "read_data",
     "save",
     "spectrum",
+    "ticks",
     "units",
     "vanishing",
     "watch",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -127,6 +127,29 @@ def end_labels(ax: Axes, labels: Mapping[str, float], colours: Mapping[str, str]
     for name, height in zip(labels, _apart(wanted, sizes), strict=True):
         shade = shades.get(name, "black")
         ax.text(1.02, float(height), name, color=shade, fontsize=_LEAST, va="center", clip_on=False, transform=place)
+
+
+@door
+def ticks(ax: Axes, x: Sequence[float] | None = None, y: Sequence[float] | None = None) -> None:
+    """Mark these places alone, each by its number, as on a logarithmic axis of depths; small ticks go from both axes.
+
+    Args:
+        ax: the panel, on its final scales.
+        x, y: the places along each axis; None leaves its large ticks as they are.
+
+    >>> import stability as st
+    >>> figure, axes = st.plots.panels("a", height=2)
+    >>> axes["a"].set(xscale="log", xlim=(3, 1000))  # doctest: +ELLIPSIS
+    [...]
+    >>> st.plots.ticks(axes["a"], x=[3, 10, 30, 100, 300, 1000])
+    """
+    for name, places, axis in (("x", x, ax.xaxis), ("y", y, ax.yaxis)):
+        if places is not None:
+            found = np.asarray(places)
+            if found.ndim != 1 or found.dtype.kind not in "fiu" or not np.isfinite(found).all():
+                raise ValueError(f"{name} is {places!r}: expected the places, finite numbers")
+            axis.set_ticks(found.tolist(), [f"{place:.12g}" for place in found.tolist()])
+    ax.minorticks_off()
 
 
 def _is_even(rows: list[str]) -> bool:

@@ -77,6 +77,22 @@ class Sweep(Shown):
         records = [self._held.read_failure(name) for name, _ in self._named() if name in failed]
         return [Failure(dict(r["cell"]), str(r["error"]), str(r["traceback"])) for r in records]  # type: ignore[call-overload]
 
+    def cell(self, **values: Value) -> xarray.Dataset:
+        """Return what one cell has given, as it was.
+
+        Raises:
+            KeyError: for a cell that is not in the grid or not there.
+            ValueError: for a file that is cut short.
+        """
+        held = self._held
+        name = cell_name(held.function, held.version, values)
+        if (name, values) not in self._named():
+            raise KeyError(f"the grid has no cell {words_of(values)}")
+        try:
+            return held.read(name, values)
+        except FileNotFoundError:
+            raise KeyError(f"the cell {words_of(values)} is not there: run the sweep") from None
+
     @property
     def dataset(self) -> xarray.Dataset:
         """All cells in one dataset that reads a cell when it is asked for, NaN where one is missing or is shorter.

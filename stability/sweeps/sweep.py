@@ -106,6 +106,8 @@ def function_name(function: Callable[..., object]) -> str:
 
 
 def _check_call(function: Callable[..., object], cell: Cell) -> None:
+    if not callable(function):
+        raise TypeError(f"function is {function!r}: expected a function")
     try:
         inspect.signature(function).bind(**cell)
     except TypeError as error:

@@ -91,3 +91,20 @@ def test_clouds_are_pixels_in_a_pdf_and_a_figure_may_be_saved_without_data(tmp_p
     assert [path.suffix for path in paths] == [".png", ".pdf"]
     assert [one.get_rasterized() for one in clouds] == [True] * 3
     assert not any(one.get_rasterized() for one in others)
+
+
+def test_ticks_are_these_alone_by_their_numbers():
+    figure, axes = st.plots.panels("a", height=2)
+    ax = axes["a"]
+    ax.set(xscale="log", yscale="log", xlim=(3, 1000), ylim=(0.05, 1))
+    y_before = ax.get_yticks().tolist()
+    st.plots.ticks(ax, x=(3, 30, 1000))
+    figure.savefig("/dev/null", format="png")
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["3", "30", "1000"]
+    assert ax.get_yticks().tolist() == y_before
+    assert [*ax.xaxis.get_minorticklocs(), *ax.yaxis.get_minorticklocs()] == []
+    st.plots.ticks(ax, y=[0.05, 1.0])
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["0.05", "1"]
+    for wrong in ([1, float("nan")], ["a"], 3):
+        with pytest.raises(ValueError, match=r"y is .*: expected the places"):
+            st.plots.ticks(ax, y=wrong)

@@ -199,6 +199,15 @@ def test_a_function_that_does_not_take_the_cells_is_refused(tmp_path, function, 
         run(function, grid, tmp_path)
 
 
+def test_one_cell_is_given_as_it_was(tmp_path):
+    found = run(odd, {"slope": [0, 4], "shift": [0.5]}, tmp_path)
+    assert found.cell(shift=0.5, slope=0).identical(line(0, 0.5))
+    with pytest.raises(KeyError, match=r"slope=4, shift=0\.5 is not there"):
+        found.cell(slope=4, shift=0.5)
+    with pytest.raises(KeyError, match="the grid has no cell slope=1"):
+        found.cell(slope=1, shift=0.5)
+
+
 def test_no_cell_no_dataset(tmp_path):
     found = run(odd, {"slope": [4], "shift": [0.0]}, tmp_path)
     with pytest.raises(ValueError, match="no cell of the grid"):
