@@ -232,10 +232,8 @@ def draw(data: xarray.DataTree) -> dict[str, Figure]:
         f"residual chains and of {between(plain)} in plain ones: no one distance is close."
     )
     inner = [law.factor for found in laws.values() for width, law in found.items() if width in (4, 16)]
-    second = (
-        f"At widths 4 and 16 {DECADES:.0f} decades are reached at the distance that random matrices predict, within a "
-        f"factor of {max(inner, default=math.nan):.2f}."
-    )
+    second = f"At widths 4 and 16, random matrices predict the distance for {DECADES:.0f} decades within a factor of "
+    second += f"{max(inner, default=math.nan):.2f}."
     return {"": draw_maps(data, (1, 64), first), "widths": draw_maps(data, (4, 16), second)}
 
 
