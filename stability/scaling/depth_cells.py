@@ -172,7 +172,7 @@ def version_of(cell: DepthCell) -> str:
         numbers = tensor.detach().cpu().contiguous().flatten()
         words.append(f"{name} {tensor.dtype} {tuple(tensor.shape)}")
         words.append(blake2b(numbers.view(torch.uint8).numpy().tobytes(), digest_size=16).hexdigest())
-    words.append(repr(inputs.mapped(lambda tensor: None)))
+    words.append(repr(inputs.mapped(lambda _: None)))
     return blake2b("\n".join(words).encode(), digest_size=8).hexdigest()
 
 
@@ -199,8 +199,8 @@ def _named(name: str, function: Callable[..., object]) -> str:
     if found is not function:
         shown = qualified or type(function).__name__
         raise TypeError(
-            f"{name} is {shown}, which no other process finds by its name: with store= expected a function of a module, "
-            "or leave out store="
+            f"{name} is {shown}, which no other process finds by its name: with store= expected a function of a "
+            "module, or leave out store="
         )
     try:
         source = inspect.getsource(function)

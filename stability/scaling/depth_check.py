@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -129,7 +130,7 @@ def _check_depths(depths: object) -> tuple[int, ...]:
     numbers = tuple(check_integer("a depth in depths", depth, 1) for depth in depths)
     if len(numbers) < 2:
         raise ValueError(f"depths is {depths!r}: expected two depths or more")
-    if any(one >= other for one, other in zip(numbers, numbers[1:], strict=False)):
+    if any(one >= other for one, other in itertools.pairwise(numbers)):
         raise ValueError(f"depths is {depths!r}: expected rising numbers, each once")
     return numbers
 
@@ -149,15 +150,17 @@ def _check_seeds(make: Callable[[int], nn.Module], depth: int, seeds: Sequence[i
 
 
 def _here(cell: DepthCell, depths: Sequence[int], seeds: Sequence[int]) -> xarray.Dataset:
-    rows = []
+    found = []
     with tqdm(total=len(depths) * len(seeds), unit="model", disable=None) as bar:
-        for depth in depths:
-            row = []
-            for seed in seeds:
-                row.append(cell(depth, seed))
-                bar.update()
-            rows.append(xarray.concat(row, dim=xarray.IndexVariable("seed", list(seeds))))
-    return xarray.concat(rows, dim=xarray.IndexVariable("depth", list(depths)))
+        for depth, seed in itertools.product(depths, seeds):
+            found.append(cell(depth, seed))
+            bar.update()
+    shape, first = (len(depths), len(seeds)), found[0]
+    sizes = {}
+    for name, variable in first.data_vars.items():
+        values = np.stack([one[name].values for one in found]).reshape(*shape, *variable.shape)
+        sizes[name] = (("depth", "seed", *variable.dims), values)
+    return xarray.Dataset(sizes, {**first.coords, "depth": list(depths), "seed": list(seeds)})
 
 
 def _swept(

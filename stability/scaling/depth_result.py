@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -220,14 +221,10 @@ class DepthCheck(Shown):
         return data
 
     @classmethod
-    def of(cls, data: xarray.Dataset, **rest: object) -> DepthCheck:
+    def of(cls, data: xarray.Dataset, **rest: Any) -> DepthCheck:
         """Return the result of the cells of a sweep, by (depth, seed, ...)."""
-        sizes = {name: torch.as_tensor(np.array(data[name].values)) for name in data.data_vars}
-        return cls(
-            depths=tuple(map(int, data["depth"].values)),
-            seeds=tuple(map(int, data["seed"].values)),
-            relative_depth=torch.as_tensor(np.array(data["relative_depth"].values)),
-            relative_layer=torch.as_tensor(np.array(data["relative_layer"].values)),
-            **{str(name): value for name, value in sizes.items()},
-            **rest,  # type: ignore[arg-type]
-        )
+        given: dict[str, Any] = {str(name): torch.as_tensor(np.array(data[name].values)) for name in data.data_vars}
+        for name in ("relative_depth", "relative_layer"):
+            given[name] = torch.as_tensor(np.array(data[name].values))
+        given |= {"depths": tuple(map(int, data["depth"].values)), "seeds": tuple(map(int, data["seed"].values))}
+        return cls(**given, **rest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -121,7 +122,7 @@ def find_stack(outlines: dict[int, Outline]) -> tuple[Stack, tuple[int, ...]]:
     bare = Stack(lead, tail, kind, 1, 1, False, False)
     inside = {depth: bare.inside([s[0] for s in one.signatures]) for depth, one in outlines.items()}
     counts = tuple(map(len, inside.values()))
-    if not all(0 < one < other for one, other in zip(counts, counts[1:], strict=False)):
+    if not all(0 < one < other for one, other in itertools.pairwise(counts)):
         words = ", ".join(f"{count} at depth {depth}" for depth, count in zip(depths, counts, strict=True))
         raise ValueError(
             f"the number of layers does not grow with the depth: of {kind} there are {words}; expected make(depth) to "
