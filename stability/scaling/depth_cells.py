@@ -66,11 +66,13 @@ class _Measurement:
     """The measurement of one model, which is trained in it."""
 
     def __init__(self, cell: DepthCell, model: nn.Module, depth: int, seed: int) -> None:
-        self.cell, self.model, self.seed = cell, model, seed
+        self.cell, self.model = cell, model
+        self.seed: int | None = seed
         self.where = f"depth {depth}, seed {seed}"
         self.inputs, self.stack = Inputs.of(cell.x, None), cell.stack
         self.optimizer = build_optimizer(cell.optimizer, model, depth)
         self.start = self._look()
+        self.seed = seed if self.start.random else None
         trained = {name for name, value in model.named_parameters() if value.requires_grad}
         own = [tuple(name for name in names if name in trained) for names in self.start.parameters]
         self.layers = [own[k] for k in self.stack.trained(own)]

@@ -92,7 +92,8 @@ def order_of(optimizer: torch.optim.Optimizer) -> int | None:
 class Sight:
     """What one forward pass shows: the states of the stack, the log rms of its branches, the output, and a spacing.
 
-    The spacing is that of the coarsest format that the pass calculates in, relative, grown by the number of layers.
+    The spacing is that of the coarsest format that the pass calculates in, relative, grown by the number of layers;
+    random is whether the pass drew random numbers.
     """
 
     states: list[Tensor]
@@ -100,10 +101,11 @@ class Sight:
     output: Tensor
     spacing: float
     parameters: tuple[tuple[str, ...], ...]
+    random: bool
 
 
-def look(model: nn.Module, inputs: Inputs, stack: Stack, seed: int) -> Sight:
-    """Run a model once, with the same random numbers every time."""
+def look(model: nn.Module, inputs: Inputs, stack: Stack, seed: int | None) -> Sight:
+    """Run a model once, with the same random numbers every time; seed None is for one that draws none."""
     with same_draws(seed), Network(model, inputs).forward() as found:
         inside = stack.inside([run.kind for run in found.runs])
         states = [found.after[k].whole(found.layers[k]) for k in inside]
@@ -112,7 +114,9 @@ def look(model: nn.Module, inputs: Inputs, stack: Stack, seed: int) -> Sight:
             parts = [states[n] - found.before[k].whole(found.layers[k]) for n, k in enumerate(inside)]
             branch = log_rms(torch.cat(parts))
         spacing = Format(coarsest_dtype(node for node, _ in found.recording.seen)).spacing
-        return Sight(states, branch, flat(found.output), spacing * math.sqrt(len(found.runs)), found.parameters)
+        return Sight(
+            states, branch, flat(found.output), spacing * math.sqrt(len(found.runs)), found.parameters, found.random
+        )
 
 
 def flat(output: object) -> Tensor:
@@ -197,14 +201,20 @@ class Training:
 
 
 @contextmanager
-def same_draws(seed: int) -> Iterator[None]:
-    """Let what draws from the global generators draw the same every time, and put these back."""
+def same_draws(seed: int | None) -> Iterator[None]:
+    """Let what draws from the global generators draw the same every time, and put these back; None for what does not."""
+    if seed is None:
+        yield
+        return
     with unchanged():
         _seed(seed)
         yield
 
 
 def _seed(seed: int) -> None:
-    torch.manual_seed(seed)
+    if torch.cuda.device_count() or torch.backends.mps.is_available():
+        torch.manual_seed(seed)
+    else:  # without the look at all kinds of devices, which takes milliseconds
+        torch.default_generator.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002
