@@ -163,7 +163,7 @@ class Training:
         self.optimizer.zero_grad()
         output = run(self.model, self.inputs.mapped(lambda tensor: tensor.detach().clone()))
         value = evaluate(self.loss, output)
-        if self.losses and value.numel() == 1 and self._is_lost(float(value)):
+        if self.losses and value.numel() == 1 and self._is_lost(float(value.detach())):
             return False
         try:
             value = scalar_loss(lambda _: value, output)
