@@ -101,12 +101,13 @@ class _Measurement:
                 step = self._step()
             seen = self._look()
             pairs = list(zip(self.start.states, seen.states, strict=True))
-            logs = torch.tensor([log_change(one, other, self.start.spacing) for one, other in pairs])
+            sizes = [log_change(one, other, self.start.spacing) for one, other in pairs]
+            logs = torch.tensor(sizes, dtype=torch.float64)
             outputs[iteration] = log_change(self.start.output, seen.output, self.start.spacing)
             if (logs == math.inf).any() or outputs[iteration] == math.inf:
                 training.diverged = iteration + 1
                 break
-            changes[iteration] = interpolated(logs.double(), stack.state_places)
+            changes[iteration] = interpolated(logs, stack.state_places)
         else:
             training.end()
             if training.diverged < 0 and not stack.tied:

@@ -12,8 +12,9 @@ from stability.signals.growth_laws import fit_law
 
 Array = NDArray[np.float64]
 
-#: An exponent nearer to 0 than this is said not to matter: over ten times the depth it is a factor of 1.26.
-NEGLIGIBLE = 0.1
+#: An exponent nearer to 0 than this is said not to matter: over ten times the depth it is a factor of 1.6, and what
+#: goes like (1 + 1/L)^L has one of 0.1 over depths of tens.
+NEGLIGIBLE = 0.2
 #: An interval that holds 0 and reaches farther than this leaves it open whether there is a dependence.
 OPEN = 0.25
 #: Half an interval is no less than this: depths are whole numbers, places are interpolated, and numbers rounded.
@@ -66,6 +67,8 @@ class Exponent:
         if self.verdict == "depends":
             return f"{'grows' if self.value > 0 else 'falls'} like {self.law}"
         if self.verdict == "does not depend":
+            if not self.interval[0] <= 0 <= self.interval[1]:
+                return f"hardly depends on the depth: {self.law}"
             return f"does not depend on the depth: {self.law}"
         return f"is like {self.law}, which leaves open whether it depends on the depth"
 

@@ -6,7 +6,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from stability.scaling.depth_exponents import NEGLIGIBLE, Exponent
+from stability.scaling.depth_exponents import Exponent
+
+#: An exponent may be so far from the multiple of a half that it is taken for, as it is of finite depths.
+_SLACK = 0.1
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def remedies(exponents: Mapping[str, Exponent], how: Trained) -> tuple[Remedy, .
     if not grows and how.skips and how.order is not None and branch is not None:
         factor = -power / (1 + how.order)
         # Larger branches than 1/sqrt(depth) would make the state grow.
-        if nice(branch) + factor <= -0.5 + NEGLIGIBLE:
+        if nice(branch) + factor <= -0.5 + _SLACK:
             found.append(Remedy(factor, 0.0, 1.0, f"multiply the branches by {power_words(factor)}"))
     return tuple(found)
 
@@ -95,7 +98,7 @@ def nice(exponent: Exponent) -> float:
     """Return a multiple of a half that the interval holds or that is as good as there, else two digits."""
     near = round(2 * exponent.value) / 2
     low, high = exponent.interval
-    holds = low - NEGLIGIBLE / 2 <= near <= high + NEGLIGIBLE / 2
+    holds = low - _SLACK / 2 <= near <= high + _SLACK / 2
     return near if holds and high - low < 1 else round(exponent.value, 2)
 
 

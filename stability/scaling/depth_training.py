@@ -65,6 +65,8 @@ def build(make: Make, depth: int, seed: int) -> nn.Module:
 def build_optimizer(optimizer: MakeOptimizer | None, model: nn.Module, depth: int) -> torch.optim.Optimizer:
     """Return the optimiser of a model's parameters; what asks for the model or the depth by its name is told."""
     parameters = [value for value in model.parameters() if value.requires_grad]
+    if not parameters:
+        raise ValueError(f"no parameter of make({depth}) requires a gradient: all are frozen; call requires_grad_()")
     if optimizer is None:
         return torch.optim.Adam(parameters, lr=RATE)
     try:
@@ -202,7 +204,7 @@ class Training:
 
 @contextmanager
 def same_draws(seed: int | None) -> Iterator[None]:
-    """Let what draws from the global generators draw the same every time, and put these back; None for what does not."""
+    """Let what draws from the global generators draw the same every time, and put these back; None for no draws."""
     if seed is None:
         yield
         return
