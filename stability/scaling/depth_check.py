@@ -22,6 +22,8 @@ from stability.scaling.depth_result import DepthCheck
 from stability.scaling.depth_stack import Outline, find_stack, outline
 from stability.scaling.depth_training import MakeOptimizer, build, build_optimizer, order_of
 from stability.signals.losses import Loss
+from stability.sweeps.cells import cell_name, cells_of
+from stability.sweeps.store import existing_store
 from stability.sweeps.sweep import sweep
 
 
@@ -155,6 +157,11 @@ def _here(cell: DepthCell, depths: Sequence[int], seeds: Sequence[int]) -> xarra
         for depth, seed in itertools.product(depths, seeds):
             found.append(cell(depth, seed))
             bar.update()
+    return _stacked(found, depths, seeds)
+
+
+def _stacked(found: Sequence[xarray.Dataset], depths: Sequence[int], seeds: Sequence[int]) -> xarray.Dataset:
+    """Return the datasets of all models, the seed changing fastest, as one by (depth, seed, ...)."""
     shape, first = (len(depths), len(seeds)), found[0]
     sizes = {}
     for name, variable in first.data_vars.items():
@@ -180,4 +187,6 @@ def _swept(
             f"{len(found.failed)} of {len(depths) * len(seeds)} models failed, the first at {dict(first.cell)}: "
             f"{first.error}"
         )
-    return found.dataset.compute(scheduler="synchronous")
+    held = existing_store(found.store)  # each file is read once, and not once a variable
+    read = [held.read(cell_name(held.function, held.version, one), one) for one in cells_of(found.grid)]
+    return _stacked(read, depths, seeds)

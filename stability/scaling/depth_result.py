@@ -221,10 +221,10 @@ class DepthCheck(Shown):
         return data
 
     @classmethod
-    def of(cls, data: xarray.Dataset, **rest: Any) -> DepthCheck:
+    def of(cls, data: xarray.Dataset, **rest: object) -> DepthCheck:
         """Return the result of the cells of a sweep, by (depth, seed, ...)."""
         given: dict[str, Any] = {str(name): torch.as_tensor(np.array(data[name].values)) for name in data.data_vars}
         for name in ("relative_depth", "relative_layer"):
             given[name] = torch.as_tensor(np.array(data[name].values))
         given |= {"depths": tuple(map(int, data["depth"].values)), "seeds": tuple(map(int, data["seed"].values))}
-        return cls(**given, **rest)
+        return cls(**(given | rest))

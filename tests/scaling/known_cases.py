@@ -1,15 +1,17 @@
 """Networks whose dependence on the depth is known in closed form, and that form, apart from the code that measures it.
 
-All are linear but for their norms, of width n, read out by a fixed vector v, in float64, and trained with the loss y and
-a rate so small that the change is of first order. A layer's matrix W has independent entries of variance 1/n. Write h_l
-for the state after layer l, b_l for the gradient of y with respect to what layer l adds, s for the scale of a branch.
-One step by SGD changes y through layer l by
+All are linear but for their norms, of width n, read out by a fixed vector v, in float64, and trained with the loss y
+and a rate so small that the change is of first order. A layer's matrix W has independent entries of variance 1/n.
+Write h_l for the state after layer l, b_l for the gradient of y with respect to what layer l adds, s for the scale of
+a branch. One step by SGD changes y through layer l by
 
-    rate s^2 |b_l|^2 |h_(l-1)|^2,    and one by Adam, whose step is the sign of the gradient, by   rate s |b_l|_1 |h_(l-1)|_1,
+    rate s^2 |b_l|^2 |h_(l-1)|^2,    and one by Adam, whose step is the sign of the gradient, by   rate s |b_l|_1
+    |h_(l-1)|_1,
 
-where |.|_1 of a vector of independent directions is sqrt(2 n / pi) times its norm, whatever the depth. Each truth below is
-the log of an expectation, as a function of the depth; what a width of n adds to the log's own expectation is of order 1/n
-and is written down where it grows with the depth. The exponent over given depths is the least-squares slope of that log.
+where |.|_1 of a vector of independent directions is sqrt(2 n / pi) times its norm, whatever the depth. Each truth
+below is the log of an expectation, as a function of the depth; what a width of n adds to the log's own expectation is
+of order 1/n and is written down where it grows with the depth. The exponent over given depths is the least-squares
+slope of that log.
 """
 
 import math
@@ -115,9 +117,9 @@ def sampled(depth, count):
     return [1 + round(place * (depth - 1)) for place in np.linspace(0, 1, count)]
 
 
-# Plain: W is orthogonal, so that all norms are kept: |h_l| = |x|, |b_l| = |v|. The change of the last state by SGD is the
-# sum of J J^T v |x|^2, with J J^T the identity, and goes exactly like L. By Adam it is the sum of J sign(J^T v) |h|_1: each
-# has the share 2/pi of its square along v, and the rest in directions that are independent.
+# Plain: W is orthogonal, so that all norms are kept: |h_l| = |x|, |b_l| = |v|. The change of the last state by SGD is
+# the sum of J J^T v |x|^2, with J J^T the identity, and goes exactly like L. By Adam it is the sum of J sign(J^T v)
+# |h|_1: each has the share 2/pi of its square along v, and the rest in directions that are independent.
 PLAIN_SGD = {
     "state": lambda _: 0.0,
     "change": lambda depth: math.log(depth),
@@ -136,8 +138,8 @@ def log_step(s):
 def residual(power, order, rate=0.0):
     """The logs of a residual network with branches of s = L^power, where |h_l|^2 and |b_l|^2 grow by 1 + s^2 a layer.
 
-    h_(l-1) and b_l depend on different matrices, so that the expectation of a product is that of its factors. By SGD the
-    layers' parts of y have all the same expectation, s^2 (1 + s^2)^(L-1), and by Adam the root of it.
+    h_(l-1) and b_l depend on different matrices, so that the expectation of a product is that of its factors. By SGD
+    the layers' parts of y have all the same expectation, s^2 (1 + s^2)^(L-1), and by Adam the root of it.
     """
 
     def grown(depth):
@@ -176,12 +178,9 @@ def square_of_sum(mean, variance, sizes):
 def pre_norm(order):
     """The logs of h + W n(h), read out as v n(h), where n(h) has mean square 1.
 
-    Each branch adds 1 to the mean square, r_l^2 = 1 + l. Backwards |b_l|^2 is |v|^2 / r_L^2 at the end, by the last norm,
-    and grows by 1 + 1 / r_k^2 at each layer on the way: the product of these telescopes to r_L^2 / r_l^2, so that
-    |b_l|^2 = |v|^2 / r_l^2.
-    """
-    power = (1 + order) / 2  # of 1 / r_l^2 in a layer's part of y
-    return {
+    Each branch adds 1 to the mean square, r_l^2 = 1 + l. Backwards |b_l|^2 is |v|^2 / r_L^2 at the end, by the last
+    norm, and grows by 1 + 1 / r_k^2 at each layer on the way: the product of these telescopes to r_L^2 / r_l^2, so
+    that |b_l|^2 = |v|^2 / r_l^2. """ power = (1 + order) / 2  # of 1 / r_l^2 in a layer's part of y return {
         "state": lambda depth: 0.5 * math.log(1 + depth),
         "output change": lambda depth: math.log(sum((1 + k) ** -power for k in range(1, depth + 1))),
         "share": lambda depth: 0.5 * math.log(np.mean([(1.0 + k) ** (-2 * power) for k in sampled(depth, DEPTHS[0])])),
@@ -192,10 +191,10 @@ def pre_norm(order):
 def post_norm(order):
     """The logs of n(h + W h): states have the mean square 1, and |b_l| is nearly kept.
 
-    With u = h + W h, |u|^2 = 2 n up to a relative variance of 3 / (2 n), b is at right angles to u, and 1 + W^T takes b to
-    2 |b|^2 less what is along h, 3 / (4 n) of it, with the same variance. In E log that is -3/4 - 3/4 + 3/4 over n.
-    The layers' parts of y are alike and add up to L. The last state changes by more, like L^(3/2): the singular values of
-    the maps (1 + W) / sqrt(2) between, of which B has the variance 3/4, spread ever farther.
+    With u = h + W h, |u|^2 = 2 n up to a relative variance of 3 / (2 n), b is at right angles to u, and 1 + W^T takes
+    b to 2 |b|^2 less what is along h, 3 / (4 n) of it, with the same variance. In E log that is -3/4 - 3/4 + 3/4 over
+    n. The layers' parts of y are alike and add up to L. The last state changes by more, like L^(3/2): the singular
+    values of the maps (1 + W) / sqrt(2) between, of which B has the variance 3/4, spread ever farther.
     """
 
     def weight(depth, k):

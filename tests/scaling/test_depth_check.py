@@ -278,7 +278,7 @@ def test_a_store_keeps_the_models(tmp_path):
     assert torch.equal(first.log_share, here.log_share[:2])
     with pytest.raises(ValueError, match="is the store of"):
         st.depth_check(plain, (2, 4), 2 * torch.ones(2, 6), square, by_sgd, 1, 2, store=tmp_path / "kept")
-    with pytest.raises(TypeError, match="optimizer is .*<lambda>"):
+    with pytest.raises(TypeError, match=r"optimizer is .*<lambda>"):
         st.depth_check(
             plain, (2, 4), torch.ones(2, 6), square, lambda p: torch.optim.SGD(p, lr=0.1), store=tmp_path / "new"
         )
