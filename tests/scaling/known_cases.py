@@ -5,8 +5,11 @@ and a rate so small that the change is of first order. A layer's matrix W has in
 Write h_l for the state after layer l, b_l for the gradient of y with respect to what layer l adds, s for the scale of
 a branch. One step by SGD changes y through layer l by
 
-    rate s^2 |b_l|^2 |h_(l-1)|^2,    and one by Adam, whose step is the sign of the gradient, by   rate s |b_l|_1
-    |h_(l-1)|_1,
+    rate s^2 |b_l|^2 |h_(l-1)|^2,
+
+and one by Adam, whose step is the sign of the gradient, by
+
+    rate s |b_l|_1 |h_(l-1)|_1,
 
 where |.|_1 of a vector of independent directions is sqrt(2 n / pi) times its norm, whatever the depth. Each truth
 below is the log of an expectation, as a function of the depth; what a width of n adds to the log's own expectation is
@@ -180,7 +183,10 @@ def pre_norm(order):
 
     Each branch adds 1 to the mean square, r_l^2 = 1 + l. Backwards |b_l|^2 is |v|^2 / r_L^2 at the end, by the last
     norm, and grows by 1 + 1 / r_k^2 at each layer on the way: the product of these telescopes to r_L^2 / r_l^2, so
-    that |b_l|^2 = |v|^2 / r_l^2. """ power = (1 + order) / 2  # of 1 / r_l^2 in a layer's part of y return {
+    that |b_l|^2 = |v|^2 / r_l^2.
+    """
+    power = (1 + order) / 2  # of 1 / r_l^2 in a layer's part of y
+    return {
         "state": lambda depth: 0.5 * math.log(1 + depth),
         "output change": lambda depth: math.log(sum((1 + k) ** -power for k in range(1, depth + 1))),
         "share": lambda depth: 0.5 * math.log(np.mean([(1.0 + k) ** (-2 * power) for k in sampled(depth, DEPTHS[0])])),
