@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from typing import Any
 
 import numpy as np
 import xarray
@@ -92,13 +94,15 @@ def _lines(data: xarray.Dataset, ax: Axes, quantity: str, shades: Colormap | str
         shade = shades(0.9 * place / max(1, len(depths) - 1)) if isinstance(shades, Colormap) else shades
         low, middle, high = np.exp(np.quantile(logs, [0, 0.5, 1], axis=0))
         mark = "o" if len(at) > 1 else "s"
-        ax.plot(at, middle, color=shade, marker=mark, markersize=3, label=f"{depth}")
+        ax.plot(at, middle, color=shade, marker=mark, markersize=3, label=f"depth {depth}" if not place else f"{depth}")
         ax.fill_between(at, low, high, color=shade, alpha=0.15, linewidth=0)
     if ax.lines:
         ax.set_yscale("log")
     name_axes(ax, "relative depth" if along == "relative_depth" else "layer, from first (0) to last (1)", words, None)
     if legend and ax.lines:
-        ax.legend(title="depth", title_fontsize=7, fontsize=7, ncols=2 if len(depths) > 3 else 1)
+        # Above the panel, as lines that rise and fall leave no corner free.
+        spot: Any = {"loc": "lower right", "bbox_to_anchor": (1.03, 0.99), "borderaxespad": 0.2}
+        ax.legend(fontsize=7, ncols=len(depths), handlelength=0.8, columnspacing=0.7, handletextpad=0.3, **spot)
 
 
 def _exponents(data: xarray.Dataset, ax: Axes) -> None:
@@ -123,4 +127,5 @@ def _sentence(data: xarray.Dataset) -> str:
     if "change" in names:
         value = float(data["exponent"].to_numpy()[names.index("change")])
         words = f"The last state changes like depth$^{{{value:.2f}}}$; {words}"
+    words = re.sub(r"depth\^(-?[\d./]+)", r"depth$^{\1}$", words)
     return words[:1].upper() + words[1:] + "."

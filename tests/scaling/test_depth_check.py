@@ -343,6 +343,6 @@ def test_the_dataset_has_all_that_the_result_has():
     assert data.attrs["advice"] == check.advice
     figure = st.plots.depth_check(data)
     lines = figure.axes[0].lines
-    assert [line.get_label() for line in lines] == list(map(str, DEPTHS))
+    assert [line.get_label() for line in lines] == [f"depth {DEPTHS[0]}", *map(str, DEPTHS[1:])]
     drawn = np.exp(np.median(check.log_change[2, :, -1].numpy(), axis=0))
     assert lines[2].get_ydata() == pytest.approx(drawn)
