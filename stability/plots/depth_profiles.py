@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
 
 import numpy as np
 import xarray
@@ -101,8 +100,16 @@ def _lines(data: xarray.Dataset, ax: Axes, quantity: str, shades: Colormap | str
     name_axes(ax, "relative depth" if along == "relative_depth" else "layer, from first (0) to last (1)", words, None)
     if legend and ax.lines:
         # Above the panel, as lines that rise and fall leave no corner free.
-        spot: Any = {"loc": "lower right", "bbox_to_anchor": (1.03, 0.99), "borderaxespad": 0.2}
-        ax.legend(fontsize=7, ncols=len(depths), handlelength=0.8, columnspacing=0.7, handletextpad=0.3, **spot)
+        ax.legend(
+            fontsize=7,
+            ncols=len(depths),
+            handlelength=0.8,
+            columnspacing=0.7,
+            handletextpad=0.3,
+            loc="lower right",
+            bbox_to_anchor=(1.03, 0.99),
+            borderaxespad=0.2,
+        )
 
 
 def _exponents(data: xarray.Dataset, ax: Axes) -> None:
