@@ -13,6 +13,7 @@ from .networks import ARCHITECTURES, INITS, Architecture, Chain, Distribution, I
 from .precision import FirstFailures, FirstNonfinite, ForwardErrors, first_failure, first_nonfinite, forward_error
 from .reading import Layer, Layers, layers
 from .report import Finding, Report, examine
+from .scaling import DepthCheck, depth_check
 from .signals import (
     DeathRecord,
     GradientNorms,
@@ -39,6 +40,7 @@ __all__ = [
     "Chain",
     "Count",
     "DeathRecord",
+    "DepthCheck",
     "Distribution",
     "Finding",
     "FirstFailures",
@@ -66,6 +68,7 @@ __all__ = [
     "check_spectrum",
     "construct",
     "count",
+    "depth_check",
     "evaluate",
     "examine",
     "first_failure",

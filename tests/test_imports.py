@@ -25,8 +25,9 @@ ALLOWED = {
     "precision": {"signals", "jacobians", "reading", "networks"},
     "training": {"folds", "networks"},
     "sweeps": set(),
-    "plots": MEASURED | {"reading", "networks", "training"},
-    "report": MEASURED | {"reading", "networks", "training", "plots", "sweeps"},
+    "scaling": {"signals", "reading", "networks", "sweeps"},
+    "plots": MEASURED | {"reading", "networks", "training", "scaling"},
+    "report": MEASURED | {"reading", "networks", "training", "plots", "sweeps", "scaling"},
     "__init__": set(ROOMS),
     "__main__": {"report"},
 }

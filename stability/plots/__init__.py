@@ -2,6 +2,7 @@
 
 from stability.foundation.data_files import read_data, write_data
 from stability.foundation.files import make_folder
+from stability.plots.depth_profiles import depth_check
 from stability.plots.folded_lines import counts, function
 from stability.plots.format_losses import first_failure, forward_error
 from stability.plots.layer_profiles import gradient_norms, propagation, watch
@@ -17,6 +18,7 @@ __all__ = [
     "STYLE",
     "colour",
     "counts",
+    "depth_check",
     "distribution",
     "end_labels",
     "first_failure",

@@ -14,6 +14,7 @@ from stability.folds import Count, PiecewiseLinear
 from stability.jacobians import LyapunovExponents, SelfCheck, Spectrum
 from stability.precision import FirstFailures, FirstNonfinite, ForwardErrors
 from stability.reading import Layers
+from stability.scaling import DepthCheck
 from stability.signals import DeathRecord, GradientNorms, GrowthFit, Propagation, Units, WatchRecord
 from stability.sweeps.cells import words_of
 from stability.sweeps.opened import Sweep
@@ -202,6 +203,18 @@ def _deaths(one: DeathRecord) -> Rows:
         ("were alive again", str(int(again.sum()))),
         ("dead now", str(int((one.layer > 0).sum()))),
     ]
+
+
+@facts.register
+def _depth_check(one: DepthCheck) -> Rows:
+    rows: Rows = [
+        ("depths", ", ".join(map(str, one.depths))),
+        ("layers", f"{one.layers[0]} to {one.layers[-1]} of {one.kind}"),
+        ("trained", f"{one.steps} updates by {one.optimizer}, {len(one.seeds)} seeds"),
+    ]
+    rows += [(name, str(exponent)) for name, exponent in one.exponents.items()]
+    lost = int((one.diverged >= 0).sum())
+    return [*rows, ("diverged", f"{lost} of {one.diverged.numel()}"), ("advice", one.advice)]
 
 
 @facts.register

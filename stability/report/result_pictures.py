@@ -14,6 +14,7 @@ from stability import plots
 from stability.folds import PiecewiseLinear
 from stability.jacobians import Spectrum
 from stability.precision import FirstFailures, ForwardErrors
+from stability.scaling import DepthCheck
 from stability.signals import GradientNorms, Propagation, Units, WatchRecord
 from stability.training import History
 
@@ -103,6 +104,11 @@ def _errors(one: ForwardErrors) -> Picture:
             plots.forward_error(data, ax, dtype=name, label=name, colour=_COLOURS[place % len(_COLOURS)])
 
     return Picture("Relative error of a run in each format, by layer", draw)
+
+
+@picture.register
+def _depth_check(one: DepthCheck) -> Picture:
+    return Picture("Change of the state by the updates, a line a depth", lambda ax: plots.depth_check(one, ax))
 
 
 @picture.register

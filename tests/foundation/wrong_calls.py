@@ -50,6 +50,10 @@ def module():
     return torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 2)).double()
 
 
+def deeper(depth):
+    return torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(depth))).double()
+
+
 def results():
     with st.watch(net := torch.nn.Linear(2, 2)) as record:
         net(torch.ones(3, 2)).square().mean().backward()
@@ -64,6 +68,7 @@ def results():
         "history": st.train(chain(), TASK, iterations=2, progress=False),
         "units": st.units(module(), Y),
         "watch": record,
+        "depth_check": st.depth_check(deeper, [1, 2], Y, lambda y: y.square().mean(), steps=1, seeds=1),
         "counts": {1: [1, 2], 2: [2, 3]},
         "function": st.restrict(chain(), (-3, 3)),
     }
@@ -71,6 +76,7 @@ def results():
 
 #: Arguments of plots beside those that all of them take.
 PLOTS = {
+    "depth_check": {"colour": "viridis", "quantity": "change"},
     "distribution": {"depth": 2, "alpha": 1.0},
     "first_failure": {"top": 0.0, "size": 4.5},
     "forward_error": {"dtype": "float32", "alpha": 1.0},
@@ -144,6 +150,21 @@ def measurements():
                 "retry_failed": False,
                 "replace_damaged": False,
                 "progress": False,
+            },
+        ),
+        "depth_check": (
+            st.depth_check,
+            {
+                "make": deeper,
+                "depths": [1, 2],
+                "x": Y,
+                "loss": square,
+                "optimizer": None,
+                "steps": 1,
+                "seeds": 1,
+                "store": None,
+                "client": None,
+                "workers": 0,
             },
         ),
         "open_sweep": (st.open_sweep, {"store": SWEPT.store, "grid": {"depth": [1, 2]}}),

@@ -21,6 +21,7 @@ EVIL = '<script>alert("1")</script> $x$ $ & "'
 X = torch.linspace(-3, 3, 9, dtype=torch.float64)
 VOID = {"br", "hr", "img", "meta", "link", "input"}
 FIGURES = {
+    "DepthCheck",
     "Spectrum",
     "Propagation",
     "GradientNorms",
@@ -79,6 +80,10 @@ def net(name, bad=False):
     return made.double()
 
 
+def square(y):
+    return y.square().mean()
+
+
 def results(name):
     model, x = net(name), torch.randn(8, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     chain = st.Chain("plain_prelu", depth=64, seeds=5)
@@ -104,6 +109,9 @@ def results(name):
         st.count(fold, (-3, 3)),
         st.restrict(st.tent(4), (0, 1)),
         st.layers(model, x),
+        st.depth_check(
+            lambda depth: nn.Sequential(*(nn.Linear(5, 5) for _ in range(depth))), (2, 4), x.float(), square
+        ),
         st.first_nonfinite(net(name, bad=True), x),
         st.sweep(failing, {"name": [name, "b"]}, tempfile.mkdtemp(), workers=0, progress=False),
     ]
