@@ -24,7 +24,7 @@ import xarray
 
 import stability as st
 
-SMALL, HEAVY, ROUNDS = 1_000, 16, 40
+SMALL, HEAVY, ROUNDS = 10_000, 16, 40
 
 
 def small(number: int) -> xarray.Dataset:
