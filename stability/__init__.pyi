@@ -2,11 +2,13 @@ from . import plots, theory
 from .folds import Count, PiecewiseLinear, construct, count, restrict, segment, tent
 from .jacobians import (
     LyapunovExponents,
+    Paths,
     SelfCheck,
     Spectrum,
     check_spectrum,
     lyapunov,
     naive_spectrum,
+    paths,
     spectrum,
 )
 from .networks import ARCHITECTURES, INITS, Architecture, Chain, Distribution, Init
@@ -54,6 +56,7 @@ __all__ = [
     "Layers",
     "LyapunovExponents",
     "NotFinite",
+    "Paths",
     "PiecewiseLinear",
     "Propagation",
     "Report",
@@ -76,6 +79,7 @@ __all__ = [
     "lyapunov",
     "naive_spectrum",
     "open_sweep",
+    "paths",
     "plots",
     "propagation",
     "references",
