@@ -6,7 +6,9 @@ from stability.signals.fit_growth import fit_growth
 from stability.signals.gradient_norms import GradientNorms
 from stability.signals.growth_laws import Law
 from stability.signals.growth_verdict import GrowthFit
+from stability.signals.hessian_values import Hessian
 from stability.signals.layer_effects import LayerEffects
+from stability.signals.loss_hessian import hessian
 from stability.signals.measure_gradients import gradient_norms
 from stability.signals.measure_propagation import propagation
 from stability.signals.measure_units import units
@@ -21,6 +23,7 @@ __all__ = [
     "DeathRecord",
     "GradientNorms",
     "GrowthFit",
+    "Hessian",
     "Law",
     "LayerEffects",
     "NotFinite",
@@ -29,6 +32,7 @@ __all__ = [
     "WatchRecord",
     "fit_growth",
     "gradient_norms",
+    "hessian",
     "leave_out",
     "propagation",
     "swap_neighbours",
