@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stability.foundation.formats import Format, coarsest
 from stability.reading.chain_reading import Steps
+from stability.reading.cuts import below
 from stability.reading.network import Network
 from stability.reading.refusals import random_place
 from stability.reading.running import eagerly, run, title
@@ -73,6 +74,12 @@ class SecondDerivatives:
                 self._graph = self._gradient(values, create_graph=True)
             except RuntimeError as error:
                 raise ValueError(self._not_twice(error)) from error
+            # A backward pass that is for once has a node that leads nowhere, and is skipped in silence.
+            if any(
+                node.name().endswith("::Error")
+                for node in below([] if self._graph.grad_fn is None else [self._graph.grad_fn])
+            ):
+                raise ValueError(self._not_twice("its backward pass is marked as once differentiable"))
             self.gradient = self._graph.detach().double().cpu()
             if not self.gradient.isfinite().all():
                 raise ValueError("the gradient of the loss is not finite: it overflows, or the loss has a kink there")
@@ -131,7 +138,7 @@ class SecondDerivatives:
             raise ValueError(self._not_twice(error)) from error
         return self._flat(found).detach()
 
-    def _not_twice(self, error: Exception) -> str:
+    def _not_twice(self, error: object) -> str:
         return (
             f"{title(self.net)}, or the loss, cannot be differentiated twice ({error}): write the operation otherwise"
         )
