@@ -12,9 +12,6 @@ from torch import Tensor
 
 from stability.foundation.shown import Shown
 
-#: From here on the Hessian is said to differ from finite differences.
-DIFFERENT = 0.01
-
 
 @dataclass(frozen=True, repr=False)
 class Hessian(Shown):
@@ -28,6 +25,8 @@ class Hessian(Shown):
         against_differences: (seeds,), how far H v is from differences of gradients at nearby parameters, relative, for
             a random v. Where it is not small the loss has a kink there, such as at a pre-activation of exactly 0, or
             a derivative that is wrong.
+        agrees: bool (seeds,), whether it is as small as the format of the parameters lets it be told: 1 % in float64,
+            and half in coarser ones.
         loss, gradient_norm: (seeds,), the loss and the norm of its gradient.
         parameters: how many there are in each seed.
         members: the member numbers along the seeds.
@@ -37,6 +36,7 @@ class Hessian(Shown):
     residuals: Tensor
     tolerance: Tensor
     against_differences: Tensor
+    agrees: Tensor
     loss: Tensor
     gradient_norm: Tensor
     parameters: int
@@ -97,7 +97,7 @@ class Hessian(Shown):
             condition, zeros = float(self.condition.median()), int(self.zeros.median())
             parts.append(f"{zeros} zero" if zeros else f"condition number {condition:.4g}")
         parts.append(f"{int(self.negative.median())} negative" + ("" if self.complete else " of these"))
-        if (self.against_differences > DIFFERENT).any():
+        if not self.agrees.all():
             parts.append(
                 f"differs from finite differences by up to {float(self.against_differences.max()):.1g}: a kink, or a "
                 "wrong derivative"
@@ -109,6 +109,7 @@ class Hessian(Shown):
         per_seed = {
             "tolerance": (self.tolerance, "what is not told from zero"),
             "against_differences": (self.against_differences, "relative distance from differences of gradients"),
+            "agrees": (self.agrees, "whether that is small"),
             "loss": (self.loss, "loss"),
             "gradient_norm": (self.gradient_norm, "norm of the gradient"),
         }

@@ -18,8 +18,8 @@ from stability.reading.running import eagerly, run, title
 from stability.reading.traces import generators, same_states, undisturbed
 from stability.signals.losses import Loss, evaluate, loss_of_members, scalar_loss
 
-#: So many products with a Hessian are taken at once.
-BATCH = 64
+#: So many products with a Hessian are taken at once, and for a chain in all its seeds together.
+BATCH, CHAIN_BATCH = 64, 512
 #: How far parameters are moved, relative to their size, by powers of the spacing of their format.
 _MOVES = (0.2, 1 / 3, 0.45)
 
@@ -49,7 +49,7 @@ class SecondDerivatives:
         self.values = torch.empty(0)
         self.gradient = torch.empty(0)
         self._graph: Tensor = torch.empty(0)
-        self._one_by_one = False
+        self._one_by_one = self._probed = False
 
     @contextmanager
     def ready(self) -> Iterator[None]:
@@ -116,14 +116,20 @@ class SecondDerivatives:
         if len(given) > 1 and not self._one_by_one:
             try:
                 found = self._products(given)
-                expected = self._product(given.sum(dim=0))
-                size = found.abs().sum(dim=0).amax(dim=-1, keepdim=True)
-                if ((found.sum(dim=0) - expected).abs() <= 1e3 * Format(self.dtype).spacing * size).all():
+                if self._probed or self._are(found, given):
+                    self._probed = True
                     return found.double().cpu()
             except (RuntimeError, NotImplementedError, TypeError, ValueError):
                 pass  # some operation does not take many vectors at once
             self._one_by_one = True
         return torch.stack([self._product(vector) for vector in given]).double().cpu()
+
+    def _are(self, products: Tensor, vectors: Tensor) -> bool:
+        """Whether products that were taken at once sum up to the product with the sum of the vectors."""
+        expected = self._product(vectors.sum(dim=0))
+        size = products.abs().sum(dim=0).amax(dim=-1, keepdim=True)
+        apart = (products.sum(dim=0) - expected).abs()
+        return bool((apart <= 1e3 * Format(self.dtype).spacing * size).all())
 
     def _products(self, vectors: Tensor) -> Tensor:
         found = torch.autograd.grad(
@@ -146,8 +152,9 @@ class SecondDerivatives:
     def full(self) -> Tensor:
         """Return H, (seeds, parameters, parameters), as it comes, and so symmetric up to rounding."""
         matrix = torch.empty(self.seeds, self.size, self.size, dtype=torch.float64)
-        for start in range(0, self.size, BATCH):
-            stop = min(self.size, start + BATCH)
+        batch = max(BATCH // 2, CHAIN_BATCH // self.seeds) if isinstance(self.reading, Steps) else BATCH
+        for start in range(0, self.size, batch):
+            stop = min(self.size, start + batch)
             units = torch.zeros(stop - start, self.seeds, self.size, dtype=torch.float64)
             units[torch.arange(stop - start), :, torch.arange(start, stop)] = 1.0
             matrix[:, start:stop] = self.times(units).movedim(0, 1)
