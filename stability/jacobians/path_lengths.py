@@ -92,11 +92,24 @@ class Paths(Shown):
         """(*batch), log s^2, the mean over the layers of the relative energy |A_l|^2 / width of a branch."""
         return (2 * self.log_branches).logsumexp(dim=0) - math.log(self.depth)
 
-    def binomial(self) -> Tensor:
-        """Return the shares that branches with random signs have, as log_norms: Binomial(depth, s^2 / (1 + s^2)).
+    def random_signs(self) -> Tensor:
+        """Return the shares that these branches have with random signs, as log_norms.
 
-        With s^2 the mean relative energy of this network's branches (`log_strength`), all taken for equal: what is
-        expected if products of different layers are uncorrelated. Its mean is depth s^2 / (1 + s^2).
+        If products of different layers are uncorrelated, the expected energies are the coefficients of
+        prod_l (1 + z s_l^2), s_l^2 = |A_l|^2 / width. Their mean length is the sum of s_l^2 / (1 + s_l^2).
+        """
+        shares = torch.zeros(self.log_norms.shape, dtype=torch.float64)
+        shares[0] = 1.0
+        for probability in (2 * self.log_branches).sigmoid():
+            shares[1:] = shares[1:] * (1 - probability) + shares[:-1] * probability
+            shares[0] *= 1 - probability
+        return shares
+
+    def binomial(self) -> Tensor:
+        """Return the shares of Binomial(depth, s^2 / (1 + s^2)), as log_norms: `random_signs` for equal branches.
+
+        With s^2 the mean relative energy of this network's branches (`log_strength`). Its mean is
+        depth s^2 / (1 + s^2), which is the largest that random signs give for this s^2.
         """
         probability = self.log_strength.sigmoid().numpy()
         expected = binom.pmf(self._lengths().numpy(), self.depth, probability)
@@ -133,7 +146,7 @@ class Paths(Shown):
             mean = float(self.mean_length.median())
         except ValueError:
             return f"Paths({over}, {int(self.undecided.sum())} of {self.undecided.numel()} coefficients undecided)"
-        expected = self.depth * float(self.log_strength.sigmoid().median())
+        expected = float((2 * self.log_branches).sigmoid().sum(dim=0).median())
         many = "" if self.log_norms[0].numel() == 1 else ", medians"
         return (
             f"Paths({over}: mean path length {mean:.4g}, 90 % of the energy from {low} to {high}; with random signs "
@@ -165,7 +178,8 @@ class Paths(Shown):
             "log_norms": (over, self.log_norms.numpy(), {"long_name": "log |C_k|", **about}),
             "log_errors": (over, self.log_errors.numpy(), {"long_name": "log of a bound of the error", **about}),
             "share": (over, self.shares.numpy(), {"long_name": "share of the energy"}),
-            "binomial": (over, self.binomial().numpy(), {"long_name": "share with random signs"}),
+            "random_signs": (over, self.random_signs().numpy(), {"long_name": "share with random signs"}),
+            "binomial": (over, self.binomial().numpy(), {"long_name": "share with random signs and equal branches"}),
             "log_branches": (
                 ("layer", *batch),
                 self.log_branches.numpy(),

@@ -180,6 +180,11 @@ def test_binomial_expectation_of_independent_branches():
     expected = torch.tensor([math.comb(depth, k) * p**k * (1 - p) ** (depth - k) for k in range(depth + 1)])
     assert (mean - expected).abs().max() < 0.01
     assert (found.binomial().mean(dim=1) - expected).abs().max() < 0.01
+    assert (found.random_signs().mean(dim=1) - expected).abs().max() < 0.01
+    uneven = st.paths(torch.eye(2, dtype=torch.float64) + torch.tensor([0.5, 2.0, 0.0]).double()[:, None, None])
+    p, q = 2 * 0.25 / (1 + 2 * 0.25), 2 * 4 / (1 + 2 * 4)  # the entries of A are all alike, so s^2 = 2 a^2
+    signs = torch.tensor([(1 - p) * (1 - q), p * (1 - q) + q * (1 - p), p * q, 0.0], dtype=torch.float64)
+    assert torch.allclose(uneven.random_signs(), signs, rtol=1e-12, atol=0)
     assert energies @ torch.arange(9, dtype=torch.float64) / energies.sum() == pytest.approx(depth * p, rel=0.02)
     low, middle, high = (int(q.double().median()) for q in found.quantiles())
     assert low < middle < high

@@ -20,6 +20,7 @@ X = torch.linspace(-3, 3, 9, dtype=torch.float64)
 VOID = {"br", "hr", "img", "meta", "link", "input"}
 FIGURES = {
     "Spectrum",
+    "Paths",
     "Propagation",
     "GradientNorms",
     "Units",
@@ -89,6 +90,9 @@ def results(name):
     return [
         s,
         s.self_check,
+        st.paths(net(name), x, layers=[name, "act"], progress=False),
+        st.leave_out(model, x, layers=[name, "act"]),
+        st.hessian(model, x, lambda y: y.square().mean()),
         st.lyapunov(chain, torch.ones(1, dtype=torch.float64)),
         st.propagation(model, x),
         gradients,
@@ -141,7 +145,18 @@ def test_a_result_renders(shown, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["Spectrum", "Propagation", "GradientNorms", "ForwardErrors", "Layers", "FirstNonfinite", "WatchRecord"]
+    "name",
+    [
+        "Spectrum",
+        "Paths",
+        "LayerEffects",
+        "Propagation",
+        "GradientNorms",
+        "ForwardErrors",
+        "Layers",
+        "FirstNonfinite",
+        "WatchRecord",
+    ],
 )
 def test_what_a_layer_is_called_stays_text(shown, name):
     text = shown[name]._repr_html_()
