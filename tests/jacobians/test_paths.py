@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import time
 from fractions import Fraction
 
 import flint
@@ -115,6 +116,37 @@ def test_polynomials_in_rational_arithmetic_at_depth_200(name):
             if true > -math.inf:
                 assert abs(math.expm1(log - true)) <= math.exp(error - true) * 1.01 + 1e-15 * (1 + abs(true))
     assert not found.undecided.any()
+
+
+@pytest.mark.parametrize("strength", [0.05, 0.5, 3.0])
+def test_matrix_polynomials_in_rational_arithmetic_at_depth_200(strength):
+    """The entries of J - I are multiples of 2^-40, so that they are taken without rounding."""
+    random = np.random.default_rng(8)
+    branches = np.round(strength * random.standard_normal((200, 2, 2)) * 2.0**40) / 2.0**40
+    found = st.paths(np.eye(2) + branches)
+    product = [[flint.fmpq_poly([int(i == j)]) for j in range(2)] for i in range(2)]
+    for branch in branches:
+        entries = [[flint.fmpq(int(value * 2**40), 2**40) for value in row] for row in branch]
+        factor = [[flint.fmpq_poly([int(i == j), entries[i][j]]) for j in range(2)] for i in range(2)]
+        product = [[sum(factor[i][m] * product[m][j] for m in range(2)) for j in range(2)] for i in range(2)]
+    squares = [sum(product[i][j][k] ** 2 for i in range(2) for j in range(2)) for k in range(201)]
+    exact = torch.tensor([log_of(square) / 2 for square in squares], dtype=torch.float64)
+    apart = (found.log_norms - exact).abs()
+    assert apart.max() < 1e-10
+    assert (torch.expm1(apart) <= 1.01 * (found.log_errors - exact).exp() + 1e-12).all()
+    assert not found.undecided.any()
+
+
+@pytest.mark.slow
+def test_paths_of_1000_layers_of_width_16_take_less_than_ten_spectra():
+    chain, x = st.Chain("residual2_prelu", 1000, width=16), torch.ones(1, 16, dtype=torch.float64)
+    seconds = []
+    for verb in (st.spectrum, st.paths):
+        start = time.perf_counter()
+        found = verb(chain, x, progress=False)
+        seconds.append(time.perf_counter() - start)
+    assert not found.undecided.any()
+    assert seconds[1] < 10 * seconds[0]
 
 
 def test_coefficients_that_cancel_are_exact_zeros():
