@@ -155,9 +155,8 @@ def path_lengths(quick: bool) -> None:
     spectrum, ours = medians(
         lambda: st.spectrum(chain, x, progress=False), lambda: st.paths(chain, x, progress=False), rounds=1
     )
-    print(
-        f"width 16, depth {depth}: all path lengths {ours:.2f} s; over a spectrum: {verdict(ours / spectrum, at_most=10)}"
-    )
+    ratio = verdict(ours / spectrum, at_most=10)
+    print(f"width 16, depth {depth}: all path lengths {ours:.2f} s; over a spectrum: {ratio}")
     many, x = st.Chain("residual2_prelu", depth, seeds=1000), torch.ones(1, dtype=torch.float64)
     (seconds,) = medians(lambda: st.paths(many, x), rounds=1)
     found = st.paths(many, x)

@@ -81,7 +81,7 @@ def paths(
     (torch.Size([101, 20, 1]), False)
     >>> J = torch.eye(3, dtype=torch.float64) * 1.5
     >>> st.paths(J.expand(10, 3, 3)).shares[:3].sum()  # binomial coefficients, squared, times 1/4^k
-    tensor(0.3205, dtype=torch.float64)
+    tensor(0.2447, dtype=torch.float64)
     """
     if k is not None:
         check_integer("k", k, 0)

@@ -46,8 +46,9 @@ def leave_out(
         net: a chain, any module, or callables that follow one another, as it is: in eval mode if it has dropout.
         x: the points, or what the network takes: a tensor, a tuple of positional inputs, a dictionary of keyword ones.
         layers, source, batch_dim: how a module is read, see `st.layers`. A layer that changes the shape of the state
-            cannot be left out: name the layers between, such as layers="blocks". The output is that of the whole
-            network, of several tensors the first.
+            cannot be left out: name those that do not in sets=, or the layers between, such as layers="blocks". What
+            follows the last layer that is named belongs to none. The output is that of the whole network, of several
+            tensors the first.
         sets: which layers are left out together in each case, by number from 0 or by name; every layer alone without.
         together: without sets, how many layers are left out together; more than 1 in random sets.
         draws: how many random sets.
