@@ -407,7 +407,19 @@ WRONG = {
 
 #: Names of arguments that may be such a value after all.
 FINE = {
-    "a bool": {"parameters", "marks", "check", "distances", "progress", "alive", "exact", "gain", "train"},
+    "a bool": {
+        "parameters",
+        "marks",
+        "check",
+        "distances",
+        "progress",
+        "alive",
+        "exact",
+        "gain",
+        "train",
+        "replace_damaged",
+        "retry_failed",
+    },
     "a text": {"label", "text", "mosaic", "name", "folder", "checkpoint", "resume", "path", "store"},
     "an empty text": {"label", "folder"},
     "none": {"label", "ax", "batch_dim", "colours"},
