@@ -22,6 +22,7 @@ right_angle = [[[1e30, 0.0], [0.0, 1e-30]], [[1e-16, 1.0], [1.0, 0.0]], [[1e30, 
 found = [st.spectrum(net, points).log_values, st.spectrum(wide, points).log_values, st.spectrum(narrow, x).log_values,
          st.spectrum(right_angle).log_values, st.gradient_norms(narrow, x, squares).log_norms["input"],
          st.gradient_norms(net, points, squares).log_norms["input"],
+         st.paths(narrow, x).log_norms, st.leave_out(narrow, x).log_changes,
          torch.tensor([float(st.count(narrow, (-3, 3)).folds[0])]),
          st.lyapunov(torch.randn(40, 2, 2, dtype=torch.float64, generator=generator)).exponents]
 print(json.dumps([t.flatten().tolist() for t in found]))
@@ -43,6 +44,6 @@ def results(**variables):
 @pytest.mark.slow
 def test_plain_python_finds_what_compiled_loops_find_and_neither_warns():
     compiled, plain = results(), results(NUMBA_DISABLE_JIT="1")
-    assert len(compiled) == 8
+    assert len(compiled) == 10
     for one, other in zip(compiled, plain, strict=True):
         assert one == pytest.approx(other, rel=1e-12, abs=1e-12)

@@ -19,6 +19,7 @@ from stability.foundation.formats import Format, coarsest
 from stability.jacobians.leading_values import SPARE, leading_spectrum
 from stability.jacobians.of_matrices import Matrices, matrix_spectrum, spectrum_of_layers
 from stability.jacobians.of_step_tables import width_one_spectrum
+from stability.jacobians.products import Array
 from stability.jacobians.spectrum import Spectrum
 from stability.reading import Layers
 from stability.reading.chain_reading import Steps, StepTable
@@ -207,6 +208,30 @@ def _in_portions(
     progress: bool,
 ) -> Spectrum:
     """Take as many points at a time as the memory allows, and join what comes back."""
+    parts = []
+    advice = "take fewer layers, or ask for the leading values alone with k="
+    for points, found, dtype in jacobians_in_portions(reading, names, states, memory, progress, advice):
+        batch = (len(reading.members), points)
+        parts.append(spectrum_of_layers(found, batch, dtype, Format(dtype).spacing, check, distances, progress))
+    return parts[0] if len(parts) == 1 else _join(parts)
+
+
+def jacobians_in_portions(
+    reading: Steps | Network,
+    names: tuple[str, ...],
+    states: list[State],
+    memory: float,
+    progress: bool,
+    advice: str = "or take fewer layers",
+) -> Iterator[tuple[int, list[Array], torch.dtype]]:
+    """Yield the Jacobians (seeds times points, m, n) of all layers at as many points at a time as the memory allows.
+
+    Args:
+        advice: what else than to raise memory= is said of a point that exceeds it.
+
+    Yields:
+        How many points there are, the Jacobians, and the coarsest dtype that they come from.
+    """
     seeds, points = len(reading.members), states[0].batch[-1]
     depth, one = len(states) - 1, _one_point(reading, states)
     if one > memory:
@@ -214,11 +239,9 @@ def _in_portions(
             f"the Jacobians of one point take {one:.3g} GiB ({depth} layers of up to "
             f"{max(state.width for state in states)} numbers"
             + (f", {seeds} seeds" if isinstance(reading, Steps) else "")
-            + f"): the budget is {memory:g} GiB. Raise memory=, take fewer layers, or ask for the leading values "
-            "alone with k="
+            + f"): the budget is {memory:g} GiB. Raise memory=, {advice}"
         )
     portion = max(1, int(memory / one))
-    parts = []
     with tqdm(total=points * depth, desc="Jacobians", disable=None if progress else True) as bar:
         for start in range(0, points, portion):
             stop = min(points, start + portion)
@@ -228,13 +251,7 @@ def _in_portions(
                     found.append(layer.jacobian())
                     dtypes.append(layer.dtype)
                     bar.update(stop - start)
-            dtype = coarsest(dtypes)
-            parts.append(
-                spectrum_of_layers(
-                    found, (seeds, stop - start), dtype, Format(dtype).spacing, check, distances, progress
-                )
-            )
-    return parts[0] if len(parts) == 1 else _join(parts)
+            yield stop - start, found, coarsest(dtypes)
 
 
 @contextmanager

@@ -27,19 +27,9 @@ def width_one_spectrum(reading: StepTable, distances: bool) -> Spectrum:
     arithmetic, at some microseconds each). The state is carried with an exponent of its own and cannot underflow or
     overflow, so the branches taken stay right at any depth; otherwise it is float64 and rounds as float64 does.
     """
-    table, points, depth = reading.steps, torch.from_numpy(reading.points), reading.chain.depth
-    logs, factor_signs = log_factors(table)
-    size = abs(table)
-    safe = ((size == 0) | ((size > kernel.ROW_SMALL) & (size < kernel.ROW_LARGE))).all(axis=2)
-    shape = (depth, len(table), len(points))
-    log_values, signs = np.empty(shape), np.empty(shape, dtype=np.int8)
-    branches = np.empty((depth if distances else 1, *shape[1:]), dtype=np.int8)
-    arrays = (table, safe, logs, factor_signs, points.numpy(), log_values, signs, branches)
-    side_by_side(
-        lambda first, last: kernel.log_derivatives(first, last, *arrays),
-        len(table) * math.ceil(len(points) / kernel.BLOCK),
-        log_values.size,
-    )
+    depth = reading.chain.depth
+    logs, factor_signs = log_factors(reading.steps)
+    log_values, signs, branches = _followed(reading, logs, factor_signs, keep_branches=distances)
     layer_distances = log_product_distance = None
     if distances:
         with np.errstate(over="ignore"):
@@ -49,14 +39,38 @@ def width_one_spectrum(reading: StepTable, distances: bool) -> Spectrum:
     return Spectrum(
         log_values=torch.from_numpy(log_values)[..., None],
         sizes=(1,) * depth,
-        undecided=torch.zeros((), dtype=torch.int64).expand(shape),
+        undecided=torch.zeros((), dtype=torch.int64).expand(log_values.shape),
         signs=torch.from_numpy(signs),
         distance_from_identity=layer_distances,
         log_product_distance=log_product_distance,
-        x=points,
+        x=torch.from_numpy(reading.points),
         members=reading.members,
         layers=reading.layers,
     )
+
+
+def branches_of(reading: StepTable) -> NDArray[np.int8]:
+    """Return on which side of its kink every step is, (depth, seeds, points), 1 where z > 0 and 0 elsewhere."""
+    return _followed(reading, *log_factors(reading.steps), keep_branches=True)[2]
+
+
+def _followed(
+    reading: StepTable, logs: NDArray[np.float64], factor_signs: NDArray[np.int8], keep_branches: bool
+) -> tuple[NDArray[np.float64], NDArray[np.int8], NDArray[np.int8]]:
+    """Return log |dh_l/dx|, its sign, and the sides of the kinks, of all layers if they are to be kept."""
+    table, points = reading.steps, reading.points
+    size = abs(table)
+    safe = ((size == 0) | ((size > kernel.ROW_SMALL) & (size < kernel.ROW_LARGE))).all(axis=2)
+    shape = (table.shape[1], len(table), len(points))
+    log_values, signs = np.empty(shape), np.empty(shape, dtype=np.int8)
+    branches = np.empty((shape[0] if keep_branches else 1, *shape[1:]), dtype=np.int8)
+    arrays = (table, safe, logs, factor_signs, points, log_values, signs, branches)
+    side_by_side(
+        lambda first, last: kernel.log_derivatives(first, last, *arrays),
+        len(table) * math.ceil(len(points) / kernel.BLOCK),
+        log_values.size,
+    )
+    return log_values, signs, branches
 
 
 def _log_distance_from_one(logs: NDArray[np.float64], signs: NDArray[np.int8]) -> NDArray[np.float64]:

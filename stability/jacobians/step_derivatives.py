@@ -34,7 +34,7 @@ def factors(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np
         seed, row, branch = place
         exact = EXACT.row_of(table[seed, row])
         gain = EXACT.gain(exact, 1 if branch else exact.slope)
-        value[tuple(place)], exponents[tuple(place)] = _scaled(gain)
+        value[tuple(place)], exponents[tuple(place)] = scaled(gain)
     return value, exponents
 
 
@@ -45,7 +45,7 @@ def log_factors(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArra
         return np.log(abs(mantissas)) + exponents * math.log(2), np.sign(mantissas).astype(np.int8)
 
 
-def _scaled(g: Fraction) -> tuple[float, int]:
+def scaled(g: Fraction) -> tuple[float, int]:
     """Return a rational number of any size as mantissa and exponent, the exponent 0 where float64 holds it."""
     if g == 0:
         return 0.0, 0

@@ -7,6 +7,7 @@ from stability.plots.folded_lines import counts, function
 from stability.plots.format_losses import first_failure, forward_error
 from stability.plots.layer_profiles import gradient_norms, propagation, watch
 from stability.plots.lettered_panels import PAGE_WIDTH, end_labels, headline, panels, ticks
+from stability.plots.path_energies import paths
 from stability.plots.save_figure import save
 from stability.plots.spectra import distribution, spectrum, vanishing
 from stability.plots.style import STYLE, colour
@@ -30,6 +31,7 @@ __all__ = [
     "history",
     "make_folder",
     "panels",
+    "paths",
     "propagation",
     "read_data",
     "save",

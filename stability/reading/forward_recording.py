@@ -113,9 +113,9 @@ _SET_REQUIRES_GRAD = torch.Tensor.requires_grad.__set__  # type: ignore[attr-def
 class _Follower(TorchFunctionMode):
     """Sees every tensor that torch's functions take and return, and copies numbers before they are changed in place."""
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, recording: Recording, on_seen: Callable[[int, Tensor], object] | None = None) -> None:
         super().__init__()
-        self.recording, self.seen = recording, recording.seen
+        self.recording, self.seen, self.on_seen = recording, recording.seen, on_seen
         self.by_storage: dict[int, list[Seen]] = {}
 
     def __torch_function__(
@@ -153,6 +153,9 @@ class _Follower(TorchFunctionMode):
             return
         seen = self.seen[edge] = Seen(tensor.detach(), tensor._version, tuple(tensor.shape))
         self.by_storage.setdefault(tensor.untyped_storage().data_ptr(), []).append(seen)
+        if self.on_seen is not None:
+            with torch._C.DisableTorchFunction():
+                self.on_seen(len(self.seen) - 1, tensor)
 
     def _keep(self, tensor: Tensor) -> None:
         """Copy what shares the storage of a tensor that is about to be changed."""
@@ -164,16 +167,22 @@ class _Follower(TorchFunctionMode):
 
 
 @contextmanager
-def recorded(net: nn.Module, inputs: Inputs, source: str | int | None = None) -> Iterator[Recording]:
+def recorded(
+    net: nn.Module,
+    inputs: Inputs,
+    source: str | int | None = None,
+    on_seen: Callable[[int, Tensor], object] | None = None,
+) -> Iterator[Recording]:
     """Record the forward pass that is run inside.
 
     Args:
         net: whose modules are hooked, for as long as the context lasts.
         inputs: what it is given.
         source: the call whose result has a graph, be the module frozen or not, as the outputs of embeddings have.
+        on_seen: called with every tensor of the graph as it is first seen, and its number in the order of `seen`.
     """
     recording = Recording()
-    follower = _Follower(recording)
+    follower = _Follower(recording, on_seen)
     for _, tensor in inputs.tensors():
         follower.see(tensor)
     running: list[tuple[nn.Module, list[Edge], int]] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -107,6 +107,19 @@ class Network:
                 )
             random = not same_states(before, generators(self.module))
             yield self._read(recording, given, edges, random)
+
+    def rerun(self, on_seen: Callable[[int, Tensor], object]) -> object:
+        """Return what the network makes of its inputs when it is followed as in `forward`, its layers not read.
+
+        Args:
+            on_seen: called with every tensor of the graph and its number, the same from run to run, before anything
+                is made of it.
+        """
+        with undisturbed(self.module), torch.inference_mode(False), torch.enable_grad(), eagerly(self.module):
+            given, _ = self._prepared(self._float_source())
+            with recorded(self.module, given, self.source, on_seen) as recording:
+                recording.output = run(self.module, given)
+            return recording.output
 
     def copied(self) -> Inputs:
         """Return copies of the inputs, which the network may change in place."""

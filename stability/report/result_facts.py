@@ -11,11 +11,20 @@ import torch
 from torch import Tensor
 
 from stability.folds import Count, PiecewiseLinear
-from stability.jacobians import LyapunovExponents, SelfCheck, Spectrum
+from stability.jacobians import LyapunovExponents, Paths, SelfCheck, Spectrum
 from stability.precision import FirstFailures, FirstNonfinite, ForwardErrors
 from stability.reading import Layers
 from stability.scaling import DepthCheck
-from stability.signals import DeathRecord, GradientNorms, GrowthFit, Propagation, Units, WatchRecord
+from stability.signals import (
+    DeathRecord,
+    GradientNorms,
+    GrowthFit,
+    Hessian,
+    LayerEffects,
+    Propagation,
+    Units,
+    WatchRecord,
+)
 from stability.sweeps.cells import words_of
 from stability.sweeps.opened import Sweep
 from stability.training import History
@@ -95,6 +104,56 @@ def _lyapunov(one: LyapunovExponents) -> Rows:
     rows: Rows = [("layers", f"{one.depth}, of them left out {one.burn_in}"), ("over", _of(shape[:-1]))]
     for number, (value, error) in enumerate(list(zip(values, errors, strict=True))[:5], start=1):
         rows.append((f"exponent {number} of {shape[-1]}{of}", f"{value:+.4g} ± {error:.1g}"))
+    return rows
+
+
+@facts.register
+def _paths(one: Paths) -> Rows:
+    rows: Rows = [
+        ("layers", _named(one.layers) if one.layers else str(one.depth)),
+        ("over", _of(one.log_norms.shape[1:])),
+        ("path lengths", f"0 to {len(one.log_norms) - 1}"),
+        ("strength of a branch, root mean square, median", _power(one.log_strength / 2)),
+    ]
+    undecided = int(one.undecided.sum())
+    if len(one.log_norms) > one.depth and not undecided:
+        low, high = (int(level.median()) for level in one.quantiles((0.05, 0.95)))
+        expected = float((2 * one.log_branches).sigmoid().sum(dim=0).median())
+        rows.append(("mean path length, median", f"{float(one.mean_length.median()):.4g}"))
+        rows.append(("with random signs", f"{expected:.4g}"))
+        rows.append(("90 % of the energy", f"lengths {low} to {high}"))
+    return [*rows, ("undecided coefficients", f"{undecided} of {one.undecided.numel()}")]
+
+
+@facts.register
+def _effects(one: LayerEffects) -> Rows:
+    middle = one.log_relative.median(dim=1).values
+    most = one.sets[int(middle.argmax())]
+    return [
+        ("layers", _named(one.layers)),
+        ("over", _of(one.log_changes.shape[1:])),
+        ("cases", f"{len(one.sets)}, {one.done}"),
+        ("relative change of the output, median", _power(middle)),
+        ("least", _power(middle.min())),
+        ("most", f"{_power(middle.max())}, {', '.join(one.layers[number] for number in most[:3])}"),
+    ]
+
+
+@facts.register
+def _hessian(one: Hessian) -> Rows:
+    rows: Rows = [
+        ("parameters", str(one.parameters)),
+        ("seeds", str(len(one.members))),
+        ("loss, median", f"{float(one.loss.median()):.4g}"),
+        ("largest eigenvalue, median", f"{float(one.eigenvalues[:, 0].median()):.4g}"),
+        ("smallest", f"{float(one.eigenvalues[:, -1].median()):.4g}"),
+        ("negative, median", f"{int(one.negative.median())} of {one.eigenvalues.shape[1]}"),
+        ("not told from zero, median", str(int(one.zeros.median()))),
+    ]
+    if one.complete:
+        rows.append(("condition number, median", f"{float(one.condition.median()):.4g}"))
+    if not one.agrees.all():
+        rows.append(("differs from finite differences by", f"{float(one.against_differences.max()):.1g}"))
     return rows
 
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from stability import plots
 from stability.folds import PiecewiseLinear
-from stability.jacobians import Spectrum
+from stability.jacobians import Paths, Spectrum
 from stability.precision import FirstFailures, ForwardErrors
 from stability.scaling import DepthCheck
 from stability.signals import GradientNorms, Propagation, Units, WatchRecord
@@ -54,6 +54,14 @@ def _spectrum(one: Spectrum) -> Picture:
     data = thinned(one.to_dataset())
     few = ", a choice of them" if data.sizes["index"] < one.log_values.shape[-1] else ""
     return Picture(f"Singular values of the product of the first layers{few}", lambda ax: plots.spectrum(data, ax))
+
+
+@picture.register
+def _paths(one: Paths) -> Picture:
+    return Picture(
+        "Share of the energy by path length, dashed with random signs, dotted the binomial",
+        lambda ax: plots.paths(one, ax),
+    )
 
 
 @picture.register

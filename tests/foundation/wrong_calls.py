@@ -62,6 +62,7 @@ def results():
         "distribution": st.spectrum(chain(), X),
         "vanishing": st.spectrum(chain(), X),
         "propagation": st.propagation(chain(), X),
+        "paths": st.paths(chain(), X),
         "gradient_norms": st.gradient_norms(chain(), X, loss),
         "first_failure": st.first_failure(chain(), X, progress=False),
         "forward_error": st.forward_error(chain(), X),
@@ -98,6 +99,20 @@ def measurements():
             {"net": chain(), "x": X, "check": True, "distances": True, "memory": 1.0, "progress": False, "k": 1},
         ),
         "spectrum of a module": (st.spectrum, of_module),
+        "paths": (st.paths, {"net": chain(), "x": X, "k": 2, "memory": 1.0, "progress": False}),
+        "paths of a module": (st.paths, {**of_module, "k": 1}),
+        "leave_out": (
+            st.leave_out,
+            {"net": chain(), "x": X, "sets": None, "together": 1, "draws": 2, "root": 0},
+        ),
+        "leave_out of a module": (st.leave_out, {**of_module, "sets": [[1]]}),
+        "swap_neighbours": (st.swap_neighbours, {"net": chain(), "x": X}),
+        "swap_neighbours of a module": (st.swap_neighbours, of_module),
+        "hessian": (
+            st.hessian,
+            {"net": chain(), "x": X, "loss": loss, "k": 2, "all_up_to": 100, "memory": 1.0},
+        ),
+        "hessian of a module": (st.hessian, {"net": module(), "x": Y, "loss": square}),
         "check_spectrum": (st.check_spectrum, {"matrices": np.eye(2)[None], "log_values": np.zeros((1, 2))}),
         "naive_spectrum": (st.naive_spectrum, of_module),
         "lyapunov": (st.lyapunov, {"net": np.tile(np.eye(2), (40, 1, 1)), "progress": False}),
@@ -221,6 +236,7 @@ def objects():
         "PiecewiseLinear.inner": (function[0].inner, {"other": function[0]}),
         "PiecewiseLinear.norm": (function[0].norm, {"p": 2}),
         "PiecewiseLinear.distance": (function[0].distance, {"target": torch.sin}),
+        "Paths.quantiles": (found["paths"].quantiles, {"q": (0.5,)}),
         "Spectrum.underflows": (found["spectrum"].underflows, {"dtype": torch.float16}),
         "GradientNorms.underflows": (
             found["gradient_norms"].underflows,
@@ -412,7 +428,19 @@ WRONG = {
 
 #: Names of arguments that may be such a value after all.
 FINE = {
-    "a bool": {"parameters", "marks", "check", "distances", "progress", "alive", "exact", "gain", "train"},
+    "a bool": {
+        "parameters",
+        "marks",
+        "check",
+        "distances",
+        "progress",
+        "alive",
+        "exact",
+        "gain",
+        "train",
+        "replace_damaged",
+        "retry_failed",
+    },
     "a text": {"label", "text", "mosaic", "name", "folder", "checkpoint", "resume", "path", "store"},
     "an empty text": {"label", "folder"},
     "none": {"label", "ax", "batch_dim", "colours"},

@@ -379,3 +379,19 @@ def test_zeros_end_the_lines_of_gradients_and_signals():
     assert np.isnan(figure.axes[0].lines[0].get_ydata()[2])
     figure = st.plots.gradient_norms(st.gradient_norms(chain, X, lambda y: y.mean(dim=1)))
     assert np.isnan(figure.axes[0].lines[0].get_ydata()[:2]).all()
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_paths_are_drawn_beside_what_random_signs_give(stored):
+    found = st.paths(st.Chain("residual2_prelu", 40, seeds=20), X)
+    figure = st.plots.paths(found.to_dataset() if stored else found, label="at the start")
+    (ax,) = figure.axes
+    middle, random, binomial = ax.lines
+    shares = found.shares.flatten(1).quantile(0.5, dim=1).numpy()
+    shown = middle.get_xdata().astype(int)
+    assert middle.get_ydata() == pytest.approx(shares[shown])
+    assert random.get_ydata() == pytest.approx(np.median(found.random_signs().flatten(1), axis=1)[shown])
+    assert binomial.get_ydata() == pytest.approx(np.median(found.binomial().flatten(1), axis=1)[shown])
+    assert 1 < len(shown) < 41, "lengths without energy are left out"
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert names == ["at the start", "at the start: random signs", "at the start: binomial"]

@@ -23,6 +23,7 @@ VOID = {"br", "hr", "img", "meta", "link", "input"}
 FIGURES = {
     "DepthCheck",
     "Spectrum",
+    "Paths",
     "Propagation",
     "GradientNorms",
     "Units",
@@ -96,6 +97,9 @@ def results(name):
     return [
         s,
         s.self_check,
+        st.paths(net(name), x, layers=[name, "act"], progress=False),
+        st.leave_out(model, x, layers=[name, "act"]),
+        st.hessian(model, x, lambda y: y.square().mean()),
         st.lyapunov(chain, torch.ones(1, dtype=torch.float64)),
         st.propagation(model, x),
         gradients,
@@ -158,7 +162,18 @@ def test_a_result_renders(shown, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["Spectrum", "Propagation", "GradientNorms", "ForwardErrors", "Layers", "FirstNonfinite", "WatchRecord"]
+    "name",
+    [
+        "Spectrum",
+        "Paths",
+        "LayerEffects",
+        "Propagation",
+        "GradientNorms",
+        "ForwardErrors",
+        "Layers",
+        "FirstNonfinite",
+        "WatchRecord",
+    ],
 )
 def test_what_a_layer_is_called_stays_text(shown, name):
     text = shown[name]._repr_html_()
