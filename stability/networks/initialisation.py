@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -128,15 +129,18 @@ class Init:
 def _leave_identity(init: Init, architecture: Architecture, _width: int) -> Init:
     """The identity, with a gradient to leave it, where the architecture has one."""
     eye, one = Distribution("identity"), Distribution("constant", 1.0)
-    skip, maps, phi = architecture.skip, architecture.maps, architecture.phi
-    if skip == 1 and maps == 2:
-        return replace(init, outer_weight=ZERO, outer_bias=ZERO)
-    if skip == 1 and phi.derivative_at_zero != 0:
-        return replace(init, weight=ZERO, bias=ZERO)
-    if skip == 0 and phi.trains_slope:
+    skip, phi, parts = architecture.skip, architecture.phi, architecture.parts
+    # A branch whose last map is 0 is 0 and, but behind a ReLU, trains that map.
+    if skip == 1 and parts[-1] == "add" and (parts[-2] != "activation" or phi.derivative_at_zero != 0):
+        return replace(init, **dict.fromkeys(_last_map(architecture), ZERO))
+    if skip == 0 and phi.trains_slope and "norm" not in parts and not architecture.scaled:
         return replace(init, weight=eye, bias=ZERO, outer_weight=eye, outer_bias=ZERO, slope=one)
-    if skip == 1:
+    if skip == 1 and parts[-1] != "add":
+        why = "what follows the addition is not the identity"
+    elif skip == 1 and architecture.maps == 1:
         why = "h + relu(w h + b) is h for all h only at w = 0 and b <= 0, where every gradient is 0"
+    elif skip == 1:
+        why = "a branch that ends in a ReLU is 0 for all h only where every gradient is 0"
     elif skip == 0:
         why = f"{architecture.activation}(w h + b) is h for all h for no w and b"
     else:
@@ -147,8 +151,14 @@ def _leave_identity(init: Init, architecture: Architecture, _width: int) -> Init
     )
 
 
+def _last_map(architecture: Architecture) -> tuple[str, str]:
+    """Return the names of the weight and the bias of the last map."""
+    name = architecture.map_names[-1]
+    return f"{name}weight", f"{name}bias"
+
+
 def _need_outer_map(init: Init, architecture: Architecture, _width: int) -> Init:
-    if architecture.maps == 2:
+    if architecture.maps > 1:
         return init
     raise ValueError(
         f"init {init.name!r} divides the outer map by sqrt(depth), and {architecture.name!r} has none: take an "
@@ -157,11 +167,12 @@ def _need_outer_map(init: Init, architecture: Architecture, _width: int) -> Init
 
 
 def _need_width_1(init: Init, architecture: Architecture, width: int) -> Init:
-    if width == 1 and architecture.phi.piecewise_linear:
+    if width == 1 and architecture.six_numbers and not architecture.shared:
         return init
     raise ValueError(
         f"init {init.name!r} spreads the kinks of a chain of width 1, and {architecture.name!r} has width {width} "
-        f"and activation {architecture.activation!r}: take width=1 and a piecewise-linear activation"
+        f"and activation {architecture.activation!r}: take width=1, a piecewise-linear activation and a step of six "
+        "numbers of its own"
     )
 
 
@@ -247,6 +258,13 @@ def find_init(init: str | Init, architecture: Architecture, width: int) -> Init:
     return init.adapt(init, architecture, width) if init.adapt else init
 
 
+def law_of(init: Init, kind: str) -> Distribution:
+    """Return the distribution of a kind of parameter: maps between the first and the last are drawn as the first."""
+    first = re.sub(r"^map\d+_|(?<=slope)\d+$", "", kind)
+    law: Distribution = getattr(init, first)
+    return law
+
+
 def draw(
     init: Init, architecture: Architecture, depth: int, width: int, members: Sequence[int], root: int
 ) -> dict[str, Array]:
@@ -268,9 +286,9 @@ def draw(
         cut = {k: part.reshape(*u.shape[:-1], *shape) for (k, shape), part in zip(shapes.items(), parts, strict=True)}
         return cut, {kind: laws[kind].quantile(cut[kind], width, depth, gain) for kind in laws}
 
-    laws = {kind: getattr(init, kind) for kind in architecture.kinds}
+    laws = {kind: law_of(init, kind) for kind in architecture.kinds}
     count = sum(width * width if kind.endswith("weight") else width for kind in laws)
-    u = uniforms(root, architecture.name, members, "steps", depth, count)
+    u = uniforms(root, architecture.name, members, "steps", 1 if architecture.shared else depth, count)
     cut, values = read(u, laws)
     if init.kinks is not None:
         low, high = init.kinks
