@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -9,23 +11,45 @@ from torch.nn import functional
 from stability.networks import Chain
 
 
+class _Part(NamedTuple):
+    """A part of a step in plain numbers, those that it has no use for 0."""
+
+    part: str
+    weight: float
+    bias: float
+    slope: float
+    adds_last: bool
+
+
 class Member(nn.Module):
     """A member of a piecewise-linear chain of width 1, in numbers that float64 holds: maps (points, 1) to the same."""
 
     def __init__(self, chain: Chain, seed: int) -> None:
         super().__init__()
-        self.skip, self.activation = chain.architecture.skip, chain.architecture.phi
-        self.factor = chain.factor
+        architecture = chain.architecture
+        assert architecture.skip is not None
+        self.skip, self.factor = float(architecture.skip), chain.factor
+
+        def number(value: Tensor | None, default: float | None) -> float:
+            return default or 0.0 if value is None else float(value[seed])
+
         with torch.no_grad():
             self.steps = [
                 [
-                    (one.part, *(None if value is None else float(value[seed]) for value in one[1:4]), one.adds_last)
+                    _Part(
+                        one.part,
+                        number(one.weight, None),
+                        number(one.bias, None),
+                        number(one.slope, architecture.phi.slope),
+                        one.adds_last,
+                    )
                     for one in step.operations()
                 ]
                 for step in chain.steps
             ]
-        ends = (chain.readout_weight, chain.readout_bias) if chain.architecture.readout else ()
-        self.readout = [float(value.detach()[seed]) for value in ends]
+            last = dict(chain.named_parameters())
+            ends = ("readout_weight", "readout_bias") if architecture.readout else ()
+            self.readout = [float(last[kind][seed]) for kind in ends]
 
     def forward(self, h: Tensor) -> Tensor:
         for step in self.steps:
@@ -35,26 +59,29 @@ class Member(nn.Module):
             h = h * weight + bias
         return h
 
-    def _step(self, state: Tensor, step: list[tuple[str, float | None, float | None, float | None, bool]]) -> Tensor:
-        h, late = state, None
-        for part, weight, bias, slope, adds_last in step:
-            if part == "map":
-                h, late = h * weight, bias  # type: ignore[operator]
-                if not adds_last:
-                    h, late = h + bias, None  # type: ignore[operator]
-            elif part == "activation":
-                h = self._activate(h, slope)
-            elif part == "scale":
+    def _step(self, state: Tensor, step: list[_Part]) -> Tensor:
+        h, late = state, 0.0
+        for one in step:
+            if one.part == "map":
+                h = h * one.weight
+                if one.adds_last:
+                    late = one.bias
+                else:
+                    h = h + one.bias
+            elif one.part == "activation":
+                h = _activate(h, one.slope)
+            elif one.part == "scale":
                 h = h * self.factor
             else:
-                h = h if self.skip == 0 else state * self.skip + h  # type: ignore[operator]
-                h, late = h if late is None else h + late, None
+                h = (h if self.skip == 0 else state * self.skip + h) + late
+                late = 0.0
         return h
 
-    def _activate(self, h: Tensor, slope: float | None) -> Tensor:
-        slope = self.activation.slope if slope is None else slope
-        assert slope is not None
-        return h if slope == 1 else functional.leaky_relu(h, slope) if slope else functional.relu(h)
+
+def _activate(h: Tensor, slope: float) -> Tensor:
+    if slope == 1:
+        return h
+    return functional.leaky_relu(h, slope) if slope else functional.relu(h)
 
 
 def members_of(net: object) -> list[Member] | None:

@@ -105,7 +105,8 @@ def restrict(net: Followable, line: Line, exact: bool = False, window: int | Non
         raise TypeError(
             f"net is a {type(net).__name__}: expected a Chain, a step table or a piecewise-linear torch module"
         )
-    followed: list[Followed] = members or ([net] if found is None else list(found[0]))  # type: ignore[list-item]
+    followed: list[Followed] = [net] if found is None else list(found[0])  # type: ignore[list-item]
+    followed = followed if members is None else [*members]
     check_positive("memory", memory)
     if window is not None:
         window = check_integer("window", window, 4)

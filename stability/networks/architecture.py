@@ -133,8 +133,8 @@ class Architecture:
         parts_of(self.order, self.maps, self.norm)
         if self.skip is None and (self.scaled or not self.holds_rows):
             raise ValueError(
-                f"{self.name!r} has a bypass weight in every step, as in a step table: expected 1 or 2 maps in the order "
-                "'between', a piecewise-linear activation, no factor on the branch and no shared parameters"
+                f"{self.name!r} has a bypass weight in every step, as in a step table: expected 1 or 2 maps in the "
+                "order 'between', a piecewise-linear activation, no factor on the branch and no shared parameters"
             )
 
     @property
@@ -154,7 +154,7 @@ class Architecture:
             ValueError: where it is not finite.
         """
         try:
-            factor = self.branch * float(depth) ** self.branch_power
+            factor = self.branch * math.pow(depth, self.branch_power)
         except OverflowError:
             factor = math.inf
         if not math.isfinite(factor):
@@ -236,7 +236,7 @@ class Architecture:
         return f"h <- {step}" + (", then w h + b" if self.readout else "")
 
     def as_data(self) -> dict[str, object]:
-        """Return the fields that say what it is: of those that the article's have no use for, such as are not as there."""
+        """Return the fields that say what it is, those that the article's five leave alone only where they differ."""
         later = ("order", "norm", "branch", "branch_power", "shared")
         defaults = {field.name: field.default for field in fields(self)}
         return {name: value for name, value in asdict(self).items() if name not in later or value != defaults[name]}

@@ -72,7 +72,5 @@ def parts_of(order: str | Sequence[str], maps: int, norm: str | None) -> Parts:
     if parts.count("map") != maps:
         raise ValueError(f"order has {parts.count('map')} maps and maps is {maps}: let them agree")
     if ("norm" in parts) != (norm is not None):
-        raise ValueError(
-            f"norm is {norm!r} and order is {parts}: expected a 'norm' in the order exactly where norm= is"
-        )
+        raise ValueError(f"norm is {norm!r} and order is {parts}: expected a 'norm' in the one with the other")
     return parts

@@ -30,8 +30,8 @@ class Chain(nn.Module):
 
     A step is h -> skip h + phi(weight h + bias), or with two maps
     h -> skip h + outer_weight phi(weight h + bias) + outer_bias, or what else an `Architecture` says; `depth` of them
-    follow one another, and a plain chain ends in an affine read-out. `Chain(...)(x)` maps points (points,) to (seeds, points), and at
-    width n (points, n) to (seeds, points, n).
+    follow one another, and a plain chain ends in an affine read-out. `Chain(...)(x)` maps points (points,) to
+    (seeds, points), and at width n (points, n) to (seeds, points, n).
 
     Args:
         architecture: a name in `ARCHITECTURES`, or an `Architecture`.

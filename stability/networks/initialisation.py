@@ -132,7 +132,9 @@ def _leave_identity(init: Init, architecture: Architecture, _width: int) -> Init
     skip, phi, parts = architecture.skip, architecture.phi, architecture.parts
     # A branch whose last map is 0 is 0 and, but behind a ReLU, trains that map.
     if skip == 1 and parts[-1] == "add" and (parts[-2] != "activation" or phi.derivative_at_zero != 0):
-        return replace(init, **dict.fromkeys(_last_map(architecture), ZERO))
+        if architecture.maps == 1:
+            return replace(init, weight=ZERO, bias=ZERO)
+        return replace(init, outer_weight=ZERO, outer_bias=ZERO)
     if skip == 0 and phi.trains_slope and "norm" not in parts and not architecture.scaled:
         return replace(init, weight=eye, bias=ZERO, outer_weight=eye, outer_bias=ZERO, slope=one)
     if skip == 1 and parts[-1] != "add":
@@ -149,12 +151,6 @@ def _leave_identity(init: Init, architecture: Architecture, _width: int) -> Init
         f"init 'identity' does not exist for {architecture.name!r}: {why}; take a chain of two maps with "
         "skip 1, or a PReLU"
     )
-
-
-def _last_map(architecture: Architecture) -> tuple[str, str]:
-    """Return the names of the weight and the bias of the last map."""
-    name = architecture.map_names[-1]
-    return f"{name}weight", f"{name}bias"
 
 
 def _need_outer_map(init: Init, architecture: Architecture, _width: int) -> Init:

@@ -43,8 +43,9 @@ def watch_deaths(chain: Chain, x: Tensor) -> DeathRecord:
         raise TypeError(f"chain is a {type(chain).__name__}: expected a stability.Chain")
     if not chain.holds_rows:
         raise ValueError(
-            f"the chain is {chain.architecture.name!r} of width {chain.width}: only piecewise-linear chains of width "
-            "1 whose parameters are rows of a step table have derivatives of exactly 0 that can be told; st.gradient_norms(...).dead tells of others"
+            f"the chain is {chain.architecture.name!r} of width {chain.width}: only piecewise-linear chains of width 1 "
+            "whose parameters are rows of a step table have derivatives of exactly 0 that can be told; "
+            "st.gradient_norms(...).dead tells of others"
         )
     if chain.device != torch.device("cpu"):
         raise ValueError(f"the chain is on {chain.device}: expected one on the CPU")
