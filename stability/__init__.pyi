@@ -1,4 +1,5 @@
 from . import plots, theory
+from .flows import Flow, flow
 from .folds import Count, PiecewiseLinear, construct, count, restrict, segment, tent
 from .jacobians import (
     LyapunovExponents,
@@ -43,6 +44,7 @@ __all__ = [
     "Finding",
     "FirstFailures",
     "FirstNonfinite",
+    "Flow",
     "ForwardErrors",
     "GradientNorms",
     "GrowthFit",
@@ -70,6 +72,7 @@ __all__ = [
     "first_failure",
     "first_nonfinite",
     "fit_growth",
+    "flow",
     "forward_error",
     "gradient_norms",
     "layers",

@@ -261,6 +261,34 @@ def law_of(init: Init, kind: str) -> Distribution:
     return law
 
 
+def parameters_at(u: Array, init: Init, architecture: Architecture, width: int, depth: int = 1) -> dict[str, Array]:
+    """Return the parameters of steps at uniform numbers (..., count) in (0, 1), by kind, without the n at width 1."""
+    found = _read(
+        u, {kind: law_of(init, kind) for kind in architecture.kinds}, width, depth, _gain(init, architecture)
+    )[1]
+    return {
+        kind: value.reshape(*u.shape[:-1], *([] if width == 1 else value.shape[u.ndim - 1 :]))
+        for kind, value in found.items()
+    }
+
+
+def _gain(init: Init, architecture: Architecture) -> float:
+    # E phi(z)^2 is linear in E slope^2, so the root mean square of the slopes is all that the gain needs.
+    slope = init.slope.scale * math.sqrt(_MEAN_SQUARES[init.slope.family])
+    return architecture.phi.gain(slope)
+
+
+def _read(
+    u: Array, laws: dict[str, Distribution], width: int, depth: int, gain: float
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Cut a layer's numbers into one block a kind: the uniform numbers and the values they become."""
+    shapes = {kind: (width, width) if kind.endswith("weight") else (width,) for kind in laws}
+    ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
+    parts = np.split(u, ends[:-1], axis=-1)
+    cut = {k: part.reshape(*u.shape[:-1], *shape) for (k, shape), part in zip(shapes.items(), parts, strict=True)}
+    return cut, {kind: laws[kind].quantile(cut[kind], width, depth, gain) for kind in laws}
+
+
 def draw(
     init: Init, architecture: Architecture, depth: int, width: int, members: Sequence[int], root: int
 ) -> dict[str, Array]:
@@ -269,23 +297,11 @@ def draw(
     Weights are (seeds, depth, n, n), biases and slopes (seeds, depth, n); for the read-out the depth is left
     out, and at width 1 every n.
     """
-    matrix, vector = (width, width), (width,)
-    # E phi(z)^2 is linear in E slope^2, so the root mean square of the slopes is all that the gain needs.
-    slope = init.slope.scale * math.sqrt(_MEAN_SQUARES[init.slope.family])
-    gain = architecture.phi.gain(slope)
-
-    def read(u: Array, laws: dict[str, Distribution]) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Cut a layer's numbers into one block a kind: the uniform numbers and the values they become."""
-        shapes = {kind: matrix if kind.endswith("weight") else vector for kind in laws}
-        ends = np.cumsum([int(np.prod(shape)) for shape in shapes.values()])
-        parts = np.split(u, ends[:-1], axis=-1)
-        cut = {k: part.reshape(*u.shape[:-1], *shape) for (k, shape), part in zip(shapes.items(), parts, strict=True)}
-        return cut, {kind: laws[kind].quantile(cut[kind], width, depth, gain) for kind in laws}
-
+    gain = _gain(init, architecture)
     laws = {kind: law_of(init, kind) for kind in architecture.kinds}
     count = sum(width * width if kind.endswith("weight") else width for kind in laws)
     u = uniforms(root, architecture.name, members, "steps", 1 if architecture.shared else depth, count)
-    cut, values = read(u, laws)
+    cut, values = _read(u, laws, width, depth, gain)
     if init.kinks is not None:
         low, high = init.kinks
         rank = cut["bias"].argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
@@ -296,6 +312,6 @@ def draw(
             "readout_bias": init.readout_bias or init.bias,
         }
         u = uniforms(root, architecture.name, members, "readout", 1, width * width + width)
-        values |= {kind: value[:, 0] for kind, value in read(u, laws)[1].items()}
+        values |= {kind: value[:, 0] for kind, value in _read(u, laws, width, depth, gain)[1].items()}
     shapes = architecture.shapes(len(members), depth, width)
     return {kind: value.reshape(shapes[kind]) for kind, value in values.items()}
