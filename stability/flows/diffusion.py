@@ -26,7 +26,7 @@ from stability.networks.kernels.steps import run_forward
 #: About how many numbers are drawn at a time.
 _NUMBERS = 2**22
 #: How many samples share a stream of random numbers.
-_TOGETHER = 1000
+_TOGETHER = 5000
 #: Activations phi with phi(-z) = -phi(z).
 _ODD = ("tanh", "linear")
 _SYMMETRIC = ("uniform", "normal", "sign", "orthogonal")
@@ -70,18 +70,24 @@ class Diffusion:
             )
 
     def ends_of_chains(self, depth: int, members: Sequence[int]) -> Tensor:
-        """Return the states after the last step of chains of that depth, (seeds, points, ...)."""
+        """Return the states after the last step of chains of that depth, and the sums of their squared moves.
+
+        Both in one tensor, (2, seeds, points, ...).
+        """
         per_member = depth * sum(math.prod(s[2:]) for s in self.architecture.shapes(1, 1, self.width).values())
         together, ends = max(1, _NUMBERS // per_member), []
         for start in range(0, len(members), together):
             chain = Chain(self.architecture, depth, members[start : start + together], self.width, self.init, self.root)
-            ends.append(_table_ends(chain, self.x) if chain.has_table else chain(self.x).detach())
-        return torch.cat(ends)
+            ends.append((_table_ends if chain.has_table else _ends)(chain, self.x))
+        return torch.cat(ends, dim=1)
 
     def sample(self, count: int, steps: int) -> Tensor:
-        """Return ends of the stochastic equation at t = 1, (count, points, ...), by so many Euler-Maruyama steps."""
+        """Return ends of the stochastic equation at t = 1 by so many Euler-Maruyama steps, and squared moves as above.
+
+        (2, count, points, ...), the squares without the normal numbers, whose mean square is 1.
+        """
         sizes = [min(_TOGETHER, count - start) for start in range(0, count, _TOGETHER)]
-        return torch.cat([self._paths(size, steps, stream) for stream, size in enumerate(sizes)])
+        return torch.cat([self._paths(size, steps, stream) for stream, size in enumerate(sizes)], dim=1)
 
     def _paths(self, count: int, steps: int, stream: int) -> Tensor:
         one = replace(self.architecture, skip=0.0)
@@ -91,6 +97,7 @@ class Diffusion:
         # A stream of its own beside those of members, whose keys are longer.
         random = np.random.Generator(np.random.Philox(np.random.SeedSequence(self.root, spawn_key=(stream,))))
         h = self.x.expand(count, *self.x.shape).clone()
+        squares = torch.zeros_like(h)
         for start in range(0, steps, block):
             length = min(block, steps - start)
             u = np.maximum(random.random((length, count, per_step + 1)), 2.0**-54)
@@ -99,15 +106,28 @@ class Diffusion:
             for place in range(length):
                 moved = Step(one, {kind: value[place] for kind, value in values.items()}, one.branch)(h)
                 h = h + kicks[place] * moved / math.sqrt(steps)
-        return h
+                squares += moved.square() / steps
+        return torch.stack([h, squares])
 
 
 def _table_ends(chain: Chain, x: Tensor) -> Tensor:
     table, points = np.ascontiguousarray(chain.table()), x.numpy()
     states: NDArray[np.float64] = np.empty((table.shape[1] + 1, len(points)))
-    ends = np.empty((len(table), len(points)))
+    ends = np.empty((2, len(table), len(points)))
     for seed, rows in enumerate(table):
         states[0] = points
         run_forward(rows, states)
-        ends[seed] = states[-1]
+        ends[0, seed] = states[-1]
+        ends[1, seed] = (np.diff(states, axis=0) ** 2).sum(axis=0)
     return torch.from_numpy(ends)
+
+
+def _ends(chain: Chain, x: Tensor) -> Tensor:
+    h = x.expand(chain.seeds, *x.shape)
+    squares = torch.zeros_like(h)
+    with torch.no_grad():
+        for step in chain.steps:
+            after = step(h)
+            squares += (after - h).square()
+            h = after
+    return torch.stack([h, squares])

@@ -64,6 +64,8 @@ class Flow(Shown):
         ends: their states after the last step, float64 (depth, seed, point, index).
         limit: h(1) of the equation, (seed, point, index): of the same seeds, or samples of their own.
         error: of the solver, root mean square over points, (seed,); 0 of samples, which have that of sampling.
+        moves, limit_moves: of a stochastic equation the sum of the squared moves of the state, of the shapes of `ends`
+            and `limit`; else void.
         steps: the Euler-Maruyama steps that a sample took, 0 of an ordinary equation.
         x: the points, (point, index).
         members: the member numbers of the seeds.
@@ -76,6 +78,8 @@ class Flow(Shown):
     ends: Tensor
     limit: Tensor
     error: Tensor
+    moves: Tensor
+    limit_moves: Tensor
     steps: int
     x: Tensor
     members: tuple[int, ...]
@@ -130,7 +134,7 @@ class Flow(Shown):
         return Order(value, value - half, value + half, tuple(int(depth) for depth in depths[deep]))
 
     def _order_of_squares(self) -> Order | None:
-        each = self._by_group(lambda sizes: (sizes**2).mean(axis=(-2, -1)))  # (group, depth)
+        each = self._squares_by_group()
         count, whole = len(each), each.mean(axis=0)
         error = each.std(axis=0, ddof=1) / math.sqrt(count)
         told = np.abs(whole) > self._student(count) * error
@@ -148,6 +152,27 @@ class Flow(Shown):
         half = self._student(count) * math.sqrt((count - 1) / count * ((left_out - left_out.mean()) ** 2).sum())
         return Order(value, value - half, value + half, tuple(int(d) for d in np.array(self.depths)[told]))
 
+    def _squares_by_group(self) -> Array:
+        """Return the mean square of chains less that of the limit, group by group, (group, depth).
+
+        The mean of a state is x, of chains and of the limit, and so E h^2 = x^2 + E [h], [h] the sum of the squared
+        moves, which has much less noise than h^2; what is left of it goes with h - x is taken out by regression.
+        """
+        controlled = []
+        for states, moves in ((self.ends, self.moves), (self.limit[None], self.limit_moves[None])):
+            off, square = (states - self.x).numpy(), moves.numpy()
+            variance = (off**2).mean(axis=1, keepdims=True)
+            slope = (off * square).mean(axis=1, keepdims=True) / np.where(variance > 0, variance, 1)
+            parts = np.array_split((square - slope * off).mean(axis=(2, 3)), self._groups, axis=1)
+            controlled.append(np.stack([part.mean(axis=1) for part in parts]))
+        chains, limit = controlled
+        found: Array = chains - limit
+        return found
+
+    @property
+    def _groups(self) -> int:
+        return max(4, min(20, len(self.members) // 10))
+
     def _student(self, count: int) -> float:
         return float(stdtrit(count - 1, (1 + self.level) / 2))
 
@@ -160,7 +185,7 @@ class Flow(Shown):
     def _by_group(self, statistic: object) -> Array:
         """Return a statistic of chains less that of the limit, group of seeds by group."""
         assert callable(statistic)
-        count = max(4, min(20, len(self.members) // 10))
+        count = self._groups
         chains, limit = self._sizes(self.ends), self._sizes(self.limit)
         parts = zip(np.array_split(chains, count, axis=-1), np.array_split(limit, count, axis=-1), strict=True)
         return np.stack([statistic(own) - statistic(other) for own, other in parts])
@@ -202,13 +227,16 @@ class Flow(Shown):
         else:
             dims = ("depth", "x", "statistic")
             value, limit = self.statistics
+            data["moves"] = (("depth", "seed", "x", "index"), self.moves.numpy())
+            data["limit_moves"] = (("seed", "x", "index"), self.limit_moves.numpy())
             data["statistics"] = (dims, value.numpy())
             data["limits"] = (dims[1:], limit.numpy())
             data["differences"] = (dims, self.differences.value.numpy())
             data["half_widths"] = (dims, self.differences.half.numpy())
-        coords = {"depth": list(self.depths), "seed": list(self.members)}
-        coords |= {} if self.kind == "ordinary" else {"statistic": list(STATISTICS)}
-        order = {} if self.order is None else {"order": list(self.order[:3])}
+        coords: dict[str, list[int] | list[str]] = {"depth": list(self.depths), "seed": list(self.members)}
+        if self.kind == "stochastic":
+            coords["statistic"] = list(STATISTICS)
+        order = {} if self.order is None else {"order": [self.order.value, self.order.low, self.order.high]}
         attrs = {"kind": self.kind, "formula": self.formula, "finding": self.finding, "level": self.level, **order}
         return xarray.Dataset(data, coords, attrs)
 

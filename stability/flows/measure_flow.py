@@ -31,7 +31,7 @@ _STOCHASTIC = (10, 30, 100, 300, 1000)
 #: How many seeds, where nothing is said, and the least for groups of them.
 _SEEDS, _SAMPLES, _LEAST = 16, 1000, 40
 #: An Euler-Maruyama grid is this much finer than the deepest chain.
-_FINER = 4
+_FINER = 16
 
 
 @door
@@ -71,7 +71,7 @@ def flow(
         seeds: how many, or member numbers; by default 16, and 1000 samples of a stochastic equation, at least 40.
         width, init, root: as of a `Chain`; the init says nothing of the depth.
         weights: t -> the parameters of a step by kind, arrays that broadcast to (seeds, ...), in place of drawn ones.
-        grid: how many Euler-Maruyama steps; by default four times the largest depth.
+        grid: how many Euler-Maruyama steps; by default 16 times the largest depth.
         level: of the intervals.
 
     Raises:
@@ -139,9 +139,10 @@ def _of_chain(chain: Chain, x: Tensor, depths: Sequence[int] | None, level: floa
 def _ordinary(equation: Equation, depths: tuple[int, ...], members: tuple[int, ...], level: float) -> Flow:
     limit, error = equation.solve()
     ends = torch.stack([equation.end_of_chain(depth) for depth in depths])
+    void = torch.zeros(0, dtype=torch.float64)
     if not ends.isfinite().all():
         raise ValueError("the states of a chain leave the range of float64: take a smaller branch")
-    return _result("ordinary", equation, (ends, limit, error, 0), depths, members, level)
+    return _result("ordinary", equation, (ends, limit, void, void), error, depths, members, level)
 
 
 def _stochastic(
@@ -152,29 +153,35 @@ def _stochastic(
     steps = _FINER * depths[-1] if grid is None else check_integer("grid", grid, depths[-1])
     diffusion.check()
     ends = torch.stack([diffusion.ends_of_chains(depth, members) for depth in depths])
-    limit = diffusion.sample(len(members), steps)
+    ends, moves = ends[:, 0], ends[:, 1]
+    limit, limit_moves = diffusion.sample(len(members), steps)
     if not (ends.isfinite().all() and limit.isfinite().all()):
         raise ValueError("the states leave the range of float64: take a smaller branch")
-    return _result("stochastic", diffusion, (ends, limit, torch.zeros(len(members)), steps), depths, members, level)
+    error = torch.zeros(len(members), dtype=torch.float64)
+    return _result("stochastic", diffusion, (ends, limit, moves, limit_moves), error, depths, members, level, steps)
 
 
 def _result(
     kind: str,
     of: Equation | Diffusion,
-    found: tuple[Tensor, Tensor, Tensor, int],
+    found: tuple[Tensor, Tensor, Tensor, Tensor],
+    error: Tensor,
     depths: tuple[int, ...],
     members: tuple[int, ...],
     level: float,
+    steps: int = 0,
 ) -> Flow:
-    ends, limit, error, steps = found
+    ends, limit, moves, limit_moves = (one if of.x.ndim == 2 else one[..., None] for one in found)
     x = of.x if of.x.ndim == 2 else of.x[:, None]
     return Flow(
         kind=kind,
         formula=of.architecture.formula,
         depths=depths,
-        ends=ends.reshape(*ends.shape[:3], -1),
-        limit=limit.reshape(*limit.shape[:2], -1),
-        error=error.double(),
+        ends=ends,
+        limit=limit,
+        error=error,
+        moves=moves,
+        limit_moves=limit_moves,
         steps=steps,
         x=x,
         members=members,
