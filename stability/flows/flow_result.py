@@ -115,8 +115,8 @@ class Flow(Shown):
         """The order of the distance in the depth, or None where fewer than two depths tell.
 
         Of an ordinary equation that of the slope of log distance against log depth over the deeper half of the depths
-        (in logs), seed by seed, where the distance is ten times the error of the solver; seeds that are nearer are left
-        out. Of a stochastic one that of the mean square, over all points, weighted, at the depths where the
+        (in logs), two at least, seed by seed, where the distance is ten times the error of the solver; seeds that are
+        nearer are left out. Of a stochastic one that of the mean square, over all points, weighted, at the depths where the
         difference is larger than its interval, all of one sign; the interval comes from leaving out one group of seeds
         after another.
         """
@@ -124,9 +124,9 @@ class Flow(Shown):
 
     def _order_of_distances(self) -> Order | None:
         depths, distances = np.array(self.depths, dtype=float), self.distances.numpy()
-        deep = depths >= math.sqrt(depths[0] * depths[-1]) * (1 - 1e-12)
+        deep = depths >= min(math.sqrt(depths[0] * depths[-1]) * (1 - 1e-12), depths[-2])
         seen = (distances[deep] > _ABOVE * self.error.numpy()).all(axis=0)
-        if deep.sum() < 2 or seen.sum() < 2:
+        if seen.sum() < 2:
             return None
         slopes = -np.polyfit(np.log(depths[deep]), np.log(distances[deep][:, seen]), 1)[0]
         half = self._student(len(slopes)) * slopes.std(ddof=1) / math.sqrt(len(slopes))

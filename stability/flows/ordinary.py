@@ -82,7 +82,8 @@ class Equation:
                 return moved
 
         absolute = tolerance * max(1.0, float(np.abs(start).max()))
-        found = solve_ivp(field, interval, start, "DOP853", rtol=tolerance, atol=absolute)
+        with np.errstate(all="ignore"):  # what leaves the range is refused below
+            found = solve_ivp(field, interval, start, "DOP853", rtol=tolerance, atol=absolute)
         if not found.success or not np.isfinite(found.y[:, -1]).all():
             raise ValueError(
                 f"the flow of seed {seed} does not reach t = 1: {found.message} It stops at t = {found.t[-1]:.4g}; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import string
+import sys
 from collections import UserDict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -59,6 +60,8 @@ ACTIVATIONS: dict[str, Activation] = {
     "linear": Activation(lambda z, _: z, lambda _: 1.0, slope=1.0, derivative_at_zero=1.0),
 }
 
+#: More maps than these in one step are a mistake.
+_MOST_MAPS = 1000
 #: The orders that are rows of a step table.
 _ONE_MAP, _TWO_MAPS = (tuple(part for part in ORDERS["between"](maps) if part != "norm") for maps in (1, 2))
 
@@ -118,9 +121,10 @@ class Architecture:
         for field in ("readout", "shared"):
             if not isinstance(getattr(self, field), bool):
                 raise ValueError(f"{field} is {getattr(self, field)!r}: expected True or False")
-        if isinstance(self.maps, bool) or not isinstance(self.maps, int) or self.maps < 1:
-            raise ValueError(f"maps is {self.maps!r}: a step has 1 affine map or more")
-        if self.skip is not None and (not isinstance(self.skip, int | float) or not math.isfinite(self.skip)):
+        if isinstance(self.maps, bool) or not isinstance(self.maps, int) or not 1 <= self.maps <= _MOST_MAPS:
+            raise ValueError(f"maps is {self.maps!r}: a step has 1 affine map or more, up to {_MOST_MAPS}")
+        number = isinstance(self.skip, int | float) and not isinstance(self.skip, bool)
+        if self.skip is not None and not (number and abs(self.skip) <= sys.float_info.max):
             raise ValueError(f"skip is {self.skip!r}: expected a finite number, 0 for no bypass")
         if self.norm is not None:
             check_name("normalisation", self.norm, NORMS)

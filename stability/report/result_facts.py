@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stability.flows import Flow
 from stability.folds import Count, PiecewiseLinear
 from stability.jacobians import LyapunovExponents, SelfCheck, Spectrum
 from stability.precision import FirstFailures, FirstNonfinite, ForwardErrors
@@ -136,6 +137,20 @@ def _growth(one: GrowthFit) -> Rows:
     if one.rate is not None and one.interval is not None:
         rows.append((f"rate a {one.along}", f"{one.rate:+.4g} ({one.interval[0]:+.4g} to {one.interval[1]:+.4g})"))
     return [*rows, ("members alive", f"{one.alive} of {one.seeds}")]
+
+
+@facts.register
+def _flow(one: Flow) -> Rows:
+    rows: Rows = [
+        ("equation", f"{one.kind}, of {one.formula}"),
+        ("depths", f"{len(one.depths)}, {one.depths[0]} to {one.depths[-1]}"),
+        ("over", f"{len(one.members)} seeds, {len(one.x)} points, width {one.x.shape[1]}"),
+        ("found", one.finding),
+    ]
+    if one.kind == "ordinary":
+        middle = one.distances[-1].median()
+        rows.append(("distance at the last depth, median", f"{float(middle):.2e}"))
+    return rows
 
 
 @facts.register

@@ -11,6 +11,7 @@ import xarray
 from matplotlib.axes import Axes
 
 from stability import plots
+from stability.flows import Flow
 from stability.folds import PiecewiseLinear
 from stability.jacobians import Spectrum
 from stability.precision import FirstFailures, ForwardErrors
@@ -103,6 +104,17 @@ def _errors(one: ForwardErrors) -> Picture:
             plots.forward_error(data, ax, dtype=name, label=name, colour=_COLOURS[place % len(_COLOURS)])
 
     return Picture("Relative error of a run in each format, by layer", draw)
+
+
+@picture.register
+def _flow(one: Flow) -> Picture:
+    data = one.to_dataset()
+
+    def draw(ax: Axes) -> None:
+        plots.flow(data, ax)
+        ax.set_title("")
+
+    return Picture("Chains of growing depth beside the flow that they tend to", draw)
 
 
 @picture.register

@@ -50,6 +50,10 @@ def module():
     return torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 2)).double()
 
 
+def euler(power=-1.0):
+    return st.Architecture("euler", skip=1, maps=2, activation="tanh", branch_power=power)
+
+
 def results():
     with st.watch(net := torch.nn.Linear(2, 2)) as record:
         net(torch.ones(3, 2)).square().mean().backward()
@@ -64,6 +68,7 @@ def results():
         "history": st.train(chain(), TASK, iterations=2, progress=False),
         "units": st.units(module(), Y),
         "watch": record,
+        "flow": st.flow(euler(), X, (2, 4), 3),
         "counts": {1: [1, 2], 2: [2, 3]},
         "function": st.restrict(chain(), (-3, 3)),
     }
@@ -107,6 +112,21 @@ def measurements():
         "first_failure of a module": (st.first_failure, {**of_module, "loss": square}),
         "forward_error": (st.forward_error, {"net": chain(), "x": X, "formats": ["float32"], "level": 0.9}),
         "forward_error of two": (st.forward_error, {**of_module, "reference": module()}),
+        "flow": (
+            st.flow,
+            {
+                "net": euler(),
+                "x": X,
+                "depths": (2, 4),
+                "seeds": 2,
+                "width": 1,
+                "init": "pytorch",
+                "root": 0,
+                "weights": None,
+                "level": 0.9,
+            },
+        ),
+        "flow of noise": (st.flow, {"net": euler(-0.5), "x": X, "depths": (2, 4), "seeds": 40, "grid": None}),
         "units": (st.units, {**of_module, "unit_dim": None, "threshold": 0.1}),
         "layers": (st.layers, of_module),
         "examine": (
@@ -174,6 +194,21 @@ def objects():
         "fit_growth": (
             st.fit_growth,
             {"result": found["gradient_norms"], "along": "layer", "quantity": None, "level": 0.9},
+        ),
+        "Architecture": (
+            st.Architecture,
+            {
+                "name": "mine",
+                "skip": 1,
+                "maps": 2,
+                "activation": "relu",
+                "readout": False,
+                "order": "original",
+                "norm": None,
+                "branch": 1.0,
+                "branch_power": 0.5,
+                "shared": False,
+            },
         ),
         "Chain": (
             st.Chain,
@@ -301,6 +336,11 @@ def formulas():
         "born_dead_step": {"init": "pytorch"},
         "born_dead_by_sampling": {"depth": 2, "interval": (-3, 3), "init": "pytorch", "samples": 10, "root": 0},
         **dict.fromkeys(("log_squared_norm", "log_squared_norm_limit", "survival_probability"), widths),
+        "residual_drift": {"width": 2},
+        "residual_rms": {"kind": "normalised"},
+        "path_energy": {},
+        "least_turning_steps": {},
+        "monotone_share": {},
         "squared_norm_moment": {"order": 2, **widths},
         **{
             key: {"depth": 3, "activation": "linear", "weights": "gaussian"}

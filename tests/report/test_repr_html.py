@@ -26,6 +26,7 @@ FIGURES = {
     "WatchRecord",
     "FirstFailures",
     "ForwardErrors",
+    "Flow",
     "History",
     "PiecewiseLinear",
 }
@@ -103,6 +104,7 @@ def results(name):
         st.restrict(st.tent(4), (0, 1)),
         st.layers(model, x),
         st.first_nonfinite(net(name, bad=True), x),
+        st.flow(st.Architecture("flow", skip=1, maps=2, activation="tanh", branch_power=-1), X, (5, 10), 3),
     ]
 
 

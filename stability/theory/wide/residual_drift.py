@@ -36,7 +36,7 @@ def residual_drift(width: int) -> ClosedForm:
 
     >>> import stability as st
     >>> [f"{st.theory.residual_drift(n).value(strength=0.3):+.4f}" for n in (1, 2, 3, 4)]
-    ['-0.0545', '+0.0017', '+0.0158', '+0.0228']
+    ['-0.0428', '+0.0021', '+0.0158', '+0.0225']
     """
     n = check_integer("width", width, 1)
     z, y = sympy.symbols("z y", positive=True)

@@ -35,8 +35,8 @@ def least_turning_steps() -> ClosedForm:
         sympy.ceiling(sympy.log(TURNS + 1) / sympy.log(2)),
         {TURNS: 3.0},
         "steps of width 1, each continuous with at most one kink",
-        "between its turns a function has turns + 1 monotone pieces; a step without a kink, or with slopes of one sign, "
-        "keeps their number, and one with slopes of both signs at most doubles it",
+        "between its turns a function has turns + 1 monotone pieces; a step without a kink, or with slopes of one "
+        "sign, keeps their number, and one with slopes of both signs at most doubles it",
         {TURNS: sympy.Interval(0, sympy.oo)},
         # log2 of a power of 2 is exact.
         lambda turns: np.ceil(np.log2(np.asarray(turns) + 1)),
@@ -55,7 +55,7 @@ def monotone_share() -> ClosedForm:
     >>> import stability as st
     >>> form = st.theory.monotone_share()
     >>> [round(form.value(depth=100, power=power), 4) for power in (0, -0.5, -1)]
-    [0.0, 0.9991, 1.0]
+    [0.0, 0.9995, 1.0]
     """
     x = sympy.Symbol("x", positive=True)
     edge = DEPTH**-POWER / SCALE
