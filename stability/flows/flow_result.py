@@ -116,9 +116,9 @@ class Flow(Shown):
 
         Of an ordinary equation that of the slope of log distance against log depth over the deeper half of the depths
         (in logs), two at least, seed by seed, where the distance is ten times the error of the solver; seeds that are
-        nearer are left out. Of a stochastic one that of the mean square, over all points, weighted, at the depths where the
-        difference is larger than its interval, all of one sign; the interval comes from leaving out one group of seeds
-        after another.
+        nearer are left out. Of a stochastic one that of the mean square, over all points, weighted, at the depths where
+        the difference is larger than its interval, all of one sign; the interval comes from leaving out one group of
+        seeds after another.
         """
         return self._order_of_distances() if self.kind == "ordinary" else self._order_of_squares()
 

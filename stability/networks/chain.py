@@ -249,7 +249,7 @@ class Chain(nn.Module):
             raise ValueError(f"{found.name!r} has activation {found.activation!r}: a step table is piecewise linear")
         dtype, depth = check_dtype(dtype), values.shape[1] - found.readout
         factor = found.factor(max(depth, 1))
-        parameters = step_table.unpack(found, values, factor)
+        parameters = step_table.unpack(found, values, float(torch.tensor(factor, dtype=dtype)))
         tensors = {k: torch.tensor(v).to(device=device, dtype=dtype) for k, v in parameters.items()}
         for kind, value in tensors.items():
             check_finite(f"the table's {kind} as {dtype} (seed, row)", value)

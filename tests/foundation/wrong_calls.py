@@ -431,22 +431,38 @@ WRONG = {
 
 #: Names of arguments that may be such a value after all.
 FINE = {
-    "a bool": {"parameters", "marks", "check", "distances", "progress", "alive", "exact", "gain", "train"},
+    "a bool": {
+        "parameters",
+        "marks",
+        "check",
+        "distances",
+        "progress",
+        "alive",
+        "exact",
+        "gain",
+        "train",
+        "readout",
+        "shared",
+    },
     "a text": {"label", "text", "mosaic", "name", "folder", "checkpoint", "resume", "path", "store"},
     "an empty text": {"label", "folder"},
     "none": {"label", "ax", "batch_dim", "colours"},
     "numpy text": {"checkpoint", "store", "resume", "path", "folder", "name", "label", "text", "mosaic"},
-    "a module": {"net", "model", "reference", "loss", "target", "on_iteration"},
+    "a module": {"net", "model", "reference", "loss", "target", "on_iteration", "weights"},
     "bytes": {"interval", "seeds"},  # whole numbers, as they are
     "a set": {"seeds"},
     "a list": NUMBERS | {"folder"},
     "empty array": NUMBERS,
     "zero": {"source", "batch_dim", "unit_dim", "threshold", "position", "top", "alpha", "depth", "other"}
     | NUMBERS
-    | {"scale", "width_power", "depth_power", "root", "folds", "order", "k"},
+    | {"scale", "width_power", "depth_power", "root", "folds", "order", "k", "skip", "branch", "branch_power"},
     "a fraction": NUMBERS
-    | {"top", "size", "other", "scale", "width_power", "depth_power", "memory", "every", "budget"},
+    | {"top", "size", "other", "scale", "width_power", "depth_power", "memory", "every", "budget"}
+    | {"skip", "branch", "branch_power"},
     "minus one": {
+        "branch",
+        "branch_power",
+        "skip",
         "correlation",
         "depth_power",
         "high",

@@ -379,3 +379,21 @@ def test_zeros_end_the_lines_of_gradients_and_signals():
     assert np.isnan(figure.axes[0].lines[0].get_ydata()[2])
     figure = st.plots.gradient_norms(st.gradient_norms(chain, X, lambda y: y.mean(dim=1)))
     assert np.isnan(figure.axes[0].lines[0].get_ydata()[:2]).all()
+
+
+def test_a_flow_draws_its_distances_or_its_quantiles():
+    smooth = st.Architecture("flow", skip=1, maps=2, activation="tanh", branch_power=-1)
+    f = st.flow(smooth, X, depths=(5, 10, 20), seeds=3)
+    _, ax = plt.subplots()
+    st.plots.flow(f, ax, label="tanh")
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), f.distances.median(dim=1).values)
+    assert ax.lines[1].get_ydata()[-1] == ax.lines[0].get_ydata()[-1]
+    assert ax.get_title(loc="left") == f.finding.capitalize().replace("l^", "L^").replace("1 / l", "1 / L")
+    rough = st.Architecture("flow", skip=1, maps=2, activation="tanh", branch_power=-0.5)
+    g = st.flow(rough, X, depths=(5, 10), seeds=60)
+    _, ax = plt.subplots()
+    st.plots.flow(g, ax)
+    limits = [
+        line.get_ydata()[0] for line in ax.lines if len(set(line.get_ydata())) == 1 and len(line.get_ydata()) == 2
+    ]
+    np.testing.assert_allclose(limits, g.statistics[1][-1, 2:])

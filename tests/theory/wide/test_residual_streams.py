@@ -15,14 +15,15 @@ theory = st.theory
 @pytest.mark.parametrize("power", [0.0, -0.5, -1.0])
 def test_the_mean_square_of_a_relu_stream_is_exact_under_every_factor(power):
     architecture = st.Architecture("scaled_relu", skip=1, maps=2, activation="relu", branch_power=power)
-    init = st.Init("no bias", "", bias=st.Distribution("constant", 0.0), outer_bias=st.Distribution("constant", 0.0))
-    depth, width, seeds = 12, 3, 20_000
+    weight, zero = st.Distribution("uniform", 2.0, -0.5), st.Distribution("constant", 0.0)
+    init = st.Init("no bias", "", weight, zero, weight, zero)
+    depth, width, seeds = 6, 3, 4000
     x = torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64)
     with torch.no_grad():
         h = st.Chain(architecture, depth, seeds, width, init)(x)
     sample = (h.square().sum(dim=(1, 2)) / x.square().sum()).numpy()
-    # E |V D W h|^2 = n Var V n Var W / 2 |h|^2, with Var = 1 / (3 n).
-    predicted = theory.residual_rms().value(strength=math.sqrt(1 / 18), depth=depth, power=power) ** 2
+    # E |V D W h|^2 = n Var V n Var W / 2 |h|^2, with Var = 4 / (3 n).
+    predicted = theory.residual_rms().value(strength=math.sqrt(16 / 18), depth=depth, power=power) ** 2
     z = (sample.mean() - predicted) / (sample.std(ddof=1) / math.sqrt(seeds))
     assert abs(z) < 4
     assert abs(sample.mean() - 1) > 3 * sample.std(ddof=1) / math.sqrt(seeds)
@@ -31,7 +32,7 @@ def test_the_mean_square_of_a_relu_stream_is_exact_under_every_factor(power):
 def test_the_mean_square_of_a_normalised_stream_grows_linearly():
     order = ("norm", "map", "add")
     architecture = st.Architecture("prenorm", skip=1, maps=1, order=order, norm="rms", activation="linear")
-    width, depth, seeds = 4, 50, 4000
+    width, depth, seeds = 4, 50, 1000
     weight = st.Distribution("normal", 0.5)  # the branch has 4 times 1/4 of the mean square of what it is given
     init = st.Init("no bias", "", weight, st.Distribution("constant", 0.0))
     x = torch.tensor([[1.0, -1.0, 1.0, -1.0]], dtype=torch.float64)
