@@ -129,7 +129,7 @@ class Flow(Shown):
         if seen.sum() < 2:
             return None
         slopes = -np.polyfit(np.log(depths[deep]), np.log(distances[deep][:, seen]), 1)[0]
-        half = self._student(len(slopes)) * slopes.std(ddof=1) / math.sqrt(len(slopes))
+        half = self._student(len(slopes)) * float(slopes.std(ddof=1)) / math.sqrt(len(slopes))
         value = float(slopes.mean())
         return Order(value, value - half, value + half, tuple(int(depth) for depth in depths[deep]))
 
@@ -201,7 +201,9 @@ class Flow(Shown):
         what = "distance from the flow" if self.kind == "ordinary" else "mean square's distance from the limit's"
         order = self.order
         if order is not None:
-            shares = f"L^-{order.value:.3g} ({order.low:.3g} to {order.high:.3g})"
+            spread = max(order.high - order.value, 1e-12)
+            digits = min(6, max(2, 1 - math.floor(math.log10(spread))))
+            shares = f"L^-{order.value:.{digits}f} ({order.low:.{digits}f} to {order.high:.{digits}f})"
             return f"under {law} the {what} falls as {shares}"
         if self.kind == "stochastic":
             worst = self.differences

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 import xarray
 from matplotlib.axes import Axes
@@ -55,9 +57,6 @@ def flow(
             ax.errorbar(depths, value, half, fmt="o", color=colour, markersize=3.5, linewidth=1, label=named)
         size = "h(L)" if data.sizes["index"] == 1 else "root mean square of h(L)"
         name_axes(ax, "depth L", f"quantiles of {size}: 5, 25, 50, 75, 95 %", label)
-    ax.set_title(_sentence(data.attrs["finding"]), loc="left", wrap=True)
+    finding = str(data.attrs["finding"])
+    ax.set_title(textwrap.fill(finding[0].upper() + finding[1:], 52), loc="left")
     return figure
-
-
-def _sentence(finding: str) -> str:
-    return finding[0].upper() + finding[1:]
