@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -236,6 +237,53 @@ def of_width_n() -> list[Case]:
     ]
 
 
+def of_residual_streams() -> list[Case]:
+    """Return what holds of residual streams and of their paths, with Gaussian weights."""
+    normal, zero = st.Distribution("normal"), st.Distribution("constant", 0.0)
+    init = st.Init("gaussian", "", normal, zero, normal, zero)
+    half = st.Architecture("residual2_relu_half", skip=1, maps=2, branch_power=-0.5)
+    plane = torch.eye(3, dtype=torch.float64)[:1]
+
+    def drift(width: int, strength: float) -> Sample:
+        scale = math.sqrt(2) * strength / width  # the product of both standard deviations
+        unit, point = torch.eye(width, dtype=torch.float64)[0], torch.linspace(-1, 1, width, dtype=torch.float64)
+
+        def sample(d: Draw) -> Array:
+            chain = d.chain("residual2_relu", init, 1, scale=scale, width=width)
+            inner, outer = (value.reshape(-1, width, width) for value in (chain.weight, chain.outer_weight))
+            moved = unit + (outer @ ((inner @ unit) * (inner @ point > 0))[..., None])[..., 0]
+            return moved.norm(dim=1).log().numpy()
+
+        return sample
+
+    def stream(d: Draw) -> Array:
+        return states(d.chain(half, init, 8, scale=0.3, width=3), plane).square().sum(dim=(1, 2)).numpy()
+
+    def increasing(d: Draw) -> Array:
+        table = d.chain(half, init, 9).table()
+        return (1 + table[..., 1] * table[..., 3] > 0).all(axis=1)
+
+    def paths(d: Draw) -> Array:
+        steps = 0.4 * d.chain("plain_relu", init, 6, width=4).weight
+        found = [torch.eye(4, dtype=torch.float64)[0].expand(len(steps), 4)] + [torch.zeros(len(steps), 4).double()] * 6
+        for a in steps.unbind(1):
+            found = [found[0], *(f + (a @ g[..., None])[..., 0] for g, f in itertools.pairwise(found))]
+        return (found[2].square().sum(dim=1) / (1 + 0.64) ** 6).numpy()
+
+    kind, rms = "residual stream", theory.residual_rms()
+    numbers = {"strength": 0.3 * 3 / math.sqrt(2), "depth": 8, "power": -0.5}
+    of_path = {"strength": 0.8, "depth": 6, "length": 2}
+    return [
+        *(
+            Case(kind, name, *ask(theory.residual_drift, n), drift(n, 0.8), {"strength": 0.8}, 5)
+            for n, name in ((1, "residual2_relu"), (2, "width n"), (3, "width n"))
+        ),
+        Case(kind, "width n", "residual_rms(), its square", number(rms.value(**numbers) ** 2), stream, {}, 5, rms),
+        Case(kind, "width n", *ask(theory.path_energy), paths, of_path, 5),
+        Case(kind, "residual2_relu", *ask(theory.monotone_share), increasing, {"depth": 9, "power": -0.5}, 2),
+    ]
+
+
 def broken() -> list[Case]:
     """Return forms held against samples that break an assumption of theirs."""
     shifted = dataclasses.replace(st.INITS["pytorch"], name="shifted", bias=st.Distribution("constant", 0.5))
@@ -286,7 +334,7 @@ def broken() -> list[Case]:
 def all_cases() -> dict[str, Case]:
     """Return every case by its label, kind by kind."""
     cases = [make(name, *row) for make, rows in ROWS.items() for name, listed in rows.items() for row in listed]
-    cases += [*of_width_n(), *broken()]
+    cases += [*of_width_n(), *broken(), *of_residual_streams()]
     kinds = list(dict.fromkeys(case.kind for case in cases))
     return {case.label: case for case in sorted(cases, key=lambda case: kinds.index(case.kind))}
 

@@ -38,6 +38,7 @@ TITLES = {
     "limit": "What |J| tends to where the weights are divided by the root of the depth",
     "width n": "At width n",
     "broken on purpose": "Assumptions broken on purpose",
+    "residual stream": "Residual streams and their paths",
 }
 
 

@@ -1,4 +1,5 @@
 from . import plots, theory
+from .flows import Flow, flow
 from .folds import Count, PiecewiseLinear, construct, count, restrict, segment, tent
 from .jacobians import (
     LyapunovExponents,
@@ -52,6 +53,7 @@ __all__ = [
     "Finding",
     "FirstFailures",
     "FirstNonfinite",
+    "Flow",
     "ForwardErrors",
     "GradientNorms",
     "GrowthFit",
@@ -84,6 +86,7 @@ __all__ = [
     "first_failure",
     "first_nonfinite",
     "fit_growth",
+    "flow",
     "forward_error",
     "gradient_norms",
     "hessian",

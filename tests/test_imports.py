@@ -19,6 +19,7 @@ ALLOWED = {
     "networks": set(),
     "reading": {"networks"},
     "theory": {"networks"},
+    "flows": {"networks"},
     "folds": {"networks"},
     "jacobians": {"reading", "networks"},
     "signals": {"jacobians", "reading", "networks"},
@@ -26,8 +27,8 @@ ALLOWED = {
     "training": {"folds", "networks"},
     "sweeps": set(),
     "scaling": {"signals", "reading", "networks", "sweeps"},
-    "plots": MEASURED | {"reading", "networks", "training", "scaling"},
-    "report": MEASURED | {"reading", "networks", "training", "plots", "sweeps", "scaling"},
+    "plots": MEASURED | {"reading", "networks", "training", "flows", "scaling"},
+    "report": MEASURED | {"reading", "networks", "training", "flows", "plots", "sweeps", "scaling"},
     "__init__": set(ROOMS),
     "__main__": {"report"},
 }

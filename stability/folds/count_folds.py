@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from fractions import Fraction
 from numbers import Rational
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from stability.folds.exact_count import count_table
 from stability.folds.lines import line_of
+from stability.folds.members import members_of
 from stability.folds.numbers import signs_of
 from stability.folds.pieces import NO_LIMIT
 from stability.folds.piecewise import Count, PiecewiseLinear
@@ -65,6 +67,11 @@ def count(
     """
     if isinstance(net, PiecewiseLinear):
         return net.count() if interval is None else net.restrict(*_pair(interval)).count()
+    members = members_of(net)
+    if members is not None:
+        counted = [count(member, interval) for member in members]
+        columns = _columns([(one.folds, one.turns, one.regions) for one in counted])
+        return replace(columns, undecided=sum(one.undecided for one in counted))
     found = tables_of(net) if not _are_windows(net) else None
     if found is not None:
         tables, several = found
@@ -79,9 +86,7 @@ def count(
             counts = _count_all(tables, ends)
         if not several:
             return Count(*counts[0])
-        columns = np.empty((3, len(counts)), dtype=object)
-        columns[:] = list(zip(*counts, strict=True))
-        return Count(*columns)
+        return _columns(counts)
     if isinstance(net, Iterable) and not callable(net) and not isinstance(net, str | bytes | dict):
         if interval is not None:
             raise TypeError(f"the interval is {interval!r}, and the windows have intervals of their own: give none")
@@ -98,6 +103,13 @@ def count(
         return restrict(net, interval, memory=_MEMORY).count()  # type: ignore[no-any-return]
     except LineTooLong:
         return _count_windows(windows(net, line_of(interval), False, NO_LIMIT, _MEMORY))
+
+
+def _columns(counts: list[tuple[int, int, int]]) -> Count:
+    """Return the counts of several seeds, arrays of integers of any size."""
+    columns = np.empty((3, len(counts)), dtype=object)
+    columns[:] = list(zip(*counts, strict=True))
+    return Count(*columns)
 
 
 def _count_all(tables: NDArray[np.float64], ends: tuple[float, float]) -> list[tuple[int, int, int]]:

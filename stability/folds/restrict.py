@@ -18,6 +18,7 @@ from stability.folds.exact_count import Coefficients
 from stability.folds.following import IdleKnot, following, idle_knot
 from stability.folds.kernels.enumeration import enumerate_chain
 from stability.folds.lines import Line, line_of
+from stability.folds.members import members_of
 from stability.folds.perceptrons import restrict_layers
 from stability.folds.pieces import NO_LIMIT, TooManyKnots, TooMuchMemory, insert, most_bytes
 from stability.folds.piecewise import PiecewiseLinear
@@ -98,12 +99,14 @@ def restrict(net: Followable, line: Line, exact: bool = False, window: int | Non
     True
     """
     line = line_of(line)
-    found = tables_of(net)
+    members = members_of(net)
+    found = tables_of(net) if members is None else None
     if found is None and not callable(net):
         raise TypeError(
             f"net is a {type(net).__name__}: expected a Chain, a step table or a piecewise-linear torch module"
         )
     followed: list[Followed] = [net] if found is None else list(found[0])  # type: ignore[list-item]
+    followed = followed if members is None else [*members]
     check_positive("memory", memory)
     if window is not None:
         window = check_integer("window", window, 4)
@@ -117,7 +120,7 @@ def restrict(net: Followable, line: Line, exact: bool = False, window: int | Non
             f"along the line the network takes more than memory={memory:g} GiB: give window=, which returns parts of "
             "the line one after the other, or a larger memory; st.count takes parts by itself"
         ) from None
-    return functions if found is not None and found[1] else functions[0]
+    return functions if members or (found is not None and found[1]) else functions[0]
 
 
 def windows(net: Followed, line: PiecewiseLinear, exact: bool, window: int, memory: float) -> Iterator[PiecewiseLinear]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,55 +20,18 @@ from stability.foundation.checks import (
     check_table,
 )
 from stability.networks import step_table, storage
-from stability.networks.architecture import TABLE, Activation, Architecture, find_architecture
+from stability.networks.architecture import TABLE, Architecture, find_architecture
+from stability.networks.chain_step import Step, affine
 from stability.networks.initialisation import Init, draw, find_init
-
-
-def affine(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return weight h + bias for every seed, for weights (seeds,) or (seeds, n, n)."""
-    if weight.ndim == 1:
-        return weight[:, None] * h + bias[:, None]
-    return h @ weight.mT + bias[:, None, :]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of a chain, for all seeds: maps h to skip h + outer_weight phi(weight h + bias) + outer_bias.
-
-    Called with points, (points,) or (points, n), or with a state, (seeds, points) or (seeds, points, n), it
-    returns the next state.
-    """
-
-    activation: Activation
-    skip: float | Tensor
-    weight: Tensor
-    bias: Tensor
-    outer_weight: Tensor | None = None
-    outer_bias: Tensor | None = None
-    slope: Tensor | None = None
-
-    def __call__(self, h: Tensor) -> Tensor:
-        z = affine(h, self.weight, self.bias)
-        h_next = self.activation.function(z, None if self.slope is None else self.slope[:, None])
-        if self.outer_weight is not None:
-            scalar = self.outer_weight.ndim == 1
-            h_next = self.outer_weight[:, None] * h_next if scalar else h_next @ self.outer_weight.mT
-        # The formula of `step_formula` with matrices, and without what an architecture leaves out. Its order lets both
-        # readings agree to the bit.
-        if isinstance(self.skip, Tensor):
-            h_next = self.skip[:, None] * h + h_next
-        elif self.skip != 0:
-            h_next = (h if self.skip == 1 else self.skip * h) + h_next
-        return h_next if self.outer_bias is None else h_next + self.outer_bias[:, None]
 
 
 class Chain(nn.Module):
     """Many members of one architecture, held and trained together.
 
     A step is h -> skip h + phi(weight h + bias), or with two maps
-    h -> skip h + outer_weight phi(weight h + bias) + outer_bias; `depth` of them follow one another, and a
-    plain chain ends in an affine read-out. `Chain(...)(x)` maps points (points,) to (seeds, points), and at
-    width n (points, n) to (seeds, points, n).
+    h -> skip h + outer_weight phi(weight h + bias) + outer_bias, or what else an `Architecture` says; `depth` of them
+    follow one another, and a plain chain ends in an affine read-out. `Chain(...)(x)` maps points (points,) to
+    (seeds, points), and at width n (points, n) to (seeds, points, n).
 
     Args:
         architecture: a name in `ARCHITECTURES`, or an `Architecture`.
@@ -86,8 +48,11 @@ class Chain(nn.Module):
         architecture, depth, width, root: as given.
         members: the member numbers, in the order of the first dimension.
         init: the name of the initialisation, "table" for a chain that came from a step table.
+        factor: on the branch of every step; a `prefix` keeps that of the whole chain.
         weight, bias, outer_weight, outer_bias, slope, skip: parameters (seeds, depth), and at width n
-            (seeds, depth, n, n) or (seeds, depth, n), those that the architecture has.
+            (seeds, depth, n, n) or (seeds, depth, n), those that the architecture has: with three maps or more
+            map2_weight, map2_bias, ... too, and with several trained slopes slope2, ...; a depth of 1 where they are
+            shared.
         readout_weight, readout_bias: parameters (seeds,), and at width n (seeds, n, n) and (seeds, n).
 
     Raises:
@@ -107,6 +72,7 @@ class Chain(nn.Module):
     members: tuple[int, ...]
     init: str
     root: int
+    factor: float
 
     @door
     def __init__(
@@ -124,33 +90,35 @@ class Chain(nn.Module):
         depth, width = check_integer("depth", depth, 1), check_integer("width", width, 1)
         members, root = check_members(seeds), check_integer("root", root, 0, 2**64 - 1)
         dtype = check_dtype(dtype)
-        init = find_init(init, architecture, width)
+        if architecture.norm is not None and width == 1:
+            raise ValueError(
+                f"{architecture.name!r} normalises, and the width is 1: a state of one number would keep its sign at "
+                "most; take a width above 1 or norm=None"
+            )
+        init, factor = find_init(init, architecture, width), architecture.factor(depth)
         values = draw(init, architecture, depth, width, members, root)
         tensors = {kind: torch.as_tensor(v).to(device=device, dtype=dtype) for kind, v in values.items()}
-        self._hold(architecture, members, init.name, root, tensors)
+        self._hold(storage.Stored(architecture, members, init.name, root, tensors, depth, factor))
 
-    def _hold(
-        self, architecture: Architecture, members: Sequence[int], init: str, root: int, values: Mapping[str, Tensor]
-    ) -> None:
+    def _hold(self, stored: storage.Stored) -> None:
         super().__init__()
-        self.architecture, self.members, self.init, self.root = architecture, tuple(members), init, root
-        self.depth = values["weight"].shape[1]
+        self.architecture, self.members = stored.architecture, tuple(stored.members)
+        self.init, self.root, self.factor = stored.init, stored.root, stored.factor
+        values = stored.values
+        self.depth = values["weight"].shape[1] if stored.depth is None else stored.depth
         self.width = 1 if values["weight"].ndim == 2 else values["weight"].shape[2]
         for kind, value in values.items():
             self.register_parameter(kind, nn.Parameter(value))
 
     @classmethod
-    def _from_parameters(
-        cls,
-        architecture: Architecture,
-        members: Sequence[int],
-        init: str,
-        root: int,
-        values: Mapping[str, Tensor],
-    ) -> Chain:
+    def _from_stored(cls, stored: storage.Stored) -> Chain:
         chain = cls.__new__(cls)
-        chain._hold(architecture, members, init, root, values)
+        chain._hold(stored)
         return chain
+
+    def _stored(self, values: Mapping[str, Tensor], depth: int) -> storage.Stored:
+        """Return what there is to say of this chain with other values and another depth."""
+        return storage.Stored(self.architecture, self.members, self.init, self.root, values, depth, self.factor)
 
     @property
     def seeds(self) -> int:
@@ -186,12 +154,9 @@ class Chain(nn.Module):
         """
         # One unbind a kind: a select for every step would make the backward pass quadratic in the depth.
         kinds = [kind for kind in self.architecture.parameters if not kind.startswith("readout")]
-        layers = zip(*(self._value(kind).unbind(1) for kind in kinds), strict=True)
-        skip = {} if self.architecture.skip is None else {"skip": self.architecture.skip}
-        return [
-            Step(self.architecture.phi, **skip, **dict(zip(kinds, layer, strict=True)))  # type: ignore[arg-type]
-            for layer in layers
-        ]
+        times = self.depth if self.architecture.shared else 1
+        layers = zip(*(self._value(kind).unbind(1) * times for kind in kinds), strict=True)
+        return [Step(self.architecture, dict(zip(kinds, layer, strict=True)), self.factor) for layer in layers]
 
     @property
     def readout(self) -> Callable[[Tensor], Tensor]:
@@ -215,17 +180,39 @@ class Chain(nn.Module):
         read-out w h + b is the last row (w, 0, 0, 0, b, 1). The values are those of the parameters, exactly.
 
         Raises:
-            ValueError: at a width over 1 or with a smooth activation, which six numbers cannot hold.
+            ValueError: at a width over 1, with a smooth activation, and for other orders and more maps, which six
+                numbers cannot hold.
         """
-        if self.width != 1 or not self.architecture.phi.piecewise_linear:
+        if not self.has_table:
             raise ValueError(
                 f"a chain of width {self.width} with activation {self.architecture.activation!r} has no step table: "
-                "six numbers a step need width 1 and a piecewise-linear activation"
+                "six numbers a step need width 1, a piecewise-linear activation and 1 or 2 maps in the order 'between'"
             )
-        return step_table.pack(self.architecture, self._numpy())
+        values, factor = self._numpy(), self._rounded_factor
+        if self.architecture.shared:
+            values = {k: v if k.startswith("readout") else v.repeat(self.depth, axis=1) for k, v in values.items()}
+        return step_table.pack(self.architecture, values, factor)
+
+    @property
+    def has_table(self) -> bool:
+        """Whether six numbers a step hold the chain."""
+        return self.width == 1 and self.architecture.six_numbers
+
+    @property
+    def holds_rows(self) -> bool:
+        """Whether the parameters are themselves entries of the step table."""
+        return self.width == 1 and self.architecture.holds_rows
+
+    @property
+    def _rounded_factor(self) -> float:
+        return float(torch.tensor(self.factor, dtype=self.dtype))
 
     def _numpy(self) -> dict[str, NDArray[np.float64]]:
-        return {k: v.detach().to("cpu", torch.float64).numpy() for k, v in self.named_parameters()}
+        """Return the parameters, the outer map times the factor on the branch."""
+        values = {kind: value.detach() for kind, value in self.named_parameters()}
+        if self.factor != 1:
+            values |= {kind: self.factor * value for kind, value in values.items() if kind.startswith("outer")}
+        return {kind: value.to("cpu", torch.float64).numpy() for kind, value in values.items()}
 
     def set_table(self, table: ArrayLike | Tensor) -> None:
         """Give the parameters the values of a step table of this chain's own shape, rounded to its dtype."""
@@ -234,7 +221,7 @@ class Chain(nn.Module):
         if array.shape[:2] != expected:
             raise ValueError(f"the table has {array.shape[:2]} seeds and rows: this chain has {expected}")
         with torch.no_grad():
-            for kind, value in step_table.unpack(self.architecture, array).items():
+            for kind, value in step_table.unpack(self.architecture, array, self._rounded_factor).items():
                 self.get_parameter(kind).copy_(torch.from_numpy(value))
 
     @classmethod
@@ -260,12 +247,13 @@ class Chain(nn.Module):
         found = TABLE if architecture is None else find_architecture(architecture)
         if not found.phi.piecewise_linear:
             raise ValueError(f"{found.name!r} has activation {found.activation!r}: a step table is piecewise linear")
-        parameters = step_table.unpack(found, values)
-        dtype = check_dtype(dtype)
+        dtype, depth = check_dtype(dtype), values.shape[1] - found.readout
+        factor = found.factor(max(depth, 1))
+        parameters = step_table.unpack(found, values, float(torch.tensor(factor, dtype=dtype)))
         tensors = {k: torch.tensor(v).to(device=device, dtype=dtype) for k, v in parameters.items()}
         for kind, value in tensors.items():
             check_finite(f"the table's {kind} as {dtype} (seed, row)", value)
-        return cls._from_parameters(found, range(len(values)), "table", 0, tensors)
+        return cls._from_stored(storage.Stored(found, range(len(values)), "table", 0, tensors, depth, factor))
 
     def prefix(self, depth: int) -> Chain:
         """Return the chain of the first `depth` steps, with the same read-out where there is one.
@@ -282,7 +270,7 @@ class Chain(nn.Module):
             kind: value.detach() if kind.startswith("readout") else value.detach()[:, :depth]
             for kind, value in self.named_parameters()
         }
-        return self._from_parameters(self.architecture, self.members, self.init, self.root, values)
+        return self._from_stored(self._stored(values, depth))
 
     def insert(self, position: int) -> Chain:
         """Return a chain one step deeper: a step that is the identity before the step at `position`, or at the end.
@@ -303,12 +291,16 @@ class Chain(nn.Module):
         (6, True)
         """
         position = check_integer("position", position, 0, self.depth)
+        if self.architecture.shared:
+            raise ValueError(
+                f"the steps of {self.architecture.name!r} share their parameters: one cannot be put in alone"
+            )
         values = {kind: value.detach().clone() for kind, value in self.named_parameters()}
         for kind, drawn in self._identity_step().items():
             value = values[kind]
             new = torch.as_tensor(drawn).to(value)
             values[kind] = torch.cat([value[:, :position], new[:, None], value[:, position:]], dim=1)
-        deeper = self._from_parameters(self.architecture, self.members, self.init, self.root, values)
+        deeper = self._from_stored(self._stored(values, self.depth + 1))
         for kind, value in self.named_parameters():
             deeper.get_parameter(kind).requires_grad_(value.requires_grad)
         return deeper
@@ -328,8 +320,7 @@ class Chain(nn.Module):
     @door
     def save(self, path: str | Path) -> Path:
         """Write the chain to one safetensors file, whole or not at all; see `Chain.load`."""
-        values = dict(self.named_parameters())
-        return storage.write(path, storage.Stored(self.architecture, self.members, self.init, self.root, values))
+        return storage.write(path, self._stored(dict(self.named_parameters()), self.depth))
 
     @classmethod
     @door
@@ -339,8 +330,7 @@ class Chain(nn.Module):
         Raises:
             ValueError: for a file that is cut short, is no saved chain, or does not hold what it says.
         """
-        stored = storage.read(path, device)
-        return cls._from_parameters(stored.architecture, stored.members, stored.init, stored.root, stored.values)
+        return cls._from_stored(storage.read(path, device))
 
     def extra_repr(self) -> str:
         return (

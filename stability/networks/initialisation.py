@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -128,15 +129,20 @@ class Init:
 def _leave_identity(init: Init, architecture: Architecture, _width: int) -> Init:
     """The identity, with a gradient to leave it, where the architecture has one."""
     eye, one = Distribution("identity"), Distribution("constant", 1.0)
-    skip, maps, phi = architecture.skip, architecture.maps, architecture.phi
-    if skip == 1 and maps == 2:
+    skip, phi, parts = architecture.skip, architecture.phi, architecture.parts
+    # A branch whose last map is 0 is 0 and, but behind a ReLU, trains that map.
+    if skip == 1 and parts[-1] == "add" and (parts[-2] != "activation" or phi.derivative_at_zero != 0):
+        if architecture.maps == 1:
+            return replace(init, weight=ZERO, bias=ZERO)
         return replace(init, outer_weight=ZERO, outer_bias=ZERO)
-    if skip == 1 and phi.derivative_at_zero != 0:
-        return replace(init, weight=ZERO, bias=ZERO)
-    if skip == 0 and phi.trains_slope:
+    if skip == 0 and phi.trains_slope and "norm" not in parts and not architecture.scaled:
         return replace(init, weight=eye, bias=ZERO, outer_weight=eye, outer_bias=ZERO, slope=one)
-    if skip == 1:
+    if skip == 1 and parts[-1] != "add":
+        why = "what follows the addition is not the identity"
+    elif skip == 1 and architecture.maps == 1:
         why = "h + relu(w h + b) is h for all h only at w = 0 and b <= 0, where every gradient is 0"
+    elif skip == 1:
+        why = "a branch that ends in a ReLU is 0 for all h only where every gradient is 0"
     elif skip == 0:
         why = f"{architecture.activation}(w h + b) is h for all h for no w and b"
     else:
@@ -148,7 +154,7 @@ def _leave_identity(init: Init, architecture: Architecture, _width: int) -> Init
 
 
 def _need_outer_map(init: Init, architecture: Architecture, _width: int) -> Init:
-    if architecture.maps == 2:
+    if architecture.maps > 1:
         return init
     raise ValueError(
         f"init {init.name!r} divides the outer map by sqrt(depth), and {architecture.name!r} has none: take an "
@@ -157,11 +163,12 @@ def _need_outer_map(init: Init, architecture: Architecture, _width: int) -> Init
 
 
 def _need_width_1(init: Init, architecture: Architecture, width: int) -> Init:
-    if width == 1 and architecture.phi.piecewise_linear:
+    if width == 1 and architecture.six_numbers and not architecture.shared:
         return init
     raise ValueError(
         f"init {init.name!r} spreads the kinks of a chain of width 1, and {architecture.name!r} has width {width} "
-        f"and activation {architecture.activation!r}: take width=1 and a piecewise-linear activation"
+        f"and activation {architecture.activation!r}: take width=1, a piecewise-linear activation and a step of six "
+        "numbers of its own"
     )
 
 
@@ -247,6 +254,41 @@ def find_init(init: str | Init, architecture: Architecture, width: int) -> Init:
     return init.adapt(init, architecture, width) if init.adapt else init
 
 
+def law_of(init: Init, kind: str) -> Distribution:
+    """Return the distribution of a kind of parameter: maps between the first and the last are drawn as the first."""
+    first = re.sub(r"^map\d+_|(?<=slope)\d+$", "", kind)
+    law: Distribution = getattr(init, first)
+    return law
+
+
+def parameters_at(u: Array, init: Init, architecture: Architecture, width: int, depth: int = 1) -> dict[str, Array]:
+    """Return the parameters of steps at uniform numbers (..., count) in (0, 1), by kind, without the n at width 1."""
+    found = _read(
+        u, {kind: law_of(init, kind) for kind in architecture.kinds}, width, depth, _gain(init, architecture)
+    )[1]
+    return {
+        kind: value.reshape(*u.shape[:-1], *([] if width == 1 else value.shape[u.ndim - 1 :]))
+        for kind, value in found.items()
+    }
+
+
+def _gain(init: Init, architecture: Architecture) -> float:
+    # E phi(z)^2 is linear in E slope^2, so the root mean square of the slopes is all that the gain needs.
+    slope = init.slope.scale * math.sqrt(_MEAN_SQUARES[init.slope.family])
+    return architecture.phi.gain(slope)
+
+
+def _read(
+    u: Array, laws: dict[str, Distribution], width: int, depth: int, gain: float
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Cut a layer's numbers into one block a kind: the uniform numbers and the values they become."""
+    shapes = {kind: (width, width) if kind.endswith("weight") else (width,) for kind in laws}
+    ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
+    parts = np.split(u, ends[:-1], axis=-1)
+    cut = {k: part.reshape(*u.shape[:-1], *shape) for (k, shape), part in zip(shapes.items(), parts, strict=True)}
+    return cut, {kind: laws[kind].quantile(cut[kind], width, depth, gain) for kind in laws}
+
+
 def draw(
     init: Init, architecture: Architecture, depth: int, width: int, members: Sequence[int], root: int
 ) -> dict[str, Array]:
@@ -255,23 +297,11 @@ def draw(
     Weights are (seeds, depth, n, n), biases and slopes (seeds, depth, n); for the read-out the depth is left
     out, and at width 1 every n.
     """
-    matrix, vector = (width, width), (width,)
-    # E phi(z)^2 is linear in E slope^2, so the root mean square of the slopes is all that the gain needs.
-    slope = init.slope.scale * math.sqrt(_MEAN_SQUARES[init.slope.family])
-    gain = architecture.phi.gain(slope)
-
-    def read(u: Array, laws: dict[str, Distribution]) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Cut a layer's numbers into one block a kind: the uniform numbers and the values they become."""
-        shapes = {kind: matrix if kind.endswith("weight") else vector for kind in laws}
-        ends = np.cumsum([int(np.prod(shape)) for shape in shapes.values()])
-        parts = np.split(u, ends[:-1], axis=-1)
-        cut = {k: part.reshape(*u.shape[:-1], *shape) for (k, shape), part in zip(shapes.items(), parts, strict=True)}
-        return cut, {kind: laws[kind].quantile(cut[kind], width, depth, gain) for kind in laws}
-
-    laws = {kind: getattr(init, kind) for kind in architecture.kinds}
+    gain = _gain(init, architecture)
+    laws = {kind: law_of(init, kind) for kind in architecture.kinds}
     count = sum(width * width if kind.endswith("weight") else width for kind in laws)
-    u = uniforms(root, architecture.name, members, "steps", depth, count)
-    cut, values = read(u, laws)
+    u = uniforms(root, architecture.name, members, "steps", 1 if architecture.shared else depth, count)
+    cut, values = _read(u, laws, width, depth, gain)
     if init.kinks is not None:
         low, high = init.kinks
         rank = cut["bias"].argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
@@ -282,6 +312,6 @@ def draw(
             "readout_bias": init.readout_bias or init.bias,
         }
         u = uniforms(root, architecture.name, members, "readout", 1, width * width + width)
-        values |= {kind: value[:, 0] for kind, value in read(u, laws)[1].items()}
+        values |= {kind: value[:, 0] for kind, value in _read(u, laws, width, depth, gain)[1].items()}
     shapes = architecture.shapes(len(members), depth, width)
     return {kind: value.reshape(shapes[kind]) for kind, value in values.items()}

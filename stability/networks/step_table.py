@@ -22,18 +22,19 @@ READOUT = {"readout_weight": "skip", "readout_bias": "outer_bias"}
 READOUT_FIXED = {"weight": 0.0, "bias": 0.0, "outer_weight": 0.0, "slope": 1.0}
 
 
-def fixed_entries(architecture: Architecture) -> dict[str, float]:
-    """The entries of a step's row that the architecture fixes."""
-    entries = {"skip": architecture.skip, "outer_weight": 1.0, "outer_bias": 0.0, "slope": architecture.phi.slope}
+def fixed_entries(architecture: Architecture, factor: float = 1.0) -> dict[str, float]:
+    """The entries of a step's row that the architecture fixes, with a factor on the branch."""
+    entries = {"skip": architecture.skip, "outer_weight": factor, "outer_bias": 0.0, "slope": architecture.phi.slope}
     return {k: float(v) for k, v in entries.items() if k not in architecture.parameters and v is not None}
 
 
-def pack(architecture: Architecture, values: Mapping[str, Array]) -> Array:
+def pack(architecture: Architecture, values: Mapping[str, Array], factor: float = 1.0) -> Array:
     """Return the table (seeds, rows, 6) of the parameters, (seeds, depth) each and (seeds,) for a read-out."""
+    fixed = fixed_entries(architecture, factor)
     seeds, depth = values["weight"].shape
     table = np.empty((seeds, depth + architecture.readout, len(COLUMNS)))
     for column, kind in enumerate(COLUMNS):
-        table[:, :depth, column] = values[kind] if kind in values else fixed_entries(architecture)[kind]
+        table[:, :depth, column] = values[kind] if kind in values else fixed[kind]
     if architecture.readout:
         last = READOUT_FIXED | {column: values[kind] for kind, column in READOUT.items()}
         for column, kind in enumerate(COLUMNS):
@@ -41,12 +42,18 @@ def pack(architecture: Architecture, values: Mapping[str, Array]) -> Array:
     return table
 
 
-def unpack(architecture: Architecture, table: Array) -> dict[str, Array]:
+def unpack(architecture: Architecture, table: Array, factor: float = 1.0) -> dict[str, Array]:
     """Return the parameters of a table, the inverse of `pack`; raise where a fixed entry is not as it must be."""
+    if not architecture.holds_rows:
+        raise ValueError(
+            f"the parameters of {architecture.name!r} are no rows of a step table: that takes 1 or 2 maps in the order "
+            "'between', a piecewise-linear activation, no shared parameters and no factor on an outer map; give no "
+            "architecture"
+        )
     depth = table.shape[1] - architecture.readout
     if depth == 0:
         raise ValueError("the table has a read-out and no step before it: expected at least two rows")
-    steps, last = (0, table[:, :depth], fixed_entries(architecture)), (depth, table[:, depth:], READOUT_FIXED)
+    steps, last = (0, table[:, :depth], fixed_entries(architecture, factor)), (depth, table[:, depth:], READOUT_FIXED)
     for first, rows, fixed in (steps, last):
         for kind, value in fixed.items():
             column = rows[..., COLUMNS.index(kind)]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from stability.foundation.checks import check_members
+from stability.foundation.checks import check_integer, check_members, check_number
 from stability.foundation.files import read_tensors, write_tensors
 from stability.networks.architecture import Architecture
 
@@ -21,24 +21,30 @@ _KEY = "stability.Chain"
 
 @dataclass(frozen=True)
 class Stored:
-    """What a file holds of a chain."""
+    """What a file holds of a chain: the depth is that of the values unless all steps share them."""
 
     architecture: Architecture
     members: Sequence[int]
     init: str
     root: int
     values: Mapping[str, Tensor]
+    depth: int | None = None
+    factor: float = 1.0
 
 
 def write(path: str | Path, stored: Stored) -> Path:
     """Write a chain to `path`, whole or not at all, and return the path."""
     description = {
         "version": VERSION,
-        "architecture": asdict(stored.architecture),
+        "architecture": stored.architecture.as_data(),
         "members": list(stored.members),
         "init": stored.init,
         "root": stored.root,
     }
+    if stored.architecture.shared:
+        description["depth"] = stored.depth
+    if stored.factor != 1:
+        description["factor"] = stored.factor
     return write_tensors(path, stored.values, {_KEY: json.dumps(description)})
 
 
@@ -69,6 +75,11 @@ def read(path: str | Path, device: torch.device | str | None = None) -> Stored:
             raise TypeError(
                 f"init is {description['init']!r} and root {description['root']!r}: expected text and an int"
             )
+        check_number("factor", description.get("factor", 1.0))
+        if ("depth" in description) != architecture.shared:
+            raise ValueError("a depth goes with parameters that all steps share")
+        if architecture.shared:
+            check_integer("depth", description["depth"], 1)
         stored = Stored(architecture, **description, values=values)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} has a damaged description ({error}): save the chain again") from None

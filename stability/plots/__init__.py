@@ -3,6 +3,7 @@
 from stability.foundation.data_files import read_data, write_data
 from stability.foundation.files import make_folder
 from stability.plots.depth_profiles import depth_check
+from stability.plots.flow_distances import flow
 from stability.plots.folded_lines import counts, function
 from stability.plots.format_losses import first_failure, forward_error
 from stability.plots.layer_profiles import gradient_norms, propagation, watch
@@ -24,6 +25,7 @@ __all__ = [
     "end_labels",
     "first_failure",
     "fits",
+    "flow",
     "forward_error",
     "function",
     "gradient_norms",

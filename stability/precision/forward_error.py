@@ -271,7 +271,8 @@ def log_expected_errors(
         one: the format.
     """
     logs = np.empty((table.shape[1] + 1, len(table), len(points)))
-    numbers = (one.roundoff, one.log2_least, net.architecture.maps == 2, net.architecture.skip not in (0, 1))
+    outer = net.architecture.maps == 2 or net.factor != 1
+    numbers = (one.roundoff, one.log2_least, outer, net.architecture.skip not in (0, 1))
     side_by_side(
         lambda first, last: expected_errors.log_expected_errors(first, last, table, points, *numbers, logs),
         len(table),

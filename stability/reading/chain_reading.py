@@ -78,7 +78,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class StepTable(Steps):
-    """A piecewise-linear chain of width 1: a step is six numbers, and no state can leave the range."""
+    """A piecewise-linear chain of width 1 whose parameters are rows of six numbers: no state can leave the range."""
 
     @property
     def points(self) -> NDArray[np.float64]:

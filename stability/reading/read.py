@@ -51,8 +51,7 @@ def read(
         if not isinstance(x, Tensor):
             raise TypeError(f"x is a {type(x).__name__}: expected a tensor of points, as a chain takes")
         check_float64(net, x)
-        piecewise_linear = net.width == 1 and net.architecture.phi.piecewise_linear
-        return (StepTable if piecewise_linear else Steps)(net, x)
+        return (StepTable if net.holds_rows else Steps)(net, x)
     module, expected = as_module(net), None
     if isinstance(layers, Layers):
         refuse_conflict(layers, source, batch_dim)

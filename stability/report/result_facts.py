@@ -1,4 +1,4 @@
-"""The main facts of every kind of result: names and values, a row each."""
+"""The main facts of a result about one network: names and values, a row each."""
 
 from __future__ import annotations
 
@@ -14,20 +14,14 @@ from stability.folds import Count, PiecewiseLinear
 from stability.jacobians import LyapunovExponents, Paths, SelfCheck, Spectrum
 from stability.precision import FirstFailures, FirstNonfinite, ForwardErrors
 from stability.reading import Layers
-from stability.scaling import DepthCheck
 from stability.signals import (
-    DeathRecord,
     GradientNorms,
     GrowthFit,
     Hessian,
     LayerEffects,
     Propagation,
     Units,
-    WatchRecord,
 )
-from stability.sweeps.cells import words_of
-from stability.sweeps.opened import Sweep
-from stability.training import History
 
 Rows = list[tuple[str, ...]]
 #: Of more layers than this the first and the last are shown.
@@ -44,14 +38,14 @@ def facts(result: object) -> Rows:
     raise TypeError(f"there are no facts of a {type(result).__name__}")
 
 
-def _power(log: Tensor) -> str:
+def power_of(log: Tensor) -> str:
     """The median of natural logs, as a power of ten."""
     middle = float(log.double().flatten().median())
     words = {-math.inf: "0", math.inf: "infinite"}
     return words.get(middle, "unknown" if math.isnan(middle) else f"10^{middle / math.log(10):.2f}")
 
 
-def _named(layers: Sequence[str]) -> str:
+def names_of(layers: Sequence[str]) -> str:
     """How many layers there are, and the first and the last of them."""
     ends = f", {layers[0]} to {layers[-1]}" if len(layers) > 1 else f", {layers[0]}" if layers else ""
     return f"{len(layers)}{ends}"
@@ -74,10 +68,10 @@ def _spectrum(one: Spectrum) -> Rows:
     ranks = one.ranks[-1]
     low, high = int(ranks.min()), int(ranks.max())
     rows: Rows = [
-        ("layers", _named(one.layers) if one.layers else str(one.depth)),
+        ("layers", names_of(one.layers) if one.layers else str(one.depth)),
         ("over", _of(last.shape[:-1])),
-        ("largest value of the whole product, median", _power(last[..., 0])),
-        ("condition number, median", _power(one.log_condition[-1])),
+        ("largest value of the whole product, median", power_of(last[..., 0])),
+        ("condition number, median", power_of(one.log_condition[-1])),
         ("values that are not 0", f"{low if low == high else f'{low} to {high}'} of {one.sizes[-1]}"),
     ]
     if one.self_check is not None:
@@ -110,10 +104,10 @@ def _lyapunov(one: LyapunovExponents) -> Rows:
 @facts.register
 def _paths(one: Paths) -> Rows:
     rows: Rows = [
-        ("layers", _named(one.layers) if one.layers else str(one.depth)),
+        ("layers", names_of(one.layers) if one.layers else str(one.depth)),
         ("over", _of(one.log_norms.shape[1:])),
         ("path lengths", f"0 to {len(one.log_norms) - 1}"),
-        ("strength of a branch, root mean square, median", _power(one.log_strength / 2)),
+        ("strength of a branch, root mean square, median", power_of(one.log_strength / 2)),
     ]
     undecided = int(one.undecided.sum())
     if len(one.log_norms) > one.depth and not undecided:
@@ -130,12 +124,12 @@ def _effects(one: LayerEffects) -> Rows:
     middle = one.log_relative.median(dim=1).values
     most = one.sets[int(middle.argmax())]
     return [
-        ("layers", _named(one.layers)),
+        ("layers", names_of(one.layers)),
         ("over", _of(one.log_changes.shape[1:])),
         ("cases", f"{len(one.sets)}, {one.done}"),
-        ("relative change of the output, median", _power(middle)),
-        ("least", _power(middle.min())),
-        ("most", f"{_power(middle.max())}, {', '.join(one.layers[number] for number in most[:3])}"),
+        ("relative change of the output, median", power_of(middle)),
+        ("least", power_of(middle.min())),
+        ("most", f"{power_of(middle.max())}, {', '.join(one.layers[number] for number in most[:3])}"),
     ]
 
 
@@ -160,10 +154,10 @@ def _hessian(one: Hessian) -> Rows:
 @facts.register
 def _propagation(one: Propagation) -> Rows:
     rows: Rows = [
-        ("layers", _named(one.layers)),
+        ("layers", names_of(one.layers)),
         ("over", _of(one.log_norms.shape[1:])),
-        ("size of the state before the first, median", _power(one.log_norms[0])),
-        ("size of the state after the last, median", _power(one.log_norms[-1])),
+        ("size of the state before the first, median", power_of(one.log_norms[0])),
+        ("size of the state after the last, median", power_of(one.log_norms[-1])),
     ]
     if one.correlations[-1].numel():
         first, last = (float(one.correlations[layer].median()) for layer in (0, -1))
@@ -174,14 +168,14 @@ def _propagation(one: Propagation) -> Rows:
 @facts.register
 def _gradient_norms(one: GradientNorms) -> Rows:
     rows: Rows = [
-        ("layers", _named(one.layers)),
+        ("layers", names_of(one.layers)),
         ("seeds", str(len(one.members))),
         ("loss, median", f"{float(one.loss.double().median()):.4g}"),
     ]
     for quantity in ("input", "parameters"):
         if quantity in one.log_norms and one.present[quantity].any():
             there = one[quantity][one.present[quantity]]
-            words = f"{_power(there[-1])} at the last layer, {_power(there[0])} at the first"
+            words = f"{power_of(there[-1])} at the last layer, {power_of(there[0])} at the first"
             rows.append((f"gradient of the {'state' if quantity == 'input' else quantity}, median", words))
     rows.append(("dead seeds", str(int(one.dead.sum()))))
     if one.missing:
@@ -202,7 +196,7 @@ def _growth(one: GrowthFit) -> Rows:
 
 @facts.register
 def _units(one: Units) -> Rows:
-    rows: Rows = [("layers", _named(one.layers)), ("over", f"{len(one.members)} seeds, {one.points} points")]
+    rows: Rows = [("layers", names_of(one.layers)), ("over", f"{len(one.members)} seeds, {one.points} points")]
     for kind in ("dead", "dormant", "saturated"):
         shares = one.share(kind).nan_to_num(nan=-1.0).amax(dim=1)
         worst = int(shares.argmax())
@@ -230,65 +224,11 @@ def _failures(one: FirstFailures) -> Rows:
 
 @facts.register
 def _errors(one: ForwardErrors) -> Rows:
-    rows: Rows = [("layers", _named(one.layers)), ("seeds", str(len(one.members)))]
+    rows: Rows = [("layers", names_of(one.layers)), ("seeds", str(len(one.members)))]
     for name in one.formats:
         rows.append((f"right digits after the last in {name}", f"{float(one.digits(name)[-1].median()):.1f}"))
     if one.narrow:
         rows.append(("modules that work in a narrower format", ", ".join(one.narrow[:3])))
-    return rows
-
-
-@facts.register
-def _record(one: WatchRecord) -> Rows:
-    rows: Rows = [("iterations", str(len(one))), ("layers", _named(one.layers)), ("seeds", str(len(one.members)))]
-    if len(one) and one.layers:
-        last = one.log_gradients[-1]
-        for place in [0, len(one.layers) - 1] if len(one.layers) > 1 else [0]:
-            if not last[place].isnan().all():
-                words = "not finite" if (last[place] == math.inf).any() else _power(last[place])
-                rows.append((f"last gradient of {one.layers[place]}", words))
-    skipped = int(one.skipped.sum())
-    return [*rows, ("steps skipped", str(skipped))] if skipped else rows
-
-
-@facts.register
-def _deaths(one: DeathRecord) -> Rows:
-    died, again = one.iteration_of_death >= 0, one.revivals > 0
-    return [
-        ("iterations", str(len(one.dead))),
-        ("seeds", str(len(one.born))),
-        ("born dead", str(int((one.born > 0).sum()))),
-        ("died in training", str(int(died.sum()))),
-        ("were alive again", str(int(again.sum()))),
-        ("dead now", str(int((one.layer > 0).sum()))),
-    ]
-
-
-@facts.register
-def _depth_check(one: DepthCheck) -> Rows:
-    rows: Rows = [
-        ("depths", ", ".join(map(str, one.depths))),
-        ("layers", f"{one.layers[0]} to {one.layers[-1]} of {one.kind}"),
-        ("trained", f"{one.steps} updates by {one.optimizer}, {len(one.seeds)} seeds"),
-    ]
-    rows += [(name, str(exponent)) for name, exponent in one.exponents.items()]
-    lost = int((one.diverged >= 0).sum())
-    return [*rows, ("diverged", f"{lost} of {one.diverged.numel()}"), ("advice", one.advice)]
-
-
-@facts.register
-def _history(one: History) -> Rows:
-    low, middle, high = (float(one.best_loss.quantile(q, interpolation="nearest")) for q in (0.0, 0.5, 1.0))
-    ended = " (interrupted)" if one.interrupted else ""
-    rows: Rows = [
-        ("method", f"{one.method}, {'compiled' if one.path == 'kernel' else one.path}"),
-        ("iterations", f"{len(one.loss) - 1}{ended}"),
-        ("seeds", str(len(one.members))),
-        ("best loss", f"{low:.2e} to {high:.2e}, median {middle:.2e}"),
-    ]
-    for words, when in (("stopped", one.stopped_iteration), ("converged", one.converged_iteration)):
-        if (when >= 0).any():
-            rows.append((f"seeds that {words}", str(int((when >= 0).sum()))))
     return rows
 
 
@@ -312,14 +252,6 @@ def _function(one: PiecewiseLinear) -> Rows:
     low, high = map(float, one.interval)
     rows: Rows = [("interval", f"{low:g} to {high:g}"), ("pieces", str(len(one.knots) - 1))]
     return [*rows, ("folds", str(len(one.folds()))), ("shape of a value", str(tuple(one.shape)))]
-
-
-@facts.register
-def _sweep(one: Sweep) -> Rows:
-    found = one.progress()
-    rows: Rows = [("function", found.function), ("cells", f"{found.there} of {found.cells} are there")]
-    rows.append(("failed", str(found.failed)))
-    return [*rows, *((words_of(dict(failure.cell)), failure.error) for failure in one.failed[:3])]
 
 
 @facts.register

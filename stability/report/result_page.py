@@ -12,8 +12,8 @@ from matplotlib.ticker import FixedFormatter
 from stability.reading import Layers
 from stability.report.figures import LOOK, Drawing, inline
 from stability.report.page import environment
-from stability.report.result_facts import facts
 from stability.report.result_pictures import Picture, picture
+from stability.report.training_facts import facts
 
 #: A larger figure than this, in characters, is left out: a notebook keeps all that it shows.
 _MOST_TEXT = 400_000

@@ -11,6 +11,7 @@ import xarray
 from matplotlib.axes import Axes
 
 from stability import plots
+from stability.flows import Flow
 from stability.folds import PiecewiseLinear
 from stability.jacobians import Paths, Spectrum
 from stability.precision import FirstFailures, ForwardErrors
@@ -117,6 +118,17 @@ def _errors(one: ForwardErrors) -> Picture:
 @picture.register
 def _depth_check(one: DepthCheck) -> Picture:
     return Picture("Change of the state by the updates, a line a depth", lambda ax: plots.depth_check(one, ax))
+
+
+@picture.register
+def _flow(one: Flow) -> Picture:
+    data = one.to_dataset()
+
+    def draw(ax: Axes) -> None:
+        plots.flow(data, ax)
+        ax.set_title("")
+
+    return Picture("Chains of growing depth beside the flow that they tend to", draw)
 
 
 @picture.register

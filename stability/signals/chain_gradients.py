@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 from stability.foundation.log_norms import combine
 from stability.foundation.scaled_tensors import Scaled
+from stability.networks import Chain
 from stability.reading.chain_reading import Steps
 from stability.signals.gradient_norms import GradientNorms
 from stability.signals.losses import Loss, loss_of_members
@@ -46,18 +49,18 @@ def step_gradients(reading: Steps, loss: Loss, memory: float = 4.0) -> GradientN
         for layer in range(net.depth - 1, -1, -1):
             # `squares` holds what reaches the state before a layer; after the read-out that is the last state.
             step = steps[layer]
-            values_of = {kind: getattr(step, kind) for kind in inner}
+            values_of = {kind: step.values[kind] for kind in inner}
             back = _through(step, states[layer], values_of, back, gradients[layer])
             squares[layer] = torch.logaddexp(squares[layer], 2 * back.log_norm())
     log_kinds = {kind: torch.stack([g[kind].log_norm() for g in gradients]).cpu() for kind in inner}
     weights = {
         kind: torch.stack(
-            [g[kind].times(getattr(s, kind).detach()).log_norm() for g, s in zip(gradients, net.steps, strict=True)]
+            [g[kind].times(s.values[kind].detach()).log_norm() for g, s in zip(gradients, net.steps, strict=True)]
         )
         for kind in inner
         if kind.endswith("weight")
     }
-    named = {kind: combine(log_kinds[kind], 0) for kind in inner}
+    named = {kind: _whole(net, kind, gradients, log_kinds[kind]) for kind in inner}
     return GradientNorms.of_chain(
         net,
         log_kinds,
@@ -69,6 +72,13 @@ def step_gradients(reading: Steps, loss: Loss, memory: float = 4.0) -> GradientN
         loss=values.double().cpu(),
         path="autograd",
     )
+
+
+def _whole(net: Chain, kind: str, gradients: list[dict[str, Scaled]], logs: Tensor) -> Tensor:
+    """Return the log of the norm of the gradient of a parameter as a whole, which is a sum where all steps share it."""
+    if not net.architecture.shared:
+        return combine(logs, 0)
+    return reduce(operator.add, [g[kind] for g in gradients]).log_norm().cpu()
 
 
 def _through(

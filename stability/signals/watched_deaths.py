@@ -41,10 +41,11 @@ def watch_deaths(chain: Chain, x: Tensor) -> DeathRecord:
     """
     if not isinstance(chain, Chain):
         raise TypeError(f"chain is a {type(chain).__name__}: expected a stability.Chain")
-    if chain.width != 1 or not chain.architecture.phi.piecewise_linear:
+    if not chain.holds_rows:
         raise ValueError(
             f"the chain is {chain.architecture.name!r} of width {chain.width}: only piecewise-linear chains of width 1 "
-            "have derivatives of exactly 0 that can be told; st.gradient_norms(...).dead tells of others"
+            "whose parameters are rows of a step table have derivatives of exactly 0 that can be told; "
+            "st.gradient_norms(...).dead tells of others"
         )
     if chain.device != torch.device("cpu"):
         raise ValueError(f"the chain is on {chain.device}: expected one on the CPU")

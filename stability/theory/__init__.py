@@ -28,6 +28,7 @@ from stability.theory.wide.relu_products import (
     squared_norm_moment,
     survival_probability,
 )
+from stability.theory.wide.residual_drift import residual_drift
 from stability.theory.wide.residual_mean_field import (
     ResidualSignals,
     residual_growth_factor,
@@ -35,11 +36,13 @@ from stability.theory.wide.residual_mean_field import (
     residual_tanh_laws,
     shattered_correlation,
 )
+from stability.theory.wide.residual_streams import path_energy, residual_rms
 from stability.theory.width_one.critical_scale import CriticalScale, ScaledLimit, critical_scale, scaled_limit
 from stability.theory.width_one.death import Estimate, born_dead, born_dead_by_sampling, born_dead_step
 from stability.theory.width_one.expected_counts import ExpectedCounts, expected_counts
 from stability.theory.width_one.gradient_rates import FailureDepth, failure_depth, gradient_rate
 from stability.theory.width_one.lyapunov_exponents import log_variance, lyapunov_exponent, moment
+from stability.theory.width_one.monotone import least_turning_steps, monotone_share
 from stability.theory.width_one.symbolic_step import StepFormula, step_formula
 
 __all__ = [
@@ -74,14 +77,19 @@ __all__ = [
     "gradient_depth_scale",
     "gradient_rate",
     "largest_squared_singular_value",
+    "least_turning_steps",
     "log_squared_norm",
     "log_squared_norm_limit",
     "log_variance",
     "lyapunov_exponent",
     "marchenko_pastur_density",
     "moment",
+    "monotone_share",
+    "path_energy",
+    "residual_drift",
     "residual_growth_factor",
     "residual_log_edges",
+    "residual_rms",
     "residual_signals",
     "residual_tanh_laws",
     "scaled_limit",

@@ -32,8 +32,9 @@ def describe(chain: Chain, task: Task, method: str, options: Options) -> dict[st
     """Return what makes a run the one that it is, its parameters left out."""
     return {
         "layout version": VERSION,
-        "architecture": asdict(chain.architecture),
+        "architecture": chain.architecture.as_data(),
         "depth": chain.depth,
+        **({} if chain.factor == 1 else {"factor": chain.factor}),
         "width": chain.width,
         "members": list(chain.members),
         "init": chain.init,

@@ -128,7 +128,7 @@ class ModuleObjective(Objective):
         with torch.no_grad():
             self.parameters = torch.cat([value.reshape(chain.seeds, -1) for value in chain.parameters()], dim=1)
         self._trained = self._mark({kind for kind, value in chain.named_parameters() if value.requires_grad})
-        self._slopes = self._trained & self._mark({"slope"})
+        self._slopes = self._trained & self._mark(set(chain.architecture.slope_names))
         self._x, self._y = (v.to(chain.device, chain.dtype) for v in (task.x, task.y))
 
     def _mark(self, kinds: set[str]) -> Tensor:
@@ -163,7 +163,7 @@ def aim(x: Values, y: Values, share: float) -> Values:
 def runs_compiled(chain: Chain) -> bool:
     """Whether there are compiled loops for the chain."""
     compiled = chain.dtype in (torch.float32, torch.float64) and chain.device.type == "cpu"
-    return compiled and chain.width == 1 and chain.architecture.phi.piecewise_linear
+    return compiled and chain.holds_rows
 
 
 def make_objective(chain: Chain, task: Task, least_slope: float = -math.inf) -> Objective:

@@ -54,6 +54,10 @@ def deeper(depth):
     return torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(depth))).double()
 
 
+def euler(power=-1.0):
+    return st.Architecture("euler", skip=1, maps=2, activation="tanh", branch_power=power)
+
+
 def results():
     with st.watch(net := torch.nn.Linear(2, 2)) as record:
         net(torch.ones(3, 2)).square().mean().backward()
@@ -70,6 +74,7 @@ def results():
         "units": st.units(module(), Y),
         "watch": record,
         "depth_check": st.depth_check(deeper, [1, 2], Y, lambda y: y.square().mean(), steps=1, seeds=1),
+        "flow": st.flow(euler(), X, (2, 4), 3),
         "counts": {1: [1, 2], 2: [2, 3]},
         "function": st.restrict(chain(), (-3, 3)),
     }
@@ -128,6 +133,21 @@ def measurements():
         "first_failure of a module": (st.first_failure, {**of_module, "loss": square}),
         "forward_error": (st.forward_error, {"net": chain(), "x": X, "formats": ["float32"], "level": 0.9}),
         "forward_error of two": (st.forward_error, {**of_module, "reference": module()}),
+        "flow": (
+            st.flow,
+            {
+                "net": euler(),
+                "x": X,
+                "depths": (2, 4),
+                "seeds": 2,
+                "width": 1,
+                "init": "pytorch",
+                "root": 0,
+                "weights": None,
+                "level": 0.9,
+            },
+        ),
+        "flow of noise": (st.flow, {"net": euler(-0.5), "x": X, "depths": (2, 4), "seeds": 40, "grid": None}),
         "units": (st.units, {**of_module, "unit_dim": None, "threshold": 0.1}),
         "layers": (st.layers, of_module),
         "examine": (
@@ -210,6 +230,21 @@ def objects():
         "fit_growth": (
             st.fit_growth,
             {"result": found["gradient_norms"], "along": "layer", "quantity": None, "level": 0.9},
+        ),
+        "Architecture": (
+            st.Architecture,
+            {
+                "name": "mine",
+                "skip": 1,
+                "maps": 2,
+                "activation": "relu",
+                "readout": False,
+                "order": "original",
+                "norm": None,
+                "branch": 1.0,
+                "branch_power": 0.5,
+                "shared": False,
+            },
         ),
         "Chain": (
             st.Chain,
@@ -338,6 +373,11 @@ def formulas():
         "born_dead_step": {"init": "pytorch"},
         "born_dead_by_sampling": {"depth": 2, "interval": (-3, 3), "init": "pytorch", "samples": 10, "root": 0},
         **dict.fromkeys(("log_squared_norm", "log_squared_norm_limit", "survival_probability"), widths),
+        "residual_drift": {"width": 2},
+        "residual_rms": {"kind": "normalised"},
+        "path_energy": {},
+        "least_turning_steps": {},
+        "monotone_share": {},
         "squared_norm_moment": {"order": 2, **widths},
         **{
             key: {"depth": 3, "activation": "linear", "weights": "gaussian"}
@@ -440,22 +480,28 @@ FINE = {
         "train",
         "replace_damaged",
         "retry_failed",
+        "readout",
+        "shared",
     },
     "a text": {"label", "text", "mosaic", "name", "folder", "checkpoint", "resume", "path", "store"},
     "an empty text": {"label", "folder"},
     "none": {"label", "ax", "batch_dim", "colours"},
     "numpy text": {"checkpoint", "store", "resume", "path", "folder", "name", "label", "text", "mosaic"},
-    "a module": {"net", "model", "reference", "loss", "target", "on_iteration"},
+    "a module": {"net", "model", "reference", "loss", "target", "on_iteration", "weights"},
     "bytes": {"interval", "seeds"},  # whole numbers, as they are
     "a set": {"seeds"},
     "a list": NUMBERS | {"folder"},
     "empty array": NUMBERS,
     "zero": {"source", "batch_dim", "unit_dim", "threshold", "position", "top", "alpha", "depth", "other"}
     | NUMBERS
-    | {"scale", "width_power", "depth_power", "root", "folds", "order", "k"},
+    | {"scale", "width_power", "depth_power", "root", "folds", "order", "k", "skip", "branch", "branch_power"},
     "a fraction": NUMBERS
-    | {"top", "size", "other", "scale", "width_power", "depth_power", "memory", "every", "budget"},
+    | {"top", "size", "other", "scale", "width_power", "depth_power", "memory", "every", "budget"}
+    | {"skip", "branch", "branch_power"},
     "minus one": {
+        "branch",
+        "branch_power",
+        "skip",
         "correlation",
         "depth_power",
         "high",

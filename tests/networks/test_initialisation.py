@@ -74,6 +74,7 @@ def test_gains_agree_with_quadrature(name):
         "prelu": lambda z: z if z > 0 else z / 3,
         "tanh": mpmath.tanh,
         "gelu": lambda z: z * mpmath.ncdf(z),
+        "linear": lambda z: z,
     }[name]
     moment = mpmath.quad(lambda z: phi(z) ** 2 * mpmath.npdf(z), [-mpmath.inf, -3, 0, 3, mpmath.inf])
     assert ACTIVATIONS[name].gain(1 / 3) == pytest.approx(float(moment**-0.5), rel=1e-13)

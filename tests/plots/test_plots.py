@@ -395,3 +395,21 @@ def test_paths_are_drawn_beside_what_random_signs_give(stored):
     assert 1 < len(shown) < 41, "lengths without energy are left out"
     names = [text.get_text() for text in ax.get_legend().get_texts()]
     assert names == ["at the start", "at the start: random signs", "at the start: binomial"]
+
+
+def test_a_flow_draws_its_distances_or_its_quantiles():
+    smooth = st.Architecture("flow", skip=1, maps=2, activation="tanh", branch_power=-1)
+    f = st.flow(smooth, X, depths=(5, 10, 20), seeds=3)
+    _, ax = plt.subplots()
+    st.plots.flow(f, ax, label="tanh")
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), f.distances.median(dim=1).values)
+    assert ax.lines[1].get_ydata()[-1] == ax.lines[0].get_ydata()[-1]
+    assert ax.get_title(loc="left").replace("\n", " ")[1:] == f.finding[1:]
+    rough = st.Architecture("flow", skip=1, maps=2, activation="tanh", branch_power=-0.5)
+    g = st.flow(rough, X, depths=(5, 10), seeds=60)
+    _, ax = plt.subplots()
+    st.plots.flow(g, ax)
+    limits = [
+        line.get_ydata()[0] for line in ax.lines if len(set(line.get_ydata())) == 1 and len(line.get_ydata()) == 2
+    ]
+    np.testing.assert_allclose(limits, g.statistics[1][-1, 2:])

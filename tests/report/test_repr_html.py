@@ -30,6 +30,7 @@ FIGURES = {
     "WatchRecord",
     "FirstFailures",
     "ForwardErrors",
+    "Flow",
     "History",
     "PiecewiseLinear",
 }
@@ -118,6 +119,7 @@ def results(name):
         ),
         st.first_nonfinite(net(name, bad=True), x),
         st.sweep(failing, {"name": [name, "b"]}, tempfile.mkdtemp(), workers=0, progress=False),
+        st.flow(st.Architecture("flow", skip=1, maps=2, activation="tanh", branch_power=-1), X, (5, 10), 3),
     ]
 
 

@@ -90,6 +90,11 @@ def laws_of(architecture: Architecture, init: str | Init) -> Laws:
             f"{architecture.name!r} has activation {architecture.activation!r}: the derivative of a step takes two "
             "values only where the activation is piecewise linear"
         )
+    if not architecture.holds_rows or architecture.scaled:
+        raise ValueError(
+            f"{architecture.name!r} has another order, shared parameters or a factor on the branch: forms are for "
+            "steps of 1 or 2 maps in the order 'between', each with parameters of its own; put the factor into the init"
+        )
     if architecture.skip not in (0, 1):
         raise ValueError(f"{architecture.name!r} has a bypass of weight {architecture.skip}: forms are known for 0, 1")
     found = find_init(init, architecture, 1)

@@ -131,6 +131,11 @@ def step_formula(architecture: str | Architecture) -> StepFormula:
             f"{found.name!r} has activation {found.activation!r}: six numbers hold a step only where the activation "
             "is piecewise linear"
         )
+    if not found.six_numbers or found.scaled:
+        raise ValueError(
+            f"{found.name!r} has another order or a factor on the branch: expected a step of 1 or 2 maps in the order "
+            "'between'"
+        )
     row = _row({kind: kind for kind in found.kinds} | {"skip": "skip"}, step_table.fixed_entries(found))
     expression = _image(row)
     sides = tuple(_FORMULAS.gain(row, side) for side in (sympy.Integer(1), row.slope))
