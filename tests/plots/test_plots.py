@@ -39,6 +39,7 @@ OTHERS = {
     "panels",
     "read_data",
     "save",
+    "ticks",
     "write_data",
 }
 DRAWN = [name for name in st.plots.__all__ if name not in OTHERS]
