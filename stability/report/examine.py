@@ -32,7 +32,7 @@ from stability.report.examination import Profile, Report
 from stability.report.finding import Finding, Look, counted
 from stability.report.learning import by_learning
 from stability.report.observation import in_mode, observe, without_fused_operations
-from stability.report.pace import at_best_pace
+from stability.reading.pace import at_best_pace
 from stability.report.thresholds import LEAST_POINTS
 from stability.report.whole_spectrum import spectrum_of
 from stability.signals.losses import Loss

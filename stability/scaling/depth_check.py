@@ -16,6 +16,8 @@ from tqdm.auto import tqdm
 from stability.foundation.arguments import door
 from stability.foundation.checks import check_integer, check_members
 from stability.reading.inputs import Inputs
+from stability.reading.network import Network
+from stability.reading.pace import at_best_pace
 from stability.reading.traces import unchanged, undisturbed
 from stability.scaling.depth_cells import DepthCell, version_of
 from stability.scaling.depth_result import DepthCheck
@@ -113,7 +115,8 @@ def depth_check(
     stack, layers = find_stack(outlines)
     cell = DepthCell(make, x, loss, optimizer, steps, stack)
     if store is None and workers == 0:
-        data = _here(cell, numbers, members)
+        with unchanged(make), at_best_pace(Network(build(make, numbers[-1], members[0]), inputs)):
+            data = _here(cell, numbers, members)
     elif store is None:
         with tempfile.TemporaryDirectory() as folder:
             data = _swept(cell, numbers, members, folder, None, workers, "")
