@@ -15,6 +15,7 @@ from stability.foundation.checks import check_positive
 from stability.foundation.formats import check_formats
 from stability.reading import Layers
 from stability.reading.network import Network
+from stability.reading.pace import at_best_pace
 from stability.reading.read import AnyNetwork, as_module, is_chain, read
 from stability.reading.traces import unchanged
 from stability.report import (
@@ -32,7 +33,6 @@ from stability.report.examination import Profile, Report
 from stability.report.finding import Finding, Look, counted
 from stability.report.learning import by_learning
 from stability.report.observation import in_mode, observe, without_fused_operations
-from stability.reading.pace import at_best_pace
 from stability.report.thresholds import LEAST_POINTS
 from stability.report.whole_spectrum import spectrum_of
 from stability.signals.losses import Loss
