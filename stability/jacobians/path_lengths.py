@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import xarray
-from scipy.stats import binom
 from torch import Tensor
 
 from stability.foundation.arguments import check_numbers, door
@@ -111,9 +110,11 @@ class Paths(Shown):
         With s^2 the mean relative energy of this network's branches (`log_strength`). Its mean is
         depth s^2 / (1 + s^2), which is the largest that random signs give for this s^2.
         """
-        probability = self.log_strength.sigmoid().numpy()
-        expected = binom.pmf(self._lengths().numpy(), self.depth, probability)
-        return torch.from_numpy(np.asarray(expected))
+        taken, left = self._lengths(), self.depth - self._lengths()
+        number = math.lgamma(self.depth + 1) - torch.lgamma(taken + 1) - torch.lgamma(left + 1)
+        on, off = (torch.nn.functional.logsigmoid(sign * self.log_strength) for sign in (1, -1))
+        # 0 times the infinite log of a branch that is 0 is 0.
+        return (number + torch.where(taken > 0, taken * on, 0) + torch.where(left > 0, left * off, 0)).exp()
 
     def _lengths(self) -> Tensor:
         return torch.arange(len(self.log_norms), dtype=torch.float64).reshape(-1, *[1] * (self.log_norms.ndim - 1))
