@@ -54,8 +54,8 @@ def test_a_planted_fault_is_found_in_its_layer(number):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", sorted(set(range(len(ALL))) - TENTH))
-def test_every_planted_fault_is_found_in_its_layer(number):
+@pytest.mark.parametrize("number", sorted(set(range(len(ALL))) - TENTH)[::4])
+def test_more_planted_faults_are_found_in_their_layers(number):
     check_planted(number)
 
 
@@ -65,8 +65,8 @@ def test_a_healthy_network_is_left_alone(number):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", sorted(set(range(COUNT)) - HEALTHY_TENTH))
-def test_every_healthy_network_is_left_alone(number):
+@pytest.mark.parametrize("number", sorted(set(range(COUNT)) - HEALTHY_TENTH)[::4])
+def test_more_healthy_networks_are_left_alone(number):
     check_healthy(number)
 
 
