@@ -57,16 +57,11 @@ DECADE = math.log(10)
 class Settings(study.Settings):
     """Gradient norms of the five chains: by layer, against depth, along training."""
 
-    depth: int = 500
-    """Of the chains that are followed by layer."""
-    seeds: int = 240
-    """Members of every fresh chain."""
-    trained_depth: int = 100
-    """Of the trained chains."""
-    trained_seeds: int = 40
-    """Members of every trained chain."""
-    iterations: int = 1000
-    """Of Adam."""
+    depth: int = 500  # Of the chains that are followed by layer.
+    seeds: int = 240  # Members of every fresh chain.
+    trained_depth: int = 100  # Of the trained chains.
+    trained_seeds: int = 40  # Members of every trained chain.
+    iterations: int = 1000  # Of Adam.
 
 
 def norms(chain: st.Chain, x: torch.Tensor) -> st.GradientNorms:

@@ -57,18 +57,12 @@ BAND = 4.0
 class Settings(study.Settings):
     """Plain against residual PReLU: log |J| against depth, fresh and trained."""
 
-    depth: int = 1000
-    """Steps of the fresh chains of width 1."""
-    seeds: int = 200
-    """How many of these; half of them are trained."""
-    trained_depth: int = 100
-    """Steps of the trained chains."""
-    iterations: int = 2000
-    """Of Adam."""
-    wide_depth: int = 300
-    """Steps at width 16."""
-    wide_seeds: int = 20
-    """Chains of width 16."""
+    depth: int = 1000  # Steps of the fresh chains of width 1.
+    seeds: int = 200  # How many of these; half of them are trained.
+    trained_depth: int = 100  # Steps of the trained chains.
+    iterations: int = 2000  # Of Adam.
+    wide_depth: int = 300  # Steps at width 16.
+    wide_seeds: int = 20  # Chains of width 16.
 
 
 def summary(s: st.Spectrum, kept: list[int]) -> xarray.Dataset:

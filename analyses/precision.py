@@ -47,14 +47,10 @@ ENOUGH = 0.95 - 1e-6
 class Settings(study.Settings):
     """Which floating-point format fails first in a deep chain, where and how."""
 
-    seeds: int = 100
-    """Members of every chain."""
-    depth: int = 500
-    """Of the chains that are run until they fail."""
-    error_depth: int = 200
-    """Of the chains whose forward error is taken."""
-    scaled_depth: int = 1000
-    """Of the deepest chains for which a loss scale is looked for."""
+    seeds: int = 100  # Members of every chain.
+    depth: int = 500  # Of the chains that are run until they fail.
+    error_depth: int = 200  # Of the chains whose forward error is taken.
+    scaled_depth: int = 1000  # Of the deepest chains for which a loss scale is looked for.
 
 
 def chain_of(architecture: str, depth: int, settings: Settings, init: str = "pytorch") -> tuple[st.Chain, torch.Tensor]:

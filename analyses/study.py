@@ -72,8 +72,7 @@ PATIENCE = 1.0
 class Settings:
     """What a script measures: its own settings come beside the seed."""
 
-    seed: int = 0
-    """The root seed."""
+    seed: int = 0  # The root seed.
 
 
 @dataclass(frozen=True)

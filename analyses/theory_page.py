@@ -46,10 +46,8 @@ TITLES = {
 class Settings:
     """Write the page of closed forms."""
 
-    out: Path = Path("THEORY.md")
-    """The page."""
-    data: Path = Path("figures/theory_check.nc")
-    """The data that `theory_check.py` wrote."""
+    out: Path = Path("THEORY.md")  # The page.
+    data: Path = Path("figures/theory_check.nc")  # The data that `theory_check.py` wrote.
 
 
 def steps() -> list[str]:

@@ -46,18 +46,13 @@ TASK = st.Task(torch.sin, (-3, 3), points=128)
 class Settings(study.Settings):
     """Which members of a chain die in training, where and why."""
 
-    draws: int = 32768
-    """Plain ReLU members that are drawn."""
-    seeds: int = 256
-    """Of these, members that are trained at each depth."""
-    others: int = 64
-    """Members of every other chain."""
-    iterations: int = 500
-    """Of Adam."""
+    draws: int = 32768  # Plain ReLU members that are drawn.
+    seeds: int = 256  # Of these, members that are trained at each depth.
+    others: int = 64  # Members of every other chain.
+    iterations: int = 500  # Of Adam.
     relu_depths: tuple[int, ...] = (3, 5, 10)
     """Depths of plain ReLU chains; the last but one gets several rates and methods."""
-    depths: tuple[int, ...] = (3, 10, 30, 100)
-    """Depths of all other chains; the last but one gets several starts."""
+    depths: tuple[int, ...] = (3, 10, 30, 100)  # Depths of all other chains; the last but one gets several starts.
 
 
 @dataclass(frozen=True)

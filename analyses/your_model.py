@@ -58,12 +58,9 @@ WIDTH = 96  # of every state: 6 channels of 4 x 4, 6 tokens of 16 numbers, 96 un
 class Settings(study.Settings):
     """A ResNet, a transformer and three MLPs, defined here as you would define yours."""
 
-    depth: int = 40
-    """Blocks of every network."""
-    points: int = 6
-    """Points at which the spectrum is taken."""
-    examined: int = 32
-    """Points with which the networks are examined."""
+    depth: int = 40  # Blocks of every network.
+    points: int = 6  # Points at which the spectrum is taken.
+    examined: int = 32  # Points with which the networks are examined.
 
 
 class ConvolutionBlock(nn.Module):
