@@ -168,13 +168,6 @@ def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset:
     return xarray.merge(found)
 
 
-def deviations(data: xarray.Dataset) -> xarray.DataArray:
-    """Return |measured - predicted| / standard error of every rate, NaN where one of them is not known."""
-    off, error = abs(data.rate - data.predicted), data.standard_error
-    alike = xarray.where(off < 1e-12, 0.0, np.inf)  # all members alike: right to the last digits, or wrong
-    return (off / error).where(error > 1e-12, alike).where(off.notnull())
-
-
 def interval(one: xarray.Dataset) -> str:
     rate, low, high = (round(float(value), 9) + 0.0 for value in (one.rate, one.low, one.high))
     return f"{rate:.3g} ({low:.3g} to {high:.3g})"
@@ -186,8 +179,8 @@ def outcome(lost: xarray.DataArray) -> str:
     return "deepened" if after > max(2 * before, before + 0.1) else "healed" if after < before / 2 else "left as it is"
 
 
-def claims(data: xarray.Dataset) -> list[study.Claim]:
-    at_1, z, end = data.sel(place="x = 1"), deviations(data).to_series().dropna(), f"at depth {DEPTHS[-1]}"
+def claims(data: xarray.Dataset) -> list[study.Row]:
+    at_1, end = data.sel(place="x = 1"), f"at depth {DEPTHS[-1]}"
     plain, residual = (at_1.sel(architecture=name) for name in ("plain_prelu", "residual2_prelu"))
     fast, slow = plain.sel(init="pytorch"), residual.sel(init="pytorch")
     plain = plain.dropna("init", subset=["rate"])
@@ -206,8 +199,10 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
         for case, one in ((PLAIN, fast), (RESIDUAL, slow))
     )
     vanished = "refuted" if fast.rate > 5 * slow.rate else "held" if slow.high >= 0 else "refined"
+    gap = abs(data.rate - data.predicted)
+    alike = xarray.where(gap < 1e-12, 0.0, np.inf)  # all members alike: right to the last digits, or wrong
+    z = (gap / data.standard_error).where(data.standard_error > 1e-12, alike).where(gap.notnull()).to_series().dropna()
     theory = f"{len(z)} rates are within {z.max():.1f} standard errors; most off: {', '.join(z.idxmax())}"
-    as_predicted = "held" if z.max() < 4 else "refuted"
     point = f"plain PReLU decays more slowly by at most {float(slower.max()):.3f} a layer ({slower.idxmax().item()})"
     as_point = "held" if slower.max() < 0.01 else "refined"
     inits = f"plain PReLU, rate a layer: {', '.join(f'{i} {interval(plain.sel(init=i))}' for i in plain.init.values)}"
@@ -215,7 +210,7 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
     kept = "held" if keeps.all() else "refined" if keeps.any() else "refuted"
     dies = f"exactly 0 for {study.share(relu.dead[-1])} {end}; at the point x = 1, depth 3, for "
     dies += f"{study.share(relu.dead_at_1.sel(depth=3))}; 1 - 2^-L is at most {off:.1f} standard errors off"
-    dead = "held" if relu.dead[-1].mean() > 0.95 and off < 4 else "refuted"
+    dead = bool(relu.dead[-1].mean() > 0.95 and off < 4)
     grows = "log10 at the first layer {1:.0f} ({0:.0f} to {2:.0f})".format(*grown.left[-1].to_numpy())
     grows += f" {end}; it {grown.law.item().split(';')[0]}; without biases the rate is "
     grows += " and ".join(f"{interval(grown.sel(init='uniform', place=place))} at {place}" for place in PLACES)
@@ -227,16 +222,15 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
     heals += f"; final error {', '.join(f'{float(one):.2g}' for one in data.loss[:, -1].median('seed'))}"
     healed = "held" if set(outcomes) == {"healed"} else "refined" if "healed" in outcomes else "refuted"
     practice = "common practice"
-    rows = (
+    return [
         ("A gradient vanishes in a plain chain, and a bypass keeps it", "He et al. 2016", vanishes, vanished),
-        ("The log of the gradient at a point has the rate E log|g| a layer", "theory", theory, as_predicted),
+        ("The log of the gradient at a point has the rate E log|g| a layer", "theory", theory, z.max() < 4),
         ("Over (-3, 3) the gradient decays at the rate of one point", practice, point, as_point),
         ("A better initialisation keeps the gradient of a plain chain", practice, inits, kept),
         ("A plain ReLU chain dies: no gradient reaches its first layer", "Peng 2017", dies, dead),
         ("A residual 1 ReLU chain can only grow, and so does its gradient", "Peng 2017", grows, grew),
         ("Training heals the decay", practice, heals, healed),
-    )
-    return [study.Claim(*row) for row in rows]
+    ]
 
 
 def draw(data: xarray.Dataset) -> dict[str, Figure]:
@@ -249,19 +243,15 @@ def draw(data: xarray.Dataset) -> dict[str, Figure]:
     draw_training(ratio.quantile(LEVELS, "seed", method="inverted_cdf"), axes["d"])
     lost = [float(data.lost.sel(case=case).median()) for case in (PLAIN, RESIDUAL)]
     left = [-float(ratio.sel(start=case)[-1].median()) for case in (PLAIN, RESIDUAL)]
-    st.plots.headline(
-        figure,
+    finding = (
         f"Over {data.sizes['layer']} layers the gradient of a plain PReLU chain shrinks by $10^{{{lost[0]:.0f}}}$, "
         f"that of a residual one by $10^{{{lost[1]:.0f}}}$, both at the rate of theory; chains trained on a "
-        f"sine lose {left[0]:.0f} and {left[1]:.1f} decades in the end.",
+        f"sine lose {left[0]:.0f} and {left[1]:.1f} decades in the end."
     )
     dead = [100 * float(data.dead.sel(architecture=name)[-1].mean()) for name in ("plain_relu", "plain_prelu")]
-    st.plots.headline(
-        more,
-        f"At depth {DEPTHS[-1]} the first layer's gradient is exactly 0 in {dead[0]:.0f} % of plain ReLU and "
-        f"{dead[1]:.0f} % of plain PReLU chains.",
-    )
-    return {"": figure, "details": more}
+    other = f"At depth {DEPTHS[-1]} the first layer's gradient is exactly 0 in {dead[0]:.0f} % of plain ReLU and "
+    other += f"{dead[1]:.0f} % of plain PReLU chains."
+    return {"": st.plots.headline(figure, finding), "details": st.plots.headline(more, other)}
 
 
 def powers(ax: Axes) -> None:
@@ -304,10 +294,9 @@ def draw_layers(data: xarray.Dataset, ax: Axes, cases: list[str]) -> None:
 
 
 def draw_depth(data: xarray.Dataset, ax: Axes, dead: Axes) -> None:
-    """Draw what is left at the first layer against depth, and the share of dead members."""
-    ends, shades = {}, {label: st.plots.colour(name) for name, label in study.CHAINS.items()}
+    ends = {}
     for name, label in study.CHAINS.items():
-        one, shade = data.sel(architecture=name), shades[label]
+        one, shade = data.sel(architecture=name), study.SHADES[label]
         band(ax, data.depth, one.left, shade, "o-")
         left = one.left.sel(quantile=0.5)
         left = left[np.isfinite(left.values)]
@@ -320,7 +309,7 @@ def draw_depth(data: xarray.Dataset, ax: Axes, dead: Axes) -> None:
     ax.set_yscale("symlog", linthresh=1)
     ax.set(xscale="log", xlabel="total depth $L$", xlim=(1, DEPTHS[-1]), title="at the first layer")
     powers(ax)
-    st.plots.end_labels(ax, ends, {label: shades[label] for label in ends})
+    st.plots.end_labels(ax, ends, {label: study.SHADES[label] for label in ends})
     dead.plot(data.depth, 100 * (1 - 0.5**data.depth), ":", color="black")
     dead.set(xscale="log", xlabel="total depth $L$", title="exactly dead, %")
     for y, words in ((80, "plain ReLU\n(dotted: $1 - 2^{-L}$)"), (7, "all others")):
@@ -352,7 +341,6 @@ def draw_rates(data: xarray.Dataset, ax: Axes) -> None:
 
 
 def draw_training(ratio: xarray.DataArray, ax: Axes) -> None:
-    """Draw the gradient at the first layer over that at the last, along training."""
     x = np.maximum(ratio.iteration, 0.5)
     for start in ratio.start.values:
         band(ax, x, ratio.sel(start=start), SHADES[start])

@@ -9,7 +9,7 @@ A script has a docstring of three paragraphs (Question, Method, Reading) and
 
     def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset: ...
     def draw(data: xarray.Dataset) -> Figure: ...          # or a dictionary of figures by name, "" for the first
-    def claims(data: xarray.Dataset) -> list[study.Claim]: ...
+    def claims(data: xarray.Dataset) -> list[study.Row]: ...
 
     if __name__ == "__main__":
         study.main(Settings(), Settings(depth=16), measure, draw, claims)
@@ -50,6 +50,8 @@ from tqdm.auto import tqdm
 import stability as st
 
 Data = xarray.Dataset | xarray.DataTree
+#: A claim as a script states it.
+Row = tuple[str, str, str, str | bool]
 VERDICTS = ("held", "refuted", "refined")
 #: The article's chains, as claims and figures write them.
 CHAINS = {
@@ -59,6 +61,8 @@ CHAINS = {
     "residual2_prelu": "residual 2 PReLU",
     "plain_prelu": "plain PReLU",
 }
+#: Their colours by these names.
+SHADES = {label: st.plots.colour(name) for name, label in CHAINS.items()}
 #: Weights and slopes of -1 and 1: every step is x, -x, |x| or -|x| about its kink.
 SIGNS = dataclasses.replace(
     st.INITS["pytorch"], name="signs", weight=st.Distribution("sign"), slope=st.Distribution("sign"),
@@ -77,14 +81,16 @@ class Settings:
 
 @dataclass(frozen=True)
 class Claim:
-    """What somebody says, and what was measured of it: the verdict is held, refuted or refined."""
+    """What somebody says, and what was measured of it: held, refuted or refined; of True and False the first two."""
 
     statement: str
     source: str
     measured: str
-    verdict: str
+    verdict: str | bool
 
     def __post_init__(self) -> None:
+        if isinstance(self.verdict, bool | np.bool_):
+            object.__setattr__(self, "verdict", VERDICTS[int(not self.verdict)])
         if self.verdict not in VERDICTS:
             raise ValueError(f"the verdict is {self.verdict!r}: expected one of {', '.join(VERDICTS)}")
 
@@ -189,7 +195,7 @@ def main(
     quick: Settings,
     measure: Callable[..., Data],
     draw: Callable[[Any], Figure | Mapping[str, Figure]],
-    claims: Callable[[Any], Sequence[Claim]],
+    claims: Callable[[Any], Sequence[Claim | Row]],
     extras: Callable[[Any, Path], Iterable[Path]] | None = None,
     arguments: Sequence[str] | None = None,
 ) -> None:
@@ -325,11 +331,11 @@ def _present(
     folder: Path,
     script: str,
     draw: Callable[[Any], Figure | Mapping[str, Figure]],
-    claims: Callable[[Any], Sequence[Claim]],
+    claims: Callable[[Any], Sequence[Claim | Row]],
     extras: Callable[[Any, Path], Iterable[Path]] | None,
 ) -> None:
     """Draw, state and write what the data say."""
-    stated = list(claims(data))
+    stated = [row if isinstance(row, Claim) else Claim(*row) for row in claims(data)]
     data.attrs["claims"] = json.dumps([dataclasses.asdict(claim) for claim in stated])
     with mpl.rc_context(st.plots.STYLE):
         drawn = draw(data)
@@ -353,6 +359,11 @@ def percent(count: float, of: float) -> str:
     return "{:.3g} % ({:.3g} to {:.3g}, {} of {})".format(*wilson(count, of), int(count), int(of))
 
 
+def count(chosen: Any) -> str:
+    """Say the share of what is True with its interval and its numbers."""
+    return percent(np.sum(chosen), np.size(chosen))
+
+
 def table(stated: Sequence[Claim]) -> str:
     """Return the claims as a table of wrapped columns."""
     widths = {"statement": 42, "source": 14, "measured": 46, "verdict": 8}
@@ -366,9 +377,14 @@ def table(stated: Sequence[Claim]) -> str:
     return "\n".join(line.rstrip() for line in lines).rstrip()
 
 
+def levels(values: Any, axis: int | None = None) -> np.ndarray:
+    """Return the median of values between the ends of what 90 % of them are, each of which is one of the values."""
+    return np.quantile(values, [0.05, 0.5, 0.95], axis, method="inverted_cdf")
+
+
 def spread(values: Any, digits: int = 3) -> str:
     """Return the median of values, and between what 90 % of them are, for a claim."""
-    low, middle, high = (f"{x:.{digits}g}" for x in np.quantile(values, [0.05, 0.5, 0.95], method="inverted_cdf"))
+    low, middle, high = (f"{x:.{digits}g}" for x in levels(values))
     return middle if low == high else f"{middle} ({low} to {high})"
 
 

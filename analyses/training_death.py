@@ -202,13 +202,9 @@ def ever_dead(data: xarray.Dataset, name: str) -> tuple[int, int]:
     return int(((some.born_dead > 0) | (some.iteration_of_death > 0)).sum()), int(some.dead.notnull().sum())
 
 
-def share_of(chosen: xarray.DataArray) -> str:
-    return study.percent(int(chosen.sum()), chosen.size)
-
-
 def listed(name: str, some: dict[Any, xarray.Dataset]) -> str:
     """Say how many are dead at the end, by what `name` says of the key."""
-    return ", ".join(f"{name.format(key)} {share_of(one.dead > 0)}" for key, one in some.items())
+    return ", ".join(f"{name.format(key)} {study.count(one.dead > 0)}" for key, one in some.items())
 
 
 def died_of(data: xarray.Dataset) -> xarray.Dataset:
@@ -218,7 +214,7 @@ def died_of(data: xarray.Dataset) -> xarray.Dataset:
     return xarray.concat(parts, "seed", data_vars="minimal", coords="minimal", compat="override")
 
 
-def claims(data: xarray.Dataset) -> list[study.Claim]:
+def claims(data: xarray.Dataset) -> list[study.Row]:
     depths, deepest, practice = [int(depth) for depth in data.relu_depths], int(data.depths[-1]), "common practice"
     relu, depth = {depth: members_of(data, Run("plain_relu", depth)) for depth in depths}, depths[-2]
     births = "born dead: " + "; ".join(f"depth {d} {study.percent(*born_dead(data, d))}" for d in (*depths, 100))
@@ -228,27 +224,27 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
     names = ("residual2_relu", "residual2_prelu", "plain_prelu")
     last, paired, plain = (members_of(data, Run(name, deepest)) for name in names)
     ever, *others = (ever_dead(data, name) for name in names)
-    off = f"ever dead: {study.percent(*ever)}; stuck at depth {deepest}: {share_of(last.stuck > 0)}. Of its ReLUs "
+    off = f"ever dead: {study.percent(*ever)}; stuck at depth {deepest}: {study.count(last.stuck > 0)}. Of its ReLUs "
     off += f"{100 * last.off_first.mean():.0f} % are off everywhere at birth, {100 * last.off.mean():.0f} % at the end"
     prelu = ", ".join(f"{study.CHAINS[k]} {study.percent(*v)}" for k, v in zip(names[1:], others, strict=True))
     slope = float(plain.log10_derivative.median())
-    prelu = f"ever dead: {prelu}. At depth {deepest} plain ones end flat: {share_of(plain.flat > 0)}, with a steepest "
-    prelu += f"slope of 10^{slope:.0f} (median); residual 2 stuck: {share_of(paired.stuck > 0)}"
+    prelu = f"ever dead: {prelu}. At depth {deepest} plain ones end flat: {study.count(plain.flat > 0)}, with a steepest "
+    prelu += f"slope of 10^{slope:.0f} (median); residual 2 stuck: {study.count(paired.stuck > 0)}"
     solved = "refuted" if any(count for count, _ in others) else "refined" if plain.flat.mean() > 0.5 else "held"
     gone, ways = died_of(data), {"Adam": "adam", "Levenberg-Marquardt": LM}
     again = {way: members_of(data, Run("plain_relu", depth, method=how, born="dead")) for way, how in ways.items()}
-    back = f"of deaths in training {share_of(gone.dead == 0)} are alive at the end, {share_of(gone.revivals > 0)} were "
-    back += f"alive again at some iteration. Born dead and still so at the end: {listed('by {}', again)}"
+    back = f"of deaths in training {study.count(gone.dead == 0)} are alive at the end, {study.count(gone.revivals > 0)} "
+    back += f"were alive again at some iteration. Born dead and still so at the end: {listed('by {}', again)}"
     returned = any((one.dead == 0).any() for one in (gone, *again.values()))
     half, late = gone.iteration_of_death.quantile([0.5, 0.9]).to_numpy()
     low, middle, high = (gone.distance / RATE).quantile([0.05, 0.5, 0.95]).to_numpy()
     moved, clipped = gone.drop_by.argmax("mover"), gone.gradient > CLIP
     why = f"half of the deaths come by iteration {half:.0f}, nine in ten by {late:.0f}. Just before, the highest"
     why += f" pre-activation is {middle:.2g} learning rates above 0 (5 to 95 %: {low:.2g} to {high:.2g}), and the "
-    why += f"gradient above the clip in {share_of(clipped)}. It was moved most by "
-    why += ", ".join(f"{name} {share_of(moved == i)}" for i, name in enumerate(data.mover.values))
-    why += f". The whole layer is off in {share_of(gone.all_off > 0)}. Below 0.9 of the best constant were "
-    why += share_of(gone.loss_before < 0.9 * data.constant)
+    why += f"gradient above the clip in {study.count(clipped)}. It was moved most by "
+    why += ", ".join(f"{name} {study.count(moved == i)}" for i, name in enumerate(data.mover.values))
+    why += f". The whole layer is off in {study.count(gone.all_off > 0)}. Below 0.9 of the best constant were "
+    why += study.count(gone.loss_before < 0.9 * data.constant)
     rates = {factor * RATE: members_of(data, Run("plain_relu", depth, factor=factor)) for factor in FACTORS}
     tests = [sign_test(slow, fast) for slow, fast in pairwise(rates.values())]
     slower = f"depth {depth}, dead at the end: {listed('rate {:g}', rates)}. Each against the next larger: "
@@ -256,17 +252,17 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
     saves = "held" if all(better for _, better in tests) else "refined" if tests[0][1] else "refuted"
     second = members_of(data, Run("plain_relu", depth, method=LM))
     text, better = sign_test(second, rates[RATE])
-    lm = f"depth {depth}: it {text}; dead at the end {share_of(second.dead > 0)}, stuck {share_of(second.stuck > 0)}"
-    rows = (
+    lm = f"depth {depth}: it {text}; dead at the end {study.count(second.dead > 0)}, stuck "
+    lm += study.count(second.stuck > 0)
+    return [
         ("Plain ReLU dies with more layers", "Peng 2017", births, "held" if grows else "refined"),
-        ("A very deep residual 2 ReLU can die", "Peng 2017", off, "held" if ever[0] else "refuted"),
+        ("A very deep residual 2 ReLU can die", "Peng 2017", off, ever[0] > 0),
         ("PReLU solves the dying", "Peng 2017", prelu, solved),
         ("The dead never come back", practice, back, "refined" if returned else "held"),
-        ("Members die of one large gradient", practice, why, "held" if clipped.mean() > 0.5 else "refuted"),
+        ("Members die of one large gradient", practice, why, clipped.values.mean() > 0.5),
         ("A smaller learning rate saves members", practice, slower, saves),
-        ("Levenberg-Marquardt kills fewer than Adam", practice, lm, "held" if better else "refuted"),
-    )
-    return [study.Claim(*row) for row in rows]
+        ("Levenberg-Marquardt kills fewer than Adam", practice, lm, better),
+    ]
 
 
 def draw(data: xarray.Dataset) -> dict[str, Figure]:
@@ -283,11 +279,11 @@ def draw(data: xarray.Dataset) -> dict[str, Figure]:
     for kind, ax in (("dead", first["c"]), ("flat", second["c"]), ("stuck", second["d"])):
         draw_ends(data, kind, ax)
     finding = f"{born[0]:.0f} % of plain ReLU chains are born dead at depth {ends[0]}, {born[1]:.1f} % at depth "
-    finding += f"{ends[1]}; {later[0]:.0f} % and {later[1]:.0f} % of the others are dead after training. "
-    st.plots.headline(deaths, f"{finding}Of all other chains {others or 'none'} ever died.")
-    finding = f"At depth {ends[1]} layer {most[0]} kills most members at birth, and layer {most[1]} in training. Plain "
-    st.plots.headline(where, f"{finding}PReLU chains of depth {deepest} never die, but {flat:.0f} % of them end flat.")
-    return {"": deaths, "where": where}
+    finding += f"{ends[1]}; {later[0]:.0f} % and {later[1]:.0f} % of the others are dead after training. Of all "
+    finding += f"other chains {others or 'none'} ever died."
+    other = f"At depth {ends[1]} layer {most[0]} kills most members at birth, and layer {most[1]} in training. Plain "
+    other += f"PReLU chains of depth {deepest} never die, but {flat:.0f} % of them end flat."
+    return {"": st.plots.headline(deaths, finding), "where": st.plots.headline(where, other)}
 
 
 def draw_deaths(data: xarray.Dataset, whole: Axes, part: Axes) -> None:
@@ -329,15 +325,12 @@ def draw_ends(data: xarray.Dataset, kind: str, ax: Axes) -> None:
         errors, look = np.maximum(0, [middle - low, high - middle]), {"marker": "o", "markersize": 3, "capsize": 1.5}
         ax.errorbar(x, middle, errors, color=st.plots.colour(name), **look)
         heights[label] = middle[-1]
-    ticks = sorted({*depths, *relu_depths})
     ax.set(xscale="log", ylim=(-4, 104), xlabel="depth", ylabel=f"{kind} at the end, %")
-    ax.set_xticks(ticks, map(str, ticks))
-    ax.minorticks_off()
-    st.plots.end_labels(ax, heights, {label: st.plots.colour(name) for name, label in study.CHAINS.items()})
+    st.plots.ticks(ax, x=sorted({*depths, *relu_depths}))
+    st.plots.end_labels(ax, heights, study.SHADES)
 
 
 def draw_causes(died: xarray.Dataset, ax: Axes) -> None:
-    """Draw what made the members die, by the distance that was left."""
     mover, distance = died.drop_by.argmax("mover").to_numpy(), died.distance.to_numpy() / RATE
     bins = np.logspace(-2, 1.5, 15)
     groups = [np.clip(distance[mover == i], bins[0], bins[-1]) for i in range(died.sizes["mover"])]
@@ -370,7 +363,6 @@ def draw_layers(data: xarray.Dataset, ax: Axes) -> list[int]:
 
 
 def draw_example(data: xarray.Dataset, ax: Axes) -> None:
-    """Draw one member before and after its death."""
     ax.plot(data.x, data.target, color="#999999", linestyle="--")
     heights, shades = {"sin x": float(data.target[-1])}, {"sin x": "#777777"}
     for one, shade in zip(data.example, ("#CC79A7", "#009E73", "#882255", "#000000"), strict=False):
