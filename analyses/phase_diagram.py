@@ -216,7 +216,7 @@ def graded(value: float, held: float, refined: float) -> str:
     return "held" if value < held else "refined" if value < refined else "refuted"
 
 
-def claims(data: xarray.DataTree) -> list[study.Claim]:
+def claims(data: xarray.DataTree) -> list[study.Row]:
     edge, found, rows = float(data["predicted"].edge), reaches(data), []
     for what in ("signals", "gradients"):
         one, wide = found[what], f"width {data.attrs['width']}"
@@ -241,8 +241,7 @@ def claims(data: xarray.DataTree) -> list[study.Claim]:
         f"chaos {chaos}"
     )
     said = "Networks can be trained down to six depth scales of signals, and no deeper"
-    as_said = "held" if all(0.8 < middle < 1.25 for middle, *_ in both) else "refuted"
-    return [study.Claim(*row) for row in (*rows, (said, "Schoenholz 2017", told, as_said))]
+    return [*rows, (said, "Schoenholz 2017", told, all(0.8 < middle < 1.25 for middle, *_ in both))]
 
 
 def draw(data: xarray.DataTree) -> Figure:
@@ -265,16 +264,14 @@ def draw(data: xarray.DataTree) -> Figure:
         axes["d"].text(x, y, words, transform=axes["d"].transAxes, color="white", fontsize=7, path_effects=OUTLINE)
     factors = [quantiles(found[what], [0.5], factor=True)[0] for what in ("signals", "gradients")]
     (order,), (chaos,) = sides(found["training"], edge, [0.5])
-    st.plots.headline(
+    return st.plots.headline(
         figure,
         f"Signals and gradients of tanh networks reach as deep as theory says, to median factors of {factors[0]:.2f} "
         f"and {factors[1]:.2f}; training reaches {order:.1f} times six depth scales in order, {chaos:.1f} in chaos.",
     )
-    return figure
 
 
 def draw_plane(plane: xarray.Dataset, ax: Axes) -> None:
-    """Draw the depth scale of theory over both scales."""
     look = {"norm": mpl.colors.LogNorm(1, 100), "cmap": "viridis", "rasterized": True, "shading": "gouraud"}
     image = ax.pcolormesh(plane.weight_scale, plane.bias_scale, np.minimum(plane.correlation_scale.T, 1e6), **look)
     ax.plot(plane.edge, plane.bias_scale, color="black", linewidth=1.6)

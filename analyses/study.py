@@ -28,13 +28,10 @@ import os
 import platform
 import re
 import shutil
-import signal
 import sys
 import textwrap
-import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -68,8 +65,6 @@ SIGNS = dataclasses.replace(
     st.INITS["pytorch"], name="signs", weight=st.Distribution("sign"), slope=st.Distribution("sign"),
     readout_weight=st.Distribution("uniform"),
 )  # fmt: skip
-#: Seconds that a run may take to end by itself after Ctrl-C, before it is ended.
-PATIENCE = 1.0
 
 
 @dataclass(frozen=True)
@@ -89,7 +84,7 @@ class Claim:
     verdict: str | bool
 
     def __post_init__(self) -> None:
-        if isinstance(self.verdict, bool | np.bool_):
+        if np.asarray(self.verdict).dtype == bool:
             object.__setattr__(self, "verdict", VERDICTS[int(not self.verdict)])
         if self.verdict not in VERDICTS:
             raise ValueError(f"the verdict is {self.verdict!r}: expected one of {', '.join(VERDICTS)}")
@@ -261,7 +256,7 @@ def _measured(asked: Any, script: Path, measure: Callable[..., Data]) -> Data:
     def how_to_go_on() -> str:
         return f"{script.stem}: interrupted; run the same command again: {parts.kept()} parts are kept"
 
-    with warnings.catch_warnings(), _ends_soon(how_to_go_on):
+    with warnings.catch_warnings(), st.ends_soon(how_to_go_on):
         warnings.filterwarnings("ignore", "interrupted")
         takes_parts = measure.__code__.co_argcount > 1
         data = measure(asked.settings, parts) if takes_parts else measure(asked.settings)
@@ -275,41 +270,6 @@ def _measured(asked: Any, script: Path, measure: Callable[..., Data]) -> Data:
         if empty.is_dir() and not any(empty.iterdir()):
             empty.rmdir()
     return data
-
-
-@contextmanager
-def _ends_soon(message: Callable[[], str]) -> Iterator[None]:
-    """On Ctrl-C say how to go on and end with status 130, even where a long compiled loop holds the main thread."""
-    read, write = os.pipe()
-    os.set_blocking(write, False)
-    before = signal.set_wakeup_fd(write)
-    ended, once = threading.Event(), threading.Lock()
-
-    def leave() -> None:
-        if once.acquire(blocking=False):
-            print(message(), file=sys.stderr, flush=True)
-            # Without the seconds that Python takes to end. Parts are written whole or not at all: nothing is in pieces.
-            os._exit(130)
-
-    def watch() -> None:
-        while os.read(read, 1) != bytes([signal.SIGINT]):
-            if ended.is_set():
-                return
-        if not ended.wait(PATIENCE):
-            leave()
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    except KeyboardInterrupt:
-        leave()
-    finally:
-        ended.set()
-        signal.set_wakeup_fd(before)
-        os.write(write, b"\0")
-        watcher.join(PATIENCE)
-        os.close(read), os.close(write)
 
 
 def _stored(path: Path, script: str) -> Data:

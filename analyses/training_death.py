@@ -228,13 +228,13 @@ def claims(data: xarray.Dataset) -> list[study.Row]:
     off += f"{100 * last.off_first.mean():.0f} % are off everywhere at birth, {100 * last.off.mean():.0f} % at the end"
     prelu = ", ".join(f"{study.CHAINS[k]} {study.percent(*v)}" for k, v in zip(names[1:], others, strict=True))
     slope = float(plain.log10_derivative.median())
-    prelu = f"ever dead: {prelu}. At depth {deepest} plain ones end flat: {study.count(plain.flat > 0)}, with a steepest "
-    prelu += f"slope of 10^{slope:.0f} (median); residual 2 stuck: {study.count(paired.stuck > 0)}"
+    prelu = f"ever dead: {prelu}. At depth {deepest} plain ones end flat: {study.count(plain.flat > 0)}, with a "
+    prelu += f"steepest slope of 10^{slope:.0f} (median); residual 2 stuck: {study.count(paired.stuck > 0)}"
     solved = "refuted" if any(count for count, _ in others) else "refined" if plain.flat.mean() > 0.5 else "held"
     gone, ways = died_of(data), {"Adam": "adam", "Levenberg-Marquardt": LM}
     again = {way: members_of(data, Run("plain_relu", depth, method=how, born="dead")) for way, how in ways.items()}
-    back = f"of deaths in training {study.count(gone.dead == 0)} are alive at the end, {study.count(gone.revivals > 0)} "
-    back += f"were alive again at some iteration. Born dead and still so at the end: {listed('by {}', again)}"
+    back = f"of deaths in training {study.count(gone.dead == 0)} are alive at the end, {study.count(gone.revivals > 0)}"
+    back += " were alive again at some iteration. Born dead and still so at the end: " + listed("by {}", again)
     returned = any((one.dead == 0).any() for one in (gone, *again.values()))
     half, late = gone.iteration_of_death.quantile([0.5, 0.9]).to_numpy()
     low, middle, high = (gone.distance / RATE).quantile([0.05, 0.5, 0.95]).to_numpy()

@@ -199,13 +199,12 @@ def spans(one: xarray.Dataset) -> np.ndarray:
 
 
 def verdict_of(report: st.Report) -> str:
-    """Say in a few words what is worst."""
     worst = "" if report.healthy else report.findings[0]
     where = f" in {worst.layer}" if worst and worst.layer else ""
     return f"{worst.severity}: {worst.code}{where}" if worst else "nothing broken or harmful"
 
 
-def claims(data: xarray.Dataset) -> list[study.Claim]:
+def claims(data: xarray.Dataset) -> list[study.Row]:
     each = {name: data.sel(network=name) for name in DRAWN}
     near = {name: float(one.distance_from_identity[-1].median()) for name, one in each.items()}
     span = {name: spans(one) for name, one in each.items()}
@@ -219,25 +218,21 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
     edge += "infinite width"
     right = {LABELS[name]: int(one.right[-1]) for name, one in each.items()}
     formed = f"of {WIDTH} values are right " + ", ".join(f"{count} ({name})" for name, count in right.items())
-    exact, close = ("held" if holds else "refuted" for holds in (min(right.values()) == WIDTH, apart and closer))
-    limit, practice = "held" if low <= expected <= high else "refined", "common practice"
-    rows = (
-        ("Unless each layer is close to the identity the values diverge or vanish", "Peng 2017", words, close),
+    exact, practice = min(right.values()) == WIDTH, "common practice"
+    limit = "held" if low <= expected <= high else "refined"
+    rows: list[study.Row] = [
+        ("Unless each layer is close to the identity the values diverge or vanish", "Peng 2017", words, apart & closer),
         ("A product formed in float64 and decomposed gives its singular values", practice, formed, exact),
         ("The largest value of a ReLU product is that of infinite width", "theory", edge, limit),
-    )
-    return [
-        *(study.Claim(*row) for row in rows),
-        *(of_report(name, report_of(data.sel(network=name)), data.depth.size) for name in LABELS),
     ]
-
-
-def of_report(name: str, report: st.Report, depth: int) -> study.Claim:
-    said = verdict_of(report)
-    for one in [finding.tried for finding in report.findings if finding.tried][:1]:
-        said += f"; helps: {one.remedy} ({one.quantity}: {one.before:.2g}, then {one.after:.2g})"
-    statement = f"{LABELS[name]}, {depth} blocks: signal and gradient get through in float32"
-    return study.Claim(statement, "common practice", said, "held" if report.healthy else "refuted")
+    for name, label in LABELS.items():
+        report = report_of(data.sel(network=name))
+        said = verdict_of(report)
+        for one in [finding.tried for finding in report.findings if finding.tried][:1]:
+            said += f"; helps: {one.remedy} ({one.quantity}: {one.before:.2g}, then {one.after:.2g})"
+        statement = f"{label}, {data.depth.size} blocks: signal and gradient get through in float32"
+        rows.append((statement, practice, said, report.healthy))
+    return rows
 
 
 def draw(data: xarray.Dataset) -> Figure:
@@ -267,8 +262,7 @@ def draw(data: xarray.Dataset) -> Figure:
     low, high = sorted(spans(each[name])[1] for name in RESIDUAL)
     words = f"After {data.depth.size} blocks the singular values of residual networks span {low:.0f} to {high:.0f} "
     words += f"decades, those of a tanh MLP {spans(tanh)[1]:.0f}. A product formed in float64 has "
-    st.plots.headline(figure, f"{words}{int(tanh.right[-1])} of these {WIDTH} right.")
-    return figure
+    return st.plots.headline(figure, f"{words}{int(tanh.right[-1])} of these {WIDTH} right.")
 
 
 def mark(ax: Axes, values: xarray.DataArray, marker: str, words: str) -> None:

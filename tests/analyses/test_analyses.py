@@ -1,12 +1,10 @@
 """The scripts, run as a user runs them."""
 
-import importlib.util
 import json
 import re
 import runpy
 import subprocess
 import sys
-from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -173,22 +171,6 @@ def test_digits(tmp_path):
         residual = chain.readout_weight[:, None] * h + chain.readout_bias[:, None] - task.y
         by_hand = (2 * residual * chain.readout_weight[:, None] * slope).mean(1).abs().detach()
         np.testing.assert_allclose(data.first_gradient.sel(start="epsilon 1e-8"), by_hand, rtol=1e-6)
-
-
-def test_adam_in_any_arithmetic_is_that_of_train(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "analyses")
-    spec = importlib.util.spec_from_file_location("digits", ROOT / "analyses" / "digits.py")
-    script = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = script
-    spec.loader.exec_module(script)
-    task = st.Task(torch.sin, (-3, 3), points=16)
-    for least_slope in (-np.inf, 0.0):
-        chain = st.Chain("plain_prelu", 5, seeds=4)
-        for kind, tolerance in ((np.float64, 1e-9), (Decimal, 1e-6)):
-            errors = script.adam(chain, task, kind, 40, 1e-8, least_slope)
-            other = st.Chain("plain_prelu", 5, seeds=4)
-            history = st.train(other, task, iterations=40, least_slope=None if least_slope < 0 else 0.0, progress=False)
-            np.testing.assert_allclose(errors, history.best_loss, rtol=tolerance)
 
 
 @pytest.mark.slow

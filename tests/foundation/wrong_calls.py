@@ -202,6 +202,7 @@ def measurements():
                 "workers": 0,
             },
         ),
+        "ends_soon": (st.ends_soon, {"message": str, "patience": 1.0}),
         "open_sweep": (st.open_sweep, {"store": SWEPT.store, "grid": {"depth": [1, 2]}}),
         "segment": (st.segment, {"start": [0.0, 1.0], "end": [1.0, 2.0]}),
         "tent": (st.tent, {"depth": 3}),
@@ -331,8 +332,12 @@ def objects():
         ),
         **{
             f"references.{name}": (getattr(st.references, name), {"task": TASK})
-            for name in ("constant", "best_monotone", "best_above_identity")
+            for name in ("constant", "best_monotone", "best_above_identity", "nearest_chain")
         },
+        "references.adam_in": (
+            st.references.adam_in,
+            {"kind": np.float64, "chain": st.Chain("plain_prelu", 2, seeds=2), "task": TASK, "iterations": 2},
+        ),
         "references.best_spline": (st.references.best_spline, {"task": TASK, "folds": 1}),
     }.items()
 
