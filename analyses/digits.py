@@ -43,8 +43,6 @@ DEPTHS = (10, 30)
 
 @dataclass(frozen=True)
 class Settings(study.Settings):
-    """Plain PReLU chains fitted to sin(x) in ever more digits, and from other starts."""
-
     members: int = 4  # Chains that are trained in every arithmetic.
     iterations: int = 300  # Of Adam, in every arithmetic.
     chains: int = 32  # Chains that are trained by epsilon and start.
@@ -56,7 +54,6 @@ def sine(points: int) -> st.Task:
 
 
 def in_digits(run: str, settings: Settings) -> xarray.Dataset:
-    """Train the same chains in every arithmetic, with one epsilon and slopes free or held."""
     errors = []
     for depth in DEPTHS:
         chain = st.Chain("plain_prelu", depth, seeds=settings.members, root=settings.seed)
@@ -70,7 +67,6 @@ def in_digits(run: str, settings: Settings) -> xarray.Dataset:
 
 
 def from_start(start: str, settings: Settings) -> xarray.Dataset:
-    """Train many chains with one epsilon from one start."""
     (init, kind, epsilon), task = STARTS[start], sine(32)
     chain = st.Chain("plain_prelu", DEPTHS[-1], seeds=settings.chains, init=init, root=settings.seed)
     (chain(task.x) - task.y).square().mean(1).sum().backward()
@@ -156,7 +152,6 @@ def draw_digits(data: xarray.Dataset, ax: Axes) -> None:
 
 
 def draw_starts(data: xarray.Dataset, ax: Axes) -> None:
-    """Draw every chain by epsilon and start, from best to worst."""
     for row, start in enumerate(STARTS):
         errors = np.sort(data.chance_error.sel(start=start))
         ax.plot(errors, row + np.linspace(-0.25, 0.25, errors.size), ".", color="#D55E00", markersize=4)

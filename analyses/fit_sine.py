@@ -54,8 +54,6 @@ TRIED = (("pytorch", 0.01), ("scaled", 0.01), ("knots", 0.01), ("identity", 0.01
 
 @dataclass(frozen=True)
 class Settings(study.Settings):
-    """The article's pictures: five chains fitted to sin(x), and why the fits that fail do."""
-
     depths: tuple[int, ...] = (3, 10, 30, 100, 300, 1000)  # Depths of the chains.
     seeds: tuple[int, ...] = (32, 32, 16, 4, 2, 2)  # Chains of each depth.
     adam: tuple[int, ...] = (2000, 2000, 2000, 1500, 600, 200)  # Iterations of Adam at each depth.
@@ -64,11 +62,7 @@ class Settings(study.Settings):
     race: tuple[int, int] = (8, 150)  # Chains that LM and Adam race with, and iterations of LM.
 
 
-def sine(points: int) -> st.Task:
-    return st.Task(torch.sin, (-3, 3), points=points)
-
-
-TRAINED, FRESH = sine(256), sine(10_000)
+TRAINED, FRESH = (st.Task(torch.sin, (-3, 3), points=points) for points in (256, 10_000))
 #: Splines are fitted to every fifth of the fresh points.
 COARSE = st.Task.from_samples(FRESH.x[::5], FRESH.y[::5])
 
@@ -79,7 +73,6 @@ def spline(folds: int) -> Any:
 
 
 def mean_squares(chain: st.Chain) -> np.ndarray:
-    """Return the errors of the members on the fresh points."""
     return np.asarray((st.evaluate(chain, FRESH.x) - FRESH.y).square().mean(1))
 
 
@@ -95,7 +88,6 @@ def best_method(case: str) -> str:
 
 
 def fitted(case: str, depth: int, settings: Settings) -> xarray.Dataset:
-    """Train a chain by every method and describe it."""
     place = settings.depths.index(depth)
     iterations = {"adam": settings.adam, "levenberg_marquardt": settings.squares, "growth": settings.growth}
 
@@ -303,9 +295,8 @@ def draw(data: xarray.Dataset) -> dict[str, Figure]:
 def draw_errors(data: xarray.Dataset, ax: Axes, by: dict[str, str], title: str) -> None:
     """Draw the error of every chain against depth, one method each, and what no chain of a kind goes below."""
     for case, method in by.items():
-        low, middle, high = data.error.sel(case=case, by=method).quantile([0, 0.5, 1], "seed")
-        ax.plot(data.depth, middle, "o-", color=SHADES[case], markersize=2.5)
-        ax.fill_between(data.depth, low, high, color=SHADES[case], alpha=0.15, linewidth=0)
+        levels = data.error.sel(case=case, by=method).quantile([0, 0.5, 1], "seed")
+        st.plots.band(ax, data.depth, levels, SHADES[case], "o-", alpha=0.15, size=2.5)
     for limit in (data.best_constant, data.best_monotone, data.best_above_x):
         ax.axhline(float(limit), color="#444444", linestyle="--", linewidth=0.8)
     ax.plot(data.spline_folds, data.spline, ":", color="black")
@@ -315,7 +306,6 @@ def draw_errors(data: xarray.Dataset, ax: Axes, by: dict[str, str], title: str) 
 
 
 def draw_fits(data: xarray.Dataset, depth: int, ax: Axes) -> None:
-    """Draw the fits of all chains, one chain below the other."""
     ends, shades = {}, {}
     for row, case in enumerate(CASES):
         best, zero = best_method(case), -2.8 * row

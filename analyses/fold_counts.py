@@ -41,8 +41,6 @@ PLAIN = ["plain_relu", "plain_prelu"]
 
 @dataclass(frozen=True)
 class Settings(study.Settings):
-    """Folds, turns and regions of the five chains, fresh and trained."""
-
     seeds: int = 200  # Of fresh chains.
     trained_seeds: int = 64  # Of trained chains.
     iterations: int = 1000  # Of Adam.

@@ -52,8 +52,6 @@ LEAST_ERROR = 1e-4
 
 @dataclass(frozen=True)
 class Settings(study.Settings):
-    """The folding of a line into sin(x), and what cannot be folded."""
-
     steps: int = 7  # Depth of the chain that is drawn step by step.
     depth: int = 30  # Depth of the chains that are trained on every target.
     seeds: int = 128  # Chains of each.
@@ -147,7 +145,6 @@ def number(count: int, what: str) -> str:
 
 
 def draw_steps(table: np.ndarray, ax: Axes) -> None:
-    """Draw the line after each step below the one before."""
     shade, x = st.plots.colour(ARCHITECTURE), np.linspace(*INTERVAL, 601)
     floor, ends, before = np.zeros(x.size), {}, np.array([])
     for k in range(len(table) + 1):

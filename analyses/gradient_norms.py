@@ -55,8 +55,6 @@ DECADE = math.log(10)
 
 @dataclass(frozen=True)
 class Settings(study.Settings):
-    """Gradient norms of the five chains: by layer, against depth, along training."""
-
     depth: int = 500  # Of the chains that are followed by layer.
     seeds: int = 240  # Members of every fresh chain.
     trained_depth: int = 100  # Of the trained chains.
@@ -65,7 +63,6 @@ class Settings(study.Settings):
 
 
 def norms(chain: st.Chain, x: torch.Tensor) -> st.GradientNorms:
-    """Return the gradient norms of the mean-squared error to sin over the points x."""
     return st.gradient_norms(chain, x, lambda output: (output - x.sin()).square().mean(dim=1))
 
 
@@ -81,7 +78,6 @@ def predict(architecture: str, init: str, x: float, depth: int) -> float:
 
 
 def by_layer(case: str, settings: Settings) -> xarray.Dataset:
-    """Return the norms by layer, with the law fitted to them and theory."""
     architecture, init = CASES[case]
     chain = st.Chain(architecture, settings.depth, seeds=settings.seeds, init=init, root=settings.seed)
     found = norms(chain, POINTS)
@@ -102,7 +98,6 @@ def by_layer(case: str, settings: Settings) -> xarray.Dataset:
 
 
 def against_depth(architecture: str, settings: Settings) -> xarray.Dataset:
-    """Return what is left at the first layer of chains of several depths, as torch initialises."""
     deepest = st.Chain(architecture, DEPTHS[-1], seeds=settings.seeds, root=settings.seed)
     found = [norms(deepest.prefix(depth), POINTS) for depth in DEPTHS]
     at_1 = [norms(deepest.prefix(depth), torch.ones(1, dtype=torch.float64)) for depth in DEPTHS]
@@ -142,7 +137,6 @@ def rates(architecture: str, settings: Settings) -> xarray.Dataset:
 
 
 def training(start: str, settings: Settings) -> xarray.Dataset:
-    """Return the norms at the first and the last layer, and the loss, along training on sin."""
     architecture, init = CASES[start]
     watched = [0, *np.unique(np.geomspace(1, settings.iterations, 24).astype(int)).tolist()]
     chain = st.Chain(architecture, settings.trained_depth, seeds=settings.trained_seeds, init=init, root=settings.seed)
@@ -255,16 +249,7 @@ def draw(data: xarray.Dataset) -> dict[str, Figure]:
 
 
 def powers(ax: Axes) -> None:
-    """Label an axis of decades as powers of ten."""
     ax.yaxis.set_major_formatter(lambda v, _: "1" if v == 0 else f"$10^{{{v:.0f}}}$")
-
-
-def band(ax: Axes, x: xarray.DataArray, levels: xarray.DataArray, shade: str, mark: str = "-") -> None:
-    """Draw a median and a band from 5 to 95 %, where they are finite."""
-    low, middle, high = levels.transpose("quantile", ...).to_numpy()
-    shown = np.isfinite(low)
-    ax.fill_between(x[shown], low[shown], high[shown], color=shade, alpha=0.2, linewidth=0)
-    ax.plot(x[shown], middle[shown], mark, color=shade, markersize=3)
 
 
 def draw_layers(data: xarray.Dataset, ax: Axes, cases: list[str]) -> None:
@@ -273,7 +258,7 @@ def draw_layers(data: xarray.Dataset, ax: Axes, cases: list[str]) -> None:
     for case in cases:
         one, shade = data.sel(case=case), SHADES[case]
         if CASES[case][1] == "pytorch":
-            band(ax, data.layer, one.log10_norm, shade)
+            st.plots.band(ax, data.layer, one.log10_norm, shade)
             ax.plot(data.layer, one.fitted, "--", color="#444444", linewidth=0.8)
             ax.plot(data.layer, one.theory, ":", color="black", linewidth=1.4)
         else:
@@ -297,7 +282,7 @@ def draw_depth(data: xarray.Dataset, ax: Axes, dead: Axes) -> None:
     ends = {}
     for name, label in study.CHAINS.items():
         one, shade = data.sel(architecture=name), study.SHADES[label]
-        band(ax, data.depth, one.left, shade, "o-")
+        st.plots.band(ax, data.depth, one.left.T, shade, "o-")
         left = one.left.sel(quantile=0.5)
         left = left[np.isfinite(left.values)]
         if left.size == len(DEPTHS):
@@ -317,7 +302,6 @@ def draw_depth(data: xarray.Dataset, ax: Axes, dead: Axes) -> None:
 
 
 def draw_rates(data: xarray.Dataset, ax: Axes) -> None:
-    """Draw the fitted rates at single points with their intervals, and theory as ticks."""
     inits, names, words = data.init.values.tolist(), list(study.CHAINS), -9
     for row, column, p in np.ndindex(len(inits), len(names), len(PLACES)):
         one, y = data.isel(init=row, place=p).sel(architecture=names[column]), 0.16 * (2 - column) - row
@@ -343,7 +327,7 @@ def draw_rates(data: xarray.Dataset, ax: Axes) -> None:
 def draw_training(ratio: xarray.DataArray, ax: Axes) -> None:
     x = np.maximum(ratio.iteration, 0.5)
     for start in ratio.start.values:
-        band(ax, x, ratio.sel(start=start), SHADES[start])
+        st.plots.band(ax, x, ratio.sel(start=start), SHADES[start])
     ax.set_yscale("symlog", linthresh=1)
     ax.set(xscale="log", xlabel="iteration", xlim=(0.5, float(x[-1])), title="first / last layer in training")
     powers(ax)

@@ -79,8 +79,6 @@ FAILED = 0.01
 
 @dataclass(frozen=True)
 class Settings(study.Settings):
-    """What a chain of one neuron a layer can be trained to."""
-
     depth: int = 30  # Steps of every chain.
     seeds: int = 32  # Members.
     points: int = 256  # Points of the training.
@@ -98,7 +96,6 @@ def task_of(name: str, settings: Settings) -> st.Task:
 
 
 def fitted(chain: st.Chain, task: st.Task, method: str, iterations: int, **options: float) -> np.ndarray:
-    """Train a chain and return its table (seeds, depth, 6)."""
     st.train(chain, task, method, iterations, progress=False, **options)
     return chain.table()
 
@@ -191,7 +188,6 @@ def failures(name: str, tables: np.ndarray, settings: Settings) -> dict[str, flo
 
 
 def studied(name: str, found: dict[str, np.ndarray], settings: Settings) -> xarray.Dataset:
-    """Return all that is measured on one target, from the tables by method."""
     task, fine, ways = task_of(name, settings), FINE[name], list(SHADES)
     each = {kind: np.full((len(ways), settings.seeds), np.nan) for kind in ("error", "loss", "turns", "steepest")}
     for method, tables in found.items():
@@ -344,7 +340,6 @@ def draw_fits(one: xarray.Dataset, ax: Axes) -> None:
 
 
 def draw_failures(data: xarray.Dataset, ax: Axes) -> None:
-    """Draw what becomes of the members of growth that failed."""
     kinds = {
         "failed": ("fail", xarray.full_like(data.failed, data.sizes["seed"]), "black"),
         "still": ("of these stand still", data.failed, SHADES["Adam"]),

@@ -52,8 +52,6 @@ STRENGTHS = {"plain_prelu": (0.01, 4.0), "residual2_prelu": (0.05, 30.0)}
 
 @dataclass(frozen=True)
 class Settings(study.Settings):
-    """How far from the identity may each of L layers be?"""
-
     depth: int = 300  # Layers of the deepest chain; ten times as many at width 1.
     strengths: int = 14  # How many distances; twice as many at width 1.
     iterations: int = 1500  # Of Adam, for the trained chains.
@@ -111,7 +109,6 @@ def mapped(family: str, settings: Settings) -> xarray.Dataset:
 
 
 def trained(name: str, start: str, depth: int, settings: Settings) -> xarray.Dataset:
-    """Return distance, decades and loss of every chain of width 1 trained on sin(x)."""
     chain = st.Chain(name, depth, seeds=16, init=start, root=settings.seed)
     task = st.Task(torch.sin, (-3, 3), points=128)
     history = st.train(chain, task, iterations=settings.iterations, progress=False)
@@ -265,7 +262,6 @@ def draw_maps(data: xarray.DataTree, widths: tuple[int, int], text: str) -> Figu
 
 
 def draw_map(data: xarray.Dataset, name: str, width: int, ax: Axes, scale: mpl.colors.Normalize) -> QuadMesh:
-    """Draw the decades of one family of chains with their boundaries, measured and predicted."""
     # Over the strengths, so that rows that hardly differ in distance stay in order.
     grid = data.depth, np.maximum.accumulate(data.distance.to_numpy())
     image = ax.pcolormesh(*grid, data.decades.clip(1e-6), norm=scale, cmap="viridis", rasterized=True)
@@ -282,7 +278,6 @@ def draw_map(data: xarray.Dataset, name: str, width: int, ax: Axes, scale: mpl.c
 
 
 def draw_trained(data: xarray.Dataset, ax: Axes, scale: mpl.colors.Normalize) -> None:
-    """Draw where trained chains end up, filled with their own decades."""
     look = {"norm": scale, "s": 26, "cmap": "viridis", "edgecolors": "white", "linewidths": 1.1, "zorder": 5}
     for start, marker in (("pytorch", "o"), ("identity", "D")):
         one = data.sel(start=start).median("seed")

@@ -55,8 +55,6 @@ BAND = 4.0
 
 @dataclass(frozen=True)
 class Settings(study.Settings):
-    """Plain against residual PReLU: log |J| against depth, fresh and trained."""
-
     depth: int = 1000  # Steps of the fresh chains of width 1.
     seeds: int = 200  # How many of these; half of them are trained.
     trained_depth: int = 100  # Steps of the trained chains.
@@ -155,7 +153,6 @@ def last(data: xarray.DataTree, group: str, chain: str) -> np.ndarray:
 
 
 def power(values: np.ndarray) -> str:
-    """Write the median of powers of 10, with 5 to 95 %."""
     return "10^{1:.1f} (10^{0:.1f} to 10^{2:.1f})".format(*study.levels(values))
 
 
@@ -191,7 +188,6 @@ def claims(data: xarray.DataTree) -> list[study.Row]:
 
 
 def of_formats(data: xarray.DataTree, group: str, name: str) -> study.Row:
-    """Whether the usual formats hold the derivative."""
     lost, logs = data[group].lost.sel(chain=name), last(data, group, name)
     words = f"median |J| {power(logs)}, {100 * np.isneginf(logs).mean():.1f} % exactly 0"
     for form in lost:
@@ -245,7 +241,6 @@ def draw_products(data: xarray.DataTree) -> Figure:
 
 
 def draw_naive(data: xarray.Dataset, ax: Axes) -> None:
-    """Draw the true values of one chain as lines and the naive ones as crosses."""
     for index in data.index.values[::3]:
         one = data.sel(index=index)
         ax.plot(data.depth, one.true, color=COLOURS[PLAIN], alpha=1 - 0.6 * (index - 1) / data.index.size)

@@ -45,8 +45,6 @@ ENOUGH = 0.95 - 1e-6
 
 @dataclass(frozen=True)
 class Settings(study.Settings):
-    """Which floating-point format fails first in a deep chain, where and how."""
-
     seeds: int = 100  # Members of every chain.
     depth: int = 500  # Of the chains that are run until they fail.
     error_depth: int = 200  # Of the chains whose forward error is taken.
@@ -59,7 +57,6 @@ def chain_of(architecture: str, depth: int, settings: Settings, init: str = "pyt
 
 
 def failures(init: str, architecture: str, settings: Settings) -> xarray.Dataset:
-    """Return the first failures, measured and predicted, with the shares of members that were predicted."""
     found = st.first_failure(*chain_of(architecture, settings.depth, settings, init), FORMATS, progress=False)
     data, over = found.to_dataset(), ("dtype", "quantity", "seed")
     data["first"], data["first_predicted"] = (over, found.first().numpy()), (over, found.first(predicted=True).numpy())
@@ -318,26 +315,20 @@ def draw_errors(data: xarray.Dataset, name: str, ax: Axes) -> None:
 
 
 def draw_agreement(shares: xarray.DataArray, ax: Axes) -> None:
-    """Draw the share of members predicted, with a number where it is low."""
     table = 100 * shares.transpose("init", "architecture", "dtype", "quantity").to_numpy().reshape(-1, 12)
+    columns = [word for dtype in FORMATS for word in ("a", f"p\n{dtype}", "g")]
     # Pale where all is as predicted, so that what is not stands out.
-    ax.imshow(table, cmap="Reds_r", vmin=0, vmax=100, aspect="auto")
-    for row, column in np.argwhere(table < 100 * ENOUGH):
-        ax.text(column, row, f"{table[row, column]:.0f}", ha="center", va="center", fontsize=7)
-    ax.set_xticks(range(12), [word for dtype in FORMATS for word in ("a", f"p\n{dtype}", "g")])
-    ax.set_yticks(range(15), list(study.CHAINS.values()) * len(INITS))
+    st.plots.numbers(ax, table, list(study.CHAINS.values()) * len(INITS), columns, below=100 * ENOUGH, colour="Reds_r")
     for tick, name in zip(ax.get_yticklabels(), list(study.CHAINS) * len(INITS), strict=True):
         tick.set_color(st.plots.colour(name))
     for i, init in enumerate(INITS):
         ax.text(11.6, 5 * i + 2, init, rotation=270, va="center", fontsize=7)
         ax.axhline(5 * i - 0.5, color="#777777", linewidth=0.8)
         ax.axvline(3 * i + 2.5, color="#777777", linewidth=0.8)
-    ax.grid(visible=False)
     ax.set_title("share predicted (%, if below 95)")
 
 
 def draw_scales(data: xarray.Dataset, ax: Axes) -> None:
-    """Draw the share of members with a loss scale against depth, and of those that it saves."""
     shares = 100 * exist(data).mean("seed")
     saved = 100 * (exist(data).sel(half="float16") & ~data.failed.sel(run="middle scale")).mean("seed")
     for name in study.CHAINS:

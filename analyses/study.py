@@ -4,8 +4,7 @@ A script has a docstring of three paragraphs (Question, Method, Reading) and
 
     @dataclass(frozen=True)
     class Settings(study.Settings):          # has the seed already
-        depth: int = 40
-        \"\"\"Blocks of every network.\"\"\"
+        depth: int = 40  # Blocks of every network.
 
     def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset: ...
     def draw(data: xarray.Dataset) -> Figure: ...          # or a dictionary of figures by name, "" for the first
@@ -47,6 +46,7 @@ from tqdm.auto import tqdm
 import stability as st
 
 Data = xarray.Dataset | xarray.DataTree
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 #: A claim as a script states it.
 Row = tuple[str, str, str, str | bool]
 VERDICTS = ("held", "refuted", "refined")
@@ -94,18 +94,12 @@ class Claim:
 class Options:
     """What every script takes."""
 
-    quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Smaller settings: seconds, and no numbers to quote."""
-    out: Path = Path("figures")
-    """The folder for the figure (PNG, PDF) and its data (netCDF)."""
-    redraw: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Draw the stored data again, and state the claims again; nothing is measured."""
-    fresh: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Throw away what interrupted runs of this script have kept."""
-    workers: int = 0
-    """Measure in so many processes; 0 is this one."""
-    client: str | None = None
-    """Measure on a cluster: the address of a scheduler of dask."""
+    quick: Flag = False  # Smaller settings: seconds, and no numbers to quote.
+    out: Path = Path("figures")  # The folder for the figure (PNG, PDF) and its data (netCDF).
+    redraw: Flag = False  # Draw the stored data again, and state the claims again; nothing is measured.
+    fresh: Flag = False  # Throw away what interrupted runs of this script have kept.
+    workers: int = 0  # Measure in so many processes; 0 is this one.
+    client: str | None = None  # Measure on a cluster: the address of a scheduler of dask.
 
 
 class CannotRun(Exception):
@@ -204,25 +198,17 @@ def main(
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     script = Path(measure.__globals__["__file__"]).resolve()
-    command = dataclasses.make_dataclass(
-        "Command",
-        [("settings", Annotated[type(full), tyro.conf.arg(name="")])],
-        bases=(Options,),
-        frozen=True,
-        kw_only=True,
-    )
-    chosen = quick if "--quick" in arguments else full
-    asked: Any = tyro.cli(
-        command,
-        args=arguments,
-        description=measure.__globals__["__doc__"],
-        default=command(settings=chosen),  # --quick is read twice: it sets what the others default to
-    )
+    kinds = {"run": Options, "settings": type(full)}
+    flat = [(name, Annotated[kind, tyro.conf.arg(name="")]) for name, kind in kinds.items()]
+    command = dataclasses.make_dataclass("Command", flat)
+    # --quick is read twice: it sets what the others default to.
+    usual = command(Options(), quick if "--quick" in arguments else full)
+    asked: Any = tyro.cli(command, args=arguments, description=measure.__globals__["__doc__"], default=usual)
     try:
-        folder = st.plots.make_folder(asked.out)  # before the work, not after it
+        folder = st.plots.make_folder(asked.run.out)  # before the work, not after it
         path = folder / f"{script.stem}.nc"
-        if asked.redraw:
-            if asked.fresh or asked.quick or asked.settings != full:
+        if asked.run.redraw:
+            if asked.run.fresh or asked.run.quick or asked.settings != full:
                 raise CannotRun("--redraw draws what is stored: leave out --quick, --fresh, --seed and the settings")
             data = _stored(path, script.stem)
         else:
@@ -245,10 +231,10 @@ def main(
 def _measured(asked: Any, script: Path, measure: Callable[..., Data]) -> Data:
     """Return what is measured, with settings and versions, from parts that are kept until all are there."""
     settings = json.dumps(dataclasses.asdict(asked.settings), default=str)
-    own = asked.out / ".parts" / script.stem
-    if asked.fresh:
+    own = asked.run.out / ".parts" / script.stem
+    if asked.run.fresh:
         shutil.rmtree(own, ignore_errors=True)
-    parts = Parts(own / _digest(settings, _code(script)), asked.workers, asked.client)
+    parts = Parts(own / _digest(settings, _code(script)), asked.run.workers, asked.run.client)
 
     # Python's tracker of semaphores would complain of a process that ends soon with its workers.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
@@ -260,8 +246,8 @@ def _measured(asked: Any, script: Path, measure: Callable[..., Data]) -> Data:
         warnings.filterwarnings("ignore", "interrupted")
         takes_parts = measure.__code__.co_argcount > 1
         data = measure(asked.settings, parts) if takes_parts else measure(asked.settings)
-    data.attrs |= {"script": script.stem, "settings": settings, "quick": int(asked.quick), "seed": asked.settings.seed}
-    data.attrs["code"] = _digest(script.read_text(encoding="utf-8"))
+    data.attrs |= {"script": script.stem, "code": _digest(script.read_text(encoding="utf-8")), "settings": settings}
+    data.attrs |= {"quick": int(asked.run.quick), "seed": asked.settings.seed}
     names = ("stability", "torch", "numpy", "xarray")
     data.attrs |= {f"version_{name}": importlib.metadata.version(name) for name in names}
     data.attrs["platform"] = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
@@ -273,7 +259,6 @@ def _measured(asked: Any, script: Path, measure: Callable[..., Data]) -> Data:
 
 
 def _stored(path: Path, script: str) -> Data:
-    """Return the data of a complete run."""
     try:
         data = st.plots.read_data(path)
     except FileNotFoundError:
@@ -286,15 +271,8 @@ def _stored(path: Path, script: str) -> Data:
     return data
 
 
-def _present(
-    data: Data,
-    folder: Path,
-    script: str,
-    draw: Callable[[Any], Figure | Mapping[str, Figure]],
-    claims: Callable[[Any], Sequence[Claim | Row]],
-    extras: Callable[[Any, Path], Iterable[Path]] | None,
-) -> None:
-    """Draw, state and write what the data say."""
+def _present(data: Data, folder: Path, script: str, draw: Any, claims: Any, extras: Any) -> None:
+    """Draw, state and write what the data say, with the functions of `main`."""
     stated = [row if isinstance(row, Claim) else Claim(*row) for row in claims(data)]
     data.attrs["claims"] = json.dumps([dataclasses.asdict(claim) for claim in stated])
     with mpl.rc_context(st.plots.STYLE):

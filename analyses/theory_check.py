@@ -38,8 +38,6 @@ RARE = 1e-3
 
 @dataclass(frozen=True)
 class Settings(study.Settings):
-    """Do closed forms agree with simulation, and fail where their assumptions do?"""
-
     roots: int = 5  # Roots, from the seed on.
     members: int = 800  # Chains that a form is held against at each root; some take more.
 
@@ -78,7 +76,6 @@ def parted(data: xarray.Dataset) -> list[xarray.Dataset]:
 
 
 def by_kind(good: xarray.Dataset) -> dict[str, xarray.Dataset]:
-    """Return the cases by their kind, in the order of the table."""
     return {kind: good.isel(case=np.flatnonzero(good.kind == kind)) for kind in dict.fromkeys(good.kind.values)}
 
 

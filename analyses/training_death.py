@@ -44,8 +44,6 @@ TASK = st.Task(torch.sin, (-3, 3), points=128)
 
 @dataclass(frozen=True)
 class Settings(study.Settings):
-    """Which members of a chain die in training, where and why."""
-
     draws: int = 32768  # Plain ReLU members that are drawn.
     seeds: int = 256  # Of these, members that are trained at each depth.
     others: int = 64  # Members of every other chain.
@@ -71,7 +69,6 @@ class Run:
 
 
 def runs_of(settings: Settings) -> dict[str, Run]:
-    """Return all trainings by name."""
     depth = settings.relu_depths[-2]
     runs = [Run("plain_relu", d, init) for init in ("pytorch", "he") for d in settings.relu_depths]
     runs += [Run("plain_relu", depth, factor=factor) for factor in FACTORS if factor != 1]
@@ -110,7 +107,6 @@ def shape_of(chain: st.Chain) -> dict[str, torch.Tensor]:
 
 
 def trained(name: str, born: xarray.DataArray, settings: Settings) -> xarray.Dataset:
-    """Train the members of a run and return what became of them."""
     run = runs_of(settings)[name]
     members = np.arange(settings.others)
     if run.architecture == "plain_relu":
@@ -208,7 +204,6 @@ def listed(name: str, some: dict[Any, xarray.Dataset]) -> str:
 
 
 def died_of(data: xarray.Dataset) -> xarray.Dataset:
-    """Return the plain ReLU members that died in training."""
     runs = (members_of(data, Run("plain_relu", int(depth))).drop_vars("run") for depth in data.relu_depths)
     parts = [one.isel(seed=np.flatnonzero(one.iteration_of_death > 0)) for one in runs]
     return xarray.concat(parts, "seed", data_vars="minimal", coords="minimal", compat="override")
@@ -287,7 +282,6 @@ def draw(data: xarray.Dataset) -> dict[str, Figure]:
 
 
 def draw_deaths(data: xarray.Dataset, whole: Axes, part: Axes) -> None:
-    """Draw the share that is dead by iteration, of all drawn and of those born alive."""
     depths, all_ends, part_ends = list(map(int, data.relu_depths)), {}, {}
     shades = dict(zip(depths, ("#AAAAAA", "#666666", "#000000"), strict=False))
     styles = dict(zip(FACTORS, ("--", "-", "-."), strict=True))
@@ -350,15 +344,9 @@ def draw_layers(data: xarray.Dataset, ax: Axes) -> list[int]:
         counts = [np.bincount(found, minlength=depth + 1)[1 : depth + 1] for found in (born, later)]
         most = [int(found.argmax()) + 1 for found in counts]
         rows += [np.append(100 * found / max(1, found.sum()), np.full(depths[-1] - depth, np.nan)) for found in counts]
-    ax.imshow(rows, aspect="auto", cmap="Greys", vmin=0, vmax=75)
-    for (row, layer), value in np.ndenumerate(np.array(rows)):
-        if np.isfinite(value):
-            tone = "white" if value > 40 else "black"
-            ax.text(layer, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=tone)
-    ax.set_xticks(range(depths[-1]), [str(layer + 1) for layer in range(depths[-1])])
-    ax.set_yticks(range(len(rows)), [f"depth {depth}, {when}" for depth in depths for when in ("birth", "training")])
+    names = [f"depth {depth}, {when}" for depth in depths for when in ("birth", "training")]
+    st.plots.numbers(ax, rows, names, [str(layer + 1) for layer in range(depths[-1])], limits=(0, 75))
     ax.set(xlabel="layer of death, % of the deaths")
-    ax.grid(visible=False)
     return most
 
 

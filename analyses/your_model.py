@@ -56,8 +56,6 @@ WIDTH = 96  # of every state: 6 channels of 4 x 4, 6 tokens of 16 numbers, 96 un
 
 @dataclass(frozen=True)
 class Settings(study.Settings):
-    """A ResNet, a transformer and three MLPs, defined here as you would define yours."""
-
     depth: int = 40  # Blocks of every network.
     points: int = 6  # Points at which the spectrum is taken.
     examined: int = 32  # Points with which the networks are examined.
@@ -156,7 +154,6 @@ def examined(name: str, settings: Settings) -> str:
 
 
 def measured(name: str, settings: Settings) -> xarray.Dataset:
-    """Return the report and the spectrum of a model, with what the figure needs besides."""
     model, x = build(name, settings.depth, settings.seed), points_of(name, settings.points, settings.seed)
     s = st.spectrum(model, x, layers="blocks", progress=False)  # and this
     naive, true = st.naive_spectrum(model, x[:1], layers="blocks")[:, 0, 0], s.log_values[:, 0, 0]
@@ -185,7 +182,6 @@ def report_of(one: xarray.Dataset) -> st.Report:
 
 
 def write_pages(data: xarray.Dataset, folder: Path) -> list[Path]:
-    """Print the reports, and write a page of each."""
     reports = {name: report_of(data.sel(network=name)) for name in data.network.values}
     for name, report in reports.items():
         print(f"{LABELS[name]}: {report}\n")
@@ -266,7 +262,6 @@ def draw(data: xarray.Dataset) -> Figure:
 
 
 def mark(ax: Axes, values: xarray.DataArray, marker: str, words: str) -> None:
-    """Mark what a naive product says, and name the markers below the last one."""
     some = values[:: max(1, values.size // 20)].astype(float) / DECADE
     some = some[np.isfinite(some)]
     ax.plot(some.depth, some, marker, color="#333333", markersize=4, markeredgewidth=0.9, zorder=4)
