@@ -162,7 +162,6 @@ def splines(settings: Settings) -> xarray.Dataset:
 def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset:
     torch.set_num_threads(1)  # many small operations: waking a second thread costs more than it does
     data = parts.cells(fitted, settings, case=list(CASES), depth=settings.depths)
-    # The fits of two depths are drawn.
     shown = [min(settings.depths, key=lambda depth: abs(depth - MIDDLE)), max(settings.depths)]
     data["fit"] = data.fit.sel(depth=shown).rename(depth="shown")
     races = parts.cells(raced, settings, race_depth=(30, 100))

@@ -53,7 +53,6 @@ def numbers(chain: st.Chain, interval: tuple[float, float]) -> np.ndarray:
 
 
 def fresh(architecture: str, settings: Settings) -> xarray.Dataset:
-    """Count chains as they are initialised, on the interval and on the line, beside what theory expects there."""
     chain = st.Chain(architecture, DEPTHS[-1], seeds=settings.seeds, root=settings.seed)
     expected = np.full((len(DEPTHS), len(KINDS)), np.nan)
     if architecture != "plain_relu":  # of which nothing is derived
@@ -101,13 +100,11 @@ def claims(data: xarray.Dataset) -> list[study.Row]:
     fresh, last = data.fresh.sel(kind="folds")[:, -1], folds[:, -1]
     depth_buys = f"fresh, depth {DEPTHS[-1]}, folds on {INTERVAL}: {by_chain(fresh, study.spread)}"
     bought = bool(fresh.median("seed_fresh").max() > DEPTHS[-1])
-
     error = data.line.std("seed_fresh", ddof=1) / np.sqrt(data.sizes["seed_fresh"])
     off = abs(data.line.mean("seed_fresh") - data.expected)
     z = float((off / error).where(off > 1e-9, 0).where(off.notnull()).max())
     means = f"{int((off < 1e-9).sum())} of {int(off.notnull().sum())} means over {data.sizes['seed_fresh']} seeds are "
     means += f"exactly so, the others within {z:.1f} standard errors"
-
     fresh_turns, plain = data.fresh.sel(kind="turns", architecture=PLAIN), turns.sel(architecture=PLAIN).to_numpy()
     below = data.slope_below_0.sel(architecture=PLAIN).to_numpy() > 0
     kept, bent = plain[~below], plain[below]
@@ -115,17 +112,14 @@ def claims(data: xarray.Dataset) -> list[study.Row]:
     back += f"{kept.size} trained ones with no slope below 0; with one {study.share(bent > 0)} of {bent.size} turn, up "
     back += f"to {bent.max(initial=0)} times"
     folded = "refuted" if fresh_turns.any() or kept.any() else "refined" if bent.any() else "held"
-
     relu, prelu = (folds.sel(architecture=name) for name in ("residual2_relu", "residual2_prelu"))
     keeps = "trained, folds: " + ", ".join(f"{study.spread(one)} at depth {int(one.depth_trained)}" for one in relu)
     grows = bool((relu.median("seed").diff("depth_trained") > 0).all())
-
     gone = (last == 0).mean("seed").to_series()
     loses = f"without a fold at depth {TRAINED_DEPTHS[-1]}, trained: {by_chain(last == 0, study.share)}; with a bypass "
     loses += f"PReLU has {float(prelu[-1].median() / relu[-1].median()):.2f} times the folds of ReLU"
     # With a bypass there may be nothing to keep.
     lost = "refuted" if gone.plain_prelu >= gone.plain_relu else "held" if gone.residual2_relu > 0 else "refined"
-
     errors = data.loss.sel(architecture="residual2_prelu").median("seed")
     uses = "residual 2 PReLU: " + ", ".join(
         f"{study.spread(one)} of {2.0 ** int(one.depth_trained) - 1:.2g} (error {float(loss):.1e})"
@@ -133,7 +127,6 @@ def claims(data: xarray.Dataset) -> list[study.Row]:
     )
     uses += f"; {study.share(folds <= folds.depth_trained)} of all trained chains have at most one fold a step"
     used = bool(prelu[-1].median() > 0.5 * 2.0 ** TRAINED_DEPTHS[-1])
-
     two = turns.sel(architecture="residual2_prelu", depth_trained=MIDDLE) == 2
     sine = f"{study.share(two)} of {two.size} residual 2 PReLU chains of depth {MIDDLE}"
     only = "held" if two.mean() > 0.95 else "refined" if two.mean() > 0.5 else "refuted"

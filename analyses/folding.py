@@ -42,7 +42,6 @@ TARGETS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "exp(-x^2) cos 5x": lambda x: torch.exp(-(x**2)) * torch.cos(5 * x),
     "x + 1.5 sin 3x": lambda x: x + 1.5 * torch.sin(3 * x),
 }
-#: As the figure writes them.
 FORMULAS = dict(zip(TARGETS, ("$\\sin x$", "$|x|$", "$e^{-x^2}\\cos 5x$", "$x + 1.5\\,\\sin 3x$"), strict=True))
 HARDEST = "x + 1.5 sin 3x"
 DASHED = {"color": "#777777", "linestyle": (0, (4, 2)), "linewidth": 1}
@@ -59,7 +58,6 @@ class Settings(study.Settings):
 
 
 def train(name: str, depth: int, settings: Settings) -> xarray.Dataset:
-    """Return the tables of all seeds and their maximal errors on a fine grid."""
     chain = st.Chain(ARCHITECTURE, depth, seeds=settings.seeds, root=settings.seed)
     st.train(chain, st.Task(TARGETS[name], INTERVAL), iterations=settings.iterations, progress=False)
     x = torch.linspace(*INTERVAL, 4001, dtype=torch.float64)

@@ -233,8 +233,16 @@ def draw(data: xarray.Dataset) -> dict[str, Figure]:
     draw_layers(data, others["a"], [RESIDUAL])
     draw_depth(data, axes["b"], others["b"])
     draw_rates(data.sel(place=list(PLACES)), axes["c"])
-    ratio = data["first"] - data["last"]
-    draw_training(ratio.quantile(LEVELS, "seed", method="inverted_cdf"), axes["d"])
+    ratio, ends = data["first"] - data["last"], {}
+    ax, x = axes["d"], np.maximum(data.iteration, 0.5)
+    for start in data.start.values:
+        levels = study.levels(ratio.sel(start=start), axis=1)
+        st.plots.band(ax, x, levels, SHADES[start])
+        ends[start] = float(levels[1, -1])
+    ax.set_yscale("symlog", linthresh=1)
+    ax.set(xscale="log", xlabel="iteration", xlim=(0.5, float(x[-1])), title="first / last layer in training")
+    powers(ax)
+    st.plots.end_labels(ax, ends, {start: SHADES[start] for start in ends})
     lost = [float(data.lost.sel(case=case).median()) for case in (PLAIN, RESIDUAL)]
     left = [-float(ratio.sel(start=case)[-1].median()) for case in (PLAIN, RESIDUAL)]
     finding = (
@@ -322,17 +330,6 @@ def draw_rates(data: xarray.Dataset, ax: Axes) -> None:
     ax.set_xticks(ticks := (-1, -0.1, 0, 0.1, 1), [f"{tick:g}" for tick in ticks])
     ax.set_yticks([-i for i in range(len(inits))], inits)
     ax.set(xlim=(-13, 1), ylim=(0.5 - len(inits), 0.5), xlabel="log norm a layer, at one point", title="fitted rates")
-
-
-def draw_training(ratio: xarray.DataArray, ax: Axes) -> None:
-    x = np.maximum(ratio.iteration, 0.5)
-    for start in ratio.start.values:
-        st.plots.band(ax, x, ratio.sel(start=start), SHADES[start])
-    ax.set_yscale("symlog", linthresh=1)
-    ax.set(xscale="log", xlabel="iteration", xlim=(0.5, float(x[-1])), title="first / last layer in training")
-    powers(ax)
-    ends = {start: float(ratio.sel(start=start, quantile=0.5)[-1]) for start in ratio.start.values}
-    st.plots.end_labels(ax, ends, {start: SHADES[start] for start in ends})
 
 
 if __name__ == "__main__":

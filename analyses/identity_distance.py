@@ -242,7 +242,10 @@ def draw_maps(data: xarray.DataTree, widths: tuple[int, int], text: str) -> Figu
         image = draw_map(data[f"{name}_{width}"].to_dataset(), name, width, ax, scale)
         ax.set_title(f"{LABELS[name]}, width {width}")
         if width == 1:
-            draw_trained(data["trained"].sel(architecture=name).to_dataset(), ax, scale)
+            look = {"norm": scale, "s": 26, "cmap": "viridis", "edgecolors": "white", "linewidths": 1.1, "zorder": 5}
+            for start, marker in (("pytorch", "o"), ("identity", "D")):  # filled with their own decades
+                one = data["trained"].to_dataset().sel(architecture=name, start=start).median("seed")
+                ax.scatter(one.depth, one.distance, c=one.decades.clip(1e-6), marker=marker, **look)
     for letter in "ac":
         axes[letter].set_ylabel("distance of a layer from the identity")
     for letter in "cd":
@@ -275,13 +278,6 @@ def draw_map(data: xarray.Dataset, name: str, width: int, ax: Axes, scale: mpl.c
     st.plots.ticks(ax, x=[depth for depth in (3, 10, 30, 100, 300, 1000, 3000) if depth <= depths[-1]])
     ax.grid(False)
     return image
-
-
-def draw_trained(data: xarray.Dataset, ax: Axes, scale: mpl.colors.Normalize) -> None:
-    look = {"norm": scale, "s": 26, "cmap": "viridis", "edgecolors": "white", "linewidths": 1.1, "zorder": 5}
-    for start, marker in (("pytorch", "o"), ("identity", "D")):
-        one = data.sel(start=start).median("seed")
-        ax.scatter(one.depth, one.distance, c=one.decades.clip(1e-6), marker=marker, **look)
 
 
 if __name__ == "__main__":

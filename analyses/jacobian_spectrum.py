@@ -34,7 +34,6 @@ import stability as st
 import study
 
 PLAIN, IDENTITY, RESIDUAL = "plain", "identity start", "residual"
-#: Architecture, initialisation and colour of each.
 CHAINS = {
     PLAIN: ("plain_prelu", "pytorch", st.plots.colour("plain_prelu")),
     IDENTITY: ("plain_prelu", "identity", "#CC79A7"),

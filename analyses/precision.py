@@ -186,7 +186,6 @@ def claims(data: xarray.Dataset) -> list[study.Row]:
     sooner = any(one["bfloat16"][0] < one["float16"][0] for one in (plain, residual))
     keeps = f"plain PReLU fails in {plain['float32'][1]}, residual 2 PReLU in {residual['float32'][1]}"
     kept = plain["float32"][0] < np.inf == residual["float32"][0]
-
     low = data.agreement.where(data.agreement < ENOUGH)
     other = right(data).where(low.notnull())
     logs = f"{int(low.isnull().sum())} of {low.size} cases are predicted for at least 95 % of the seeds; not so: "
@@ -194,7 +193,6 @@ def claims(data: xarray.Dataset) -> list[study.Row]:
     inside, apart = spread_of_digits(data)
     walk = f"{study.share(inside)} of {inside.size} seeds lose them between the layers where 5 % and 95 % of errors do,"
     walk += f" {study.spread(apart)} apart"
-
     bound = f"{int(data.violations.sum())} violations in {int(data.compared.sum())} comparisons, {last} layers"
     exceeded, most = data.exceeded.sum() / data.compared.sum(), float((data.exceeded / data.compared).max())
     probable = f"{100 * float(exceeded):.2f} % of all, and at most {100 * most:.2f} % in one chain and format"
@@ -204,7 +202,6 @@ def claims(data: xarray.Dataset) -> list[study.Row]:
         f"{study.CHAINS[name]} {study.spread(one.error)}, {study.spread(one.bound)}" for name, one in error.items()
     )
     better = error[PAIR[0]].error.median() < error[PAIR[1]].error.median()
-
     have, failed = exist(data).sel(half="float16"), data.failed.sel(architecture=list(PAIR))
     until = {label: scaled_until(data, name) for name, label in study.CHAINS.items()}
     tried = have.sel(architecture=list(PAIR)).transpose("architecture", "total", "seed").to_numpy()
@@ -212,7 +209,6 @@ def claims(data: xarray.Dataset) -> list[study.Row]:
     scale = f"most chains have one: {', '.join(map(' '.join, until.items()))}; of the PReLU chains that have one "
     scale += f"{study.share(before)} pass without it and {study.share(after)} with it"
     saves = "refuted" if after.mean() < 0.95 else "held" if set(until.values()) == {"at all depths"} else "refined"
-
     free = data.sel(architecture=PAIR[0], dtype="float32")
     both = {init: [free.sel(init=init, quantity=q) for q in QUANTITIES[1:]] for init in ("pytorch", "uniform")}
     products, gradients = (levels(one)[1] for one in both["uniform"])

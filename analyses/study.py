@@ -47,7 +47,6 @@ import stability as st
 
 Data = xarray.Dataset | xarray.DataTree
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
-#: A claim as a script states it.
 Row = tuple[str, str, str, str | bool]
 VERDICTS = ("held", "refuted", "refined")
 #: The article's chains, as claims and figures write them.
@@ -58,7 +57,6 @@ CHAINS = {
     "residual2_prelu": "residual 2 PReLU",
     "plain_prelu": "plain PReLU",
 }
-#: Their colours by these names.
 SHADES = {label: st.plots.colour(name) for name, label in CHAINS.items()}
 #: Weights and slopes of -1 and 1: every step is x, -x, |x| or -|x| about its kink.
 SIGNS = dataclasses.replace(
@@ -168,7 +166,6 @@ class Parts:
         return swept
 
     def kept(self) -> int:
-        """Return how many parts are kept."""
         return sum(1 for _ in self.folder.rglob("*.nc"))
 
     def _place(self, name: str) -> Path:
@@ -238,11 +235,8 @@ def _measured(asked: Any, script: Path, measure: Callable[..., Data]) -> Data:
 
     # Python's tracker of semaphores would complain of a process that ends soon with its workers.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
-
-    def how_to_go_on() -> str:
-        return f"{script.stem}: interrupted; run the same command again: {parts.kept()} parts are kept"
-
-    with warnings.catch_warnings(), st.ends_soon(how_to_go_on):
+    again = f"{script.stem}: interrupted; run the same command again: "
+    with warnings.catch_warnings(), st.ends_soon(lambda: f"{again}{parts.kept()} parts are kept"):
         warnings.filterwarnings("ignore", "interrupted")
         takes_parts = measure.__code__.co_argcount > 1
         data = measure(asked.settings, parts) if takes_parts else measure(asked.settings)
@@ -303,7 +297,6 @@ def count(chosen: Any) -> str:
 
 
 def table(stated: Sequence[Claim]) -> str:
-    """Return the claims as a table of wrapped columns."""
     widths = {"statement": 42, "source": 14, "measured": 46, "verdict": 8}
     lines = ["  ".join(f"{name:<{width}}" for name, width in widths.items())]
     lines.append("  ".join("-" * width for width in widths.values()))

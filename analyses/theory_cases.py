@@ -173,7 +173,6 @@ def gradient_rate(name: str, init: str, sign: int | None = None) -> Case:
 def limit(name: str, init: str, part: str) -> Case:
     """Of weights with light tails: the next order, E q^4 / (4 depth), is far below the standard error."""
     mean, depth = theory.scaled_limit(name, init, 0.5).mean.value(scale=1.5), 2 * DEPTH
-
     totals = lambda d: d.products(name, init, depth, 1.5 / math.sqrt(depth))[-1]  # noqa: E731
     sample = totals if part == "mean" else lambda d: (totals(d) - mean) ** 2
     return Case("limit", name, *ask(theory.scaled_limit, name, init, power=0.5, part=part), sample, {"scale": 1.5})

@@ -65,7 +65,7 @@ def fits(data: xarray.Dataset) -> xarray.Dataset:
     """Return the sum of squares of z at each root over the cases that should agree, and over all roots, with p."""
     z = parted(data)[0].z
     over = {f"root {root}": z.sel(root=root) for root in z.root.values} | {"all": z}
-    squares, freedom = (np.array([f(one) for one in over.values()]) for f in (square, lambda one: one.size))
+    squares, freedom = np.array([(float((one**2).sum(skipna=False)), one.size) for one in over.values()]).T
     values = {"chi_square": squares, "freedom": freedom, "p": chi2.sf(squares, freedom)}
     return xarray.Dataset({name: ("over", v) for name, v in values.items()}, {"over": list(over)})
 
@@ -77,10 +77,6 @@ def parted(data: xarray.Dataset) -> list[xarray.Dataset]:
 
 def by_kind(good: xarray.Dataset) -> dict[str, xarray.Dataset]:
     return {kind: good.isel(case=np.flatnonzero(good.kind == kind)) for kind in dict.fromkeys(good.kind.values)}
-
-
-def square(z: xarray.DataArray) -> float:
-    return float((z**2).sum(skipna=False))
 
 
 def claims(data: xarray.Dataset) -> list[study.Row]:
@@ -104,10 +100,11 @@ def claims(data: xarray.Dataset) -> list[study.Row]:
         ),
     ]
     for kind, part in by_kind(good).items():
-        p = float(chi2.sf(square(part.z), part.z.size))
+        squares = float((part.z**2).sum(skipna=False))
+        p = float(chi2.sf(squares, part.z.size))
         below, above = (int((sign * part.predicted > 1e-12).sum()) for sign in (-1, 1))
         words = f"{below} predicted below 0, {above} above, {part.case.size - below - above} zero"
-        words = f"chi-square {square(part.z):.1f} of {part.z.size}, p = {p:.3f}; {words}"
+        words = f"chi-square {squares:.1f} of {part.z.size}, p = {p:.3f}; {words}"
         rows.append((f"{part.case.size} forms: {kind}", words, p > RARE))
     missed = "".join(f"; not so: {name}" for name in bad.case.values[~seen])
     found = f"{int(seen.sum())} of {bad.case.size} are seen at every root, the least |z| is "
@@ -146,7 +143,6 @@ def draw_kinds(good: xarray.Dataset, ax: Axes) -> None:
 
 
 def draw_density(z: np.ndarray, ax: Axes) -> None:
-    """Draw the distribution of all z, and name the architectures in their colours above it."""
     ax.hist(z, np.arange(-5.2, 5.3, 0.4), density=True, color="#9AA5B1")
     line = np.linspace(-4.4, 4.4, 300)
     ax.plot(line, norm.pdf(line), color="black")
