@@ -163,4 +163,4 @@ def draw_starts(data: xarray.Dataset, ax: Axes) -> None:
 
 
 if __name__ == "__main__":
-    study.main(Settings(), Settings(members=2, iterations=30, chains=8, longer=200), measure, draw, claims)
+    study.main(Settings(), Settings(members=2, iterations=20, chains=8, longer=200), measure, draw, claims)

@@ -295,7 +295,7 @@ def draw_errors(data: xarray.Dataset, ax: Axes, by: dict[str, str], title: str) 
     """Draw the error of every chain against depth, one method each, and what no chain of a kind goes below."""
     for case, method in by.items():
         levels = data.error.sel(case=case, by=method).quantile([0, 0.5, 1], "seed")
-        st.plots.band(ax, data.depth, levels, SHADES[case], "o-", alpha=0.15, size=2.5)
+        st.plots.band(ax, data.depth, levels, SHADES[case], marks=2.5, alpha=0.15)
     for limit in (data.best_constant, data.best_monotone, data.best_above_x):
         ax.axhline(float(limit), color="#444444", linestyle="--", linewidth=0.8)
     ax.plot(data.spline_folds, data.spline, ":", color="black")

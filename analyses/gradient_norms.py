@@ -290,7 +290,7 @@ def draw_depth(data: xarray.Dataset, ax: Axes, dead: Axes) -> None:
     ends = {}
     for name, label in study.CHAINS.items():
         one, shade = data.sel(architecture=name), study.SHADES[label]
-        st.plots.band(ax, data.depth, one.left.T, shade, "o-")
+        st.plots.band(ax, data.depth, one.left.T, shade, marks=3)
         left = one.left.sel(quantile=0.5)
         left = left[np.isfinite(left.values)]
         if left.size == len(DEPTHS):

@@ -314,7 +314,7 @@ def draw_agreement(shares: xarray.DataArray, ax: Axes) -> None:
     table = 100 * shares.transpose("init", "architecture", "dtype", "quantity").to_numpy().reshape(-1, 12)
     columns = [word for dtype in FORMATS for word in ("a", f"p\n{dtype}", "g")]
     # Pale where all is as predicted, so that what is not stands out.
-    st.plots.numbers(ax, table, list(study.CHAINS.values()) * len(INITS), columns, below=100 * ENOUGH, colour="Reds_r")
+    st.plots.numbers(ax, table, list(study.CHAINS.values()) * len(INITS), columns, below=100 * ENOUGH, cmap="Reds_r")
     for tick, name in zip(ax.get_yticklabels(), list(study.CHAINS) * len(INITS), strict=True):
         tick.set_color(st.plots.colour(name))
     for i, init in enumerate(INITS):

@@ -345,7 +345,7 @@ def draw_layers(data: xarray.Dataset, ax: Axes) -> list[int]:
         most = [int(found.argmax()) + 1 for found in counts]
         rows += [np.append(100 * found / max(1, found.sum()), np.full(depths[-1] - depth, np.nan)) for found in counts]
     names = [f"depth {depth}, {when}" for depth in depths for when in ("birth", "training")]
-    st.plots.numbers(ax, rows, names, [str(layer + 1) for layer in range(depths[-1])], limits=(0, 75))
+    st.plots.numbers(ax, rows, names, [str(layer + 1) for layer in range(depths[-1])], most=75)
     ax.set(xlabel="layer of death, % of the deaths")
     return most
 

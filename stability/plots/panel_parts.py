@@ -11,15 +11,14 @@ from matplotlib.colors import Normalize
 from numpy.typing import ArrayLike
 
 from stability.foundation.arguments import check_numbers, door
+from stability.foundation.checks import check_number, check_positive
 
 #: Numbers are white on colours darker than this, of 1.
 _DARK = 0.55
 
 
 @door
-def band(
-    ax: Axes, x: ArrayLike, levels: ArrayLike, colour: str, style: str = "-", alpha: float = 0.2, size: float = 3.0
-) -> None:
+def band(ax: Axes, x: ArrayLike, levels: ArrayLike, colour: str, marks: float = 0.0, alpha: float = 0.2) -> None:
     """Draw a line in the middle of a band, where all of them are finite.
 
     Args:
@@ -27,9 +26,8 @@ def band(
         x: the places, (n,).
         levels: the lower end, the middle and the upper end, (3, n), such as quantiles of 0.05, 0.5 and 0.95.
         colour: of both.
-        style: of the line, as matplotlib writes it: "o-" has marks.
+        marks: the size of dots on the line, in points; 0 for none.
         alpha: of the band.
-        size: of the marks, in points.
 
     >>> import numpy as np, stability as st
     >>> figure, axes = st.plots.panels("a", height=2)
@@ -38,6 +36,7 @@ def band(
     """
     check_numbers("x", x)
     check_numbers("levels", levels)
+    check_number("marks", marks, 0.0)
     places, found = np.asarray(x, dtype=np.float64), np.asarray(levels, dtype=np.float64)
     if places.ndim != 1 or found.shape != (3, places.size):
         raise ValueError(f"levels has shape {found.shape} and x {places.shape}: expected (3, n) and (n,)")
@@ -46,7 +45,7 @@ def band(
     shown = np.isfinite(found).all(axis=0)
     low, middle, high = found[:, shown]
     ax.fill_between(places[shown], low, high, color=colour, alpha=alpha, linewidth=0)
-    ax.plot(places[shown], middle, style, color=colour, markersize=size)
+    ax.plot(places[shown], middle, "o-" if marks else "-", color=colour, markersize=marks)
 
 
 @door
@@ -55,9 +54,9 @@ def numbers(
     values: ArrayLike,
     rows: Sequence[str],
     columns: Sequence[str],
-    limits: tuple[float, float] = (0.0, 100.0),
-    below: float = np.inf,
-    colour: str = "Greys",
+    most: float = 100.0,
+    below: float | None = None,
+    cmap: str = "Greys",
 ) -> None:
     """Draw a table: a cell a number, in its colour and, where it is small enough, written. NaN is left blank.
 
@@ -65,23 +64,29 @@ def numbers(
         ax: the panel.
         values: (rows, columns).
         rows, columns: what stands beside and below them.
-        limits: the values of the first and the last colour.
-        below: numbers are written below this.
-        colour: the name of a colour map.
+        most: what has the last colour; the first is that of 0.
+        below: numbers are written below this; None writes all.
+        cmap: the name of a colour map.
 
     >>> import stability as st
     >>> figure, axes = st.plots.panels("a", height=2)
     >>> st.plots.numbers(axes["a"], [[10.0, 90.0]], ["plain"], ["depth 3", "depth 10"])
     """
     check_numbers("values", values)
+    check_positive("most", most)
+    written = np.inf if below is None else check_number("below", below)
+    for name, given in (("rows", rows), ("columns", columns)):
+        if not isinstance(given, list | tuple) or not all(isinstance(one, str) for one in given):
+            raise TypeError(f"{name} is a {type(given).__name__}: expected a list of texts")
+    if not isinstance(cmap, str) or cmap not in colormaps:
+        raise ValueError(f"cmap is {cmap!r}: expected the name of a colour map of matplotlib")
     found = np.asarray(values, dtype=np.float64)
     if found.shape != (len(rows), len(columns)):
         raise ValueError(f"values has shape {found.shape}: expected ({len(rows)}, {len(columns)}), as rows and columns")
-    low, high = limits
-    ax.imshow(found, cmap=colour, vmin=low, vmax=high, aspect="auto")
-    tones = colormaps[colour](Normalize(low, high, clip=True)(found))[..., :3] @ [0.299, 0.587, 0.114]
+    ax.imshow(found, cmap=cmap, vmin=0, vmax=most, aspect="auto")
+    tones = colormaps[cmap](Normalize(0, most, clip=True)(found))[..., :3] @ [0.299, 0.587, 0.114]
     for (row, column), value in np.ndenumerate(found):
-        if np.isfinite(value) and value < below:
+        if np.isfinite(value) and value < written:
             shade = "white" if tones[row, column] < _DARK else "black"
             ax.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=shade)
     ax.set_xticks(range(len(columns)), columns)

@@ -66,8 +66,10 @@ def _adam_in(kind: Any, chain: Chain, task: Task, iterations: int, epsilon: floa
     take = np.vectorize(kind, otypes=[object if kind is Decimal else kind])
     depth, zero, one, beta1, beta2 = chain.depth, *(take(value) for value in (0.0, 1.0, 0.9, 0.999))
     x, y, twice = take(task.x.numpy()), take(task.y.numpy()), take(2.0 / len(task.x))
-    given = (chain.weight, chain.bias, chain.slope, chain.readout_weight[:, None], chain.readout_bias[:, None])
-    p = take(torch.cat(given, dim=1).detach().numpy())
+    given = dict(chain.named_parameters())
+    columns = [given[name] for name in ("weight", "bias", "slope")]
+    columns += [given[name][:, None] for name in ("readout_weight", "readout_bias")]
+    p = take(torch.cat(columns, dim=1).detach().numpy())
     mean = square = p * zero
     best = np.full(len(p), np.inf)
     for iteration in range(iterations + 1):

@@ -317,6 +317,29 @@ def objects():
         ),
         "plots.panels": (st.plots.panels, {"mosaic": "ab", "height": 2.0}),
         "plots.headline": (st.plots.headline, {"figure": st.plots.panels("a", 2.0)[0], "text": "A finding."}),
+        "plots.band": (
+            st.plots.band,
+            {
+                "ax": st.plots.panels("a", 2.0)[1]["a"],
+                "x": [1.0, 2.0],
+                "levels": [[0.0, 1.0], [1.0, 2.0], [2.0, 3.0]],
+                "colour": "red",
+                "marks": 3.0,
+                "alpha": 0.2,
+            },
+        ),
+        "plots.numbers": (
+            st.plots.numbers,
+            {
+                "ax": st.plots.panels("a", 2.0)[1]["a"],
+                "values": [[1.0, 2.0]],
+                "rows": ["one"],
+                "columns": ["a", "b"],
+                "most": 10.0,
+                "below": 5.0,
+                "cmap": "Greys",
+            },
+        ),
         "plots.end_labels": (
             st.plots.end_labels,
             {"ax": st.plots.panels("a", 2.0)[1]["a"], "labels": {"one": 0.5}, "colours": {"one": "red"}},

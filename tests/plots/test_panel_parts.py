@@ -14,7 +14,7 @@ def ax():
 
 def test_a_band_is_drawn_where_all_is_finite(ax):
     levels = np.array([[0.0, 1, -np.inf, 3], [1, 2, 3, 4], [2, 3, 4, 5]])
-    st.plots.band(ax, [1, 2, 3, 4], levels, "#D55E00", "o-")
+    st.plots.band(ax, [1, 2, 3, 4], levels, "#D55E00", marks=3)
     (line,), (area,) = ax.lines, ax.collections
     np.testing.assert_array_equal(line.get_xydata(), [[1, 1], [2, 2], [4, 4]])
     assert (line.get_color(), line.get_marker()) == ("#D55E00", "o")
