@@ -66,7 +66,7 @@ def _adam_in(kind: Any, chain: Chain, task: Task, iterations: int, epsilon: floa
     take = np.vectorize(kind, otypes=[object if kind is Decimal else kind])
     depth, zero, one, beta1, beta2 = chain.depth, *(take(value) for value in (0.0, 1.0, 0.9, 0.999))
     x, y, twice = take(task.x.numpy()), take(task.y.numpy()), take(2.0 / len(task.x))
-    given = dict(chain.named_parameters())
+    given: dict[str, torch.Tensor] = dict(chain.named_parameters())
     columns = [given[name] for name in ("weight", "bias", "slope")]
     columns += [given[name][:, None] for name in ("readout_weight", "readout_bias")]
     p = take(torch.cat(columns, dim=1).detach().numpy())
