@@ -5,7 +5,6 @@ from __future__ import annotations
 import decimal
 import math
 from decimal import Decimal
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,12 @@ KINDS = (np.float32, np.float64, np.longdouble, Decimal)
 
 @door
 def adam_in(
-    kind: Any, chain: Chain, task: Task, iterations: int, epsilon: float = 1e-8, least_slope: float | None = None
+    kind: type[object],
+    chain: Chain,
+    task: Task,
+    iterations: int,
+    epsilon: float = 1e-8,
+    least_slope: float | None = None,
 ) -> Array:
     """Return the best error of every member of a plain PReLU chain, by the Adam of `st.train` in an arithmetic.
 
@@ -62,7 +66,9 @@ def adam_in(
         return _adam_in(kind, chain, task, iterations, epsilon, -math.inf if least_slope is None else least_slope)
 
 
-def _adam_in(kind: Any, chain: Chain, task: Task, iterations: int, epsilon: float, least_slope: float) -> Array:
+def _adam_in(
+    kind: type[object], chain: Chain, task: Task, iterations: int, epsilon: float, least_slope: float
+) -> Array:
     take = np.vectorize(kind, otypes=[object if kind is Decimal else kind])
     depth, zero, one, beta1, beta2 = chain.depth, *(take(value) for value in (0.0, 1.0, 0.9, 0.999))
     x, y, twice = take(task.x.numpy()), take(task.y.numpy()), take(2.0 / len(task.x))
