@@ -19,7 +19,7 @@ figures: .venv/ready
 	$(BIN)/python analyses/phase_diagram.py
 	$(BIN)/python analyses/precision.py
 	$(BIN)/python analyses/theory_check.py
-	$(BIN)/python analyses/theory_page.py
+	$(BIN)/python docs/theory_page.py
 	$(BIN)/python analyses/training_death.py
 	$(BIN)/python analyses/your_model.py
 

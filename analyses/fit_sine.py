@@ -54,8 +54,6 @@ TRIED = (("pytorch", 0.01), ("scaled", 0.01), ("knots", 0.01), ("identity", 0.01
 
 @dataclass(frozen=True)
 class Settings(study.Settings):
-    """The article's pictures: five chains fitted to sin(x), and why the fits that fail do."""
-
     depths: tuple[int, ...] = (3, 10, 30, 100, 300, 1000)  # Depths of the chains.
     seeds: tuple[int, ...] = (32, 32, 16, 4, 2, 2)  # Chains of each depth.
     adam: tuple[int, ...] = (2000, 2000, 2000, 1500, 600, 200)  # Iterations of Adam at each depth.
@@ -64,11 +62,7 @@ class Settings(study.Settings):
     race: tuple[int, int] = (8, 150)  # Chains that LM and Adam race with, and iterations of LM.
 
 
-def sine(points: int) -> st.Task:
-    return st.Task(torch.sin, (-3, 3), points=points)
-
-
-TRAINED, FRESH = sine(256), sine(10_000)
+TRAINED, FRESH = (st.Task(torch.sin, (-3, 3), points=points) for points in (256, 10_000))
 #: Splines are fitted to every fifth of the fresh points.
 COARSE = st.Task.from_samples(FRESH.x[::5], FRESH.y[::5])
 
@@ -79,12 +73,10 @@ def spline(folds: int) -> Any:
 
 
 def mean_squares(chain: st.Chain) -> np.ndarray:
-    """Return the errors of the members on the fresh points."""
     return np.asarray((st.evaluate(chain, FRESH.x) - FRESH.y).square().mean(1))
 
 
 def methods_of(case: str) -> list[str]:
-    """Return by which methods a chain is trained."""
     left_out = {"growth"} if CASES[case] in ("plain_relu", "residual1_relu") else set()
     left_out |= {"Adam, signs"} if case != "plain_prelu" else set()
     return [method for method in METHODS if method not in left_out]
@@ -96,7 +88,6 @@ def best_method(case: str) -> str:
 
 
 def fitted(case: str, depth: int, settings: Settings) -> xarray.Dataset:
-    """Train a chain by every method and describe it."""
     place = settings.depths.index(depth)
     iterations = {"adam": settings.adam, "levenberg_marquardt": settings.squares, "growth": settings.growth}
 
@@ -122,7 +113,6 @@ def fitted(case: str, depth: int, settings: Settings) -> xarray.Dataset:
 
 
 def described(chain: st.Chain) -> xarray.Dataset:
-    """Return what is told of every member."""
     fit, fresh = st.evaluate(chain, TRAINED.x), st.evaluate(chain, FRESH.x)
     squares = (fresh - FRESH.y).square()
     counts = st.count(chain, (-3, 3))
@@ -164,7 +154,6 @@ def raced(depth: int, settings: Settings) -> xarray.Dataset:
 
 
 def splines(settings: Settings) -> xarray.Dataset:
-    """Return the error of the best spline by its folds."""
     some = np.geomspace(1, MOST_FOLDS, 40).astype(int).tolist()
     folds = sorted({*some, *(depth for depth in settings.depths if depth <= MOST_FOLDS)})
     return xarray.Dataset({"spline": ("spline_folds", [spline(k).error for k in folds])}, {"spline_folds": folds})
@@ -173,7 +162,6 @@ def splines(settings: Settings) -> xarray.Dataset:
 def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset:
     torch.set_num_threads(1)  # many small operations: waking a second thread costs more than it does
     data = parts.cells(fitted, settings, case=list(CASES), depth=settings.depths)
-    # The fits of two depths are drawn.
     shown = [min(settings.depths, key=lambda depth: abs(depth - MIDDLE)), max(settings.depths)]
     data["fit"] = data.fit.sel(depth=shown).rename(depth="shown")
     races = parts.cells(raced, settings, race_depth=(30, 100))
@@ -196,7 +184,7 @@ def named(values: xarray.DataArray, form: str) -> str:
     return ", ".join(f"{case} {float(values.sel(case=case)):{form}}" for case in CASES)
 
 
-def claims(data: xarray.Dataset) -> list[study.Claim]:
+def claims(data: xarray.Dataset) -> list[study.Row]:
     middle, deep = map(int, data.shown)
     monotone, constant = float(data.best_monotone), float(data.best_constant)
     at, error, medians = f"at depths {listed(data.depth, 'd')}", data.error, data.error.median("seed")
@@ -222,7 +210,7 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
             "plain_relu dies: with more layers everything is 0", "Peng 2017",
             f"at depth {middle} {flat:.0f} % are flat by Adam; exactly dead {at}: "
             f"{listed(by_adam.dead.sel(case='plain_relu').mean('seed'), '.0f')} %; it could do {monotone:.3f}",
-            "held" if flat >= 95 else "refuted",
+            flat >= 95,
         ),
         (
             "residual1_relu can only grow, so f(x) >= x", "Peng 2017",
@@ -265,10 +253,8 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
             "refuted" if float(lost.max()) > 2 else "held",
         ),
     ]  # fmt: skip
-    for case, said in (
-        ("residual2_relu", "keeps folding; very deep it can die"),
-        ("residual2_prelu", "solves the dying"),
-    ):
+    sayings = {"residual2_relu": "keeps folding; very deep it can die", "residual2_prelu": "solves the dying"}
+    for case, said in sayings.items():
         one = by_adam.sel(case=case)
         died, stuck = float(one.dead.mean()), float(one.stuck.sel(depth=deep).mean())
         as_said = died > 0 if case == "residual2_relu" else died == stuck == 0
@@ -278,7 +264,7 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
         )
         fits = float(grown.sel(case=case, depth=middle)) < 0.1 * monotone
         rows.append((f"{case} {said}", "Peng 2017", told, ("held" if as_said else "refined") if fits else "refuted"))
-    return [study.Claim(*row) for row in rows]
+    return rows
 
 
 def draw(data: xarray.Dataset) -> dict[str, Figure]:
@@ -294,25 +280,22 @@ def draw(data: xarray.Dataset) -> dict[str, Figure]:
     st.plots.end_labels(axes["a"], {case: float(last.sel(case=case, by="Adam").clip(max=20)) for case in CASES}, SHADES)
     limits = {name: float(data[name.replace(" ", "_")]) for name in ("best constant", "best monotone", "best above x")}
     st.plots.end_labels(axes["b"], limits | {"spline of\nL knots": 3e-10})
-    st.plots.headline(
-        first,
+    finding = (
         f"With {deep} steps Adam leaves {stuck} of {len(CASES)} chains at a constant or worse; growth brings the "
-        f"{len(folding)} that fold to errors of {float(last.sel(by='growth', case=folding).max()):.0e} or less.",
+        f"{len(folding)} that fold to errors of {float(last.sel(by='growth', case=folding).max()):.0e} or less."
     )
     second, axes = st.plots.panels("a", height=3.4)
     draw_folds(data, axes["a"])
     ratio = float(data.own_ratio.sel(case="residual2_prelu", by="growth").median())
     text = f"Grown residual PReLU chains have {ratio:.2g} times the error of the best spline of as many folds (median)."
-    st.plots.headline(second, text)
-    return {"": first, "folds": second}
+    return {"": st.plots.headline(first, finding), "folds": st.plots.headline(second, text)}
 
 
 def draw_errors(data: xarray.Dataset, ax: Axes, by: dict[str, str], title: str) -> None:
     """Draw the error of every chain against depth, one method each, and what no chain of a kind goes below."""
     for case, method in by.items():
-        low, middle, high = data.error.sel(case=case, by=method).quantile([0, 0.5, 1], "seed")
-        ax.plot(data.depth, middle, "o-", color=SHADES[case], markersize=2.5)
-        ax.fill_between(data.depth, low, high, color=SHADES[case], alpha=0.15, linewidth=0)
+        levels = data.error.sel(case=case, by=method).quantile([0, 0.5, 1], "seed")
+        st.plots.band(ax, data.depth, levels, SHADES[case], marks=2.5, alpha=0.15)
     for limit in (data.best_constant, data.best_monotone, data.best_above_x):
         ax.axhline(float(limit), color="#444444", linestyle="--", linewidth=0.8)
     ax.plot(data.spline_folds, data.spline, ":", color="black")
@@ -322,7 +305,6 @@ def draw_errors(data: xarray.Dataset, ax: Axes, by: dict[str, str], title: str) 
 
 
 def draw_fits(data: xarray.Dataset, depth: int, ax: Axes) -> None:
-    """Draw the fits of all chains, one chain below the other."""
     ends, shades = {}, {}
     for row, case in enumerate(CASES):
         best, zero = best_method(case), -2.8 * row
@@ -338,7 +320,6 @@ def draw_fits(data: xarray.Dataset, depth: int, ax: Axes) -> None:
 
 
 def draw_folds(data: xarray.Dataset, ax: Axes) -> None:
-    """Draw every fit's error against its own number of pieces."""
     for case, shade in SHADES.items():
         for method in methods_of(case):
             one, grown = data.sel(case=case, by=method), method == "growth"

@@ -41,14 +41,9 @@ PLAIN = ["plain_relu", "plain_prelu"]
 
 @dataclass(frozen=True)
 class Settings(study.Settings):
-    """Folds, turns and regions of the five chains, fresh and trained."""
-
-    seeds: int = 200
-    """Of fresh chains."""
-    trained_seeds: int = 64
-    """Of trained chains."""
-    iterations: int = 1000
-    """Of Adam."""
+    seeds: int = 200  # Of fresh chains.
+    trained_seeds: int = 64  # Of trained chains.
+    iterations: int = 1000  # Of Adam.
 
 
 def numbers(chain: st.Chain, interval: tuple[float, float]) -> np.ndarray:
@@ -58,7 +53,6 @@ def numbers(chain: st.Chain, interval: tuple[float, float]) -> np.ndarray:
 
 
 def fresh(architecture: str, settings: Settings) -> xarray.Dataset:
-    """Count chains as they are initialised, on the interval and on the line, beside what theory expects there."""
     chain = st.Chain(architecture, DEPTHS[-1], seeds=settings.seeds, root=settings.seed)
     expected = np.full((len(DEPTHS), len(KINDS)), np.nan)
     if architecture != "plain_relu":  # of which nothing is derived
@@ -75,7 +69,6 @@ def fresh(architecture: str, settings: Settings) -> xarray.Dataset:
 
 
 def trained(architecture: str, depth: int, settings: Settings) -> xarray.Dataset:
-    """Count a chain along training and at its end."""
     chain = st.Chain(architecture, depth, seeds=settings.trained_seeds, root=settings.seed)
     watched = [0, *np.unique(np.geomspace(1, settings.iterations, 25).astype(int)).tolist()]
     along = []
@@ -102,18 +95,16 @@ def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset:
     return xarray.merge([counted, watched])
 
 
-def claims(data: xarray.Dataset) -> list[study.Claim]:
+def claims(data: xarray.Dataset) -> list[study.Row]:
     folds, turns = data.trained.sel(kind="folds"), data.trained.sel(kind="turns")
     fresh, last = data.fresh.sel(kind="folds")[:, -1], folds[:, -1]
     depth_buys = f"fresh, depth {DEPTHS[-1]}, folds on {INTERVAL}: {by_chain(fresh, study.spread)}"
-    bought = "held" if fresh.median("seed_fresh").max() > DEPTHS[-1] else "refuted"
-
+    bought = bool(fresh.median("seed_fresh").max() > DEPTHS[-1])
     error = data.line.std("seed_fresh", ddof=1) / np.sqrt(data.sizes["seed_fresh"])
     off = abs(data.line.mean("seed_fresh") - data.expected)
     z = float((off / error).where(off > 1e-9, 0).where(off.notnull()).max())
     means = f"{int((off < 1e-9).sum())} of {int(off.notnull().sum())} means over {data.sizes['seed_fresh']} seeds are "
     means += f"exactly so, the others within {z:.1f} standard errors"
-
     fresh_turns, plain = data.fresh.sel(kind="turns", architecture=PLAIN), turns.sel(architecture=PLAIN).to_numpy()
     below = data.slope_below_0.sel(architecture=PLAIN).to_numpy() > 0
     kept, bent = plain[~below], plain[below]
@@ -121,39 +112,34 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
     back += f"{kept.size} trained ones with no slope below 0; with one {study.share(bent > 0)} of {bent.size} turn, up "
     back += f"to {bent.max(initial=0)} times"
     folded = "refuted" if fresh_turns.any() or kept.any() else "refined" if bent.any() else "held"
-
     relu, prelu = (folds.sel(architecture=name) for name in ("residual2_relu", "residual2_prelu"))
     keeps = "trained, folds: " + ", ".join(f"{study.spread(one)} at depth {int(one.depth_trained)}" for one in relu)
-    grows = "held" if (relu.median("seed").diff("depth_trained") > 0).all() else "refuted"
-
+    grows = bool((relu.median("seed").diff("depth_trained") > 0).all())
     gone = (last == 0).mean("seed").to_series()
     loses = f"without a fold at depth {TRAINED_DEPTHS[-1]}, trained: {by_chain(last == 0, study.share)}; with a bypass "
     loses += f"PReLU has {float(prelu[-1].median() / relu[-1].median()):.2f} times the folds of ReLU"
     # With a bypass there may be nothing to keep.
     lost = "refuted" if gone.plain_prelu >= gone.plain_relu else "held" if gone.residual2_relu > 0 else "refined"
-
     errors = data.loss.sel(architecture="residual2_prelu").median("seed")
     uses = "residual 2 PReLU: " + ", ".join(
         f"{study.spread(one)} of {2.0 ** int(one.depth_trained) - 1:.2g} (error {float(loss):.1e})"
         for one, loss in zip(prelu, errors, strict=True)
     )
     uses += f"; {study.share(folds <= folds.depth_trained)} of all trained chains have at most one fold a step"
-    used = "held" if prelu[-1].median() > 0.5 * 2.0 ** TRAINED_DEPTHS[-1] else "refuted"
-
+    used = bool(prelu[-1].median() > 0.5 * 2.0 ** TRAINED_DEPTHS[-1])
     two = turns.sel(architecture="residual2_prelu", depth_trained=MIDDLE) == 2
     sine = f"{study.share(two)} of {two.size} residual 2 PReLU chains of depth {MIDDLE}"
     only = "held" if two.mean() > 0.95 else "refined" if two.mean() > 0.5 else "refuted"
     mean = "On the whole line a fresh chain has L folds, L + 1 regions and no turn in the mean"
-    rows = (
+    return [
         ("Depth buys folds, up to 2^L - 1 of them", "Montufar 2014", depth_buys, bought),
-        (mean, "theory", means, "held" if z < 4 else "refuted"),
+        (mean, "theory", means, z < 4),
         ("A plain chain cannot fold back: its steps are monotone", "theory", back, folded),
         ("A residual ReLU chain keeps folding with depth", "Peng 2017", keeps, grows),
         ("PReLU keeps the folds that ReLU loses", "Peng 2017", loses, lost),
         ("A trained chain uses the folds that its depth allows", "common practice", uses, used),
         ("A trained residual chain has the two turns of the sine and no other", "theory", sine, only),
-    )
-    return [study.Claim(*row) for row in rows]
+    ]
 
 
 def by_chain(values: xarray.DataArray, say: Callable[[xarray.DataArray], str]) -> str:
@@ -186,16 +172,15 @@ def draw(data: xarray.Dataset) -> Figure:
             ax.set_yticks([0, 1, 2, 5], ["0", "1", "2", "5"])  # powers of ten alone would not let a 2 be read
             ax.yaxis.set_minor_locator(NullLocator())
         ends = {study.CHAINS[name]: float(rows[-1].median()) for name, rows in zip(study.CHAINS, counts, strict=True)}
-        st.plots.end_labels(ax, ends, {label: st.plots.colour(name) for name, label in study.CHAINS.items()})
+        st.plots.end_labels(ax, ends, study.SHADES)
     most = float(data.fresh.sel(kind="folds", depth=DEPTHS[-1]).median("seed_fresh").max())
     used = float(data.trained.sel(kind="folds", architecture="residual2_prelu")[-1].median())
-    st.plots.headline(
+    return st.plots.headline(
         figure,
         f"Fresh chains of {DEPTHS[-1]} steps fold (-3, 3) at most {most:.0f} times in the median; trained on a sine, a "
         f"residual PReLU chain of {TRAINED_DEPTHS[-1]} steps has {used:.0f} folds of up to $2^{{{TRAINED_DEPTHS[-1]}}}"
         " - 1$.",
     )
-    return figure
 
 
 if __name__ == "__main__":

@@ -55,22 +55,14 @@ DECADE = math.log(10)
 
 @dataclass(frozen=True)
 class Settings(study.Settings):
-    """Gradient norms of the five chains: by layer, against depth, along training."""
-
-    depth: int = 500
-    """Of the chains that are followed by layer."""
-    seeds: int = 240
-    """Members of every fresh chain."""
-    trained_depth: int = 100
-    """Of the trained chains."""
-    trained_seeds: int = 40
-    """Members of every trained chain."""
-    iterations: int = 1000
-    """Of Adam."""
+    depth: int = 500  # Of the chains that are followed by layer.
+    seeds: int = 240  # Members of every fresh chain.
+    trained_depth: int = 100  # Of the trained chains.
+    trained_seeds: int = 40  # Members of every trained chain.
+    iterations: int = 1000  # Of Adam.
 
 
 def norms(chain: st.Chain, x: torch.Tensor) -> st.GradientNorms:
-    """Return the gradient norms of the mean-squared error to sin over the points x."""
     return st.gradient_norms(chain, x, lambda output: (output - x.sin()).square().mean(dim=1))
 
 
@@ -86,7 +78,6 @@ def predict(architecture: str, init: str, x: float, depth: int) -> float:
 
 
 def by_layer(case: str, settings: Settings) -> xarray.Dataset:
-    """Return the norms by layer, with the law fitted to them and theory."""
     architecture, init = CASES[case]
     chain = st.Chain(architecture, settings.depth, seeds=settings.seeds, init=init, root=settings.seed)
     found = norms(chain, POINTS)
@@ -107,7 +98,6 @@ def by_layer(case: str, settings: Settings) -> xarray.Dataset:
 
 
 def against_depth(architecture: str, settings: Settings) -> xarray.Dataset:
-    """Return what is left at the first layer of chains of several depths, as torch initialises."""
     deepest = st.Chain(architecture, DEPTHS[-1], seeds=settings.seeds, root=settings.seed)
     found = [norms(deepest.prefix(depth), POINTS) for depth in DEPTHS]
     at_1 = [norms(deepest.prefix(depth), torch.ones(1, dtype=torch.float64)) for depth in DEPTHS]
@@ -147,7 +137,6 @@ def rates(architecture: str, settings: Settings) -> xarray.Dataset:
 
 
 def training(start: str, settings: Settings) -> xarray.Dataset:
-    """Return the norms at the first and the last layer, and the loss, along training on sin."""
     architecture, init = CASES[start]
     watched = [0, *np.unique(np.geomspace(1, settings.iterations, 24).astype(int)).tolist()]
     chain = st.Chain(architecture, settings.trained_depth, seeds=settings.trained_seeds, init=init, root=settings.seed)
@@ -173,13 +162,6 @@ def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset:
     return xarray.merge(found)
 
 
-def deviations(data: xarray.Dataset) -> xarray.DataArray:
-    """Return |measured - predicted| / standard error of every rate, NaN where one of them is not known."""
-    off, error = abs(data.rate - data.predicted), data.standard_error
-    alike = xarray.where(off < 1e-12, 0.0, np.inf)  # all members alike: right to the last digits, or wrong
-    return (off / error).where(error > 1e-12, alike).where(off.notnull())
-
-
 def interval(one: xarray.Dataset) -> str:
     rate, low, high = (round(float(value), 9) + 0.0 for value in (one.rate, one.low, one.high))
     return f"{rate:.3g} ({low:.3g} to {high:.3g})"
@@ -191,8 +173,8 @@ def outcome(lost: xarray.DataArray) -> str:
     return "deepened" if after > max(2 * before, before + 0.1) else "healed" if after < before / 2 else "left as it is"
 
 
-def claims(data: xarray.Dataset) -> list[study.Claim]:
-    at_1, z, end = data.sel(place="x = 1"), deviations(data).to_series().dropna(), f"at depth {DEPTHS[-1]}"
+def claims(data: xarray.Dataset) -> list[study.Row]:
+    at_1, end = data.sel(place="x = 1"), f"at depth {DEPTHS[-1]}"
     plain, residual = (at_1.sel(architecture=name) for name in ("plain_prelu", "residual2_prelu"))
     fast, slow = plain.sel(init="pytorch"), residual.sel(init="pytorch")
     plain = plain.dropna("init", subset=["rate"])
@@ -211,8 +193,10 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
         for case, one in ((PLAIN, fast), (RESIDUAL, slow))
     )
     vanished = "refuted" if fast.rate > 5 * slow.rate else "held" if slow.high >= 0 else "refined"
+    gap = abs(data.rate - data.predicted)
+    alike = xarray.where(gap < 1e-12, 0.0, np.inf)  # all members alike: right to the last digits, or wrong
+    z = (gap / data.standard_error).where(data.standard_error > 1e-12, alike).where(gap.notnull()).to_series().dropna()
     theory = f"{len(z)} rates are within {z.max():.1f} standard errors; most off: {', '.join(z.idxmax())}"
-    as_predicted = "held" if z.max() < 4 else "refuted"
     point = f"plain PReLU decays more slowly by at most {float(slower.max()):.3f} a layer ({slower.idxmax().item()})"
     as_point = "held" if slower.max() < 0.01 else "refined"
     inits = f"plain PReLU, rate a layer: {', '.join(f'{i} {interval(plain.sel(init=i))}' for i in plain.init.values)}"
@@ -220,7 +204,7 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
     kept = "held" if keeps.all() else "refined" if keeps.any() else "refuted"
     dies = f"exactly 0 for {study.share(relu.dead[-1])} {end}; at the point x = 1, depth 3, for "
     dies += f"{study.share(relu.dead_at_1.sel(depth=3))}; 1 - 2^-L is at most {off:.1f} standard errors off"
-    dead = "held" if relu.dead[-1].mean() > 0.95 and off < 4 else "refuted"
+    dead = bool(relu.dead[-1].mean() > 0.95 and off < 4)
     grows = "log10 at the first layer {1:.0f} ({0:.0f} to {2:.0f})".format(*grown.left[-1].to_numpy())
     grows += f" {end}; it {grown.law.item().split(';')[0]}; without biases the rate is "
     grows += " and ".join(f"{interval(grown.sel(init='uniform', place=place))} at {place}" for place in PLACES)
@@ -232,16 +216,15 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
     heals += f"; final error {', '.join(f'{float(one):.2g}' for one in data.loss[:, -1].median('seed'))}"
     healed = "held" if set(outcomes) == {"healed"} else "refined" if "healed" in outcomes else "refuted"
     practice = "common practice"
-    rows = (
+    return [
         ("A gradient vanishes in a plain chain, and a bypass keeps it", "He et al. 2016", vanishes, vanished),
-        ("The log of the gradient at a point has the rate E log|g| a layer", "theory", theory, as_predicted),
+        ("The log of the gradient at a point has the rate E log|g| a layer", "theory", theory, z.max() < 4),
         ("Over (-3, 3) the gradient decays at the rate of one point", practice, point, as_point),
         ("A better initialisation keeps the gradient of a plain chain", practice, inits, kept),
         ("A plain ReLU chain dies: no gradient reaches its first layer", "Peng 2017", dies, dead),
         ("A residual 1 ReLU chain can only grow, and so does its gradient", "Peng 2017", grows, grew),
         ("Training heals the decay", practice, heals, healed),
-    )
-    return [study.Claim(*row) for row in rows]
+    ]
 
 
 def draw(data: xarray.Dataset) -> dict[str, Figure]:
@@ -250,36 +233,31 @@ def draw(data: xarray.Dataset) -> dict[str, Figure]:
     draw_layers(data, others["a"], [RESIDUAL])
     draw_depth(data, axes["b"], others["b"])
     draw_rates(data.sel(place=list(PLACES)), axes["c"])
-    ratio = data["first"] - data["last"]
-    draw_training(ratio.quantile(LEVELS, "seed", method="inverted_cdf"), axes["d"])
+    ratio, ends = data["first"] - data["last"], {}
+    ax, x = axes["d"], np.maximum(data.iteration, 0.5)
+    for start in data.start.values:
+        levels = study.levels(ratio.sel(start=start), axis=1)
+        st.plots.band(ax, x, levels, SHADES[start])
+        ends[start] = float(levels[1, -1])
+    ax.set_yscale("symlog", linthresh=1)
+    ax.set(xscale="log", xlabel="iteration", xlim=(0.5, float(x[-1])), title="first / last layer in training")
+    powers(ax)
+    st.plots.end_labels(ax, ends, {start: SHADES[start] for start in ends})
     lost = [float(data.lost.sel(case=case).median()) for case in (PLAIN, RESIDUAL)]
     left = [-float(ratio.sel(start=case)[-1].median()) for case in (PLAIN, RESIDUAL)]
-    st.plots.headline(
-        figure,
+    finding = (
         f"Over {data.sizes['layer']} layers the gradient of a plain PReLU chain shrinks by $10^{{{lost[0]:.0f}}}$, "
         f"that of a residual one by $10^{{{lost[1]:.0f}}}$, both at the rate of theory; chains trained on a "
-        f"sine lose {left[0]:.0f} and {left[1]:.1f} decades in the end.",
+        f"sine lose {left[0]:.0f} and {left[1]:.1f} decades in the end."
     )
     dead = [100 * float(data.dead.sel(architecture=name)[-1].mean()) for name in ("plain_relu", "plain_prelu")]
-    st.plots.headline(
-        more,
-        f"At depth {DEPTHS[-1]} the first layer's gradient is exactly 0 in {dead[0]:.0f} % of plain ReLU and "
-        f"{dead[1]:.0f} % of plain PReLU chains.",
-    )
-    return {"": figure, "details": more}
+    other = f"At depth {DEPTHS[-1]} the first layer's gradient is exactly 0 in {dead[0]:.0f} % of plain ReLU and "
+    other += f"{dead[1]:.0f} % of plain PReLU chains."
+    return {"": st.plots.headline(figure, finding), "details": st.plots.headline(more, other)}
 
 
 def powers(ax: Axes) -> None:
-    """Label an axis of decades as powers of ten."""
     ax.yaxis.set_major_formatter(lambda v, _: "1" if v == 0 else f"$10^{{{v:.0f}}}$")
-
-
-def band(ax: Axes, x: xarray.DataArray, levels: xarray.DataArray, shade: str, mark: str = "-") -> None:
-    """Draw a median and a band from 5 to 95 %, where they are finite."""
-    low, middle, high = levels.transpose("quantile", ...).to_numpy()
-    shown = np.isfinite(low)
-    ax.fill_between(x[shown], low[shown], high[shown], color=shade, alpha=0.2, linewidth=0)
-    ax.plot(x[shown], middle[shown], mark, color=shade, markersize=3)
 
 
 def draw_layers(data: xarray.Dataset, ax: Axes, cases: list[str]) -> None:
@@ -288,7 +266,7 @@ def draw_layers(data: xarray.Dataset, ax: Axes, cases: list[str]) -> None:
     for case in cases:
         one, shade = data.sel(case=case), SHADES[case]
         if CASES[case][1] == "pytorch":
-            band(ax, data.layer, one.log10_norm, shade)
+            st.plots.band(ax, data.layer, one.log10_norm, shade)
             ax.plot(data.layer, one.fitted, "--", color="#444444", linewidth=0.8)
             ax.plot(data.layer, one.theory, ":", color="black", linewidth=1.4)
         else:
@@ -309,11 +287,10 @@ def draw_layers(data: xarray.Dataset, ax: Axes, cases: list[str]) -> None:
 
 
 def draw_depth(data: xarray.Dataset, ax: Axes, dead: Axes) -> None:
-    """Draw what is left at the first layer against depth, and the share of dead members."""
-    ends, shades = {}, {label: st.plots.colour(name) for name, label in study.CHAINS.items()}
+    ends = {}
     for name, label in study.CHAINS.items():
-        one, shade = data.sel(architecture=name), shades[label]
-        band(ax, data.depth, one.left, shade, "o-")
+        one, shade = data.sel(architecture=name), study.SHADES[label]
+        st.plots.band(ax, data.depth, one.left.T, shade, marks=3)
         left = one.left.sel(quantile=0.5)
         left = left[np.isfinite(left.values)]
         if left.size == len(DEPTHS):
@@ -325,7 +302,7 @@ def draw_depth(data: xarray.Dataset, ax: Axes, dead: Axes) -> None:
     ax.set_yscale("symlog", linthresh=1)
     ax.set(xscale="log", xlabel="total depth $L$", xlim=(1, DEPTHS[-1]), title="at the first layer")
     powers(ax)
-    st.plots.end_labels(ax, ends, {label: shades[label] for label in ends})
+    st.plots.end_labels(ax, ends, {label: study.SHADES[label] for label in ends})
     dead.plot(data.depth, 100 * (1 - 0.5**data.depth), ":", color="black")
     dead.set(xscale="log", xlabel="total depth $L$", title="exactly dead, %")
     for y, words in ((80, "plain ReLU\n(dotted: $1 - 2^{-L}$)"), (7, "all others")):
@@ -333,7 +310,6 @@ def draw_depth(data: xarray.Dataset, ax: Axes, dead: Axes) -> None:
 
 
 def draw_rates(data: xarray.Dataset, ax: Axes) -> None:
-    """Draw the fitted rates at single points with their intervals, and theory as ticks."""
     inits, names, words = data.init.values.tolist(), list(study.CHAINS), -9
     for row, column, p in np.ndindex(len(inits), len(names), len(PLACES)):
         one, y = data.isel(init=row, place=p).sel(architecture=names[column]), 0.16 * (2 - column) - row
@@ -354,18 +330,6 @@ def draw_rates(data: xarray.Dataset, ax: Axes) -> None:
     ax.set_xticks(ticks := (-1, -0.1, 0, 0.1, 1), [f"{tick:g}" for tick in ticks])
     ax.set_yticks([-i for i in range(len(inits))], inits)
     ax.set(xlim=(-13, 1), ylim=(0.5 - len(inits), 0.5), xlabel="log norm a layer, at one point", title="fitted rates")
-
-
-def draw_training(ratio: xarray.DataArray, ax: Axes) -> None:
-    """Draw the gradient at the first layer over that at the last, along training."""
-    x = np.maximum(ratio.iteration, 0.5)
-    for start in ratio.start.values:
-        band(ax, x, ratio.sel(start=start), SHADES[start])
-    ax.set_yscale("symlog", linthresh=1)
-    ax.set(xscale="log", xlabel="iteration", xlim=(0.5, float(x[-1])), title="first / last layer in training")
-    powers(ax)
-    ends = {start: float(ratio.sel(start=start, quantile=0.5)[-1]) for start in ratio.start.values}
-    st.plots.end_labels(ax, ends, {start: SHADES[start] for start in ends})
 
 
 if __name__ == "__main__":

@@ -72,14 +72,13 @@ SHADES = dict(zip((*METHODS, OWN), ("#999999", "#009E73", "#0072B2", "#CC79A7", 
 #: The fresh points, which are the middles of equal cells, and those at which fits are drawn.
 GRID = INTERVAL[0] + (INTERVAL[1] - INTERVAL[0]) * (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
 SHOWN = torch.linspace(*INTERVAL, 601, dtype=torch.float64)
+FINE = {name: st.Task.from_samples(GRID, f(GRID)) for name, f in TARGETS.items()}
 #: A member has failed where more than this share of the variance is left.
 FAILED = 0.01
 
 
 @dataclass(frozen=True)
 class Settings(study.Settings):
-    """What a chain of one neuron a layer can be trained to."""
-
     depth: int = 30  # Steps of every chain.
     seeds: int = 32  # Members.
     points: int = 256  # Points of the training.
@@ -89,7 +88,6 @@ class Settings(study.Settings):
 
 
 def task_of(name: str, settings: Settings) -> st.Task:
-    """Return what is trained on."""
     task = st.Task(TARGETS[name], INTERVAL, settings.points)
     if not name.startswith("noisy"):
         return task
@@ -97,12 +95,7 @@ def task_of(name: str, settings: Settings) -> st.Task:
     return st.Task.from_samples(task.x, task.y + 0.1 * noise)
 
 
-def on_grid(name: str) -> st.Task:
-    return st.Task.from_samples(GRID, TARGETS[name](GRID))
-
-
 def fitted(chain: st.Chain, task: st.Task, method: str, iterations: int, **options: float) -> np.ndarray:
-    """Train a chain and return its table (seeds, depth, 6)."""
     st.train(chain, task, method, iterations, progress=False, **options)
     return chain.table()
 
@@ -119,18 +112,15 @@ def grown(task: st.Task, settings: Settings, members: Sequence[int], homotopy: f
 
 
 def trained(name: str, method: str, settings: Settings) -> xarray.Dataset:
-    """Return the tables by one of the four methods."""
     task, init = task_of(name, settings), "pytorch" if method == "Adam" else "knots"
     chain = st.Chain(ARCHITECTURE, settings.depth, seeds=settings.seeds, init=init, root=settings.seed)
-    ways: dict[str, tuple[str, int, dict[str, float]]] = {
-        "Adam": ("adam", settings.adam, {}),
-        "Levenberg-Marquardt": ("levenberg_marquardt", 200, {}),
-        "growth, homotopy": ("growth", settings.growth, {"start": 5, "homotopy": 0.3}),
-    }
     if method == "growth":
-        return xarray.Dataset({"table": (DIMS, grown(task, settings, range(settings.seeds)))})
-    way, iterations, options = ways[method]
-    return xarray.Dataset({"table": (DIMS, fitted(chain, task, way, iterations, **options))})
+        table = grown(task, settings, range(settings.seeds))
+    elif method == "growth, homotopy":
+        table = fitted(chain, task, "growth", settings.growth, start=5, homotopy=0.3)
+    else:
+        table = fitted(chain, task, *(("adam", settings.adam) if method == "Adam" else ("levenberg_marquardt", 200)))
+    return xarray.Dataset({"table": (DIMS, table)})
 
 
 def from_triangles(tables: np.ndarray, settings: Settings) -> xarray.Dataset:
@@ -163,7 +153,6 @@ def with_spikes(settings: Settings) -> xarray.Dataset:
 
 
 def values(tables: np.ndarray, x: Tensor) -> np.ndarray:
-    """Return the fits (seeds, points)."""
     return st.evaluate(st.Chain.from_table(tables, ARCHITECTURE), x).numpy()
 
 
@@ -180,7 +169,7 @@ def turns_and_share(y: np.ndarray) -> tuple[int, float]:
 
 def failures(name: str, tables: np.ndarray, settings: Settings) -> dict[str, float]:
     """Return how many members of growth failed, what becomes of them, and the turns of these and of the others."""
-    task, fine = task_of(name, settings), on_grid(name)
+    task, fine = task_of(name, settings), FINE[name]
     errors, limit = mean_squares(tables, fine), FAILED * st.references.constant(fine)
     failed, count = errors > limit, st.count(tables, INTERVAL)
     found = {"failed": float(failed.sum()), "still": 0.0, "healed": 0.0, "as_monotone": 0.0}
@@ -199,8 +188,7 @@ def failures(name: str, tables: np.ndarray, settings: Settings) -> dict[str, flo
 
 
 def studied(name: str, found: dict[str, np.ndarray], settings: Settings) -> xarray.Dataset:
-    """Return all that is measured on one target, from the tables by method."""
-    task, fine, ways = task_of(name, settings), on_grid(name), list(SHADES)
+    task, fine, ways = task_of(name, settings), FINE[name], list(SHADES)
     each = {kind: np.full((len(ways), settings.seeds), np.nan) for kind in ("error", "loss", "turns", "steepest")}
     for method, tables in found.items():
         place = ways.index(method), slice(len(tables))
@@ -245,7 +233,6 @@ def spread(errors: xarray.DataArray) -> str:
 
 
 def best_of(one: xarray.Dataset) -> xarray.DataArray:
-    """Return the errors of the members by the best of the four methods."""
     return one.error.sel(way=one.best_method.item())
 
 
@@ -263,7 +250,7 @@ def listed(data: xarray.Dataset, words: Callable[[xarray.Dataset], str]) -> str:
     return "; ".join(f"{name}: {words(data.sel(target=name))}" for name in data.target.values)
 
 
-def claims(data: xarray.Dataset) -> list[study.Claim]:
+def claims(data: xarray.Dataset) -> list[study.Row]:
     failing, spiked, saw = often_failed(data), data.sel(target=SPIKED), data.sel(target="sawtooth")
     near, led, left = spiked.error.sel(way=OWN), saw.error.sel(way=OWN), missed(data)
     wide, steepest = float(data.share_of_best.min()), float(spiked.steepest.sel(way=OWN)[np.nanargmin(near)])
@@ -278,7 +265,7 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
     few, good = (failing[name] < failing.turns_of_target for name in ("turns_failed", "turns_good"))
     counts = [failing[name].values for name in ("target", "turns_failed", "turns_of_target", "turns_good")]
     turns = "; ".join("{}: {:.0f} of {:.0f}, others {:.0f}".format(*row) for row in zip(*counts, strict=True))
-    rows = (
+    return [
         (
             "A chain can be trained to any function", "Peng 2017",
             f"{listed(data, lambda one: spread(best_of(one)))}. The best member leaves more than 1 % of the variance "
@@ -303,8 +290,7 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
             "refuted" if not few.all() else "refined" if good.any() else "held",
         ),
         ("Homotopy heals failed members", "common practice", healed, heals),
-    )  # fmt: skip
-    return [study.Claim(*row) for row in rows]
+    ]  # fmt: skip
 
 
 def draw(data: xarray.Dataset) -> dict[str, Figure]:
@@ -333,12 +319,10 @@ def draw(data: xarray.Dataset) -> dict[str, Figure]:
                 draw_failures(often_failed(data), ax)
             else:
                 draw_errors(data, ax)
-        st.plots.headline(figures[key], findings[key])
-    return figures
+    return {key: st.plots.headline(figure, findings[key]) for key, figure in figures.items()}
 
 
 def draw_fits(one: xarray.Dataset, ax: Axes) -> None:
-    """Draw the fits by the best method over the target."""
     shade, errors = st.plots.colour(ARCHITECTURE), best_of(one)
     ax.plot(one.x, one.fits.T, color=shade, alpha=0.2, linewidth=0.5)
     ax.plot(one.x, one.best_fit, color=shade, linewidth=1.8)
@@ -356,7 +340,6 @@ def draw_fits(one: xarray.Dataset, ax: Axes) -> None:
 
 
 def draw_failures(data: xarray.Dataset, ax: Axes) -> None:
-    """Draw what becomes of the members of growth that failed."""
     kinds = {
         "failed": ("fail", xarray.full_like(data.failed, data.sizes["seed"]), "black"),
         "still": ("of these stand still", data.failed, SHADES["Adam"]),
@@ -374,7 +357,6 @@ def draw_failures(data: xarray.Dataset, ax: Axes) -> None:
 
 
 def draw_errors(data: xarray.Dataset, ax: Axes) -> None:
-    """Draw the errors of all members by target and method."""
     foot, references = 1e-9, {"constant": "--", "monotone": ":", "spline": "-"}
     for i, name in enumerate(data.target.values):
         one = data.sel(target=name)

@@ -52,8 +52,6 @@ STRENGTHS = {"plain_prelu": (0.01, 4.0), "residual2_prelu": (0.05, 30.0)}
 
 @dataclass(frozen=True)
 class Settings(study.Settings):
-    """How far from the identity may each of L layers be?"""
-
     depth: int = 300  # Layers of the deepest chain; ten times as many at width 1.
     strengths: int = 14  # How many distances; twice as many at width 1.
     iterations: int = 1500  # Of Adam, for the trained chains.
@@ -111,7 +109,6 @@ def mapped(family: str, settings: Settings) -> xarray.Dataset:
 
 
 def trained(name: str, start: str, depth: int, settings: Settings) -> xarray.Dataset:
-    """Return distance, decades and loss of every chain of width 1 trained on sin(x)."""
     chain = st.Chain(name, depth, seeds=16, init=start, root=settings.seed)
     task = st.Task(torch.sin, (-3, 3), points=128)
     history = st.train(chain, task, iterations=settings.iterations, progress=False)
@@ -157,8 +154,7 @@ class Fall:
 
     power: float
     error: float
-    factor: float
-    """The largest between measured and predicted."""
+    factor: float  # the largest between measured and predicted
     words: str
 
 
@@ -184,25 +180,24 @@ def falls(data: xarray.DataTree, name: str) -> dict[int, Fall]:
 
 
 def quantiles(values: xarray.DataArray) -> str:
-    low, middle, high = values.quantile([0.05, 0.5, 0.95]).to_numpy()
-    return f"{middle:.2g} ({low:.2g} to {high:.2g})"
+    return "{1:.2g} ({0:.2g} to {2:.2g})".format(*values.quantile([0.05, 0.5, 0.95]).to_numpy())
 
 
-def claims(data: xarray.DataTree) -> list[study.Claim]:
+def claims(data: xarray.DataTree) -> list[study.Row]:
     laws = {name: falls(data, name) for name in LABELS}
     every = [law for found in laws.values() for law in found.values()]
     falling = all(law.power + 2 * law.error < 0 for law in every)
     worst, count = max((law.factor for law in every), default=math.inf), len(every)
     told = f"no one distance is close: {DECADES:.0f} decades are reached at one that falls with the depth in {count} "
     told += f"of {count} families"
-    rows = [
+    rows: list[study.Row] = [
         (
             "Unless each layer is close to the identity the eigenvalues of the product diverge or vanish", "Peng 2017",
             told if falling else "the distance does not fall with the depth", "refined" if falling else "held",
         ),
         (
             "The boundary is where random matrices predict it, for delta of at most 1/2", "theory",
-            f"within a factor of {worst:.2f} in {count} families of chains", "held" if worst < 1.5 else "refuted",
+            f"within a factor of {worst:.2f} in {count} families of chains", worst < 1.5,
         ),
     ]  # fmt: skip
     for name, power in (("residual2_prelu", -0.5), ("plain_prelu", -1.0)):
@@ -220,25 +215,22 @@ def claims(data: xarray.DataTree) -> list[study.Claim]:
         ]
         kept = float(trained.decades.median("seed").max()) < DECADES
         said = f"A trained {LABELS[name]} chain has layers close to the identity"
-        rows.append((said, "common practice", "; ".join(ends), "held" if kept else "refuted"))
-    return [study.Claim(*row) for row in rows]
+        rows.append((said, "common practice", "; ".join(ends), kept))
+    return rows
 
 
 def draw(data: xarray.DataTree) -> dict[str, Figure]:
     laws = {name: falls(data, name) for name in LABELS}
-    plain, residual = ([law.power for law in found.values()] for found in laws.values())
-    first = (
-        f"The distance that L layers may have from the identity falls as L to the power of {between(residual)} in "
-        f"residual chains and of {between(plain)} in plain ones: no one distance is close."
+    powers = [[law.power for law in found.values()] for found in laws.values()]
+    plain, residual = (
+        " to ".join(dict.fromkeys(f"{end:.2f}" for end in (max(p), min(p)))) if p else "?" for p in powers
     )
+    first = f"The distance that L layers may have from the identity falls as L to the power of {residual} in residual "
+    first += f"chains and of {plain} in plain ones: no one distance is close."
     inner = [law.factor for found in laws.values() for width, law in found.items() if width in (4, 16)]
     second = f"At widths 4 and 16, random matrices predict the distance for {DECADES:.0f} decades within a factor of "
     second += f"{max(inner, default=math.nan):.2f}."
     return {"": draw_maps(data, (1, 64), first), "widths": draw_maps(data, (4, 16), second)}
-
-
-def between(powers: list[float]) -> str:
-    return " to ".join(dict.fromkeys(f"{end:.2f}" for end in (max(powers), min(powers)))) if powers else "?"
 
 
 def draw_maps(data: xarray.DataTree, widths: tuple[int, int], text: str) -> Figure:
@@ -250,7 +242,10 @@ def draw_maps(data: xarray.DataTree, widths: tuple[int, int], text: str) -> Figu
         image = draw_map(data[f"{name}_{width}"].to_dataset(), name, width, ax, scale)
         ax.set_title(f"{LABELS[name]}, width {width}")
         if width == 1:
-            draw_trained(data["trained"].sel(architecture=name).to_dataset(), ax, scale)
+            look = {"norm": scale, "s": 26, "cmap": "viridis", "edgecolors": "white", "linewidths": 1.1, "zorder": 5}
+            for start, marker in (("pytorch", "o"), ("identity", "D")):  # filled with their own decades
+                one = data["trained"].to_dataset().sel(architecture=name, start=start).median("seed")
+                ax.scatter(one.depth, one.distance, c=one.decades.clip(1e-6), marker=marker, **look)
     for letter in "ac":
         axes[letter].set_ylabel("distance of a layer from the identity")
     for letter in "cd":
@@ -266,12 +261,10 @@ def draw_maps(data: xarray.DataTree, widths: tuple[int, int], text: str) -> Figu
         mpl.lines.Line2D([], [], marker="D", linestyle="", label="from the identity", **light),
     ]
     figure.legend(handles=keys if 1 in widths else keys[:3], loc="outside lower center", ncols=5, fontsize=7)
-    st.plots.headline(figure, text)
-    return figure
+    return st.plots.headline(figure, text)
 
 
 def draw_map(data: xarray.Dataset, name: str, width: int, ax: Axes, scale: mpl.colors.Normalize) -> QuadMesh:
-    """Draw the decades of one family of chains with their boundaries, measured and predicted."""
     # Over the strengths, so that rows that hardly differ in distance stay in order.
     grid = data.depth, np.maximum.accumulate(data.distance.to_numpy())
     image = ax.pcolormesh(*grid, data.decades.clip(1e-6), norm=scale, cmap="viridis", rasterized=True)
@@ -285,14 +278,6 @@ def draw_map(data: xarray.Dataset, name: str, width: int, ax: Axes, scale: mpl.c
     st.plots.ticks(ax, x=[depth for depth in (3, 10, 30, 100, 300, 1000, 3000) if depth <= depths[-1]])
     ax.grid(False)
     return image
-
-
-def draw_trained(data: xarray.Dataset, ax: Axes, scale: mpl.colors.Normalize) -> None:
-    """Draw where trained chains end up, filled with their own decades."""
-    look = {"norm": scale, "s": 26, "cmap": "viridis", "edgecolors": "white", "linewidths": 1.1, "zorder": 5}
-    for start, marker in (("pytorch", "o"), ("identity", "D")):
-        one = data.sel(start=start).median("seed")
-        ax.scatter(one.depth, one.distance, c=one.decades.clip(1e-6), marker=marker, **look)
 
 
 if __name__ == "__main__":

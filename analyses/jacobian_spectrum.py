@@ -34,7 +34,6 @@ import stability as st
 import study
 
 PLAIN, IDENTITY, RESIDUAL = "plain", "identity start", "residual"
-#: Architecture, initialisation and colour of each.
 CHAINS = {
     PLAIN: ("plain_prelu", "pytorch", st.plots.colour("plain_prelu")),
     IDENTITY: ("plain_prelu", "identity", "#CC79A7"),
@@ -55,20 +54,12 @@ BAND = 4.0
 
 @dataclass(frozen=True)
 class Settings(study.Settings):
-    """Plain against residual PReLU: log |J| against depth, fresh and trained."""
-
-    depth: int = 1000
-    """Steps of the fresh chains of width 1."""
-    seeds: int = 200
-    """How many of these; half of them are trained."""
-    trained_depth: int = 100
-    """Steps of the trained chains."""
-    iterations: int = 2000
-    """Of Adam."""
-    wide_depth: int = 300
-    """Steps at width 16."""
-    wide_seeds: int = 20
-    """Chains of width 16."""
+    depth: int = 1000  # Steps of the fresh chains of width 1.
+    seeds: int = 200  # How many of these; half of them are trained.
+    trained_depth: int = 100  # Steps of the trained chains.
+    iterations: int = 2000  # Of Adam.
+    wide_depth: int = 300  # Steps at width 16.
+    wide_seeds: int = 20  # Chains of width 16.
 
 
 def summary(s: st.Spectrum, kept: list[int]) -> xarray.Dataset:
@@ -161,9 +152,7 @@ def last(data: xarray.DataTree, group: str, chain: str) -> np.ndarray:
 
 
 def power(values: np.ndarray) -> str:
-    """Write the median of powers of 10, with 5 to 95 %."""
-    low, middle, high = np.quantile(values, [0.05, 0.5, 0.95], method="inverted_cdf")
-    return f"10^{middle:.1f} (10^{low:.1f} to 10^{high:.1f})"
+    return "10^{1:.1f} (10^{0:.1f} to 10^{2:.1f})".format(*study.levels(values))
 
 
 def stopped_by_monotony(data: xarray.DataTree) -> bool:
@@ -172,7 +161,7 @@ def stopped_by_monotony(data: xarray.DataTree) -> bool:
     return plain > 0.99 * data.attrs["constant"] and near < 1.05 * data.attrs["monotone"]
 
 
-def claims(data: xarray.DataTree) -> list[study.Claim]:
+def claims(data: xarray.DataTree) -> list[study.Row]:
     practice, trained, wide, naive = "common practice", *(data[k].to_dataset() for k in ("trained", "wide", "naive"))
     losses = {name: trained.loss.sel(chain=name) for name in CHAINS}
     keeps = ", ".join(f"{k}: median {float(v.median()):.2g}, best {float(v.min()):.2g}" for k, v in losses.items())
@@ -182,43 +171,33 @@ def claims(data: xarray.DataTree) -> list[study.Claim]:
     parts = "; ".join(f"{name}: largest over smallest {power(span)}" for name, span in spans.items())
     parts += f"; self-checks passed: {bool(wide.checked.all() and naive.checked)}"
     together = f"A residual chain keeps the {WIDE} singular values of its product together, a plain one does not"
-    close = "held" if spans[RESIDUAL].max() < 0.1 * spans[PLAIN].min() else "refuted"
+    close = spans[RESIDUAL].max() < 0.1 * spans[PLAIN].min()
     right = (abs(naive.naive - naive.true) < 1e-9 / DECADE).sum("index")
     half = right.depth[right < WIDE / 2]
     formed = f"{int(right[-1])} of {WIDE} values of one plain chain are right at depth {int(right.depth[-1])}"
     formed += f", fewer than half from depth {int(half[0])}" if half.size else ""
-    exact = "held" if int(right.min()) == WIDE else "refuted"
-    stopped = "refined" if stopped_by_monotony(data) else "held"
-    rows = (
-        ("The vanishing derivative is what keeps the plain chain from fitting sin(x)", practice, keeps, stopped),
-        (together, practice, parts, close),
-        ("A product formed in float64 and decomposed gives its singular values", practice, formed, exact),
-    )
+    exact, stopped = int(right.min()) == WIDE, "refined" if stopped_by_monotony(data) else "held"
     return [
         *(of_formats(data, group, name) for group in ("fresh", "trained") for name in data[group].chain.values),
         *(of_growth(data[f"growth_{width}"].to_dataset()) for width in (1, WIDE)),
-        *(study.Claim(*row) for row in rows),
+        ("The vanishing derivative is what keeps the plain chain from fitting sin(x)", practice, keeps, stopped),
+        (together, practice, parts, close),
+        ("A product formed in float64 and decomposed gives its singular values", practice, formed, exact),
     ]
 
 
-def of_formats(data: xarray.DataTree, group: str, name: str) -> study.Claim:
-    """Whether the usual formats hold the derivative."""
+def of_formats(data: xarray.DataTree, group: str, name: str) -> study.Row:
     lost, logs = data[group].lost.sel(chain=name), last(data, group, name)
     words = f"median |J| {power(logs)}, {100 * np.isneginf(logs).mean():.1f} % exactly 0"
     for form in lost:
-        since = f" (half from depth {int(half_lost(form)[0])})" if half_lost(form).size else ""
+        half = form.step[form >= 0.5]
+        since = f" (half from depth {int(half[0])})" if half.size else ""
         words += f", {100 * float(form[-1]):.1f} % 0 in {form.format.item()}{since}"
     statement = f"{name}, {group}: float32 and float64 hold |J| of {lost.step.size} layers"
-    verdict = ("held", "refined", "refuted")[int((lost[:, -1] > 0).sum())]
-    return study.Claim(statement, "common practice", words, verdict)
+    return statement, "common practice", words, ("held", "refined", "refuted")[int((lost[:, -1] > 0).sum())]
 
 
-def half_lost(lost: xarray.DataArray) -> xarray.DataArray:
-    """Return the depths at which at least half of the products are 0."""
-    return lost.step[lost >= 0.5]
-
-
-def of_growth(data: xarray.Dataset) -> study.Claim:
+def of_growth(data: xarray.Dataset) -> study.Row:
     """Whether values grow as theory says, where it says something and chance has a part in it."""
     means = data.exponent.mean("index")
     error = means.std("seed", ddof=1) / math.sqrt(means.seed.size)
@@ -228,7 +207,7 @@ def of_growth(data: xarray.Dataset) -> study.Claim:
     at = ", ".join(worst.scheme.item())
     words = f"the largest z of {z.size} pairs of chain and initialisation is {float(worst):+.1f} ({at})"
     statement = f"The mean growth a layer at width {data.index.size} is what theory says"
-    return study.Claim(statement, "theory", words, "held" if abs(worst) < BAND else "refuted")
+    return statement, "theory", words, bool(abs(worst) < BAND)
 
 
 def draw(data: xarray.DataTree) -> dict[str, Figure]:
@@ -252,17 +231,15 @@ def draw_products(data: xarray.DataTree) -> Figure:
     draw_naive(data["naive"].to_dataset(), axes["d"])
     plain, residual = (np.median(last(data, "fresh", name)) for name in PAIR)
     rest = "; started at the identity the plain one trains, and stops where a monotone function must"
-    st.plots.headline(
+    return st.plots.headline(
         figure,
         f"After {int(data['fresh']['depth'][-1])} layers the derivative of a plain PReLU chain is "
         f"$10^{{{plain:.0f}}}$, that of a residual one $10^{{{residual:.0f}}}$"
         + (f"{rest}." if stopped_by_monotony(data) else "."),
     )
-    return figure
 
 
 def draw_naive(data: xarray.Dataset, ax: Axes) -> None:
-    """Draw the true values of one chain as lines and the naive ones as crosses."""
     for index in data.index.values[::3]:
         one = data.sel(index=index)
         ax.plot(data.depth, one.true, color=COLOURS[PLAIN], alpha=1 - 0.6 * (index - 1) / data.index.size)
@@ -282,7 +259,7 @@ def draw_growths(data: xarray.DataTree) -> Figure:
     for line in lost.stack(line=("chain", "format")).transpose("line", ...):
         name, form = line.line.item()
         axes["c"].plot(line.step, 100 * line, {"float32": "-", "float64": "--"}[form], color=COLOURS[name])
-        for half in half_lost(line)[:1]:
+        for half in line.step[line >= 0.5][:1]:
             axes["c"].text(half + 0.02 * line.step.size, 50, f"{name}, {form}", color=COLOURS[name], fontsize=7)
     axes["c"].text(lost.step.size, 3, "residual, both", color=COLOURS[RESIDUAL], fontsize=7, ha="right")
     axes["c"].set(title="width 1, fresh", xlabel="depth", ylabel="share that rounds to 0 (%)")
@@ -296,12 +273,11 @@ def draw_growths(data: xarray.DataTree) -> Figure:
     plain, residual = data["growth_1"].exponent.median("seed")[..., 0]
     gap = (plain - residual).dropna("init")
     gap = gap[abs(gap) > 1e-9]  # at the identity neither grows
-    st.plots.headline(
+    return st.plots.headline(
         figure,
         f"By {int((gap < 0).sum())} of {gap.size} initialisations a plain chain of width 1 shrinks the derivative "
         "faster than a residual one (colours as in d; black ticks: theory).",
     )
-    return figure
 
 
 def draw_growth(data: xarray.Dataset, ax: Axes) -> None:

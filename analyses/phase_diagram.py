@@ -47,8 +47,6 @@ OUTLINE = [mpl.patheffects.withStroke(linewidth=2.6, foreground="#444444")]
 
 @dataclass(frozen=True)
 class Settings(study.Settings):
-    """How deep do signals, gradients and training reach in a tanh network?"""
-
     plane: int = 80  # Scales of the weights in the map of theory; half as many of the biases.
     scales: int = 24  # Scales of the weights at which signals and gradients are measured.
     depth: int = 120  # Layers of these networks.
@@ -62,7 +60,6 @@ class Settings(study.Settings):
 
 
 def networks(scale: float, depth: int, width: int, seeds: int, root: int, readout=False, **options: Any) -> st.Chain:
-    """Return tanh networks with this scale of the weights and BIAS of the biases."""
     init = dataclasses.replace(
         st.INITS["pytorch"],
         name="mean field",
@@ -76,7 +73,6 @@ def networks(scale: float, depth: int, width: int, seeds: int, root: int, readou
 
 
 def theory(settings: Settings) -> xarray.Dataset:
-    """Return the depth scales of theory over both scales, and the edge of chaos."""
     weights, biases = np.linspace(0.5, 3, settings.plane), np.linspace(0.02, 1, settings.plane // 2)
     found = {
         "correlation_scale": st.theory.correlation_depth_scale(weights[:, None], biases),
@@ -116,7 +112,6 @@ def signals(scale: float, settings: Settings) -> xarray.Dataset:
 
 
 def recursion(scales: np.ndarray, depth: int) -> xarray.Dataset:
-    """Return what the recursions say of both for infinite width."""
     q, size = np.asarray(st.theory.fixed_variance(scales, BIAS)), np.asarray(state_size(scales))
     # The correlations of the pre-activations of the first layer, of a like pair and an unlike one.
     c = np.stack([(scales**2 * size * start + BIAS**2) / q for start in (LIKE, 0.0)])
@@ -148,7 +143,6 @@ def clusters(points: int, width: int, generator: torch.Generator) -> tuple[torch
 
 
 def trained(depth: int, scales: np.ndarray, settings: Settings) -> xarray.Dataset:
-    """Return the errors on new points of networks trained from every scale of the weights."""
     width, seeds = settings.trained_width, settings.trained_seeds
     generator = torch.Generator().manual_seed(settings.seed)
     seen, new = clusters(16, width, generator), clusters(64, width, generator)
@@ -216,7 +210,7 @@ def graded(value: float, held: float, refined: float) -> str:
     return "held" if value < held else "refined" if value < refined else "refuted"
 
 
-def claims(data: xarray.DataTree) -> list[study.Claim]:
+def claims(data: xarray.DataTree) -> list[study.Row]:
     edge, found, rows = float(data["predicted"].edge), reaches(data), []
     for what in ("signals", "gradients"):
         one, wide = found[what], f"width {data.attrs['width']}"
@@ -241,8 +235,7 @@ def claims(data: xarray.DataTree) -> list[study.Claim]:
         f"chaos {chaos}"
     )
     said = "Networks can be trained down to six depth scales of signals, and no deeper"
-    as_said = "held" if all(0.8 < middle < 1.25 for middle, *_ in both) else "refuted"
-    return [study.Claim(*row) for row in (*rows, (said, "Schoenholz 2017", told, as_said))]
+    return [*rows, (said, "Schoenholz 2017", told, all(0.8 < middle < 1.25 for middle, *_ in both))]
 
 
 def draw(data: xarray.DataTree) -> Figure:
@@ -265,16 +258,14 @@ def draw(data: xarray.DataTree) -> Figure:
         axes["d"].text(x, y, words, transform=axes["d"].transAxes, color="white", fontsize=7, path_effects=OUTLINE)
     factors = [quantiles(found[what], [0.5], factor=True)[0] for what in ("signals", "gradients")]
     (order,), (chaos,) = sides(found["training"], edge, [0.5])
-    st.plots.headline(
+    return st.plots.headline(
         figure,
         f"Signals and gradients of tanh networks reach as deep as theory says, to median factors of {factors[0]:.2f} "
         f"and {factors[1]:.2f}; training reaches {order:.1f} times six depth scales in order, {chaos:.1f} in chaos.",
     )
-    return figure
 
 
 def draw_plane(plane: xarray.Dataset, ax: Axes) -> None:
-    """Draw the depth scale of theory over both scales."""
     look = {"norm": mpl.colors.LogNorm(1, 100), "cmap": "viridis", "rasterized": True, "shading": "gouraud"}
     image = ax.pcolormesh(plane.weight_scale, plane.bias_scale, np.minimum(plane.correlation_scale.T, 1e6), **look)
     ax.plot(plane.edge, plane.bias_scale, color="black", linewidth=1.6)
@@ -288,7 +279,6 @@ def draw_plane(plane: xarray.Dataset, ax: Axes) -> None:
 
 
 def draw_measured(ax: Axes, values: xarray.DataArray, lines: xarray.Dataset, edge: float, **look: Any) -> QuadMesh:
-    """Draw what is measured over scales and depths, with the depths reached, measured and by theory."""
     scales, depths = values.weight_scale, values[values.dims[1]]
     image = ax.pcolormesh(scales, depths, values.T, rasterized=True, shading="nearest", **look)
     ax.axvline(edge, color=GREEN, linestyle=":", linewidth=1.6)

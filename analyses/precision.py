@@ -45,26 +45,18 @@ ENOUGH = 0.95 - 1e-6
 
 @dataclass(frozen=True)
 class Settings(study.Settings):
-    """Which floating-point format fails first in a deep chain, where and how."""
-
-    seeds: int = 100
-    """Members of every chain."""
-    depth: int = 500
-    """Of the chains that are run until they fail."""
-    error_depth: int = 200
-    """Of the chains whose forward error is taken."""
-    scaled_depth: int = 1000
-    """Of the deepest chains for which a loss scale is looked for."""
+    seeds: int = 100  # Members of every chain.
+    depth: int = 500  # Of the chains that are run until they fail.
+    error_depth: int = 200  # Of the chains whose forward error is taken.
+    scaled_depth: int = 1000  # Of the deepest chains for which a loss scale is looked for.
 
 
 def chain_of(architecture: str, depth: int, settings: Settings, init: str = "pytorch") -> tuple[st.Chain, torch.Tensor]:
-    """Return a chain and its points."""
     chain = st.Chain(architecture, depth, seeds=settings.seeds, init=init, root=settings.seed)
     return chain, torch.linspace(-3, 3, 9, dtype=torch.float64)
 
 
 def failures(init: str, architecture: str, settings: Settings) -> xarray.Dataset:
-    """Return the first failures, measured and predicted, with the shares of members that were predicted."""
     found = st.first_failure(*chain_of(architecture, settings.depth, settings, init), FORMATS, progress=False)
     data, over = found.to_dataset(), ("dtype", "quantity", "seed")
     data["first"], data["first_predicted"] = (over, found.first().numpy()), (over, found.first(predicted=True).numpy())
@@ -76,9 +68,7 @@ def failures(init: str, architecture: str, settings: Settings) -> xarray.Dataset
 def errors(init: str, architecture: str, settings: Settings) -> xarray.Dataset:
     """Return what the forward error is after the last layer, as log10, and how often it exceeds its bounds."""
     found = st.forward_error(*chain_of(architecture, settings.error_depth, settings, init), FORMATS).to_dataset()
-    kinds = {"error": "log_errors", "bound": "log_bounds", "probable": "log_probable_bounds"}
-    last = {name: found[kind] / math.log(10) for name, kind in kinds.items()}
-    error, bound, probable = last.values()
+    error, bound, probable = (found[f"log_{name}"] / math.log(10) for name in ("errors", "bounds", "probable_bounds"))
     # Where the truth is exactly zero a relative error says nothing, and an infinite bound is no bound.
     told = np.isfinite(error) & np.isfinite(bound)
     over = ["depth", "seed"]
@@ -88,12 +78,12 @@ def errors(init: str, architecture: str, settings: Settings) -> xarray.Dataset:
         "exceeded": (told & (error > probable)).sum(over),
         "kept": (bound.clip(max=0) / error).where(told & (error < 0)).median(over),
     }
+    last = {"error": error, "bound": bound, "probable": probable}
     ends = {name: v.where(told)[:, -1].drop_vars("depth").astype(np.float32) for name, v in last.items()}
     return xarray.Dataset(data | ends)
 
 
 def curves(architecture: str, settings: Settings) -> xarray.Dataset:
-    """Return errors and bounds by layer."""
     found = st.forward_error(*chain_of(architecture, settings.error_depth, settings), FORMATS).to_dataset()
     return found[["log_errors", "log_bounds", "log_probable_bounds"]].isel(depth=slice(0, None, 8)).astype(np.float32)
 
@@ -109,9 +99,8 @@ def scales(architecture: str, settings: Settings) -> xarray.Dataset:
         low, high = plain.loss_scales[..., 0].ceil(), plain.loss_scales[..., 1].floor()
         middle = torch.where(low <= high, (low + high) / 2, 0)[0].floor()
         # As a loss scaler does, the loss is scaled in a format that can hold it.
-        scaled = st.first_failure(
-            chain, x, HALF[:1], lambda y, by=2**middle: y.double().mean(dim=1) * by, progress=False
-        )
+        loss = lambda y, by=2**middle: y.double().mean(dim=1) * by  # noqa: E731
+        scaled = st.first_failure(chain, x, HALF[:1], loss, progress=False)
         ends.append(torch.stack([low, high], dim=-1).numpy())
         failed.append([one.first()[0, QUANTITIES.index("gradients")].numpy() > 0 for one in (plain, scaled)])
     data = {
@@ -137,8 +126,7 @@ def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset:
 
 def levels(one: xarray.Dataset) -> np.ndarray:
     """Return after how many layers a quantity fails, inf for never: median and what 90 % of the seeds are between."""
-    first = one["first"].where(one["first"] > 0, np.inf)
-    return np.quantile(first, [0.05, 0.5, 0.95], axis=-1, method="inverted_cdf")
+    return study.levels(one["first"].where(one["first"] > 0, np.inf), axis=-1)
 
 
 def layers(one: xarray.Dataset) -> str:
@@ -166,7 +154,6 @@ def earliest(data: xarray.Dataset) -> list[dict[str, tuple[float, str]]]:
 
 
 def say(shares: xarray.DataArray) -> str:
-    """Name cases with their shares."""
     return ", ".join(f"{' '.join(k)} {100 * v:.0f} %" for k, v in shares.to_series().dropna().items()) or "none"
 
 
@@ -191,7 +178,7 @@ def spread_of_digits(data: xarray.Dataset) -> tuple[np.ndarray, np.ndarray]:
     return (lost >= low) & (lost <= high), high - low
 
 
-def claims(data: xarray.Dataset) -> list[study.Claim]:
+def claims(data: xarray.Dataset) -> list[study.Row]:
     pytorch, last = data.sel(init="pytorch"), data.attrs["error_depth"]
     plain, residual = earliest(data)
     lasts = f"layers until the first failure: plain PReLU {plain['float16'][1]}, {plain['bfloat16'][1]}; residual 2 "
@@ -199,7 +186,6 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
     sooner = any(one["bfloat16"][0] < one["float16"][0] for one in (plain, residual))
     keeps = f"plain PReLU fails in {plain['float32'][1]}, residual 2 PReLU in {residual['float32'][1]}"
     kept = plain["float32"][0] < np.inf == residual["float32"][0]
-
     low = data.agreement.where(data.agreement < ENOUGH)
     other = right(data).where(low.notnull())
     logs = f"{int(low.isnull().sum())} of {low.size} cases are predicted for at least 95 % of the seeds; not so: "
@@ -207,10 +193,7 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
     inside, apart = spread_of_digits(data)
     walk = f"{study.share(inside)} of {inside.size} seeds lose them between the layers where 5 % and 95 % of errors do,"
     walk += f" {study.spread(apart)} apart"
-    walked = "held" if inside.mean() >= 0.9 else "refuted"
-
     bound = f"{int(data.violations.sum())} violations in {int(data.compared.sum())} comparisons, {last} layers"
-    obeyed = "refuted" if data.violations.any() else "held"
     exceeded, most = data.exceeded.sum() / data.compared.sum(), float((data.exceeded / data.compared).max())
     probable = f"{100 * float(exceeded):.2f} % of all, and at most {100 * most:.2f} % in one chain and format"
     rare = "held" if most <= 0.01 else "refined" if exceeded <= 0.01 else "refuted"
@@ -219,7 +202,6 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
         f"{study.CHAINS[name]} {study.spread(one.error)}, {study.spread(one.bound)}" for name, one in error.items()
     )
     better = error[PAIR[0]].error.median() < error[PAIR[1]].error.median()
-
     have, failed = exist(data).sel(half="float16"), data.failed.sel(architecture=list(PAIR))
     until = {label: scaled_until(data, name) for name, label in study.CHAINS.items()}
     tried = have.sel(architecture=list(PAIR)).transpose("architecture", "total", "seed").to_numpy()
@@ -227,7 +209,6 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
     scale = f"most chains have one: {', '.join(map(' '.join, until.items()))}; of the PReLU chains that have one "
     scale += f"{study.share(before)} pass without it and {study.share(after)} with it"
     saves = "refuted" if after.mean() < 0.95 else "held" if set(until.values()) == {"at all depths"} else "refined"
-
     free = data.sel(architecture=PAIR[0], dtype="float32")
     both = {init: [free.sel(init=init, quantity=q) for q in QUANTITIES[1:]] for init in ("pytorch", "uniform")}
     products, gradients = (levels(one)[1] for one in both["uniform"])
@@ -235,18 +216,17 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
     equal = f"plain PReLU, float32: {equal}; without biases a state that is 0 takes the branch of slope 0.25 ever after"
     together = "held" if gradients > 0.9 * products else "refined"
     practice, micikevicius = "common practice", "Micikevicius et al. 2018"
-    rows = (
-        ("bfloat16, with float32's range, outlasts float16", practice, lasts, "refuted" if sooner else "held"),
-        ("A bypass keeps float32's range", "He et al. 2016", keeps, "held" if kept else "refuted"),
+    return [
+        ("bfloat16, with float32's range, outlasts float16", practice, lasts, not sooner),
+        ("A bypass keeps float32's range", "He et al. 2016", keeps, kept),
         ("Logarithms say where a format fails", "theory", logs, "refined" if low.notnull().any() else "held"),
-        ("Digits are lost where a random walk of errors reaches the state", "theory", walk, walked),
-        ("The forward error never exceeds its bound", "Higham 2002", bound, obeyed),
+        ("Digits are lost where a random walk of errors reaches the state", "theory", walk, inside.mean() >= 0.9),
+        ("The forward error never exceeds its bound", "Higham 2002", bound, not data.violations.any()),
         ("It exceeds the probable bound in at most 1 % of the cases", "Higham and Mary 2019", probable, rare),
-        ("A chain whose gradient vanishes has a wrong output too", practice, wrong, "refuted" if better else "held"),
+        ("A chain whose gradient vanishes has a wrong output too", practice, wrong, not better),
         ("A loss scale saves the gradients in float16", micikevicius, scale, saves),
         ("A plain chain's products and gradients underflow after equally many layers", "theory", equal, together),
-    )
-    return [study.Claim(*row) for row in rows]
+    ]
 
 
 def exist(data: xarray.Dataset) -> xarray.DataArray:
@@ -273,17 +253,15 @@ def draw(data: xarray.Dataset) -> dict[str, Figure]:
     rows = [[f"{one[dtype][0]:.0f}" for dtype in FORMATS[:3]] for one in earliest(data)]
     plain, residual = ("{}, {} and {}".format(*row).replace("inf", f"> {data.attrs['depth']}") for row in rows)
     error = [float(data.error.sel(init="pytorch", architecture=name, dtype="float32").median()) for name in PAIR]
-    st.plots.headline(
-        figure,
+    finding = (
         f"A plain PReLU chain fails in bfloat16, float16 and float32 after {plain} layers, a residual one after "
-        f"{residual}; their forward errors in float32 are $10^{{{error[0]:.1f}}}$ and $10^{{{error[1]:.1f}}}$.",
+        f"{residual}; their forward errors in float32 are $10^{{{error[0]:.1f}}}$ and $10^{{{error[1]:.1f}}}$."
     )
-    st.plots.headline(
-        more,
+    other = (
         f"Logarithms predict {int((data.agreement >= ENOUGH).sum())} of {data.agreement.size} cases for 95 % of the "
-        f"seeds or more; most plain PReLU chains have a loss scale for float16 only {scaled_until(data, PAIR[0])}.",
+        f"seeds or more; most plain PReLU chains have a loss scale for float16 only {scaled_until(data, PAIR[0])}."
     )
-    return {"": figure, "predictions": more}
+    return {"": st.plots.headline(figure, finding), "predictions": st.plots.headline(more, other)}
 
 
 def draw_failures(data: xarray.Dataset, ax: Axes, named: bool) -> None:
@@ -324,7 +302,6 @@ def how(chain: xarray.Dataset) -> tuple[str, float]:
 
 
 def draw_errors(data: xarray.Dataset, name: str, ax: Axes) -> None:
-    """Draw the forward error of every format."""
     for dtype in FORMATS:
         st.plots.forward_error(data, ax, colour=st.plots.colour(name), dtype=dtype)
     ax.set(title=f"forward error, {study.CHAINS[name]}", ylim=(-17.8, 1), xlim=(0, data.depth[-1]))
@@ -334,26 +311,20 @@ def draw_errors(data: xarray.Dataset, name: str, ax: Axes) -> None:
 
 
 def draw_agreement(shares: xarray.DataArray, ax: Axes) -> None:
-    """Draw the share of members predicted, with a number where it is low."""
     table = 100 * shares.transpose("init", "architecture", "dtype", "quantity").to_numpy().reshape(-1, 12)
+    columns = [word for dtype in FORMATS for word in ("a", f"p\n{dtype}", "g")]
     # Pale where all is as predicted, so that what is not stands out.
-    ax.imshow(table, cmap="Reds_r", vmin=0, vmax=100, aspect="auto")
-    for row, column in np.argwhere(table < 100 * ENOUGH):
-        ax.text(column, row, f"{table[row, column]:.0f}", ha="center", va="center", fontsize=7)
-    ax.set_xticks(range(12), [word for dtype in FORMATS for word in ("a", f"p\n{dtype}", "g")])
-    ax.set_yticks(range(15), list(study.CHAINS.values()) * len(INITS))
+    st.plots.numbers(ax, table, list(study.CHAINS.values()) * len(INITS), columns, below=100 * ENOUGH, cmap="Reds_r")
     for tick, name in zip(ax.get_yticklabels(), list(study.CHAINS) * len(INITS), strict=True):
         tick.set_color(st.plots.colour(name))
     for i, init in enumerate(INITS):
         ax.text(11.6, 5 * i + 2, init, rotation=270, va="center", fontsize=7)
         ax.axhline(5 * i - 0.5, color="#777777", linewidth=0.8)
         ax.axvline(3 * i + 2.5, color="#777777", linewidth=0.8)
-    ax.grid(visible=False)
     ax.set_title("share predicted (%, if below 95)")
 
 
 def draw_scales(data: xarray.Dataset, ax: Axes) -> None:
-    """Draw the share of members with a loss scale against depth, and of those that it saves."""
     shares = 100 * exist(data).mean("seed")
     saved = 100 * (exist(data).sel(half="float16") & ~data.failed.sel(run="middle scale")).mean("seed")
     for name in study.CHAINS:

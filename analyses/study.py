@@ -4,12 +4,11 @@ A script has a docstring of three paragraphs (Question, Method, Reading) and
 
     @dataclass(frozen=True)
     class Settings(study.Settings):          # has the seed already
-        depth: int = 40
-        \"\"\"Blocks of every network.\"\"\"
+        depth: int = 40  # Blocks of every network.
 
     def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset: ...
     def draw(data: xarray.Dataset) -> Figure: ...          # or a dictionary of figures by name, "" for the first
-    def claims(data: xarray.Dataset) -> list[study.Claim]: ...
+    def claims(data: xarray.Dataset) -> list[study.Row]: ...
 
     if __name__ == "__main__":
         study.main(Settings(), Settings(depth=16), measure, draw, claims)
@@ -28,13 +27,10 @@ import os
 import platform
 import re
 import shutil
-import signal
 import sys
 import textwrap
-import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,6 +46,8 @@ from tqdm.auto import tqdm
 import stability as st
 
 Data = xarray.Dataset | xarray.DataTree
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+Row = tuple[str, str, str, str | bool]
 VERDICTS = ("held", "refuted", "refined")
 #: The article's chains, as claims and figures write them.
 CHAINS = {
@@ -59,33 +57,33 @@ CHAINS = {
     "residual2_prelu": "residual 2 PReLU",
     "plain_prelu": "plain PReLU",
 }
+SHADES = {label: st.plots.colour(name) for name, label in CHAINS.items()}
 #: Weights and slopes of -1 and 1: every step is x, -x, |x| or -|x| about its kink.
 SIGNS = dataclasses.replace(
     st.INITS["pytorch"], name="signs", weight=st.Distribution("sign"), slope=st.Distribution("sign"),
     readout_weight=st.Distribution("uniform"),
 )  # fmt: skip
-#: Seconds that a run may take to end by itself after Ctrl-C, before it is ended.
-PATIENCE = 1.0
 
 
 @dataclass(frozen=True)
 class Settings:
     """What a script measures: its own settings come beside the seed."""
 
-    seed: int = 0
-    """The root seed."""
+    seed: int = 0  # The root seed.
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What somebody says, and what was measured of it: the verdict is held, refuted or refined."""
+    """What somebody says, and what was measured of it: held, refuted or refined; of True and False the first two."""
 
     statement: str
     source: str
     measured: str
-    verdict: str
+    verdict: str | bool
 
     def __post_init__(self) -> None:
+        if np.asarray(self.verdict).dtype == bool:
+            object.__setattr__(self, "verdict", VERDICTS[int(not self.verdict)])
         if self.verdict not in VERDICTS:
             raise ValueError(f"the verdict is {self.verdict!r}: expected one of {', '.join(VERDICTS)}")
 
@@ -94,18 +92,12 @@ class Claim:
 class Options:
     """What every script takes."""
 
-    quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Smaller settings: seconds, and no numbers to quote."""
-    out: Path = Path("figures")
-    """The folder for the figure (PNG, PDF) and its data (netCDF)."""
-    redraw: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Draw the stored data again, and state the claims again; nothing is measured."""
-    fresh: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Throw away what interrupted runs of this script have kept."""
-    workers: int = 0
-    """Measure in so many processes; 0 is this one."""
-    client: str | None = None
-    """Measure on a cluster: the address of a scheduler of dask."""
+    quick: Flag = False  # Smaller settings: seconds, and no numbers to quote.
+    out: Path = Path("figures")  # The folder for the figure (PNG, PDF) and its data (netCDF).
+    redraw: Flag = False  # Draw the stored data again, and state the claims again; nothing is measured.
+    fresh: Flag = False  # Throw away what interrupted runs of this script have kept.
+    workers: int = 0  # Measure in so many processes; 0 is this one.
+    client: str | None = None  # Measure on a cluster: the address of a scheduler of dask.
 
 
 class CannotRun(Exception):
@@ -174,7 +166,6 @@ class Parts:
         return swept
 
     def kept(self) -> int:
-        """Return how many parts are kept."""
         return sum(1 for _ in self.folder.rglob("*.nc"))
 
     def _place(self, name: str) -> Path:
@@ -190,7 +181,7 @@ def main(
     quick: Settings,
     measure: Callable[..., Data],
     draw: Callable[[Any], Figure | Mapping[str, Figure]],
-    claims: Callable[[Any], Sequence[Claim]],
+    claims: Callable[[Any], Sequence[Claim | Row]],
     extras: Callable[[Any, Path], Iterable[Path]] | None = None,
     arguments: Sequence[str] | None = None,
 ) -> None:
@@ -204,25 +195,17 @@ def main(
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     script = Path(measure.__globals__["__file__"]).resolve()
-    command = dataclasses.make_dataclass(
-        "Command",
-        [("settings", Annotated[type(full), tyro.conf.arg(name="")])],
-        bases=(Options,),
-        frozen=True,
-        kw_only=True,
-    )
-    chosen = quick if "--quick" in arguments else full
-    asked: Any = tyro.cli(
-        command,
-        args=arguments,
-        description=measure.__globals__["__doc__"],
-        default=command(settings=chosen),  # --quick is read twice: it sets what the others default to
-    )
+    kinds = {"run": Options, "settings": type(full)}
+    flat = [(name, Annotated[kind, tyro.conf.arg(name="")]) for name, kind in kinds.items()]
+    command = dataclasses.make_dataclass("Command", flat)
+    # --quick is read twice: it sets what the others default to.
+    usual = command(Options(), quick if "--quick" in arguments else full)
+    asked: Any = tyro.cli(command, args=arguments, description=measure.__globals__["__doc__"], default=usual)
     try:
-        folder = st.plots.make_folder(asked.out)  # before the work, not after it
+        folder = st.plots.make_folder(asked.run.out)  # before the work, not after it
         path = folder / f"{script.stem}.nc"
-        if asked.redraw:
-            if asked.fresh or asked.quick or asked.settings != full:
+        if asked.run.redraw:
+            if asked.run.fresh or asked.run.quick or asked.settings != full:
                 raise CannotRun("--redraw draws what is stored: leave out --quick, --fresh, --seed and the settings")
             data = _stored(path, script.stem)
         else:
@@ -245,23 +228,20 @@ def main(
 def _measured(asked: Any, script: Path, measure: Callable[..., Data]) -> Data:
     """Return what is measured, with settings and versions, from parts that are kept until all are there."""
     settings = json.dumps(dataclasses.asdict(asked.settings), default=str)
-    own = asked.out / ".parts" / script.stem
-    if asked.fresh:
+    own = asked.run.out / ".parts" / script.stem
+    if asked.run.fresh:
         shutil.rmtree(own, ignore_errors=True)
-    parts = Parts(own / _digest(settings, _code(script)), asked.workers, asked.client)
+    parts = Parts(own / _digest(settings, _code(script)), asked.run.workers, asked.run.client)
 
     # Python's tracker of semaphores would complain of a process that ends soon with its workers.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
-
-    def how_to_go_on() -> str:
-        return f"{script.stem}: interrupted; run the same command again: {parts.kept()} parts are kept"
-
-    with warnings.catch_warnings(), _ends_soon(how_to_go_on):
+    again = f"{script.stem}: interrupted; run the same command again: "
+    with warnings.catch_warnings(), st.ends_soon(lambda: f"{again}{parts.kept()} parts are kept"):
         warnings.filterwarnings("ignore", "interrupted")
         takes_parts = measure.__code__.co_argcount > 1
         data = measure(asked.settings, parts) if takes_parts else measure(asked.settings)
-    data.attrs |= {"script": script.stem, "settings": settings, "quick": int(asked.quick), "seed": asked.settings.seed}
-    data.attrs["code"] = _digest(script.read_text(encoding="utf-8"))
+    data.attrs |= {"script": script.stem, "code": _digest(script.read_text(encoding="utf-8")), "settings": settings}
+    data.attrs |= {"quick": int(asked.run.quick), "seed": asked.settings.seed}
     names = ("stability", "torch", "numpy", "xarray")
     data.attrs |= {f"version_{name}": importlib.metadata.version(name) for name in names}
     data.attrs["platform"] = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
@@ -272,43 +252,7 @@ def _measured(asked: Any, script: Path, measure: Callable[..., Data]) -> Data:
     return data
 
 
-@contextmanager
-def _ends_soon(message: Callable[[], str]) -> Iterator[None]:
-    """On Ctrl-C say how to go on and end with status 130, even where a long compiled loop holds the main thread."""
-    read, write = os.pipe()
-    os.set_blocking(write, False)
-    before = signal.set_wakeup_fd(write)
-    ended, once = threading.Event(), threading.Lock()
-
-    def leave() -> None:
-        if once.acquire(blocking=False):
-            print(message(), file=sys.stderr, flush=True)
-            # Without the seconds that Python takes to end. Parts are written whole or not at all: nothing is in pieces.
-            os._exit(130)
-
-    def watch() -> None:
-        while os.read(read, 1) != bytes([signal.SIGINT]):
-            if ended.is_set():
-                return
-        if not ended.wait(PATIENCE):
-            leave()
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    except KeyboardInterrupt:
-        leave()
-    finally:
-        ended.set()
-        signal.set_wakeup_fd(before)
-        os.write(write, b"\0")
-        watcher.join(PATIENCE)
-        os.close(read), os.close(write)
-
-
 def _stored(path: Path, script: str) -> Data:
-    """Return the data of a complete run."""
     try:
         data = st.plots.read_data(path)
     except FileNotFoundError:
@@ -321,16 +265,9 @@ def _stored(path: Path, script: str) -> Data:
     return data
 
 
-def _present(
-    data: Data,
-    folder: Path,
-    script: str,
-    draw: Callable[[Any], Figure | Mapping[str, Figure]],
-    claims: Callable[[Any], Sequence[Claim]],
-    extras: Callable[[Any, Path], Iterable[Path]] | None,
-) -> None:
-    """Draw, state and write what the data say."""
-    stated = list(claims(data))
+def _present(data: Data, folder: Path, script: str, draw: Any, claims: Any, extras: Any) -> None:
+    """Draw, state and write what the data say, with the functions of `main`."""
+    stated = [row if isinstance(row, Claim) else Claim(*row) for row in claims(data)]
     data.attrs["claims"] = json.dumps([dataclasses.asdict(claim) for claim in stated])
     with mpl.rc_context(st.plots.STYLE):
         drawn = draw(data)
@@ -354,8 +291,12 @@ def percent(count: float, of: float) -> str:
     return "{:.3g} % ({:.3g} to {:.3g}, {} of {})".format(*wilson(count, of), int(count), int(of))
 
 
+def count(chosen: Any) -> str:
+    """Say the share of what is True with its interval and its numbers."""
+    return percent(np.sum(chosen), np.size(chosen))
+
+
 def table(stated: Sequence[Claim]) -> str:
-    """Return the claims as a table of wrapped columns."""
     widths = {"statement": 42, "source": 14, "measured": 46, "verdict": 8}
     lines = ["  ".join(f"{name:<{width}}" for name, width in widths.items())]
     lines.append("  ".join("-" * width for width in widths.values()))
@@ -367,9 +308,14 @@ def table(stated: Sequence[Claim]) -> str:
     return "\n".join(line.rstrip() for line in lines).rstrip()
 
 
+def levels(values: Any, axis: int | None = None) -> np.ndarray:
+    """Return the median of values between the ends of what 90 % of them are, each of which is one of the values."""
+    return np.quantile(values, [0.05, 0.5, 0.95], axis, method="inverted_cdf")
+
+
 def spread(values: Any, digits: int = 3) -> str:
     """Return the median of values, and between what 90 % of them are, for a claim."""
-    low, middle, high = (f"{x:.{digits}g}" for x in np.quantile(values, [0.05, 0.5, 0.95], method="inverted_cdf"))
+    low, middle, high = (f"{x:.{digits}g}" for x in levels(values))
     return middle if low == high else f"{middle} ({low} to {high})"
 
 

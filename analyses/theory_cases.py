@@ -173,14 +173,12 @@ def gradient_rate(name: str, init: str, sign: int | None = None) -> Case:
 def limit(name: str, init: str, part: str) -> Case:
     """Of weights with light tails: the next order, E q^4 / (4 depth), is far below the standard error."""
     mean, depth = theory.scaled_limit(name, init, 0.5).mean.value(scale=1.5), 2 * DEPTH
-
     totals = lambda d: d.products(name, init, depth, 1.5 / math.sqrt(depth))[-1]  # noqa: E731
     sample = totals if part == "mean" else lambda d: (totals(d) - mean) ** 2
     return Case("limit", name, *ask(theory.scaled_limit, name, init, power=0.5, part=part), sample, {"scale": 1.5})
 
 
 def wide(asked: tuple[str, Any], sample: Sample) -> Case:
-    """What a plain function says of width n."""
     words, value = asked
     function = getattr(theory, words.partition("(")[0])
     return Case("width n", "width n", words, number(value), sample, times=1.25, function=function)
@@ -212,7 +210,6 @@ def tanh_states(d: Draw, width: int = 16, depth: int = 1) -> Array:
 
 
 def of_width_n() -> list[Case]:
-    """Return what holds exactly at every width."""
     q = 1.5**2 + 0.3**2
     c = (1.5**2 * 5 / 8 + 0.3**2) / q  # of the layer behind tanh_states
     mean, variance = theory.log_squared_norm([12] * 8)
@@ -238,7 +235,6 @@ def of_width_n() -> list[Case]:
 
 
 def of_residual_streams() -> list[Case]:
-    """Return what holds of residual streams and of their paths, with Gaussian weights."""
     normal, zero = st.Distribution("normal"), st.Distribution("constant", 0.0)
     init = st.Init("gaussian", "", normal, zero, normal, zero)
     half = st.Architecture("residual2_relu_half", skip=1, maps=2, branch_power=-0.5)
@@ -285,7 +281,6 @@ def of_residual_streams() -> list[Case]:
 
 
 def broken() -> list[Case]:
-    """Return forms held against samples that break an assumption of theirs."""
     shifted = dataclasses.replace(st.INITS["pytorch"], name="shifted", bias=st.Distribution("constant", 0.5))
     mean = theory.lyapunov_exponent("residual2_prelu").value()
 

@@ -38,8 +38,6 @@ RARE = 1e-3
 
 @dataclass(frozen=True)
 class Settings(study.Settings):
-    """Do closed forms agree with simulation, and fail where their assumptions do?"""
-
     roots: int = 5  # Roots, from the seed on.
     members: int = 800  # Chains that a form is held against at each root; some take more.
 
@@ -65,32 +63,24 @@ def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset:
 
 def fits(data: xarray.Dataset) -> xarray.Dataset:
     """Return the sum of squares of z at each root over the cases that should agree, and over all roots, with p."""
-    z = agreeing(data).z
+    z = parted(data)[0].z
     over = {f"root {root}": z.sel(root=root) for root in z.root.values} | {"all": z}
-    squares, freedom = (np.array([f(one) for one in over.values()]) for f in (square, lambda one: one.size))
+    squares, freedom = np.array([(float((one**2).sum(skipna=False)), one.size) for one in over.values()]).T
     values = {"chi_square": squares, "freedom": freedom, "p": chi2.sf(squares, freedom)}
     return xarray.Dataset({name: ("over", v) for name, v in values.items()}, {"over": list(over)})
 
 
-def agreeing(data: xarray.Dataset) -> xarray.Dataset:
-    return data.isel(case=np.flatnonzero(data.kind != BROKEN))
-
-
-def broken(data: xarray.Dataset) -> xarray.Dataset:
-    return data.isel(case=np.flatnonzero(data.kind == BROKEN))
+def parted(data: xarray.Dataset) -> list[xarray.Dataset]:
+    """Return the cases that should agree, and those that should not."""
+    return [data.isel(case=np.flatnonzero(which)) for which in (data.kind != BROKEN, data.kind == BROKEN)]
 
 
 def by_kind(good: xarray.Dataset) -> dict[str, xarray.Dataset]:
-    """Return the cases by their kind, in the order of the table."""
     return {kind: good.isel(case=np.flatnonzero(good.kind == kind)) for kind in dict.fromkeys(good.kind.values)}
 
 
-def square(z: xarray.DataArray) -> float:
-    return float((z**2).sum(skipna=False))
-
-
-def claims(data: xarray.Dataset) -> list[study.Claim]:
-    good, bad, over = agreeing(data), broken(data), fits(data)
+def claims(data: xarray.Dataset) -> list[study.Row]:
+    (good, bad), over = parted(data), fits(data)
     size, seen = abs(good.z), (abs(bad.z) > BAND).all("root")
     worst = good.case[int(np.argmax(size.max("root").to_numpy()))].item()
     # How likely chance alone makes the largest |z| of all as large as it is.
@@ -110,35 +100,34 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
         ),
     ]
     for kind, part in by_kind(good).items():
-        p = float(chi2.sf(square(part.z), part.z.size))
+        squares = float((part.z**2).sum(skipna=False))
+        p = float(chi2.sf(squares, part.z.size))
         below, above = (int((sign * part.predicted > 1e-12).sum()) for sign in (-1, 1))
         words = f"{below} predicted below 0, {above} above, {part.case.size - below - above} zero"
-        words = f"chi-square {square(part.z):.1f} of {part.z.size}, p = {p:.3f}; {words}"
+        words = f"chi-square {squares:.1f} of {part.z.size}, p = {p:.3f}; {words}"
         rows.append((f"{part.case.size} forms: {kind}", words, p > RARE))
-    stated = [study.Claim(said, "theory", words, "held" if holds else "refuted") for said, words, holds in rows]
     missed = "".join(f"; not so: {name}" for name in bad.case.values[~seen])
     found = f"{int(seen.sum())} of {bad.case.size} are seen at every root, the least |z| is "
     found += f"{float(abs(bad.z).min()):.1f}{missed}"
-    said = "Where an assumption is broken, theory and simulation part"
-    return [*stated, study.Claim(said, "theory", found, "held" if seen.all() else "refined")]
+    rows.append(("Where an assumption is broken, theory and simulation part", found, bool(seen.all()) or "refined"))
+    return [(said, "theory", words, verdict) for said, words, verdict in rows]
 
 
 def draw(data: xarray.Dataset) -> Figure:
     figure, axes = st.plots.panels("ab;cc", height=5.6, height_ratios=(1.1, 1), width_ratios=(1.7, 1))
-    good, bad, over = agreeing(data), broken(data), fits(data).isel(over=-1)
+    (good, bad), over = parted(data), fits(data).isel(over=-1)
     draw_kinds(good, axes["a"])
     draw_density(good.z.to_numpy().ravel(), axes["b"])
     draw_broken(bad, axes["c"])
     for ax in axes.values():
         ax.axvspan(-BAND, BAND, color="#E6EAEE", zorder=-2)
     seen = int((abs(bad.z) > BAND).all("root").sum())
-    st.plots.headline(
+    return st.plots.headline(
         figure,
         f"{good.case.size} closed forms {'agree' if over.p > RARE else 'do not agree'} with simulation: chi-square "
         f"{float(over.chi_square):.0f} of {int(over.freedom)} (p = {float(over.p):.2f}). "
         f"{seen} of {bad.case.size} broken assumptions are seen at every root.",
     )
-    return figure
 
 
 def draw_kinds(good: xarray.Dataset, ax: Axes) -> None:
@@ -154,7 +143,6 @@ def draw_kinds(good: xarray.Dataset, ax: Axes) -> None:
 
 
 def draw_density(z: np.ndarray, ax: Axes) -> None:
-    """Draw the distribution of all z, and name the architectures in their colours above it."""
     ax.hist(z, np.arange(-5.2, 5.3, 0.4), density=True, color="#9AA5B1")
     line = np.linspace(-4.4, 4.4, 300)
     ax.plot(line, norm.pdf(line), color="black")

@@ -44,20 +44,13 @@ TASK = st.Task(torch.sin, (-3, 3), points=128)
 
 @dataclass(frozen=True)
 class Settings(study.Settings):
-    """Which members of a chain die in training, where and why."""
-
-    draws: int = 32768
-    """Plain ReLU members that are drawn."""
-    seeds: int = 256
-    """Of these, members that are trained at each depth."""
-    others: int = 64
-    """Members of every other chain."""
-    iterations: int = 500
-    """Of Adam."""
+    draws: int = 32768  # Plain ReLU members that are drawn.
+    seeds: int = 256  # Of these, members that are trained at each depth.
+    others: int = 64  # Members of every other chain.
+    iterations: int = 500  # Of Adam.
     relu_depths: tuple[int, ...] = (3, 5, 10)
     """Depths of plain ReLU chains; the last but one gets several rates and methods."""
-    depths: tuple[int, ...] = (3, 10, 30, 100)
-    """Depths of all other chains; the last but one gets several starts."""
+    depths: tuple[int, ...] = (3, 10, 30, 100)  # Depths of all other chains; the last but one gets several starts.
 
 
 @dataclass(frozen=True)
@@ -76,7 +69,6 @@ class Run:
 
 
 def runs_of(settings: Settings) -> dict[str, Run]:
-    """Return all trainings by name."""
     depth = settings.relu_depths[-2]
     runs = [Run("plain_relu", d, init) for init in ("pytorch", "he") for d in settings.relu_depths]
     runs += [Run("plain_relu", depth, factor=factor) for factor in FACTORS if factor != 1]
@@ -115,7 +107,6 @@ def shape_of(chain: st.Chain) -> dict[str, torch.Tensor]:
 
 
 def trained(name: str, born: xarray.DataArray, settings: Settings) -> xarray.Dataset:
-    """Train the members of a run and return what became of them."""
     run = runs_of(settings)[name]
     members = np.arange(settings.others)
     if run.architecture == "plain_relu":
@@ -207,23 +198,18 @@ def ever_dead(data: xarray.Dataset, name: str) -> tuple[int, int]:
     return int(((some.born_dead > 0) | (some.iteration_of_death > 0)).sum()), int(some.dead.notnull().sum())
 
 
-def share_of(chosen: xarray.DataArray) -> str:
-    return study.percent(int(chosen.sum()), chosen.size)
-
-
 def listed(name: str, some: dict[Any, xarray.Dataset]) -> str:
     """Say how many are dead at the end, by what `name` says of the key."""
-    return ", ".join(f"{name.format(key)} {share_of(one.dead > 0)}" for key, one in some.items())
+    return ", ".join(f"{name.format(key)} {study.count(one.dead > 0)}" for key, one in some.items())
 
 
 def died_of(data: xarray.Dataset) -> xarray.Dataset:
-    """Return the plain ReLU members that died in training."""
     runs = (members_of(data, Run("plain_relu", int(depth))).drop_vars("run") for depth in data.relu_depths)
     parts = [one.isel(seed=np.flatnonzero(one.iteration_of_death > 0)) for one in runs]
     return xarray.concat(parts, "seed", data_vars="minimal", coords="minimal", compat="override")
 
 
-def claims(data: xarray.Dataset) -> list[study.Claim]:
+def claims(data: xarray.Dataset) -> list[study.Row]:
     depths, deepest, practice = [int(depth) for depth in data.relu_depths], int(data.depths[-1]), "common practice"
     relu, depth = {depth: members_of(data, Run("plain_relu", depth)) for depth in depths}, depths[-2]
     births = "born dead: " + "; ".join(f"depth {d} {study.percent(*born_dead(data, d))}" for d in (*depths, 100))
@@ -233,27 +219,27 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
     names = ("residual2_relu", "residual2_prelu", "plain_prelu")
     last, paired, plain = (members_of(data, Run(name, deepest)) for name in names)
     ever, *others = (ever_dead(data, name) for name in names)
-    off = f"ever dead: {study.percent(*ever)}; stuck at depth {deepest}: {share_of(last.stuck > 0)}. Of its ReLUs "
+    off = f"ever dead: {study.percent(*ever)}; stuck at depth {deepest}: {study.count(last.stuck > 0)}. Of its ReLUs "
     off += f"{100 * last.off_first.mean():.0f} % are off everywhere at birth, {100 * last.off.mean():.0f} % at the end"
     prelu = ", ".join(f"{study.CHAINS[k]} {study.percent(*v)}" for k, v in zip(names[1:], others, strict=True))
     slope = float(plain.log10_derivative.median())
-    prelu = f"ever dead: {prelu}. At depth {deepest} plain ones end flat: {share_of(plain.flat > 0)}, with a steepest "
-    prelu += f"slope of 10^{slope:.0f} (median); residual 2 stuck: {share_of(paired.stuck > 0)}"
+    prelu = f"ever dead: {prelu}. At depth {deepest} plain ones end flat: {study.count(plain.flat > 0)}, with a "
+    prelu += f"steepest slope of 10^{slope:.0f} (median); residual 2 stuck: {study.count(paired.stuck > 0)}"
     solved = "refuted" if any(count for count, _ in others) else "refined" if plain.flat.mean() > 0.5 else "held"
     gone, ways = died_of(data), {"Adam": "adam", "Levenberg-Marquardt": LM}
     again = {way: members_of(data, Run("plain_relu", depth, method=how, born="dead")) for way, how in ways.items()}
-    back = f"of deaths in training {share_of(gone.dead == 0)} are alive at the end, {share_of(gone.revivals > 0)} were "
-    back += f"alive again at some iteration. Born dead and still so at the end: {listed('by {}', again)}"
+    back = f"of deaths in training {study.count(gone.dead == 0)} are alive at the end, {study.count(gone.revivals > 0)}"
+    back += " were alive again at some iteration. Born dead and still so at the end: " + listed("by {}", again)
     returned = any((one.dead == 0).any() for one in (gone, *again.values()))
     half, late = gone.iteration_of_death.quantile([0.5, 0.9]).to_numpy()
     low, middle, high = (gone.distance / RATE).quantile([0.05, 0.5, 0.95]).to_numpy()
     moved, clipped = gone.drop_by.argmax("mover"), gone.gradient > CLIP
     why = f"half of the deaths come by iteration {half:.0f}, nine in ten by {late:.0f}. Just before, the highest"
     why += f" pre-activation is {middle:.2g} learning rates above 0 (5 to 95 %: {low:.2g} to {high:.2g}), and the "
-    why += f"gradient above the clip in {share_of(clipped)}. It was moved most by "
-    why += ", ".join(f"{name} {share_of(moved == i)}" for i, name in enumerate(data.mover.values))
-    why += f". The whole layer is off in {share_of(gone.all_off > 0)}. Below 0.9 of the best constant were "
-    why += share_of(gone.loss_before < 0.9 * data.constant)
+    why += f"gradient above the clip in {study.count(clipped)}. It was moved most by "
+    why += ", ".join(f"{name} {study.count(moved == i)}" for i, name in enumerate(data.mover.values))
+    why += f". The whole layer is off in {study.count(gone.all_off > 0)}. Below 0.9 of the best constant were "
+    why += study.count(gone.loss_before < 0.9 * data.constant)
     rates = {factor * RATE: members_of(data, Run("plain_relu", depth, factor=factor)) for factor in FACTORS}
     tests = [sign_test(slow, fast) for slow, fast in pairwise(rates.values())]
     slower = f"depth {depth}, dead at the end: {listed('rate {:g}', rates)}. Each against the next larger: "
@@ -261,17 +247,17 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
     saves = "held" if all(better for _, better in tests) else "refined" if tests[0][1] else "refuted"
     second = members_of(data, Run("plain_relu", depth, method=LM))
     text, better = sign_test(second, rates[RATE])
-    lm = f"depth {depth}: it {text}; dead at the end {share_of(second.dead > 0)}, stuck {share_of(second.stuck > 0)}"
-    rows = (
+    lm = f"depth {depth}: it {text}; dead at the end {study.count(second.dead > 0)}, stuck "
+    lm += study.count(second.stuck > 0)
+    return [
         ("Plain ReLU dies with more layers", "Peng 2017", births, "held" if grows else "refined"),
-        ("A very deep residual 2 ReLU can die", "Peng 2017", off, "held" if ever[0] else "refuted"),
+        ("A very deep residual 2 ReLU can die", "Peng 2017", off, ever[0] > 0),
         ("PReLU solves the dying", "Peng 2017", prelu, solved),
         ("The dead never come back", practice, back, "refined" if returned else "held"),
-        ("Members die of one large gradient", practice, why, "held" if clipped.mean() > 0.5 else "refuted"),
+        ("Members die of one large gradient", practice, why, clipped.values.mean() > 0.5),
         ("A smaller learning rate saves members", practice, slower, saves),
-        ("Levenberg-Marquardt kills fewer than Adam", practice, lm, "held" if better else "refuted"),
-    )
-    return [study.Claim(*row) for row in rows]
+        ("Levenberg-Marquardt kills fewer than Adam", practice, lm, better),
+    ]
 
 
 def draw(data: xarray.Dataset) -> dict[str, Figure]:
@@ -288,15 +274,14 @@ def draw(data: xarray.Dataset) -> dict[str, Figure]:
     for kind, ax in (("dead", first["c"]), ("flat", second["c"]), ("stuck", second["d"])):
         draw_ends(data, kind, ax)
     finding = f"{born[0]:.0f} % of plain ReLU chains are born dead at depth {ends[0]}, {born[1]:.1f} % at depth "
-    finding += f"{ends[1]}; {later[0]:.0f} % and {later[1]:.0f} % of the others are dead after training. "
-    st.plots.headline(deaths, f"{finding}Of all other chains {others or 'none'} ever died.")
-    finding = f"At depth {ends[1]} layer {most[0]} kills most members at birth, and layer {most[1]} in training. Plain "
-    st.plots.headline(where, f"{finding}PReLU chains of depth {deepest} never die, but {flat:.0f} % of them end flat.")
-    return {"": deaths, "where": where}
+    finding += f"{ends[1]}; {later[0]:.0f} % and {later[1]:.0f} % of the others are dead after training. Of all "
+    finding += f"other chains {others or 'none'} ever died."
+    other = f"At depth {ends[1]} layer {most[0]} kills most members at birth, and layer {most[1]} in training. Plain "
+    other += f"PReLU chains of depth {deepest} never die, but {flat:.0f} % of them end flat."
+    return {"": st.plots.headline(deaths, finding), "where": st.plots.headline(where, other)}
 
 
 def draw_deaths(data: xarray.Dataset, whole: Axes, part: Axes) -> None:
-    """Draw the share that is dead by iteration, of all drawn and of those born alive."""
     depths, all_ends, part_ends = list(map(int, data.relu_depths)), {}, {}
     shades = dict(zip(depths, ("#AAAAAA", "#666666", "#000000"), strict=False))
     styles = dict(zip(FACTORS, ("--", "-", "-."), strict=True))
@@ -334,15 +319,12 @@ def draw_ends(data: xarray.Dataset, kind: str, ax: Axes) -> None:
         errors, look = np.maximum(0, [middle - low, high - middle]), {"marker": "o", "markersize": 3, "capsize": 1.5}
         ax.errorbar(x, middle, errors, color=st.plots.colour(name), **look)
         heights[label] = middle[-1]
-    ticks = sorted({*depths, *relu_depths})
     ax.set(xscale="log", ylim=(-4, 104), xlabel="depth", ylabel=f"{kind} at the end, %")
-    ax.set_xticks(ticks, map(str, ticks))
-    ax.minorticks_off()
-    st.plots.end_labels(ax, heights, {label: st.plots.colour(name) for name, label in study.CHAINS.items()})
+    st.plots.ticks(ax, x=sorted({*depths, *relu_depths}))
+    st.plots.end_labels(ax, heights, study.SHADES)
 
 
 def draw_causes(died: xarray.Dataset, ax: Axes) -> None:
-    """Draw what made the members die, by the distance that was left."""
     mover, distance = died.drop_by.argmax("mover").to_numpy(), died.distance.to_numpy() / RATE
     bins = np.logspace(-2, 1.5, 15)
     groups = [np.clip(distance[mover == i], bins[0], bins[-1]) for i in range(died.sizes["mover"])]
@@ -362,20 +344,13 @@ def draw_layers(data: xarray.Dataset, ax: Axes) -> list[int]:
         counts = [np.bincount(found, minlength=depth + 1)[1 : depth + 1] for found in (born, later)]
         most = [int(found.argmax()) + 1 for found in counts]
         rows += [np.append(100 * found / max(1, found.sum()), np.full(depths[-1] - depth, np.nan)) for found in counts]
-    ax.imshow(rows, aspect="auto", cmap="Greys", vmin=0, vmax=75)
-    for (row, layer), value in np.ndenumerate(np.array(rows)):
-        if np.isfinite(value):
-            tone = "white" if value > 40 else "black"
-            ax.text(layer, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=tone)
-    ax.set_xticks(range(depths[-1]), [str(layer + 1) for layer in range(depths[-1])])
-    ax.set_yticks(range(len(rows)), [f"depth {depth}, {when}" for depth in depths for when in ("birth", "training")])
+    names = [f"depth {depth}, {when}" for depth in depths for when in ("birth", "training")]
+    st.plots.numbers(ax, rows, names, [str(layer + 1) for layer in range(depths[-1])], most=75)
     ax.set(xlabel="layer of death, % of the deaths")
-    ax.grid(visible=False)
     return most
 
 
 def draw_example(data: xarray.Dataset, ax: Axes) -> None:
-    """Draw one member before and after its death."""
     ax.plot(data.x, data.target, color="#999999", linestyle="--")
     heights, shades = {"sin x": float(data.target[-1])}, {"sin x": "#777777"}
     for one, shade in zip(data.example, ("#CC79A7", "#009E73", "#882255", "#000000"), strict=False):

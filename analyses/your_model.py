@@ -56,14 +56,9 @@ WIDTH = 96  # of every state: 6 channels of 4 x 4, 6 tokens of 16 numbers, 96 un
 
 @dataclass(frozen=True)
 class Settings(study.Settings):
-    """A ResNet, a transformer and three MLPs, defined here as you would define yours."""
-
-    depth: int = 40
-    """Blocks of every network."""
-    points: int = 6
-    """Points at which the spectrum is taken."""
-    examined: int = 32
-    """Points with which the networks are examined."""
+    depth: int = 40  # Blocks of every network.
+    points: int = 6  # Points at which the spectrum is taken.
+    examined: int = 32  # Points with which the networks are examined.
 
 
 class ConvolutionBlock(nn.Module):
@@ -159,7 +154,6 @@ def examined(name: str, settings: Settings) -> str:
 
 
 def measured(name: str, settings: Settings) -> xarray.Dataset:
-    """Return the report and the spectrum of a model, with what the figure needs besides."""
     model, x = build(name, settings.depth, settings.seed), points_of(name, settings.points, settings.seed)
     s = st.spectrum(model, x, layers="blocks", progress=False)  # and this
     naive, true = st.naive_spectrum(model, x[:1], layers="blocks")[:, 0, 0], s.log_values[:, 0, 0]
@@ -188,7 +182,6 @@ def report_of(one: xarray.Dataset) -> st.Report:
 
 
 def write_pages(data: xarray.Dataset, folder: Path) -> list[Path]:
-    """Print the reports, and write a page of each."""
     reports = {name: report_of(data.sel(network=name)) for name in data.network.values}
     for name, report in reports.items():
         print(f"{LABELS[name]}: {report}\n")
@@ -202,13 +195,12 @@ def spans(one: xarray.Dataset) -> np.ndarray:
 
 
 def verdict_of(report: st.Report) -> str:
-    """Say in a few words what is worst."""
     worst = "" if report.healthy else report.findings[0]
     where = f" in {worst.layer}" if worst and worst.layer else ""
     return f"{worst.severity}: {worst.code}{where}" if worst else "nothing broken or harmful"
 
 
-def claims(data: xarray.Dataset) -> list[study.Claim]:
+def claims(data: xarray.Dataset) -> list[study.Row]:
     each = {name: data.sel(network=name) for name in DRAWN}
     near = {name: float(one.distance_from_identity[-1].median()) for name, one in each.items()}
     span = {name: spans(one) for name, one in each.items()}
@@ -222,25 +214,21 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
     edge += "infinite width"
     right = {LABELS[name]: int(one.right[-1]) for name, one in each.items()}
     formed = f"of {WIDTH} values are right " + ", ".join(f"{count} ({name})" for name, count in right.items())
-    exact, close = ("held" if holds else "refuted" for holds in (min(right.values()) == WIDTH, apart and closer))
-    limit, practice = "held" if low <= expected <= high else "refined", "common practice"
-    rows = (
-        ("Unless each layer is close to the identity the values diverge or vanish", "Peng 2017", words, close),
+    exact, practice = min(right.values()) == WIDTH, "common practice"
+    limit = "held" if low <= expected <= high else "refined"
+    rows: list[study.Row] = [
+        ("Unless each layer is close to the identity the values diverge or vanish", "Peng 2017", words, apart & closer),
         ("A product formed in float64 and decomposed gives its singular values", practice, formed, exact),
         ("The largest value of a ReLU product is that of infinite width", "theory", edge, limit),
-    )
-    return [
-        *(study.Claim(*row) for row in rows),
-        *(of_report(name, report_of(data.sel(network=name)), data.depth.size) for name in LABELS),
     ]
-
-
-def of_report(name: str, report: st.Report, depth: int) -> study.Claim:
-    said = verdict_of(report)
-    for one in [finding.tried for finding in report.findings if finding.tried][:1]:
-        said += f"; helps: {one.remedy} ({one.quantity}: {one.before:.2g}, then {one.after:.2g})"
-    statement = f"{LABELS[name]}, {depth} blocks: signal and gradient get through in float32"
-    return study.Claim(statement, "common practice", said, "held" if report.healthy else "refuted")
+    for name, label in LABELS.items():
+        report = report_of(data.sel(network=name))
+        said = verdict_of(report)
+        for one in [finding.tried for finding in report.findings if finding.tried][:1]:
+            said += f"; helps: {one.remedy} ({one.quantity}: {one.before:.2g}, then {one.after:.2g})"
+        statement = f"{label}, {data.depth.size} blocks: signal and gradient get through in float32"
+        rows.append((statement, practice, said, report.healthy))
+    return rows
 
 
 def draw(data: xarray.Dataset) -> Figure:
@@ -270,12 +258,10 @@ def draw(data: xarray.Dataset) -> Figure:
     low, high = sorted(spans(each[name])[1] for name in RESIDUAL)
     words = f"After {data.depth.size} blocks the singular values of residual networks span {low:.0f} to {high:.0f} "
     words += f"decades, those of a tanh MLP {spans(tanh)[1]:.0f}. A product formed in float64 has "
-    st.plots.headline(figure, f"{words}{int(tanh.right[-1])} of these {WIDTH} right.")
-    return figure
+    return st.plots.headline(figure, f"{words}{int(tanh.right[-1])} of these {WIDTH} right.")
 
 
 def mark(ax: Axes, values: xarray.DataArray, marker: str, words: str) -> None:
-    """Mark what a naive product says, and name the markers below the last one."""
     some = values[:: max(1, values.size // 20)].astype(float) / DECADE
     some = some[np.isfinite(some)]
     ax.plot(some.depth, some, marker, color="#333333", markersize=4, markeredgewidth=0.9, zorder=4)

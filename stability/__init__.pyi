@@ -38,7 +38,7 @@ from .signals import (
     watch,
     watch_deaths,
 )
-from .sweeps import Sweep, open_sweep, sweep
+from .sweeps import Sweep, ends_soon, open_sweep, sweep
 from .training import History, Interrupted, Task, references, train
 
 __all__ = [
@@ -81,6 +81,7 @@ __all__ = [
     "construct",
     "count",
     "depth_check",
+    "ends_soon",
     "evaluate",
     "examine",
     "first_failure",

@@ -61,7 +61,10 @@ def test_a_room_imports_only_what_is_below_it(path):
     assert imported_rooms(path) - {room, "foundation"} <= ALLOWED[room]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "analyses").glob("*.py")), ids=lambda p: p.name)
+SCRIPTS = [path for folder in ("analyses", "docs") for path in sorted((ROOT / folder).glob("*.py"))]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_analyses_use_public_names_only(path):
     assert not imported_rooms(path), "an analysis says `import stability as st` and no more"
     for node in ast.walk(ast.parse(path.read_text())):

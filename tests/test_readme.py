@@ -39,7 +39,7 @@ def test_there_are_other_programs():
 
 
 def test_pictures_and_scripts_it_names_are_there():
-    names = re.findall(r"\]\((figures/[^)]+)\)", README) + re.findall(r"python (analyses/\S+\.py)", README)
+    names = re.findall(r"\]\((figures/[^)]+)\)", README) + re.findall(r"python ((?:analyses|docs)/\S+\.py)", README)
     assert len(names) >= 4
     for name in names:
         assert (ROOT / name).is_file(), name

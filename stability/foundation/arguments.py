@@ -151,7 +151,7 @@ RULES: dict[str, Rule] = {
     "ax": _axes,
     "colour": _colour,
     "device": _device,
-    **dict.fromkeys(("make", "on_iteration"), _callable),
+    **dict.fromkeys(("make", "message", "on_iteration"), _callable),
     "workers": _workers,
     "source": _source,
     "sign": _sign,

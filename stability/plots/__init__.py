@@ -8,6 +8,7 @@ from stability.plots.folded_lines import counts, function
 from stability.plots.format_losses import first_failure, forward_error
 from stability.plots.layer_profiles import gradient_norms, propagation, watch
 from stability.plots.lettered_panels import PAGE_WIDTH, end_labels, headline, panels, ticks
+from stability.plots.panel_parts import band, numbers
 from stability.plots.path_energies import paths
 from stability.plots.save_figure import save
 from stability.plots.spectra import distribution, spectrum, vanishing
@@ -18,6 +19,7 @@ from stability.plots.unit_shares import units
 __all__ = [
     "PAGE_WIDTH",
     "STYLE",
+    "band",
     "colour",
     "counts",
     "depth_check",
@@ -32,6 +34,7 @@ __all__ = [
     "headline",
     "history",
     "make_folder",
+    "numbers",
     "panels",
     "paths",
     "propagation",

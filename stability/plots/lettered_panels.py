@@ -64,12 +64,12 @@ def panels(mosaic: str, height: float, **options: Any) -> tuple[Figure, dict[str
 
 
 @door
-def headline(figure: Figure, text: str) -> None:
-    """Set the sentence that says what a figure shows above its panels, in as many lines as it takes.
+def headline(figure: Figure, text: str) -> Figure:
+    """Set the sentence that says what a figure shows above its panels, in as many lines as it takes; return the figure.
 
     >>> import stability as st
     >>> figure, axes = st.plots.panels("a", height=2)
-    >>> st.plots.headline(figure, "Folds double with every step.")
+    >>> figure = st.plots.headline(figure, "Folds double with every step.")
     """
     if not isinstance(figure, Figure):
         raise TypeError(f"figure is a {type(figure).__name__}: expected a matplotlib Figure")
@@ -89,6 +89,7 @@ def headline(figure: Figure, text: str) -> None:
             lines.append(word)
             left = room - width(word)
     figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=_TEXT + 1)
+    return figure
 
 
 @door

@@ -1,8 +1,8 @@
 """What a fit can be set against: the best that a constant, a monotone function, a function above the identity and
-a spline can do on the same points.
+a spline can do on the same points, and how near no chain comes.
 
 With them a failure of training is told from a limit of the architecture. All are mean-squared errors over the
-points of the task; the spline comes with its knots and a bound from below.
+points of the task, but for the last, which is a largest error; the spline comes with its knots and a bound from below.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from stability.foundation.arguments import door
+from stability.training.any_arithmetic import adam_in
 from stability.training.splines import Spline, best_spline
 from stability.training.task import Task, check_task
 
-__all__ = ["Spline", "best_above_identity", "best_monotone", "best_spline", "constant"]
+__all__ = ["Spline", "adam_in", "best_above_identity", "best_monotone", "best_spline", "constant", "nearest_chain"]
 
 Array = NDArray[np.float64]
 
@@ -84,3 +85,25 @@ def best_above_identity(task: Task) -> float:
     """
     samples = _Samples.of(task)
     return samples.error(np.maximum(samples.x, samples.y))
+
+
+@door
+def nearest_chain(task: Task) -> float:
+    """Return what the largest error of every chain of one neuron a layer exceeds, whatever its depth; 0 for no bound.
+
+    A step is monotone or V-shaped, and of a V the larger side can be kept. So a chain takes its whole range on some
+    stretch where it is monotone. If a chain is within e of f, then f(s) <= min f + 2e and f(t) >= max f - 2e at the
+    ends of that stretch, and inside it f falls by at most 2e (or all of this from the right to the left). Between
+    neighbouring points f is taken to change by no more than it does from one point to the next anywhere.
+
+    >>> import torch, stability as st
+    >>> f"{st.references.nearest_chain(st.Task(lambda x: x + 1.5 * torch.sin(3 * x), (-3, 3), points=2001)):.2f}"
+    '1.00'
+    """
+    values, smallest = _Samples.of(task).y, np.inf
+    between = float(np.abs(np.diff(values)).max(initial=0.0))
+    for y in (values, values[::-1]):
+        for s in range(len(y)):
+            fall = np.maximum.accumulate(np.maximum.accumulate(y[s:]) - y[s:])
+            smallest = min(smallest, float(np.maximum(np.maximum(fall, y[s] - y.min()), y.max() - y[s:]).min()))
+    return max(smallest - 2 * between, 0.0) / 2

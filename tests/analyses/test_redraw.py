@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
-OTHERS = {"study", "theory_cases", "theory_page"}
+OTHERS = {"study", "theory_cases"}
 SCRIPTS = sorted({path.stem for path in (ROOT / "analyses").glob("*.py")} - OTHERS)
 
 

@@ -74,7 +74,7 @@ def draw(data):
 
 
 def claims(data):
-    return [study.Claim("The mean is 0", "theory", f"{{float(data.y.mean()):.3f}}", "held")]
+    return [("The mean is 0", "theory", f"{{float(data.y.mean()):.3f}}", data.y.count() > 0)]
 
 
 if __name__ == "__main__":
@@ -303,6 +303,10 @@ def test_a_claim_has_one_of_three_verdicts_and_parts_have_names_of_their_own(scr
     study = sys.modules["little"].study
     with pytest.raises(ValueError, match="expected one of held, refuted, refined"):
         study.Claim("It is so", "theory", "1", "true")
+    verdicts = [study.Claim("It is so", "theory", "1", verdict).verdict for verdict in (True, np.False_, "refined")]
+    assert verdicts == ["held", "refuted", "refined"]
+    with pytest.raises(ValueError, match="the verdict is None"):
+        study.Claim("It is so", "theory", "1", None)
     parts = study.Parts(tmp_path / "parts")
     parts.part("a", xarray.Dataset)
     with pytest.raises(ValueError, match="two parts have the name 'a'"):

@@ -202,6 +202,7 @@ def measurements():
                 "workers": 0,
             },
         ),
+        "ends_soon": (st.ends_soon, {"message": str, "patience": 1.0}),
         "open_sweep": (st.open_sweep, {"store": SWEPT.store, "grid": {"depth": [1, 2]}}),
         "segment": (st.segment, {"start": [0.0, 1.0], "end": [1.0, 2.0]}),
         "tent": (st.tent, {"depth": 3}),
@@ -316,6 +317,29 @@ def objects():
         ),
         "plots.panels": (st.plots.panels, {"mosaic": "ab", "height": 2.0}),
         "plots.headline": (st.plots.headline, {"figure": st.plots.panels("a", 2.0)[0], "text": "A finding."}),
+        "plots.band": (
+            st.plots.band,
+            {
+                "ax": st.plots.panels("a", 2.0)[1]["a"],
+                "x": [1.0, 2.0],
+                "levels": [[0.0, 1.0], [1.0, 2.0], [2.0, 3.0]],
+                "colour": "red",
+                "marks": 3.0,
+                "alpha": 0.2,
+            },
+        ),
+        "plots.numbers": (
+            st.plots.numbers,
+            {
+                "ax": st.plots.panels("a", 2.0)[1]["a"],
+                "values": [[1.0, 2.0]],
+                "rows": ["one"],
+                "columns": ["a", "b"],
+                "most": 10.0,
+                "below": 5.0,
+                "cmap": "Greys",
+            },
+        ),
         "plots.end_labels": (
             st.plots.end_labels,
             {"ax": st.plots.panels("a", 2.0)[1]["a"], "labels": {"one": 0.5}, "colours": {"one": "red"}},
@@ -331,8 +355,12 @@ def objects():
         ),
         **{
             f"references.{name}": (getattr(st.references, name), {"task": TASK})
-            for name in ("constant", "best_monotone", "best_above_identity")
+            for name in ("constant", "best_monotone", "best_above_identity", "nearest_chain")
         },
+        "references.adam_in": (
+            st.references.adam_in,
+            {"kind": np.float64, "chain": st.Chain("plain_prelu", 2, seeds=2), "task": TASK, "iterations": 2},
+        ),
         "references.best_spline": (st.references.best_spline, {"task": TASK, "folds": 1}),
     }.items()
 

@@ -24,7 +24,7 @@ def test_panels_are_lettered_in_bold_and_as_wide_as_a_page():
 def test_a_headline_is_wrapped_within_the_figure_and_leaves_formulas_whole():
     figure, _ = st.plots.panels("a", height=3)
     text = "no chain comes closer to $x + 1.5 \\, \\sin 3x$ than one, " * 4
-    st.plots.headline(figure, text)
+    assert st.plots.headline(figure, text) is figure
     lines = figure.get_suptitle().splitlines()
     assert len(lines) > 1
     assert " ".join(lines) == text.strip()

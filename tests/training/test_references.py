@@ -58,8 +58,27 @@ def test_monotone_by_the_min_max_formula(pairs):
     assert st.references.best_monotone(task) == pytest.approx(min(errors), abs=1e-12)
 
 
+def test_no_chain_comes_nearer_than_the_bound_and_one_comes_near_what_is_no_wave():
+    def wave(x):
+        return x + 1.5 * torch.sin(3 * x)
+
+    # Its middle rise is between the turns where 1 + 4.5 cos 3x = 0; the fall before it is what no chain follows.
+    first, second = np.arccos(-1 / 4.5) / 3, (2 * np.pi - np.arccos(-1 / 4.5)) / 3
+    fall = first + 1.5 * np.sin(3 * first) - second - 1.5 * np.sin(3 * second)
+    for sign in (1.0, -1.0):  # a fall and a rise, read from either side
+        bound = st.references.nearest_chain(st.Task(lambda x, sign=sign: sign * wave(x), (-3, 3), points=2001))
+        assert fall / 2 - 0.02 < bound <= fall / 2
+    coarse = st.references.nearest_chain(st.Task(wave, (-3, 3), points=41))
+    assert 0 <= coarse < bound  # what the function may do between the points is allowed for
+    fits = st.evaluate(st.Chain("residual2_prelu", 30, seeds=50), torch.linspace(-3, 3, 2001, dtype=torch.float64))
+    assert (fits - wave(torch.linspace(-3, 3, 2001, dtype=torch.float64))).abs().amax(1).min() >= bound
+    for target in (torch.sin, torch.abs, lambda x: x.sign()):
+        assert st.references.nearest_chain(st.Task(target, (-3, 3), points=501)) == 0
+
+
 def test_bad_input_is_refused():
     wide = st.Task.from_samples(torch.zeros(3, 2), torch.zeros(3, 2))
-    for reference in (st.references.best_monotone, st.references.constant, st.references.best_above_identity):
+    one_variable = ("best_monotone", "constant", "best_above_identity", "nearest_chain")
+    for reference in (getattr(st.references, name) for name in one_variable):
         with pytest.raises(ValueError, match="references need one variable"):
             reference(wide)

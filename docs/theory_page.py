@@ -15,6 +15,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ import tyro
 import xarray
 
 import stability as st
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "analyses"))
 from theory_cases import BROKEN, Case, all_cases
 from theory_check import fits
 
@@ -46,10 +49,8 @@ TITLES = {
 class Settings:
     """Write the page of closed forms."""
 
-    out: Path = Path("THEORY.md")
-    """The page."""
-    data: Path = Path("figures/theory_check.nc")
-    """The data that `theory_check.py` wrote."""
+    out: Path = Path("THEORY.md")  # The page.
+    data: Path = Path("figures/theory_check.nc")  # The data that `theory_check.py` wrote.
 
 
 def steps() -> list[str]:
@@ -122,7 +123,7 @@ def page(data: xarray.Dataset) -> str:
     lines = [
         "# Theory that runs",
         "",
-        "Written by `analyses/theory_page.py` from the objects of `st.theory`; the checks are those of",
+        "Written by `docs/theory_page.py` from the objects of `st.theory`; the checks are those of",
         "`analyses/theory_check.py`. `scale` is a factor on the weights, on the outer ones where there are two maps; g",
         "is the derivative of a step, J their product.",
         "",
