@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from stability.foundation.arguments import door
 from stability.foundation.files import write_atomically
-from stability.sweeps.cells import Axes, Cell, Grid, axes_of, cell_name, cells_of, count_cells, words_of
+from stability.sweeps.cells import Axes, Cell, Grid, axes_of, cell_name, cells_of, count_cells, named_cells, words_of
 from stability.sweeps.clients import Dask, connected
 from stability.sweeps.computing import Outcome, compute
 from stability.sweeps.opened import Sweep
@@ -119,8 +119,7 @@ def _check_call(function: Callable[..., object], cell: Cell) -> None:
 
 
 def _drop_damaged(held: Store, axes: Axes) -> None:
-    for cell in cells_of(axes):
-        name = cell_name(held.function, held.version, cell)
+    for name, cell in named_cells(axes, held.function, held.version):
         if held.cell(name).exists():
             try:
                 held.read(name, cell)
@@ -139,8 +138,8 @@ class _Todo:
         self.done = self.failed = 0
 
     def __iter__(self) -> Iterator[Cell]:
-        for cell in cells_of(self._axes):
-            if cell_name(self.held.function, self.held.version, cell) not in self._settled:
+        for name, cell in named_cells(self._axes, self.held.function, self.held.version):
+            if name not in self._settled:
                 yield cell
 
     def take(self, outcome: Outcome, bar: tqdm) -> None:
