@@ -190,8 +190,7 @@ def open_sweep(store: str | Path, grid: Grid | None = None) -> Sweep:
     >>> st.open_sweep(folder).dataset.y.sel(depth=100).values.tolist()
     [10000.0, 10001.0]
     """
-    path = Path(store)
-    existing_store(path)
+    path = existing_store(store).folder
     if grid is None:
         try:
             axes = axes_of(json.loads((path / "grid.json").read_text(encoding="utf-8")))
