@@ -95,7 +95,10 @@ class DepthCheck(Shown):
             "gradient": mean_square(self.log_gradient.numpy()),
             "step": self.log_step.numpy(),
         }
-        return {name: logs for name, logs in found.items() if not np.isnan(logs).all()}
+        # Those three may be without a meaning: of layers that pass nothing on, that share parameters, or that are lost.
+        return {
+            n: logs for n, logs in found.items() if n not in ("branch", "share", "step") or not np.isnan(logs).all()
+        }
 
     @cached_property
     def _trained(self) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -39,6 +40,9 @@ def compute(function: Function, cells: Sequence[Cell], store: Store, one_thread:
     # In a worker KeyboardInterrupt is the cell's own; SystemExit would close the worker, and other cells with it.
     caught = BaseException if one_thread else Exception
     began, done, failed = time.monotonic(), 0, 0
+    if not (store.folder / "sweep.json").exists():
+        words = f"there is no {store.folder} on {platform.node()}: give a folder that all workers see"
+        return Outcome(0, 0, 0.0, words)
     for cell in cells:
         name = cell_name(store.function, store.version, cell)
         try:

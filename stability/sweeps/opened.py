@@ -98,7 +98,10 @@ class Sweep(Shown):
                 except FileNotFoundError:  # another sweep has computed it just now
                     continue
                 except ValueError:
-                    record = {"error": f"the file {self._held.failure(name)} that tells why is damaged", "traceback": ""}
+                    record = {
+                        "error": f"the file {self._held.failure(name)} that tells why is damaged",
+                        "traceback": "",
+                    }
                 yield Failure(cell, str(record["error"]), str(record["traceback"]))
 
     def cell(self, **values: Value) -> xarray.Dataset:

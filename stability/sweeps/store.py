@@ -42,11 +42,13 @@ class Store:
     Attributes:
         folder: where it is.
         function, version: what the cells are of.
+        code: a digest of the function's code when the store was begun, "" where it has none.
     """
 
     folder: Path
     function: str
     version: str
+    code: str = ""
 
     def cell(self, name: str) -> Path:
         return self.folder / "cells" / name[:2] / f"{name}.nc"
@@ -174,7 +176,7 @@ class StoreError(OSError):
     """The store cannot be written to: nothing that is computed now could be kept."""
 
 
-def create_store(folder: str | Path, function: str, version: str) -> Store:
+def create_store(folder: str | Path, function: str, version: str, code: str = "") -> Store:
     """Return the store in a folder, which is made where it is not there.
 
     Raises:
@@ -187,7 +189,7 @@ def create_store(folder: str | Path, function: str, version: str) -> Store:
         others = [one.name for one in path.iterdir() if one.name not in ("temporary", "sweep.json")]
         if others and not (path / "sweep.json").exists():  # another sweep may have begun just now
             raise ValueError(f"the folder {path} holds {others[0]!r} and is no store of a sweep: give an empty one")
-        store._put(path / "sweep.json", json.dumps({"function": function, "version": version}).encode())
+        store._put(path / "sweep.json", json.dumps({"function": function, "version": version, "code": code}).encode())
     held = existing_store(path)
     if (held.function, held.version) != (function, version):
         raise ValueError(
@@ -206,7 +208,7 @@ def existing_store(folder: str | Path) -> Store:
     path = Path(folder).absolute()
     try:
         held = json.loads((path / "sweep.json").read_text(encoding="utf-8"))
-        return Store(path, str(held["function"]), str(held["version"]))
+        return Store(path, str(held["function"]), str(held["version"]), str(held.get("code", "")))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"the folder {path} is no store of a sweep: {error}") from None
 
