@@ -12,7 +12,6 @@ from torch import nn
 import stability as st
 from stability.scaling.depth_exponents import fit_exponent
 from stability.scaling.depth_stack import interpolated
-from stability.scaling.depth_training import order_of
 
 from .known_cases import CASES, DEPTHS, RATE, SMALL, Net, OneToken, X, adam, loss, sgd, slope
 
@@ -292,51 +291,6 @@ def test_processes_give_the_same():
     assert torch.allclose(here.log_change, there.log_change, atol=1e-6)
 
 
-def test_what_is_lost_in_rounding_is_said_in_coarse_formats():
-    check = st.depth_check(
-        lambda d: plain(d).bfloat16(),
-        (2, 4),
-        torch.ones(2, 6).bfloat16(),
-        square,
-        lambda p: torch.optim.SGD(p, lr=1e-4),
-    )
-    assert "the change of the last state is lost in rounding at depth 2 for 2 of 2 seeds" in repr(check)
-
-
-def test_complex_numbers_count_whole():
-    class Turned(nn.Module):
-        """Weights of one angle, so that a real part alone would be too small."""
-
-        def __init__(self, depth):
-            super().__init__()
-            self.layers = nn.ModuleList(nn.Linear(6, 6, bias=False) for _ in range(depth))
-            for layer in self.layers:
-                layer.weight = nn.Parameter(layer.weight.detach().double() * torch.tensor(1j))
-
-        def forward(self, h):
-            for layer in self.layers:
-                h = layer(h)
-            return h
-
-    x = torch.ones(2, 6, dtype=torch.complex128)
-    check = st.depth_check(Turned, (3, 5), x, lambda y: y.abs().square().mean(), by_sgd, 1, 2)
-    torch.manual_seed(0)
-    h = Turned(3)(x)
-    assert check.log_state[0, 0, -1].item() == pytest.approx((h.abs().square().mean() / 2).sqrt().log().item())
-    assert check.log_step.isfinite().all()
-
-
-def test_a_decay_of_weights_is_no_gradient():
-    assert order_of(torch.optim.SGD([torch.ones(1)], lr=1.0, momentum=0.9)) == 1
-    assert order_of(torch.optim.SGD([torch.ones(1)], lr=1.0, weight_decay=0.1)) is None
-    assert order_of(torch.optim.AdamW([torch.ones(1)], lr=1.0, weight_decay=0.1)) == 0
-
-
-def wider(depth):
-    width = 4 * depth
-    return nn.Sequential(nn.Linear(6, width), *(nn.Linear(width, width) for _ in range(depth)), nn.Linear(width, 6))
-
-
 def refused(words, **wrong):
     given = {"make": plain, "depths": (2, 4), "x": torch.ones(2, 6), "loss": square, "steps": 1, "seeds": 2} | wrong
     with pytest.raises((TypeError, ValueError), match=words):
@@ -373,7 +327,6 @@ def same(depth):
         ("gives a list: expected a torch.optim.Optimizer", {"optimizer": list}),
         ("LBFGS", {"optimizer": torch.optim.LBFGS}),
         ("client= was given without store=", {"client": "tcp://127.0.0.1:1"}),
-        ("have other sizes at depth 4 than at depth 2", {"make": wider}),
         ("frozen", {"make": lambda d: plain(d).requires_grad_(False)}),
     ],
 )
