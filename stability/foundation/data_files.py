@@ -59,7 +59,10 @@ def packed(data: xarray.Dataset | xarray.DataTree) -> bytes:
     """Return the content of the file."""
     # Into memory first: a full disk under its own file ends HDF5, and the process with it.
     held = io.BytesIO()
+    data = data.drop_encoding() if isinstance(data, xarray.Dataset) else data.map_over_datasets(_without_encoding)
     groups = data.to_dict() if isinstance(data, xarray.DataTree) else {"/": data}
+    for part in groups.values():
+        _check_attributes(part)
     settings = {"zlib": True, "shuffle": True}
     encoding = {group: dict.fromkeys(part.data_vars, settings) for group, part in groups.items()}
     if isinstance(data, xarray.DataTree):
@@ -67,6 +70,22 @@ def packed(data: xarray.Dataset | xarray.DataTree) -> bytes:
     else:
         data.to_netcdf(held, engine="h5netcdf", encoding=encoding["/"])
     return held.getvalue()
+
+
+def _without_encoding(data: xarray.Dataset) -> xarray.Dataset:
+    return data.drop_encoding()  # that of a file it was read from may round, as int8 does
+
+
+def _check_attributes(data: xarray.Dataset) -> None:
+    """Raise ValueError for attributes by which netCDF reads other numbers than were written, as by a scale_factor."""
+    for name, variable in data.variables.items():
+        if not variable.attrs:
+            continue
+        read = xarray.conventions.decode_cf_variable(name, variable.copy(deep=False))
+        changed = (set(variable.attrs) - set(read.attrs)) | ({"coordinates"} & set(variable.attrs))
+        if changed or read.dtype != variable.dtype:
+            shown = ", ".join(sorted(map(repr, changed or variable.attrs)))
+            raise ValueError(f"{name} has the attribute {shown}, by which netCDF reads something else: rename it")
 
 
 def unpacked(content: bytes) -> xarray.Dataset | xarray.DataTree:

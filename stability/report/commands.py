@@ -75,6 +75,8 @@ class Sweep:
     """The address of a scheduler of dask; without one, processes on this machine."""
     workers: int | None = None
     """How many processes on this machine; as many as cores by default."""
+    version: str = ""
+    """The version of the function that the store is of."""
     retry_failed: bool = False
     """Compute again what has failed."""
     replace_damaged: bool = False
@@ -135,6 +137,7 @@ def _swept(command: Sweep) -> int:
         command.store,
         command.client,
         workers=command.workers,
+        version=command.version,
         retry_failed=command.retry_failed,
         replace_damaged=command.replace_damaged,
     )

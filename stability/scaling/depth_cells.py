@@ -28,6 +28,7 @@ from stability.scaling.depth_training import (
     Training,
     build,
     build_optimizer,
+    doubles,
     flat,
     log_change,
     log_gradient,
@@ -113,7 +114,7 @@ class _Measurement:
             if training.diverged < 0 and not stack.tied:
                 shares = np.array([self._share(names) for names in self.layers])
         losses[: len(training.losses)] = training.losses
-        states = torch.tensor([log_rms(state) for state in self.start.states], dtype=torch.float64)
+        states = torch.tensor([log_rms(doubles(state)) for state in self.start.states], dtype=torch.float64)
         return xarray.Dataset(
             {
                 "log_state": ("relative_depth", interpolated(states, stack.state_places).numpy()),
@@ -138,7 +139,7 @@ class _Measurement:
             for value in group["params"]:
                 name = values.get(id(value), "")
                 if name in self.names:
-                    parts.append((value.detach() - self.before[name]).flatten().double() / rate)
+                    parts.append(doubles(value.detach() - self.before[name]).flatten() / rate)
         return log_rms(torch.cat(parts)) if parts else -math.inf
 
     def _share(self, names: tuple[str, ...]) -> float:

@@ -24,8 +24,7 @@ from stability.scaling.depth_result import DepthCheck
 from stability.scaling.depth_stack import Outline, find_stack, outline
 from stability.scaling.depth_training import MakeOptimizer, build, build_optimizer, order_of
 from stability.signals.losses import Loss
-from stability.sweeps.cells import cell_name, cells_of
-from stability.sweeps.store import existing_store
+from stability.sweeps.cells import cells_of
 from stability.sweeps.sweep import sweep
 
 
@@ -59,7 +58,8 @@ def depth_check(
 
     Args:
         make: gives a model of a depth, a whole number. Layers of which the deeper models have more are found as
-            `st.layers` reads them. It must take its random numbers from the global generators.
+            `st.layers` reads them; of several stacks that grow, as an encoder and a decoder, the states are those after
+            the layers of the last kind. It must take its random numbers from the global generators.
         depths: two or more, rising; p is against these numbers.
         x: the batch that all train on: a tensor, a tuple of positional inputs, or a dictionary of keyword inputs.
         loss: maps the output to a scalar.
@@ -70,7 +70,7 @@ def depth_check(
         store: a folder in which each depth and seed is kept and found again by the next call, see `st.sweep`;
             `make`, `loss` and `optimizer` are then functions of a module, or partial ones, and not lambdas. What they
             call is not looked at: give another folder when that has changed.
-        client, workers: where it runs, as for `st.sweep`; in this process without.
+        client, workers: where it runs, as for `st.sweep`; in this process without. With client= its workers are taken.
 
     Returns:
         A `DepthCheck`, which prints its findings.
@@ -119,7 +119,7 @@ def depth_check(
             data = _here(cell, numbers, members)
     elif store is None:
         with tempfile.TemporaryDirectory() as folder:
-            data = _swept(cell, numbers, members, folder, None, workers, "")
+            data = _swept(cell, numbers, members, folder, None, workers, "temporary")
     else:
         data = _swept(cell, numbers, members, store, client, workers, version_of(cell))
     return DepthCheck.of(
@@ -183,13 +183,20 @@ def _swept(
     version: str,
 ) -> xarray.Dataset:
     grid = {"depth": list(depths), "seed": list(seeds)}
-    found = sweep(cell, grid, store, client, workers=workers, version=version, retry_failed=True)
+    found = sweep(
+        cell,
+        grid,
+        store,
+        client,
+        workers=workers if client is None else None,
+        version=version,
+        retry_failed=True,
+    )
     if found.failed:
         first = found.failed[0]
         raise ValueError(
             f"{len(found.failed)} of {len(depths) * len(seeds)} models failed, the first at {dict(first.cell)}: "
             f"{first.error}"
         )
-    held = existing_store(found.store)  # each file is read once, and not once a variable
-    read = [held.read(cell_name(held.function, held.version, one), one) for one in cells_of(found.grid)]
-    return _stacked(read, depths, seeds)
+    # Each file is read once, and not once a variable.
+    return _stacked([found.cell(**one) for one in cells_of(found.grid)], depths, seeds)

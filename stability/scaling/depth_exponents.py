@@ -58,7 +58,7 @@ class Exponent:
         """The law with its interval, as depth^0.49 (0.45 to 0.53)."""
         low, high = self.interval
         ends = f" ({low:.2f} to {high:.2f})" if math.isfinite(high - low) else " (one seed: no interval)"
-        return f"depth^{self.value:.2f}{ends}"
+        return f"depth^{round(self.value, 2) + 0.0:.2f}{ends}"  # and not -0.00
 
     def __str__(self) -> str:
         if self.rate is not None and self.verdict == "depends":

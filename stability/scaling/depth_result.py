@@ -95,7 +95,9 @@ class DepthCheck(Shown):
             "gradient": mean_square(self.log_gradient.numpy()),
             "step": self.log_step.numpy(),
         }
-        return {name: logs for name, logs in found.items() if not np.isnan(logs).all()}
+        # These have no meaning for layers that pass nothing on, that share parameters, and that take no step.
+        without = {name for name in ("branch", "share", "step") if np.isnan(found[name]).all()}
+        return {name: logs for name, logs in found.items() if name not in without}
 
     @cached_property
     def _trained(self) -> tuple[int, ...]:

@@ -117,7 +117,10 @@ def find_stack(outlines: dict[int, Outline]) -> tuple[Stack, tuple[int, ...]]:
     places = [k for k, signature in enumerate(deep) if signature in more]
     totals = ", ".join(f"{len(one.signatures)} at depth {depth}" for depth, one in outlines.items())
     if not places:
-        raise ValueError(f"the models have no more layers when they are deeper: {totals}; expected make(depth) to grow")
+        raise ValueError(
+            f"the models have no more layers when they are deeper: {totals}; expected make(depth) to grow; "
+            "st.layers shows what counts as a layer"
+        )
     lead, tail, kind = places[0], len(deep) - 1 - places[-1], deep[places[-1]][0]
     bare = Stack(lead, tail, kind, 1, 1, False, False)
     inside = {depth: bare.inside([s[0] for s in one.signatures]) for depth, one in outlines.items()}
@@ -126,8 +129,16 @@ def find_stack(outlines: dict[int, Outline]) -> tuple[Stack, tuple[int, ...]]:
         words = ", ".join(f"{count} at depth {depth}" for depth, count in zip(depths, counts, strict=True))
         raise ValueError(
             f"the number of layers does not grow with the depth: of {kind} there are {words}; expected make(depth) to "
-            "give a deeper model for every larger depth"
+            "give a deeper model for every larger depth, of the same widths; of blocks there must be two or more, as a "
+            "single one is taken apart"
         )
+    sizes = {depth: {one.signatures[k] for k in inside[depth]} for depth, one in outlines.items()}
+    for depth in depths[1:]:
+        if sizes[depth] != sizes[depths[0]]:
+            raise ValueError(
+                f"the layers of {kind} have other sizes at depth {depth} than at depth {depths[0]}: expected "
+                "make(depth) to change their number, and not their widths"
+            )
     trained = {d: [own for own in one.trained[lead : len(one.trained) - tail] if own] for d, one in outlines.items()}
     fewest = min(map(len, trained.values()))
     if not fewest:

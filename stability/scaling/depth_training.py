@@ -86,7 +86,12 @@ def build_optimizer(optimizer: MakeOptimizer | None, model: nn.Module, depth: in
 
 
 def order_of(optimizer: torch.optim.Optimizer) -> int | None:
-    """Return the power of the gradient's size that a step goes with: 1 for SGD, 0 for Adam, None where unknown."""
+    """Return the power of the gradient's size that a step goes with: 1 for SGD, 0 for Adam, None where unknown.
+
+    The step of SGD with a weight decay has a part that does not go with the gradient.
+    """
+    if isinstance(optimizer, torch.optim.SGD) and any(group["weight_decay"] for group in optimizer.param_groups):
+        return None
     return next((order for kind, order in _ORDERS.items() if isinstance(optimizer, kind)), None)
 
 
@@ -114,7 +119,7 @@ def look(model: nn.Module, inputs: Inputs, stack: Stack, seed: int | None) -> Si
         branch = math.nan
         if stack.skips:
             parts = [states[n] - found.before[k].whole(found.layers[k]) for n, k in enumerate(inside)]
-            branch = log_rms(torch.cat(parts))
+            branch = log_rms(doubles(torch.cat(parts)))
         spacing = Format(coarsest_dtype(node for node, _ in found.recording.seen)).spacing
         return Sight(
             states, branch, flat(found.output), spacing * math.sqrt(len(found.runs)), found.parameters, found.random
@@ -124,8 +129,12 @@ def look(model: nn.Module, inputs: Inputs, stack: Stack, seed: int | None) -> Si
 def flat(output: object) -> Tensor:
     """Return the numbers of an output in one dimension."""
     parts = [t.detach() for t in tensors_in(output) if t.is_floating_point() or t.is_complex()]
-    parts = [torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for t in parts]
-    return torch.cat([t.flatten().double() for t in parts])
+    return torch.cat([doubles(t).flatten() for t in parts])
+
+
+def doubles(values: Tensor) -> Tensor:
+    """Return numbers in float64, complex ones as pairs."""
+    return (torch.view_as_real(values.resolve_conj()) if values.is_complex() else values).double()
 
 
 def log_rms(values: Tensor) -> float:
@@ -135,8 +144,8 @@ def log_rms(values: Tensor) -> float:
 
 def log_change(before: Tensor, after: Tensor, spacing: float) -> float:
     """Return the log rms of a change, NaN where rounding explains it."""
-    size = log_rms(after.double() - before.double())
-    floor = log_rms(before) + math.log(4 * spacing)
+    size = log_rms(doubles(after) - doubles(before))
+    floor = log_rms(doubles(before)) + math.log(4 * spacing)
     return math.nan if -math.inf < size < floor else size
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -71,11 +71,68 @@ def cell_name(function: str, version: str, cell: Cell) -> str:
     >>> cell_name("f", "", {"a": 1}) == cell_name("f", "", {"a": 1.0})
     False
     """
-    text = json.dumps([function, version, sorted(cell.items())])
-    return blake2b(text.encode(), digest_size=16).hexdigest()
+    return _digest(_beginning(function, version), (json.dumps(part) for part in sorted(cell.items())))
 
 
-def words_of(cell: Cell) -> str:
+def named_cells(axes: Axes, function: str, version: str) -> Iterator[tuple[str, Cell]]:
+    """Yield the cells with what the file of each is called.
+
+    Each value of a grid is written as text once, and not once a cell: a grid may have 10^6.
+    """
+    if isinstance(axes, list):
+        yield from ((cell_name(function, version, cell), cell) for cell in axes)
+        return
+    beginning, order = _beginning(function, version), sorted(axes)
+    places = [list(axes).index(name) for name in order]
+    texts = [[json.dumps((name, value)) for value in values] for name, values in axes.items()]
+    for cell, parts in zip(cells_of(axes), itertools.product(*texts), strict=True):
+        yield _digest(beginning, (parts[place] for place in places)), cell
+
+
+def plain_cell(axes: Axes, values: Mapping[str, object]) -> Cell:
+    """Return the cell of a grid that has these values, as plain ones.
+
+    Raises:
+        KeyError: where the grid has none.
+    """
+    try:
+        cell = {name: _value(name, value) for name, value in values.items()}
+    except TypeError:
+        raise KeyError(f"the grid has no cell {words_of(values)}") from None
+    if isinstance(axes, list):
+        found = cell_name("", "", cell) in {cell_name("", "", one) for one in axes}
+    else:
+        found = set(cell) == set(axes) and all(
+            json.dumps(value) in map(json.dumps, axes[name]) for name, value in cell.items()
+        )
+    if not found:
+        raise KeyError(f"the grid has no cell {words_of(cell)}")
+    return cell
+
+
+def array_of(values: Sequence[Value]) -> np.ndarray:
+    """Return values along a dimension: objects where an array of one type would change one of them.
+
+    >>> array_of([1, 0.5]).dtype, array_of(["none", 1]).tolist(), array_of([True, 2]).tolist()
+    (dtype('float64'), ['none', 1], [True, 2])
+    """
+    found = np.array(values)
+    kinds = {bool if isinstance(value, bool) else str if isinstance(value, str) else float for value in values}
+    if len(kinds) > 1 or found.tolist() != list(values):
+        found = np.empty(len(values), dtype=object)
+        found[:] = values
+    return found
+
+
+def _beginning(function: str, version: str) -> str:
+    return f"[{json.dumps(function)}, {json.dumps(version)}, ["
+
+
+def _digest(beginning: str, parts: Iterable[str]) -> str:
+    return blake2b(f"{beginning}{', '.join(parts)}]]".encode(), digest_size=16).hexdigest()
+
+
+def words_of(cell: Mapping[str, object]) -> str:
     """Return a cell as messages show it."""
     return ", ".join(f"{name}={value!r}" for name, value in cell.items())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 import xarray
 
 from stability.sweeps.cells import Cell, cell_name, words_of
-from stability.sweeps.shapes import common_text, shape_of
+from stability.sweeps.shapes import common_text, difference, shape_of
 from stability.sweeps.store import Store, StoreError
 
 Function = Callable[..., xarray.Dataset]
@@ -36,17 +37,24 @@ def compute(function: Function, cells: Sequence[Cell], store: Store, one_thread:
     """Compute cells and write each as soon as it is there."""
     if one_thread:
         _one_thread()
+    # In a worker KeyboardInterrupt is the cell's own; SystemExit would close the worker, and other cells with it.
+    caught = BaseException if one_thread else Exception
     began, done, failed = time.monotonic(), 0, 0
+    if not (store.folder / "sweep.json").exists():
+        words = f"there is no {store.folder} on {platform.node()}: give a folder that all workers see"
+        return Outcome(0, 0, 0.0, words)
     for cell in cells:
         name = cell_name(store.function, store.version, cell)
         try:
             if not store.cell(name).exists():  # another sweep may have come first
-                data = _checked(function(**cell), cell, store)
-                store.write(name, cell, data)
+                data = _checked(function(**cell), cell)
+                content = store.packed(cell, data)  # first, so that the others need not fit what is not kept
+                _fit(data, cell, store)
+                store.write(name, content)
             done += 1
         except StoreError as error:
             return Outcome(done, failed, time.monotonic() - began, str(error))
-        except Exception as error:
+        except caught as error:
             record: dict[str, object] = {
                 "cell": cell,
                 "error": f"{type(error).__name__}: {error}",
@@ -60,8 +68,8 @@ def compute(function: Function, cells: Sequence[Cell], store: Store, one_thread:
     return Outcome(done, failed, time.monotonic() - began)
 
 
-def _checked(data: object, cell: Cell, store: Store) -> xarray.Dataset:
-    """Return what a cell gives, if it is a dataset that can stand among the others."""
+def _checked(data: object, cell: Cell) -> xarray.Dataset:
+    """Return what a cell gives, if it is a dataset that can stand beside the values of the grid."""
     if not isinstance(data, xarray.Dataset):
         raise TypeError(f"the cell {words_of(cell)} gives a {type(data).__name__}: expected an xarray Dataset")
     if not data.data_vars:
@@ -69,12 +77,17 @@ def _checked(data: object, cell: Cell, store: Store) -> xarray.Dataset:
     taken = (set(data.variables) | set(data.sizes)) & set(cell)
     if taken:
         raise ValueError(f"the cell {words_of(cell)} gives the name {sorted(map(str, taken))[0]!r}, which the grid has")
+    return data
+
+
+def _fit(data: xarray.Dataset, cell: Cell, store: Store) -> None:
+    """Raise ValueError where a dataset does not fit those of the other cells, and keep its shape."""
     own = common_text(data)
     first = store.common(own)
     if own != first:
-        raise ValueError(f"the cell {words_of(cell)} gives {own}, which does not fit the first one: {first}")
+        one, other = difference(own, first)
+        raise ValueError(f"the cell {words_of(cell)} does not fit the first one: it has {one}, the first one {other}")
     store.add_shape(shape_of(data).to_text())
-    return data
 
 
 def _one_thread() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +15,24 @@ import xarray
 
 from stability.foundation.arguments import door
 from stability.foundation.shown import Shown
-from stability.sweeps.cells import Axes, Cell, Grid, Value, axes_of, cell_name, cells_of, words_of
+from stability.sweeps.cells import (
+    Axes,
+    Cell,
+    Grid,
+    Value,
+    array_of,
+    axes_of,
+    cell_name,
+    count_cells,
+    named_cells,
+    plain_cell,
+    words_of,
+)
 from stability.sweeps.shapes import Shape, put_together
 from stability.sweeps.store import Store, existing_store
+
+#: Whole numbers up to this one are exact in float64.
+EXACT = 2**53
 
 
 @dataclass(frozen=True)
@@ -60,9 +75,8 @@ class Sweep(Shown):
     def _held(self) -> Store:
         return existing_store(self.store)
 
-    def _named(self) -> list[tuple[str, Cell]]:
-        held = self._held
-        return [(cell_name(held.function, held.version, cell), cell) for cell in cells_of(self.grid)]
+    def _named(self) -> Iterator[tuple[str, Cell]]:
+        return named_cells(self.grid, self._held.function, self._held.version)
 
     @property
     def missing(self) -> list[Cell]:
@@ -73,9 +87,22 @@ class Sweep(Shown):
     @property
     def failed(self) -> list[Failure]:
         """The cells that have failed, with their errors."""
+        return list(self._failures())
+
+    def _failures(self) -> Iterator[Failure]:
         failed = self._held.failed() - self._held.done()
-        records = [self._held.read_failure(name) for name, _ in self._named() if name in failed]
-        return [Failure(dict(r["cell"]), str(r["error"]), str(r["traceback"])) for r in records]  # type: ignore[call-overload]
+        for name, cell in self._named() if failed else ():
+            if name in failed:
+                try:
+                    record = self._held.read_failure(name)
+                except FileNotFoundError:  # another sweep has computed it just now
+                    continue
+                except ValueError:
+                    record = {
+                        "error": f"the file {self._held.failure(name)} that tells why is damaged",
+                        "traceback": "",
+                    }
+                yield Failure(cell, str(record["error"]), str(record["traceback"]))
 
     def cell(self, **values: Value) -> xarray.Dataset:
         """Return what one cell has given, as it was.
@@ -84,14 +111,11 @@ class Sweep(Shown):
             KeyError: for a cell that is not in the grid or not there.
             ValueError: for a file that is cut short.
         """
-        held = self._held
-        name = cell_name(held.function, held.version, values)
-        if (name, values) not in self._named():
-            raise KeyError(f"the grid has no cell {words_of(values)}")
+        held, cell = self._held, plain_cell(self.grid, values)
         try:
-            return held.read(name, values)
+            return held.read(cell_name(held.function, held.version, cell), cell)
         except FileNotFoundError:
-            raise KeyError(f"the cell {words_of(values)} is not there: run the sweep") from None
+            raise KeyError(f"the cell {words_of(cell)} is not there: run the sweep") from None
 
     @property
     def dataset(self) -> xarray.Dataset:
@@ -100,12 +124,13 @@ class Sweep(Shown):
         The first dimensions are those of the grid; of a list of cells there is one, "cell", with their values beside
         it. Along the others cells may differ, as networks of several depths do in their layers: they are joined by
         their coordinates, or by their numbers where there are none. Whole numbers become float64 where NaN may be,
-        and texts objects.
+        and texts objects. Attributes are those of the first cell.
 
         Raises:
-            ValueError: where no cell is there; when it is computed, for a file that is cut short.
+            ValueError: where no cell is there, and where the cells of a list have a name "cell" of their own; when it
+                is computed, for a file that is cut short, and a whole number that float64 does not hold.
         """
-        held, named = self._held, self._named()
+        held, named = self._held, list(self._named())
         done = held.done()
         there = [name in done for name, _ in named]
         if not any(there):
@@ -113,11 +138,13 @@ class Sweep(Shown):
         first = held.read(*named[there.index(True)])
         shape = put_together(map(Shape.from_text, held.shapes()))
         if isinstance(self.grid, list):
+            if "cell" in {*first.variables, *first.dims}:
+                raise ValueError('the cells have the name "cell", which their list has: rename it, or give a mapping')
             sizes = {"cell": len(named)}
-            coordinates = {key: ("cell", [cell[key] for cell in self.grid]) for key in self.grid[0]}
+            coordinates = {key: ("cell", array_of([cell[key] for cell in self.grid])) for key in self.grid[0]}
         else:
             sizes = {key: len(values) for key, values in self.grid.items()}
-            coordinates = {key: (key, list(values)) for key, values in self.grid.items()}
+            coordinates = {key: (key, array_of(values)) for key, values in self.grid.items()}
         found = {}
         for name, variable in first.data_vars.items():
             found[name] = ((*sizes, *variable.dims), _lazy(held, named, there, tuple(sizes.values()), variable, shape))
@@ -130,14 +157,16 @@ class Sweep(Shown):
     def progress(self) -> Progress:
         """How many cells there are, are there, and have failed."""
         done, failed = self._held.done(), self._held.failed()
-        names = [name for name, _ in self._named()]
-        there = sum(name in done for name in names)
-        return Progress(self._held.function, len(names), there, sum(name in failed - done for name in names))
+        failed -= done
+        there = lost = 0
+        for name, _ in self._named():
+            there, lost = there + (name in done), lost + (name in failed)
+        return Progress(self._held.function, count_cells(self.grid), there, lost)
 
     def __repr__(self) -> str:
         function, cells, there, failed = self.progress()
         lines = [f"Sweep of {function}: {there} of {cells} cells are there, {failed} have failed"]
-        lines += [f"    {one.error} at {words_of(dict(one.cell))}" for one in self.failed[:3]]
+        lines += [f"    {one.error} at {words_of(dict(one.cell))}" for one in itertools.islice(self._failures(), 3)]
         if there < cells:
             words = "; those that have failed run again with retry_failed=True" if failed else ""
             lines.append(f"the same call goes on where it ended{words}")
@@ -164,8 +193,7 @@ def open_sweep(store: str | Path, grid: Grid | None = None) -> Sweep:
     >>> st.open_sweep(folder).dataset.y.sel(depth=100).values.tolist()
     [10000.0, 10001.0]
     """
-    path = Path(store)
-    existing_store(path)
+    path = existing_store(store).folder
     if grid is None:
         try:
             axes = axes_of(json.loads((path / "grid.json").read_text(encoding="utf-8")))
@@ -216,4 +244,13 @@ def _block(
 ) -> np.ndarray:
     if one is None:
         return np.full(whole, np.datetime64("NaT") if kind.kind in "mM" else np.nan, dtype=kind)
-    return np.asarray(shape.filled(held.read(*one)[variable]).values, dtype=kind).reshape(whole)
+    found = held.read(*one)[variable]
+    if found.dtype.kind in "iu" and kind.kind == "f":
+        large = found.values[(found.values > EXACT) | (found.values < -EXACT)].tolist()
+        lost = [number for number in large if int(float(number)) != number]
+        if lost:
+            raise ValueError(
+                f"{variable} of the cell {words_of(one[1])} is {lost[0]}, which float64 does not hold, and NaN may be "
+                "beside it: read it by .cell(), or give a text"
+            )
+    return np.asarray(shape.filled(found).values, dtype=kind).reshape(whole)

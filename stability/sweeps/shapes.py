@@ -13,6 +13,8 @@ from stability.sweeps.cells import Value
 
 #: Kinds of coordinates that are joined by their values.
 _JOINED = "biufU"
+#: What coordinates that are joined are, where they are no numbers: those of two kinds have no common order.
+_KINDS = {"U": "text", "b": "truth"}
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,22 @@ def common_text(data: xarray.Dataset) -> str:
     Coordinates that cannot be joined are among it.
     """
     variables = {str(name): [list(map(str, v.dims)), v.dtype.kind] for name, v in data.data_vars.items()}
-    joined = {name for name, _ in _joined(data)}
+    joined = {name: _KINDS.get(values.dtype.kind, "number") for name, values in _joined(data)}
     others = {str(name): [list(map(str, v.dims)), v.values.tolist()] for name, v in data.coords.items()}
     same = {name: found for name, found in others.items() if name not in joined}
-    return json.dumps([sorted(variables.items()), sorted(joined), sorted(same.items())], default=str)
+    return json.dumps([sorted(variables.items()), sorted(joined.items()), sorted(same.items())], default=str)
+
+
+def difference(own: str, first: str) -> tuple[str, str]:
+    """Return in words what two such texts do not share."""
+    found = []
+    for text in (own, first):
+        variables, joined, same = json.loads(text)
+        words = [f"the variable {name} of kind {kind!r} along ({', '.join(dims)})" for name, (dims, kind) in variables]
+        words += [f"{kind} coordinates {name}" for name, kind in joined]
+        found.append(words + [f"the coordinate {name} = {values} along ({', '.join(d)})" for name, (d, values) in same])
+    one, other = ([word for word in words if word not in found[1 - k]] for k, words in enumerate(found))
+    return " and ".join(one) or "none beside those", " and ".join(other) or "none beside those"
 
 
 def put_together(shapes: Iterable[Shape]) -> Shape:
@@ -99,7 +113,7 @@ def _along(shape: Shape, dim: str) -> tuple[int, list[Value] | None]:
 def _joined_values(lists: Sequence[list[Value]]) -> list[Value]:
     """Return the values of all: numbers by size, texts in the order in which they come."""
     found = list(dict.fromkeys(value for values in lists for value in values))
-    return found if isinstance(found[0], str) else sorted(found)
+    return found if isinstance(found[0], str) else sorted(found, key=lambda value: (value != value, value))  # NaN last
 
 
 def _joined(data: xarray.Dataset) -> list[tuple[str, np.ndarray]]:

@@ -1,6 +1,6 @@
 """The folder of a sweep: a file a cell, whole or not there, and nothing that these files do not say.
 
-sweep.json            the function and the version that the cells are of
+sweep.json            the function and the version that the cells are of, and a digest of the function's code
 cells/ab/ab...nc      what a cell has given, with its values
 failed/ab/ab...json   the error of a cell that has failed
 common.json           the variables that all cells have
@@ -13,9 +13,11 @@ from __future__ import annotations
 import json
 import os
 import platform
+import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -29,6 +31,8 @@ from stability.sweeps.cells import Cell, words_of
 _VALUES = "stability_cell"
 #: Seconds after which a temporary file of another machine counts as left behind.
 _OLD = 86400.0
+#: The settings of dask are those of all threads; a cell may read another sweep's dataset while it is written.
+_SETTINGS = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,13 @@ class Store:
     Attributes:
         folder: where it is.
         function, version: what the cells are of.
+        code: a digest of the function's code when the store was begun, "" where it has none.
     """
 
     folder: Path
     function: str
     version: str
+    code: str = ""
 
     def cell(self, name: str) -> Path:
         return self.folder / "cells" / name[:2] / f"{name}.nc"
@@ -58,13 +64,21 @@ class Store:
         """Return the names of the cells that have failed."""
         return set(_names(self.folder / "failed", ".json"))
 
-    def write(self, name: str, cell: Cell, data: xarray.Dataset) -> bool:
-        """Keep what a cell has given, unless it is there already; return whether it was kept."""
-        import dask
+    def packed(self, cell: Cell, data: xarray.Dataset) -> bytes:
+        """Return the content of a cell's file.
 
+        Raises:
+            ValueError: for what netCDF does not hold.
+        """
         held = data.assign_attrs({_VALUES: json.dumps(cell)})
-        with dask.config.set(scheduler="synchronous"):  # else xarray locks its file across the cluster
-            content = packed(held)
+        try:
+            with _locked_here():
+                return packed(held)
+        except Exception as error:  # xarray and HDF5 tell of it in many ways
+            raise ValueError(f"the cell {words_of(cell)} gives what netCDF does not hold: {error}") from error
+
+    def write(self, name: str, content: bytes) -> bool:
+        """Keep what a cell has given, unless it is there already; return whether it was kept."""
         kept = self._put(self.cell(name), content)
         self.failure(name).unlink(missing_ok=True)
         return kept
@@ -76,10 +90,8 @@ class Store:
             ValueError: for a file that is cut short or is of another cell.
         """
         path = self.cell(name)
-        import dask
-
         try:
-            with dask.config.set(scheduler="synchronous"):
+            with _locked_here():
                 data = unpacked(path.read_bytes())
             if not isinstance(data, xarray.Dataset) or json.loads(data.attrs.pop(_VALUES)) != cell:
                 raise ValueError("it is of another cell")
@@ -164,20 +176,20 @@ class StoreError(OSError):
     """The store cannot be written to: nothing that is computed now could be kept."""
 
 
-def create_store(folder: str | Path, function: str, version: str) -> Store:
+def create_store(folder: str | Path, function: str, version: str, code: str = "") -> Store:
     """Return the store in a folder, which is made where it is not there.
 
     Raises:
         OSError: where the folder cannot be written to.
         ValueError: where it is the store of another function or version, or holds something else.
     """
-    path = make_folder(folder)
+    path = make_folder(folder).absolute()  # a cell, and a worker, may be in another working directory
     store = Store(path, function, version)
     if not (path / "sweep.json").exists():
         others = [one.name for one in path.iterdir() if one.name not in ("temporary", "sweep.json")]
-        if others:
+        if others and not (path / "sweep.json").exists():  # another sweep may have begun just now
             raise ValueError(f"the folder {path} holds {others[0]!r} and is no store of a sweep: give an empty one")
-        store._put(path / "sweep.json", json.dumps({"function": function, "version": version}).encode())
+        store._put(path / "sweep.json", json.dumps({"function": function, "version": version, "code": code}).encode())
     held = existing_store(path)
     if (held.function, held.version) != (function, version):
         raise ValueError(
@@ -193,12 +205,21 @@ def existing_store(folder: str | Path) -> Store:
     Raises:
         ValueError: where it is none.
     """
-    path = Path(folder)
+    path = Path(folder).absolute()
     try:
         held = json.loads((path / "sweep.json").read_text(encoding="utf-8"))
-        return Store(path, str(held["function"]), str(held["version"]))
+        return Store(path, str(held["function"]), str(held["version"]), str(held.get("code", "")))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"the folder {path} is no store of a sweep: {error}") from None
+
+
+@contextmanager
+def _locked_here() -> Iterator[None]:
+    """Let xarray lock its file in this process, and not across the cluster."""
+    import dask
+
+    with _SETTINGS, dask.config.set(scheduler="synchronous"):
+        yield
 
 
 def _names(folder: Path, suffix: str) -> Iterator[str]:

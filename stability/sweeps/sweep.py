@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import json
 import sys
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,9 +16,10 @@ from tqdm.auto import tqdm
 
 from stability.foundation.arguments import door
 from stability.foundation.files import write_atomically
-from stability.sweeps.cells import Axes, Cell, Grid, axes_of, cell_name, cells_of, count_cells, words_of
+from stability.sweeps.cells import Axes, Cell, Grid, axes_of, cell_name, cells_of, count_cells, named_cells
 from stability.sweeps.clients import Dask, connected
 from stability.sweeps.computing import Outcome, compute
+from stability.sweeps.functions import check_call, code_digest, function_name
 from stability.sweeps.opened import Sweep
 from stability.sweeps.store import Store, create_store
 
@@ -46,18 +47,23 @@ def sweep(
 
     A cell is called by the names of the grid, function(**cell), in a process of a worker, which writes what it gives.
     What is in the store is not computed again: an interrupted sweep goes on with the same call, and a grid may grow,
-    shrink and be put in another order. A cell that raises is kept as failed, with its traceback, and so is one whose
-    worker dies three times; the others go on. Two sweeps may fill one store.
+    shrink and be put in another order. Nor is it when the function has changed, of which a warning tells; it does not
+    see changes of what the function calls.
+
+    A cell that raises is kept as failed, with its traceback, and so is one whose worker dies three times; the others go
+    on. Two sweeps may fill one store.
 
     Args:
         function: importable, or one of the script that runs, below whose definition the script's own work stands
-            behind `if __name__ == "__main__"`.
+            behind `if __name__ == "__main__"`. A partial one has a store of its own for what it is given; a method, or
+            an object, needs a version that tells its values.
         grid: a mapping of names to values, all combinations of which are cells; or a list of cells.
         store: the folder, which is made.
         client: where it runs: None for processes on this machine, the address of a scheduler of dask, or a
             `distributed.Client`.
-        workers: how many processes on this machine, one thread each; as many as cores by default, and with 0 this one.
-        version: told apart from other versions of the function: a store holds one.
+        workers: how many processes on this machine, one thread each; as many as cores by default, and with 0 this one,
+            where cells may change what the process has, such as the seeds and the working directory. None with client=.
+        version: a text that tells this version of the function from others: a store holds one.
         retry_failed: compute again what has failed.
         replace_damaged: look into all files, and compute again those that are cut short.
         progress: show a bar.
@@ -74,8 +80,17 @@ def sweep(
     [1, 8, 27]
     """
     axes = axes_of(grid)
-    _check_call(function, next(cells_of(axes)))
-    held = create_store(store, function_name(function), version)
+    check_call(function, next(cells_of(axes)))
+    if client is not None and workers is not None:
+        raise ValueError(f"workers={workers} was given with client=, whose workers are its own: give one of the two")
+    code = code_digest(function)
+    held = create_store(store, function_name(function, version), version, code)
+    if code and held.code and held.code != code:
+        warnings.warn(
+            f"the code of {held.function} is not that with which the store {held.folder} was begun: cells that are "
+            "there are kept as they are; to compute all again give another version= and folder",
+            stacklevel=3,
+        )
     write_atomically(held.folder / "grid.json", lambda path: path.write_text(json.dumps(axes), encoding="utf-8"))
     held.clear_temporary()
     if replace_damaged:
@@ -95,32 +110,8 @@ def sweep(
     return Sweep(held.folder, axes)
 
 
-def function_name(function: Callable[..., object]) -> str:
-    """Return the module and the qualified name; of a script its file's name, whether it runs or is imported."""
-    module = getattr(function, "__module__", None) or "?"
-    name = getattr(function, "__qualname__", type(function).__name__)
-    if module in ("__main__", "__mp_main__"):
-        file = getattr(sys.modules.get(module), "__file__", None)
-        module = Path(file).stem if file else "__main__"
-    return f"{module}.{name}"
-
-
-def _check_call(function: Callable[..., object], cell: Cell) -> None:
-    if not callable(function):
-        raise TypeError(f"function is {function!r}: expected a function")
-    try:
-        inspect.signature(function).bind(**cell)
-    except TypeError as error:
-        raise TypeError(
-            f"{function_name(function)} does not take the names of the grid, {words_of(cell)}: {error}"
-        ) from None
-    except ValueError:  # one of C, which has no signature
-        return
-
-
 def _drop_damaged(held: Store, axes: Axes) -> None:
-    for cell in cells_of(axes):
-        name = cell_name(held.function, held.version, cell)
+    for name, cell in named_cells(axes, held.function, held.version):
         if held.cell(name).exists():
             try:
                 held.read(name, cell)
@@ -139,8 +130,8 @@ class _Todo:
         self.done = self.failed = 0
 
     def __iter__(self) -> Iterator[Cell]:
-        for cell in cells_of(self._axes):
-            if cell_name(self.held.function, self.held.version, cell) not in self._settled:
+        for name, cell in named_cells(self._axes, self.held.function, self.held.version):
+            if name not in self._settled:
                 yield cell
 
     def take(self, outcome: Outcome, bar: tqdm) -> None:

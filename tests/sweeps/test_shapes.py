@@ -81,6 +81,38 @@ def test_coordinates_that_cannot_be_joined_must_be_the_same(tmp_path):
     assert "does not fit the first one" in failed[0].error
 
 
+@pytest.mark.parametrize("other", [["a", "b"], [True, False]], ids=str)
+def test_coordinates_of_two_kinds_do_not_fit(tmp_path, other):
+    def kinds(n):
+        return xarray.Dataset({"y": ("x", [1.0, 2.0])}, {"x": [1, 0] if n == 1 else other})
+
+    failed = st.sweep(kinds, {"n": [1, 2]}, tmp_path, workers=0, progress=False).failed
+    assert "coordinates x, the first one number coordinates x" in failed[0].error
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [{"_FillValue": 1.0}, {"scale_factor": 2.0}, {"units": "days since 2000-01-01"}, {"coordinates": "z"}],
+    ids=str,
+)
+def test_attributes_by_which_other_numbers_are_read_are_refused(tmp_path, attributes):
+    def marked(n):
+        return xarray.Dataset({"y": ("x", [1.0, n], attributes), "z": ("x", [3.0, 4.0])})
+
+    (failed,) = st.sweep(marked, {"n": [1]}, tmp_path, workers=0, progress=False).failed
+    assert f"y has the attribute {next(iter(attributes))!r}" in failed.error
+
+
+def test_the_encoding_of_another_file_rounds_no_coordinate(tmp_path):
+    def read(n):
+        data = xarray.Dataset({"y": ("x", [1.0, n], {"units": "m"})}, {"x": [0.5, 1.75]})
+        data.variables["x"].encoding["dtype"] = "int8"
+        return data
+
+    found = st.sweep(read, {"n": [1]}, tmp_path, workers=0, progress=False)
+    assert found.cell(n=1).x.values.tolist() == [0.5, 1.75]
+
+
 def test_one_shape_alone_is_even():
     one = shape_of(layered(5))
     assert put_together([one, one]).uneven == ()

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import resource
 import threading
 import time
@@ -12,6 +13,9 @@ import pytest
 import xarray
 
 import stability as st
+from stability.sweeps.cells import cell_name, cells_of, named_cells
+from stability.sweeps.computing import compute
+from stability.sweeps.store import Store, existing_store
 from tests.sweeps.cell_functions import X, line, odd
 
 GRID = {"slope": [1, 2, 3], "shift": [0.0, 0.5]}
@@ -137,17 +141,12 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):
 
 def test_a_full_disk_ends_the_sweep_and_keeps_what_was_computed(tmp_path):
     run(line, {"slope": [1], "shift": [0.0]}, tmp_path)
-
-    def larger(slope, shift):
-        return line(slope, shift)
-
-    larger.__module__, larger.__qualname__ = line.__module__, line.__qualname__
     size = max(path.stat().st_size for path in tmp_path.glob("cells/*/*"))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, before[1]))  # no file can be written whole
     try:
         with pytest.raises(OSError, match=r"cannot write .*what was computed before is kept"):
-            run(larger, GRID, tmp_path)
+            run(line, GRID, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert len(files(tmp_path)) == 1
@@ -221,3 +220,93 @@ def test_the_grid_of_the_last_sweep_is_written_beside_the_cells(tmp_path):
     with pytest.raises(ValueError, match="give grid="):
         st.open_sweep(tmp_path)
     assert st.open_sweep(tmp_path, {"slope": [1], "shift": [0.0]}).dataset.sizes["slope"] == 1
+
+
+def test_a_cell_may_change_the_working_directory(tmp_path, monkeypatch):
+    def moves(n):
+        os.chdir("/")
+        return xarray.Dataset({"y": n})
+
+    monkeypatch.chdir(tmp_path)
+    found = run(moves, {"n": [1, 2]}, "store")
+    assert found.missing == []
+    assert found.store == tmp_path / "store"
+    assert len(files(tmp_path / "store")) == 2
+
+
+def test_a_worker_that_does_not_see_the_store_makes_none(tmp_path):
+    outcome = compute(line, [{"slope": 1, "shift": 0.0}], Store(tmp_path / "store", "f", ""))
+    assert "give a folder that all workers see" in outcome.error
+    assert not (tmp_path / "store").exists()
+
+
+def test_workers_of_a_client_are_its_own(tmp_path):
+    with pytest.raises(ValueError, match="workers=0 was given with client="):
+        run(line, GRID, tmp_path, client="tcp://127.0.0.1:1")
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()], ids=repr)
+def test_what_ends_a_process_is_an_error_of_the_cell_in_a_worker(tmp_path, error):
+    def ends(n):
+        raise error if n else ValueError
+
+    run(lambda n: line(n, 0), {"n": [1]}, tmp_path)
+    outcome = compute(ends, [{"n": 2}, {"n": 3}], existing_store(tmp_path), one_thread=True)
+    assert (outcome.done, outcome.failed) == (0, 2)
+    with pytest.raises(type(error)):
+        compute(ends, [{"n": 4}], existing_store(tmp_path), one_thread=False)
+
+
+def test_what_is_not_kept_does_not_bind_the_others(tmp_path):
+    def mended(n, good=False):
+        return xarray.Dataset({"y": ("x", [n])} if good else {"y": ("x", [{}] * 9)})
+
+    assert "netCDF does not hold" in run(mended, {"n": [1]}, tmp_path).failed[0].error
+    mended.__defaults__ = (True,)
+    with pytest.warns(UserWarning, match="the code of"):
+        found = run(mended, {"n": [1]}, tmp_path, retry_failed=True)
+    assert found.dataset.y.shape == (1, 1)
+
+
+def test_a_damaged_record_of_a_failure_is_told(tmp_path):
+    found = run(odd, {"slope": [0, 4], "shift": [0.5]}, tmp_path)
+    (path,) = tmp_path.glob("failed/*/*.json")
+    path.write_text("{")
+    assert [dict(one.cell) for one in found.failed] == [{"slope": 4, "shift": 0.5}]
+    assert f"{path.name} that tells why is damaged" in repr(found)
+
+
+def test_a_list_of_cells_with_the_name_cell_is_refused(tmp_path):
+    found = run(lambda n: xarray.Dataset({"y": ("cell", [n, n])}), [{"n": 1}, {"n": 2}], tmp_path)
+    with pytest.raises(ValueError, match='the cells have the name "cell"'):
+        found.dataset  # noqa: B018
+    assert found.cell(n=np.int64(2)).y.values.tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("values", [["none", 1], [True, 1], ["a\0", "a"], [2**60 + 1, 0.5]], ids=str)
+def test_values_along_a_dimension_are_those_of_the_grid(tmp_path, values):
+    def typed(n):
+        return xarray.Dataset({"y": type(n).__name__})
+
+    data = run(typed, {"n": values}, tmp_path / "grid").dataset
+    found = data.n.values.tolist()
+    assert list(zip(found, map(type, found), strict=True)) == list(zip(values, map(type, values), strict=True))
+    cells = run(typed, [{"n": value} for value in values], tmp_path / "list").dataset
+    assert cells.n.values.tolist() == values
+
+
+def test_a_whole_number_that_float64_does_not_hold_is_no_neighbour_of_nan(tmp_path):
+    found = run(lambda n: xarray.Dataset({"y": ("x", [2**53 + n] * n)}), {"n": [1, 2]}, tmp_path)
+    assert found.dataset.y[1].values.tolist() == [2**53 + 2] * 2
+    with pytest.raises(ValueError, match="y of the cell n=1 is 9007199254740993"):
+        found.dataset.y.values  # noqa: B018
+
+
+def test_a_grid_of_a_million_is_named_soon(tmp_path):
+    run(line, {"slope": [0], "shift": [0]}, tmp_path)
+    found = st.open_sweep(tmp_path, {"slope": range(1000), "shift": range(100)})
+    began = time.process_time()
+    assert found.cell(slope=0, shift=0).y.values.tolist() == [0] * 5
+    assert time.process_time() - began < 0.5, "it does not look through the grid"
+    names = {name for name, _ in named_cells(found.grid, "f", "v")}
+    assert names == {cell_name("f", "v", cell) for cell in cells_of(found.grid)}
