@@ -289,7 +289,7 @@ def draw(data: xarray.DataTree) -> dict[str, Figure]:
         axes["b"], {w: float(middle.sel(block=b)) for w, b in words.items()}, {w: SHADES[b] for w, b in words.items()}
     )
     axes["b"].set_title("solid 1, dashed $L^{-1/2}$, dotted $L^{-1}$")
-    axes["c"].set_title("dashed $L^{-1/2}$, dash-dotted $L^{-3/4}$, dotted $L^{-1}$")
+    axes["c"].set_title("dashed $L^{-1/2}$, dotted $L^{-1}$, between: $L^{-3/4}$", fontsize=7, loc="right")
     medians, ends = trained.error.median("seed"), {}
     lines = [(f"{b}, Adam", b, "-", one) for b, one in adam(trained).items()]
     lines += [(f"{b}, LM", b, "--", medians.sel(run=f"{b} LM")) for b in ("1", "2")]
