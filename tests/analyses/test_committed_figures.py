@@ -22,6 +22,7 @@ def numbers(pattern):
 @pytest.mark.parametrize(
     "name",
     [
+        "bypass",
         "digits",
         "fit_sine",
         "fold_counts",
@@ -294,3 +295,27 @@ def test_training_death():
     at_start = plain.sel(run=[name for name in plain.run.values if ", pytorch," in name])
     for flat in (at_start.flat, at_start.flat_first):
         assert (flat.fillna(1) == 1).all()
+
+
+def test_bypass():
+    data = st.plots.read_data(ROOT / "figures" / "bypass.nc")
+    two, one, depth, above, grown, deep, other, best, of = numbers(
+        r"has condition number (\d+) at every depth for a bypass of two and (\d+) at depth (\d+) for one, .* alone at zero "
+        r"it is above (\d+) for two\. .* grow by 10\^(\S+) at depth (\d+), and by 10\^(\S+) with its ReLU first, or two or "
+        r"three maps\. By Adam three maps fit sin\(x\) best at (\d+) of (\d+) depths"
+    )
+    start, signal = data["start"].to_dataset(), data["growth"].signal.sel(power=-0.5).isel(depth=-1)
+    zero = start.condition.sel(start="all maps zero")
+    assert zero.sel(maps=2).to_numpy() == pytest.approx(two, rel=1e-9)
+    assert (int(start.depth[-1]), round(float(zero.sel(maps=1)[-1, 0]))) == (depth, one)
+    # The closed form for a x: 1 + L (2 - a) / (a - 1).
+    closed = 1 + start.depth * (2 - 1.7) / 0.7
+    np.testing.assert_allclose(zero.sel(maps=1).isel(seed=0), closed, rtol=1e-9)
+    assert not start.gradient.sel(start="all maps zero", maps=[2, 3]).any()
+    assert float(start.condition.sel(start="last map zero", maps=2)[-1].median()) > above
+    middle = signal.median("seed")
+    assert (round(float(middle.sel(block="1")), 1), int(signal.depth)) == (grown, deep)
+    assert all(round(float(middle.sel(block=name)), 1) == other for name in ("1, ReLU first", "2", "3"))
+    medians = data["trained"].error.median("seed")
+    by = [medians.sel(run=[f"{maps} Adam", f"{maps} Adam, identity"]).min("run") for maps in (1, 2, 3)]
+    assert (int(((by[2] < by[0]) & (by[2] < by[1])).sum()), by[2].size) == (best, of)
