@@ -315,7 +315,7 @@ def headline_of(data: xarray.DataTree, best: dict[str, xarray.DataArray], depth:
     one, other = (10 ** float(middle.sel(block=b)) for b in ("1", FIRST))
     count = sum(all(best["3"][k] < best[b][k] for b in ("1", "2")) for k in range(best["3"].size))
     return (
-        f"Two maps are special at zero alone, a saddle (condition 1; {float(zero.sel(maps=1)):.0f} with one map at depth "
+        f"Two maps are special at zero alone, a saddle (condition 1; {float(zero.sel(maps=1)):.0f} with one at depth "
         f"{at}); under $L^{{-1/2}}$ one map grows signals by {one:.0f}, behind its ReLU by {other:.1f}; by Adam, three "
         f"maps fit best at {count} of {best['3'].size} depths ({errors} with 1, 2 and 3 maps at {depth})."
     )
