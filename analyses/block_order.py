@@ -198,7 +198,8 @@ def claims(data: xarray.DataTree) -> list[study.Claim]:
         ),
         (
             "The orders rank alike without normalisation", "common practice",
-            f"{bare}: {ranks[bare][1]}", ("held" if as_printed else "refined") if bare_same[0] == "pre_activation" else "refuted",
+            f"{bare}: {ranks[bare][1]}",
+            ("held" if as_printed else "refined") if bare_same[0] == "pre_activation" else "refuted",
         ),
         (
             "The same order wins at width 1", "common practice",
@@ -268,7 +269,7 @@ def draw(data: xarray.DataTree) -> Figure:
     losers = ORDERS[ranking(of_case(errors, wide))[0][-1]][1]
     st.plots.headline(
         figure,
-        f"Of {data.attrs['depth']} normalised blocks of width 32 {winners[wide]} ends best and ReLU {losers} worst, "
+        f"In medians, of {data.attrs['depth']} normalised blocks of width 32 {winners[wide]} ends best and ReLU {losers} worst, "
         f"{as_printed}; without normalisation the best has ReLU {winners[bare]}, at width 1 {winners[thin]}.",
     )
     return figure
