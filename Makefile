@@ -9,6 +9,8 @@ demo: .venv/ready
 
 figures: .venv/ready
 	$(BIN)/python analyses/jacobian_spectrum.py
+	$(BIN)/python analyses/block_order.py
+	$(BIN)/python analyses/bypass.py
 	$(BIN)/python analyses/digits.py
 	$(BIN)/python analyses/fit_sine.py
 	$(BIN)/python analyses/fold_counts.py

@@ -22,6 +22,8 @@ def numbers(pattern):
 @pytest.mark.parametrize(
     "name",
     [
+        "block_order",
+        "bypass",
         "digits",
         "fit_sine",
         "fold_counts",
@@ -294,3 +296,50 @@ def test_training_death():
     at_start = plain.sel(run=[name for name in plain.run.values if ", pytorch," in name])
     for flat in (at_start.flat, at_start.flat_first):
         assert (flat.fillna(1) == 1).all()
+
+
+def test_bypass():
+    data = st.plots.read_data(ROOT / "figures" / "bypass.nc")
+    two, one, depth, above, grown, deep, other, best, of = numbers(
+        r"has condition number (\d+) at every depth for a bypass of two and (\d+) at depth (\d+) for one, .* alone at "
+        r"zero it is above (\d+) for two\. .* grow by 10\^(\S+) at depth (\d+), and by 10\^(\S+) with its ReLU first, or "
+        r"two or three maps\. By Adam three maps fit sin\(x\) best at (\d+) of (\d+) depths"
+    )
+    start, signal = data["start"].to_dataset(), data["growth"].signal.sel(power=-0.5).isel(depth=-1)
+    zero = start.condition.sel(start="all maps zero")
+    assert zero.sel(maps=2).to_numpy() == pytest.approx(two, rel=1e-9)
+    assert (int(start.depth[-1]), round(float(zero.sel(maps=1)[-1, 0]))) == (depth, one)
+    # The closed form for a x: 1 + L (2 - a) / (a - 1).
+    closed = 1 + start.depth * (2 - 1.7) / 0.7
+    np.testing.assert_allclose(zero.sel(maps=1).isel(seed=0), closed, rtol=1e-9)
+    assert not start.gradient.sel(start="all maps zero", maps=[2, 3]).any()
+    assert float(start.condition.sel(start="last map zero", maps=2)[-1].median()) > above
+    middle = signal.median("seed")
+    assert (round(float(middle.sel(block="1")), 1), int(signal.depth)) == (grown, deep)
+    assert all(round(float(middle.sel(block=name)), 1) == other for name in ("1, ReLU first", "2", "3"))
+    medians = data["trained"].error.median("seed")
+    by = [medians.sel(run=[f"{maps} Adam", f"{maps} Adam, identity"]).min("run") for maps in (1, 2, 3)]
+    assert (int(((by[2] < by[0]) & (by[2] < by[1])).sum()), by[2].size) == (best, of)
+
+
+def test_block_order():
+    data = st.plots.read_data(ROOT / "figures" / "block_order.nc")
+    depth, full, after, before, bare_before, bare_after, thin, dead, of = numbers(
+        r"In (\d+) blocks of width 32 with layer normalisation, on sines, the errors over the variance rank alike: "
+        r"(\S+), (\S+), (\d\.\d+)\. .* is second \((\S+)\), after it last but one \((\S+)\)\. .* between the maps is best "
+        r"\((\S+)\), and after the addition (\d+) of (\d+) fresh members have no gradient"
+    )
+    medians = data["trained"].error.median("seed").min("rate")
+    found = {name: float(medians.sel(block=name)) for name in medians.block.values}
+    wide, bare = "width 32, normalised: ", "width 32: "
+    said = {
+        **{f"{wide}full_pre_activation": full, f"{wide}original": after, f"{wide}before_addition": before},
+        **{f"{bare}before_addition": bare_before, f"{bare}original": bare_after, "width 1: between": thin},
+    }
+    assert {name: float(f"{found[name]:.2g}") for name in said} == said
+    assert full < after < before
+    ranked = sorted((name for name in found if name.startswith(bare)), key=found.get)
+    assert [name.removeprefix(bare) for name in ranked[1:3]] == ["before_addition", "original"]
+    assert min((name for name in found if name.startswith("width 1:")), key=found.get) == "width 1: between"
+    fresh = data["fresh"].dead.sel(block="width 1: original")
+    assert (fresh.sum(), fresh.notnull().sum(), data.attrs["depth"]) == (dead, of, depth)
