@@ -10,6 +10,7 @@ demo: .venv/ready
 figures: .venv/ready
 	$(BIN)/python analyses/jacobian_spectrum.py
 	$(BIN)/python analyses/digits.py
+	$(BIN)/python analyses/ensemble.py
 	$(BIN)/python analyses/fit_sine.py
 	$(BIN)/python analyses/fold_counts.py
 	$(BIN)/python analyses/folding.py

@@ -187,7 +187,7 @@ def factors(one: xarray.Dataset, depth: int) -> list[float]:
 
 def folds_of(each: dict[str, xarray.Dataset]) -> tuple[float, float, float, float]:
     """Return the shares of the folds made before, by and after a step left out that stay, and the new ones of these."""
-    folds = xarray.concat([each[name].folds for name in RESIDUAL], "seed").sum("seed")
+    folds = sum(each[name].folds.sum("seed") for name in RESIDUAL)
     every, kept = (folds.sel(what=what) for what in ("all", "kept"))
     before, own, after = (float(kept.sel(where=where) / every.sel(where=where)) for where in folds["where"].values)
     gone = float((every - kept).sel(where="after"))

@@ -164,4 +164,4 @@ def of_module(name: str, settings: Settings) -> xarray.Dataset:
             )
         wrong = networks.errors_without(model, [[], *sets_of(settings)], x, y)
         found.append(collected(parts, wrong[:, None], settings))
-    return xarray.concat(found, "seed", data_vars="minimal")
+    return xarray.concat(found, "seed", data_vars="minimal", coords="minimal", compat="override")

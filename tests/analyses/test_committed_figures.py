@@ -23,6 +23,7 @@ def numbers(pattern):
     "name",
     [
         "digits",
+        "ensemble",
         "fit_sine",
         "fold_counts",
         "folding",
