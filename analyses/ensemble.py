@@ -17,8 +17,8 @@ of their paths are estimated along random directions, at random sequences.
 Reading. a: energy by path length after training, means over networks and points; dashed, random signs. b: mean path
 length before (open) and after training (full), medians; the bar, random signs for the latter. c: change of the output
 by layers left out, medians; dashed, random signs. d: a trained chain, and the same without one of its steps: full dots
-are folds that stay where they were, crosses the places of those that do not. Second figure: a, the error by layers left
-out, over that of a constant; b, the same by which layer is left out; c, what becomes of the folds.
+are folds that stay where they were, crosses the places of those that do not. Second figure: a, what of the fall
+of the error by training is lost by layers left out, medians; b, the same by which one; c, what becomes of the folds.
 """
 
 from __future__ import annotations
@@ -130,12 +130,12 @@ def claims(data: xarray.DataTree) -> list[study.Claim]:
     exact = before == 1 and own == after == 0
     rows = (
         (
-            "At the start path lengths are those of random signs", "theory, Veit 2016",
+            "Path lengths of one fresh network are those of random signs", "theory, Veit 2016",
             f"mean path length over that of random signs (median, 5 to 95 % of networks): {told['start']}",
             graded(off["start"], 0.1, 0.3),
         ),
         (
-            "After training path lengths are those of random signs", "theory",
+            "Path lengths of a trained network are those of random signs", "theory",
             f"the same ratio: {told['trained']}", graded(off["trained"], 0.1, 0.3),
         ),
         (
@@ -196,6 +196,11 @@ def folds_of(each: dict[str, xarray.Dataset]) -> tuple[float, float, float, floa
     return before, own, after, float(folds.sel(what="new", where="after")) / gone
 
 
+def even(depth: int) -> list[int]:
+    """Return the numbers of layers that an axis is marked at."""
+    return [1, *range(2, depth + 1, 2)]
+
+
 def draw(data: xarray.DataTree) -> dict[str, Figure]:
     each = everything(data)
     found = losses(each)
@@ -213,16 +218,16 @@ def draw(data: xarray.DataTree) -> dict[str, Figure]:
         axes["c"].plot(one.left_out, one.change, "o-", markersize=3, color=colour(name))
         axes["c"].plot(one.left_out, one.expected_change, "--", color=colour(name), linewidth=0.9)
     axes["c"].set(xlabel="layers left out", ylabel="energy of the change / of the output", yscale="log")
-    st.plots.ticks(axes["c"], y=[0.1, 0.2, 0.5, 1, 2, 4])
+    st.plots.ticks(axes["c"], x=even(data.attrs["depth"]), y=[0.1, 0.2, 0.5, 1, 2, 4])
     draw_folds(data["drawn"].table.to_numpy(), axes["d"])
     one_out = {name: 100 * float(found[name].many.sel(left_out=1).median()) for name in (DRAWN, *MODULES)}
     lengths = {name: float(each[name]["mean"].sel(state="trained").median()) for name in (DRAWN, *MODULES)}
     st.plots.headline(
         figure,
-        f"Short paths do not make an ensemble: those of a trained chain of one neuron have {lengths[DRAWN]:.1f} of "
-        f"{data.attrs['depth']} layers, and one step left out costs {one_out[DRAWN]:.0f} % of what it has learned; a "
-        f"ResNet ({lengths['resnet']:.1f}) and a transformer ({lengths['transformer']:.1f}) lose "
-        f"{one_out['resnet']:.0f} % and {one_out['transformer']:.0f} %.",
+        f"Short paths do not make an ensemble: {lengths[DRAWN]:.1f} of {data.attrs['depth']} layers in a trained chain "
+        f"of one neuron, which loses {one_out[DRAWN]:.0f} % of what it has learned with one step; "
+        f"{lengths['resnet']:.1f} in a ResNet and {lengths['transformer']:.1f} in a transformer, which lose "
+        f"{one_out['resnet']:.0f} and {one_out['transformer']:.0f} %.",
     )
     return {"": figure, "errors": draw_errors(each, found)}
 
@@ -274,7 +279,7 @@ def draw_errors(each: dict[str, xarray.Dataset], found: dict[str, xarray.Dataset
             axes[letter].fill_between(place, low, high, color=colour(name), alpha=0.15, linewidth=0)
     for letter, words in (("a", "layers left out"), ("b", "the layer left out")):
         axes[letter].set(xlabel=words, yscale="log", ylim=(LEAST, 8))
-        st.plots.ticks(axes[letter], y=[0.01, 0.1, 1])
+        st.plots.ticks(axes[letter], x=even(len(middle)), y=[0.01, 0.1, 1])
     axes["a"].set_ylabel("part of what was learned that is lost")
     axes["a"].legend(loc="lower right")
     before, own, after, new = folds_of(each)
