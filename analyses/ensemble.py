@@ -120,7 +120,8 @@ def claims(data: xarray.DataTree) -> list[study.Claim]:
     one_out = {name: one.many.sel(left_out=1) for name, one in found.items()}
     harm = "; ".join(f"{LABELS[name]} {study.spread(100 * one)} %" for name, one in one_out.items())
     spared = [float(one_out[name].median()) < 0.1 for name in found]
-    steepest = {name: float(rises(one.many.median("seed")).max()) for name, one in found.items()}
+    many = {name: one.many.median("seed") for name, one in found.items()}
+    steepest = {name: float((one.diff("left_out") / one.left_out.diff("left_out")).max()) for name, one in many.items()}
     slopes = "; ".join(f"{LABELS[name]} {100 * one:.0f} %" for name, one in steepest.items())
     smooth = [one < 3 / depth for one in steepest.values()]
     apart = {name: factors(each[name], depth) for name in (*RESIDUAL, *MODULES)}
@@ -175,11 +176,6 @@ def some(hits: Sequence[bool]) -> str:
     return "held" if all(hits) else "refined" if any(hits) else "refuted"
 
 
-def rises(many: xarray.DataArray) -> np.ndarray:
-    """Return what is lost by one layer more, between the numbers that were left out."""
-    return np.diff(many.to_numpy()) / np.diff(many.left_out.to_numpy())
-
-
 def factors(one: xarray.Dataset, depth: int) -> list[float]:
     """Return the median factor between the change of the output and that with random signs, for every state."""
     some_out = one.sel(left_out=slice(1, depth // 2))
@@ -194,11 +190,6 @@ def folds_of(each: dict[str, xarray.Dataset]) -> tuple[float, float, float, floa
     before, own, after = (float(kept.sel(where=where) / every.sel(where=where)) for where in folds["where"].values)
     gone = float((every - kept).sel(where="after"))
     return before, own, after, float(folds.sel(what="new", where="after")) / gone
-
-
-def even(depth: int) -> list[int]:
-    """Return the numbers of layers that an axis is marked at."""
-    return [1, *range(2, depth + 1, 2)]
 
 
 def draw(data: xarray.DataTree) -> dict[str, Figure]:
@@ -218,7 +209,7 @@ def draw(data: xarray.DataTree) -> dict[str, Figure]:
         axes["c"].plot(one.left_out, one.change, "o-", markersize=3, color=colour(name))
         axes["c"].plot(one.left_out, one.expected_change, "--", color=colour(name), linewidth=0.9)
     axes["c"].set(xlabel="layers left out", ylabel="energy of the change / of the output", yscale="log")
-    st.plots.ticks(axes["c"], x=even(data.attrs["depth"]), y=[0.1, 0.2, 0.5, 1, 2, 4])
+    st.plots.ticks(axes["c"], x=range(2, data.attrs["depth"] + 1, 2), y=[0.1, 0.2, 0.5, 1, 2, 4])
     draw_folds(data["drawn"].table.to_numpy(), axes["d"])
     one_out = {name: 100 * float(found[name].many.sel(left_out=1).median()) for name in (DRAWN, *MODULES)}
     lengths = {name: float(each[name]["mean"].sel(state="trained").median()) for name in (DRAWN, *MODULES)}
@@ -279,7 +270,7 @@ def draw_errors(each: dict[str, xarray.Dataset], found: dict[str, xarray.Dataset
             axes[letter].fill_between(place, low, high, color=colour(name), alpha=0.15, linewidth=0)
     for letter, words in (("a", "layers left out"), ("b", "the layer left out")):
         axes[letter].set(xlabel=words, yscale="log", ylim=(LEAST, 8))
-        st.plots.ticks(axes[letter], x=even(len(middle)), y=[0.01, 0.1, 1])
+        st.plots.ticks(axes[letter], x=range(2, len(middle) + 1, 2), y=[0.01, 0.1, 1])
     axes["a"].set_ylabel("part of what was learned that is lost")
     axes["a"].legend(loc="lower right")
     before, own, after, new = folds_of(each)
