@@ -12,6 +12,7 @@ figures: .venv/ready
 	$(BIN)/python analyses/block_order.py
 	$(BIN)/python analyses/bypass.py
 	$(BIN)/python analyses/digits.py
+	$(BIN)/python analyses/ensemble.py
 	$(BIN)/python analyses/fit_sine.py
 	$(BIN)/python analyses/fold_counts.py
 	$(BIN)/python analyses/folding.py

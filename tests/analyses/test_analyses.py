@@ -23,7 +23,7 @@ def run(name, *arguments, folder="analyses"):
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
 
 
-OTHERS = {"study", "theory_cases"}
+OTHERS = {"study", "ensemble_cells", "ensemble_networks", "theory_cases"}
 BROKEN = "broken on purpose"
 SCRIPTS = [path for path in sorted((ROOT / "analyses").glob("*.py")) if path.stem not in OTHERS]
 
@@ -617,3 +617,60 @@ def test_your_model(tmp_path):
     assert (relu.naive[-1] > -np.inf).sum() > relu["rank"][-1, 0]
     # The largest value of one layer is at the edge of infinite width to a relative n^(-2/3).
     assert (abs(relu.log_values.sel(index=1, depth=1) - relu.theory.sel(depth=1)) < relu.index.size ** (-2 / 3)).all()
+
+
+@pytest.mark.slow
+def test_ensemble(tmp_path):
+    done = run("ensemble", "--quick", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    with xarray.open_datatree(tmp_path / "ensemble.nc", engine="h5netcdf") as data:
+        chains, modules = data["chains"].to_dataset(), data["modules"].to_dataset()
+        assert {claim["source"] for claim in json.loads(data.attrs["claims"])} >= {"Veit 2016", "theory", "design"}
+        for one in (chains, modules):
+            np.testing.assert_allclose(one.share.sum("length"), 1, rtol=1e-5)
+            np.testing.assert_allclose(one.random.sum("length"), 1, rtol=1e-5)
+            assert not one.change.sel(left_out=0).any()
+            assert float(one.expected_change.max()) <= 1 + 1e-6
+        # A fresh chain is near what random signs give, a trained one is not.
+        ratio = (chains.change / chains.expected_change).sel(network="residual2_prelu", left_out=[1, 2]).median("seed")
+        assert (abs(np.log(ratio.sel(state="start"))) < np.log(1.5)).all()
+        assert (ratio.sel(state="trained") > 1.5).all()
+        folds = chains.folds.sel(network=["residual2_relu", "residual2_prelu"])
+        assert (folds.sel(where="before", what="kept") == folds.sel(where="before", what="all")).all()
+        assert not folds.sel(where=["own", "after"], what="kept").any()
+        # Without any of its steps a residual chain is the line x.
+        x = np.linspace(-3, 3, 257)
+        line = np.mean((x - np.sin(x)) ** 2) / np.var(np.sin(x), ddof=1)
+        np.testing.assert_allclose(chains.error.sel(network="residual2_relu").isel(left_out=-1), line, rtol=1e-5)
+
+
+def test_what_ensemble_measures(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "analyses")
+    import ensemble_cells as cells
+    import ensemble_networks as networks
+
+    # A direction is pushed through layers as their Jacobians would push it: a linear network, one direction after
+    # another, gives the Frobenius norms.
+    generator = torch.Generator().manual_seed(0)
+    matrices = torch.eye(4) + 0.5 * torch.randn(5, 4, 4, generator=generator)
+    blocks = [lambda h, m=m: h @ m.T for m in matrices.double()]
+    energies = 0
+    for direction in torch.eye(4, dtype=torch.float64):
+        one = networks.probed(blocks, torch.zeros(4, dtype=torch.float64), direction)
+        total = torch.linalg.multi_dot(list(matrices.double().flip(0))) @ direction
+        assert one["share"].shape == (6,)
+        c0 = direction.square().sum().item()
+        energies = energies + one["share"] / one["share"][0] * c0  # the energy of length 0 is that of the direction
+        assert total.isfinite().all()
+    exact = (2 * st.paths(matrices.double()).log_norms).exp().numpy()
+    np.testing.assert_allclose(energies, exact, rtol=1e-9)
+
+    # |x| then | |x| - 1 |: without the first step the second folds at 1, without the second there is one fold at 0.
+    table = np.array([[0.0, 0, 0, 0, 0, 1]] * 2)
+    table[:, 0], table[:, 1], table[:, 2] = 1.0, -1.0, [0.0, 1.0]  # x + 2 relu(-x + b) - b
+    table[:, 3], table[:, 4], table[:, 5] = 2.0, [0.0, -1.0], 0.0
+    folds, maker = cells.made_by(table, 2)
+    np.testing.assert_allclose(folds, [-1, 0, 1])
+    assert maker.tolist() == [1, 0, 1]
+    # Without the first the fold at 1 stays, which is where |x| = x; without the second that at 0.
+    assert cells.folds_left(table, 2) == [[1, 1, 0], [3, 0, 0], [2, 1, 0]]

@@ -25,6 +25,7 @@ def numbers(pattern):
         "block_order",
         "bypass",
         "digits",
+        "ensemble",
         "fit_sine",
         "fold_counts",
         "folding",
@@ -71,6 +72,32 @@ def test_fold_counts():
     assert "a plain chain with slopes >= 0 never turns" in README
     plain = data.sel(architecture=["plain_relu", "plain_prelu"])
     assert not plain.trained.sel(kind="turns").where(plain.slope_below_0 == 0, 0).any()
+
+
+def test_ensemble():
+    data = st.plots.read_data(ROOT / "figures" / "ensemble.nc")
+    chain = data["chains"].to_dataset().sel(network="residual2_prelu")
+    chain = chain.isel(seed=np.flatnonzero(chain.error.sel(left_out=0) < 0.02))
+    resnet, transformer = (data["modules"].to_dataset().sel(network=name) for name in ("resnet", "transformer"))
+    depth, *lengths = numbers(r"of (\d+) layers (\S+) in a residual PReLU chain .* (\S+) in a ResNet and (\S+) in a tr")
+    assert data.attrs["depth"] == depth
+    found = [one["mean"].sel(state="trained").median("seed") for one in (chain, resnet, transformer)]
+    assert [round(float(one), 1) for one in found] == lengths
+    said = numbers(r"the last two lose (\d+) % and (\d+) % of what .* whose paths are the shortest, loses (\d+) %")
+    lost = []
+    for one, guess in ((resnet, 0.9), (transformer, 63 / 64), (chain, 1)):
+        whole = one.error.sel(left_out=0)
+        lost.append(round(100 * float(((one.error.sel(left_out=1) - whole) / (guess - whole)).median("seed"))))
+    assert lost == said
+    assert "all folds made before stay where they were, and none of those made after" in README
+    folds = chain.folds.sum("seed")
+    assert folds.sel(where="before", what="kept") == folds.sel(where="before", what="all") > 0
+    assert folds.sel(where="after", what="kept") == 0 < folds.sel(where="after", what="all")
+    low, high, random = numbers(r"blocks have paths of (\S+) to (\S+), more than twice the (\S+) of random signs")
+    splice = data["splice"].to_dataset()
+    assert [round(float(one), 1) for one in (splice["mean"].min(), splice["mean"].max())] == [low, high]
+    assert round(float(splice.random_mean.median()), 1) == random
+    assert float((splice["mean"] / splice.random_mean).min()) > 2
 
 
 def test_precision():
