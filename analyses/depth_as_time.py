@@ -5,11 +5,12 @@ is an Euler step of dh/dt = f(h). How near are chains to that equation, which tr
 what may be taken over from equations: gradients by the adjoint equation, and steps of half the size, twice as many?
 
 Method. Fresh chains under 1 / L, with weights that are smooth along the depth, are held against their equation by
-`st.flow`, those under 1 / sqrt(L) with independent weights against the stochastic one. The adjoint method goes back from
-the output by Euler steps of the equation for the state and for its gradient, and keeps no states; its gradient is set
-against that of the backward pass, which is the exact one of the chain. Chains of 30 steps with a read-out are trained
-on sin(x), free ones of width 1 by growth, Levenberg-Marquardt (LM) and Adam, and under 1 / L of width 1 and 2 by Adam.
-Of each step the largest |J - I| on the points is taken; then each step is divided into k steps of a k-th of its size.
+`st.flow`, those under 1 / sqrt(L) with independent weights against the stochastic one. The adjoint method goes back
+from the output by Euler steps of the equation for the state and for its gradient, and keeps no states; its gradient is
+set against that of the backward pass, which is the exact one of the chain. Chains of 30 steps with a read-out are
+trained on sin(x), free ones of width 1 by growth, Levenberg-Marquardt (LM) and Adam, and under 1 / L of width 1 and 2
+by Adam. Of each step the largest |J - I| on the points is taken; then each step is divided into k steps of a k-th of
+its size.
 
 Reading. a: root mean square distance of chains from their flow. b: relative difference of the two gradients, lines of
 fresh chains, dots of trained ones. c: how far the steps are from the identity, the farthest first; a step above the
@@ -18,7 +19,7 @@ dashed line alone may turn the line. d: error after the division. Medians over s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,7 @@ import torch
 import xarray
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.special import stdtrit
 
 import stability as st
 import study
@@ -180,20 +182,146 @@ def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset:
     return xarray.merge([fresh, chains, parts.part("stochastic", stochastic, settings)]).assign(best_monotone=best)
 
 
-def draw(data):
-    return st.plots.panels("a", height=2)[0]
+def slope(distances: xarray.DataArray) -> str:
+    """Say by which power of the depth a distance falls over the deeper depths, with Student's interval over seeds."""
+    deep = distances.isel(depth=slice(-3, None))
+    powers = -np.polyfit(np.log(deep.depth), np.log(deep.transpose("depth", "seed")), 1)[0]
+    half = float(stdtrit(len(powers) - 1, 0.975) * powers.std(ddof=1) / np.sqrt(len(powers)))
+    return f"L^-{powers.mean():.4f} +- {half:.1g}"
 
 
-def claims(data):
-    for n in data.data_vars:
-        print(n, data[n].dims)
-    print(data.distance.median("seed").to_pandas(), data.order.to_pandas(), data.adjoint.median("seed").to_pandas())
-    print(data.error.median("seed_trained").to_pandas(), data.turns.median("seed_trained").to_pandas())
-    print(data.step_distance.median("seed_trained").to_pandas().iloc[:,:8], data.trained_adjoint.median("seed_trained").to_pandas())
-    print(data.stochastic_order.values, data.off.values[:,:,1], data.off_half.values[:,:,1])
-    return []
+def claims(data: xarray.Dataset) -> list[study.Claim]:
+    def each(variable: xarray.DataArray, names: Iterable[str] = TRAINED) -> str:
+        return ", ".join(f"{name} {study.spread(variable.sel(name=name))}" for name in names)
+
+    orders = data.order.to_numpy()
+    first = bool((abs(orders[:, 0] - 1) < 0.02).all())
+    off = float((abs(data.off) <= data.off_half).mean())
+    adjoint = [slope(data.adjoint.sel(fresh=name)) for name in FRESH]
+    far = (data.step_distance > 1).sum("rank")
+    whole, half, finest = (data.isel(parts=k) for k in (0, 1, -1))
+    free = [name for name in TRAINED if "1/L" not in name]
+    needed = st.theory.least_turning_steps().value(turns=whole.turns.isel(name=slice(-1)).to_numpy())
+    ratio = half.error / whole.error
+    turning = study.share(finest.turns.isel(name=slice(-1)) > 0)
+    rows = (
+        (
+            "Under 1 / L and smooth weights the distance from the flow falls as 1 / L", "E 2017; theory",
+            ", ".join("{} L^-{:.4f} ({:.4f} to {:.4f})".format(*one) for one in zip(FRESH, *orders.T, strict=True)),
+            "held" if first else "refuted",
+        ),
+        (
+            "Under 1 / sqrt(L) and independent weights chains have the law of the stochastic equation", "Cohen 2021",
+            f"{100 * off:.0f} % of {data.off.size} means, mean squares and quantiles at L = "
+            f"{', '.join(map(str, data.shallow.values))} are within their 95 % intervals of the limit's",
+            "held" if off > 0.9 else "refuted",
+        ),
+        (
+            "The adjoint equation gives the gradient of the chain", "Chen 2018",
+            f"fresh, under 1 / L, they differ by {', '.join(adjoint)} ({', '.join(FRESH)}); trained at L = "
+            f"{data.sizes['rank']} by {each(data.trained_adjoint)} of the gradient",
+            "refined" if float(data.trained_adjoint.sel(name="growth").median()) > 0.1 else "held",
+        ),
+        (
+            "A trained residual chain is near a flow: its steps are near the identity", "E 2017; Peng 2017",
+            f"steps with |J - I| above 1, of {data.sizes['rank']}: {each(far)}; turns: {each(whole.turns)}; all others "
+            f"have a median |J - I| of {each(data.step_distance.where(data.step_distance <= 1).median('rank'), free)}",
+            "refuted" if bool((far.sel(name=free).median("seed_trained") > 0).all()) else "held",
+        ),
+        (
+            "The far steps are the folds: grown chains have as many as turns", "theory",
+            f"in {study.share(far.sel(name='growth') == whole.turns.sel(name='growth'))} of the grown chains and "
+            f"{study.share(far.sel(name='LM') == whole.turns.sel(name='LM'))} of those by LM; fewer than turns need in "
+            f"{study.share(far.isel(name=slice(-1)) < needed)} of all of width 1; the other far steps stretch",
+            "held" if bool((far == whole.turns).sel(name="growth").all()) else "refined",
+        ),
+        (
+            "Twice as many steps of half the size make the same of the input", "depth as time",
+            f"the error is multiplied by {each(ratio)}; in {data.parts.values[-1]} parts errors are "
+            f"{each(finest.error)}, and of the chains of width 1 {turning} still turn",
+            "refuted" if bool((ratio.median("seed_trained") > 2).any()) else "held",
+        ),
+    )  # fmt: skip
+    return [study.Claim(*row) for row in rows]
+
+
+def draw(data: xarray.Dataset) -> Figure:
+    figure, axes = st.plots.panels("ab;cd", height=5.4)
+    draw_fresh(data.distance, axes["a"], "distance from the flow")
+    draw_fresh(data.adjoint, axes["b"], "adjoint against backward pass")
+    draw_trained_adjoint(data, axes["b"])
+    draw_steps(data, axes["c"])
+    draw_division(data, axes["d"])
+    far = float((data.step_distance > 1).sum("rank").sel(name="growth").median())
+    whole, half = (float(data.error.sel(name="growth").isel(parts=k).median()) for k in (0, 1))
+    least, most = float(data.order[:, 0].min()), float(data.order[:, 0].max())
+    power = f"{least:.2f}" if f"{least:.2f}" == f"{most:.2f}" else f"{least:.2f} to {most:.2f}"
+    st.plots.headline(
+        figure,
+        f"Fresh chains under $1/L$ come to their flow as $L^{{-{power}}}$, but a grown chain is none: {far:.0f} of its "
+        f"{data.sizes['rank']} steps are far from the identity, they are its folds, and half steps raise its error "
+        f"from {whole:.0e} to {half:.2f}.".replace("e-0", "e-"),
+    )
+    return figure
+
+
+def band(ax: Axes, values: xarray.DataArray, over: str, seeds: str, shade: str, label: str = "") -> float:
+    """Draw medians and quartiles over seeds, and return where the line ends."""
+    low, middle, high = values.quantile([0.25, 0.5, 0.75], seeds).transpose("quantile", over).to_numpy()
+    ax.fill_between(values[over], low, high, color=shade, alpha=0.15, linewidth=0)
+    ax.plot(values[over], middle, "o-", color=shade, markersize=2.5, label=label)
+    return float(middle[-1])
+
+
+def draw_fresh(values: xarray.DataArray, ax: Axes, title: str) -> None:
+    ax.set(xscale="log", yscale="log", xlabel="depth L", title=title)
+    ends = {name: band(ax, values.sel(fresh=name), "depth", "seed", FRESH_SHADES[name]) for name in FRESH}
+    ax.set_ylabel("root mean square" if values.name == "distance" else "relative difference of gradients")
+    st.plots.ticks(ax, x=values.depth.values.tolist())
+    if values.name == "distance":
+        least, top = values.depth.values[0], 2.5 * float(values.max())
+        ax.plot(values.depth, top * least / values.depth, color="#777777", linestyle=(0, (4, 2)), linewidth=0.9)
+        ax.text(3.5 * least, top / 2.6, "1 / L", color="#777777", fontsize=7)
+    st.plots.end_labels(ax, ends, FRESH_SHADES)
+
+
+def draw_trained_adjoint(data: xarray.Dataset, ax: Axes) -> None:
+    """Draw every trained chain as a dot near its depth."""
+    for place, name in enumerate(TRAINED):
+        one, depth = data.trained_adjoint.sel(name=name), data.sizes["rank"] * 1.12 ** (place - 2)
+        ax.plot([depth] * one.size, one, ".", color=TRAINED_SHADES[name], markersize=3)
+    ax.text(1.7 * data.sizes["rank"], 0.6, "trained chains, colours as in c", fontsize=7)
+
+
+def draw_steps(data: xarray.Dataset, ax: Axes) -> None:
+    ax.set(
+        xscale="log",
+        xlabel="step, the farthest first",
+        ylabel="largest |J - I| of a step",
+        title="steps of trained chains",
+    )
+    for name in TRAINED:
+        band(ax, data.step_distance.sel(name=name), "rank", "seed_trained", TRAINED_SHADES[name], name)
+    ax.legend(loc="upper right")
+    ax.axhline(1, color="#777777", linestyle=(0, (4, 2)), linewidth=0.9)
+    ax.set_ylim(bottom=0)
+    st.plots.ticks(ax, x=[k for k in (1, 2, 3, 5, 10, 20, 30) if k <= data.sizes["rank"]])
+
+
+def draw_division(data: xarray.Dataset, ax: Axes) -> None:
+    ax.set(xscale="log", yscale="log", xlabel="parts k that each step is divided into", ylabel="mean squared error")
+    ends = {
+        name: band(ax, data.error.sel(name=name), "parts", "seed_trained", TRAINED_SHADES[name]) for name in TRAINED
+    }
+    ax.set_title("steps divided")
+    ax.axhline(float(data.best_monotone), color="#777777", linestyle=(0, (4, 2)), linewidth=0.9)
+    ax.text(float(data.parts[-1]), 0.8 * float(data.best_monotone), "best monotone", va="top", ha="right", fontsize=7)
+    st.plots.ticks(ax, x=data.parts.values.tolist())
+    st.plots.end_labels(ax, ends, TRAINED_SHADES)
 
 
 if __name__ == "__main__":
-    quick = Settings(depths=(5, 10, 20), seeds=2, samples=80, depth=6, trained_seeds=4, iterations=(60, 40), parts=(1, 2, 8))
+    quick = Settings(
+        depths=(5, 10, 20), seeds=2, samples=80, depth=6, trained_seeds=4, iterations=(60, 40), parts=(1, 2, 8)
+    )
     study.main(Settings(), quick, measure, draw, claims)

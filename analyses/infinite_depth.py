@@ -106,7 +106,9 @@ def pictured(settings: Settings) -> xarray.Dataset:
     for negative in range(4):
         found = [st.restrict(random_table(random, negative, 30), (-3, 3))(x) for _ in range(100)]
         lines.append(max(found, key=lambda y: float(abs(np.diff(y)).sum() / np.ptp(y))))
-    return xarray.Dataset({"line": (("negative", "x"), np.stack(lines))}, {"negative": range(4), "x": x})
+    return xarray.Dataset(
+        {"line": (("negative_of_line", "x"), np.stack(lines))}, {"negative_of_line": range(4), "x": x}
+    )
 
 
 def fresh_shares(settings: Settings) -> xarray.Dataset:
@@ -154,7 +156,7 @@ def fitted(case: str, depth: int, settings: Settings) -> xarray.Dataset:
     if width == 1:
         table = chain.table()
         steps = table[:, :depth]
-        found["negative"] = negative_steps(steps)
+        found["negative"] = negative_steps(steps).astype(float)
         found["turns"] = np.array([turns(one, (-3, 3)) for one in table], dtype=float)
         found["product"] = abs(steps[..., 1] * steps[..., 3]).max(axis=1) / depth**power
     return xarray.Dataset({name: ("seed", found[name]) for name in names})
@@ -167,15 +169,159 @@ def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset:
     return xarray.merge([data, *others]).assign(best_monotone=best)
 
 
-def draw(data):
-    return st.plots.panels("a", height=2)[0]
+def below(data: xarray.Dataset, case: str, depth: int) -> tuple[int, int]:
+    """Return how many chains are below the best monotone function, and of how many."""
+    errors = data.error.sel(case=case, depth=depth)
+    return int((errors < float(data.best_monotone)).sum()), int(errors.notnull().sum())
 
 
-def claims(data):
-    print(data.error.median("seed").to_pandas().T.to_string(), data.error.min("seed").to_pandas().T.to_string())
-    print(data.negative.median("seed").to_pandas().T, data["product"].max("seed").to_pandas().T, data.distance.median("seed").to_pandas().T)
-    print(data.increasing_turns.max(), data.tent_turns.values, data.fresh_increasing.values, data.fresh_theory.values)
-    return []
+def depths_of(data: xarray.Dataset, case: str) -> list[int]:
+    return [int(depth) for depth in data.depth.values if below(data, case, depth)[1]]
+
+
+def at_depths(data: xarray.Dataset, case: str) -> str:
+    """Say how many are below the best monotone function at every depth, and the errors at the last."""
+    depths = depths_of(data, case)
+    shares = ", ".join("{} of {} at L = {}".format(*below(data, case, depth), depth) for depth in depths)
+    errors = data.error.sel(case=case, depth=depths[-1]).dropna("seed")
+    return f"{shares}, there {study.spread(errors)}"
+
+
+def over_bound(data: xarray.Dataset) -> tuple[int, int]:
+    """Return how many chains, random and trained, have more turns than their steps allow, and of how many."""
+    trained = data[["negative", "turns"]].stack(chain=("case", "depth", "seed")).dropna("chain")
+    negative = np.concatenate([data.random_negative, trained.negative])
+    turned = np.concatenate([data.random_turns, trained.turns])
+    return int((st.theory.least_turning_steps().value(turns=turned) > negative).sum()), turned.size
+
+
+def claims(data: xarray.Dataset) -> list[study.Claim]:
+    best, count = float(data.best_monotone), data.sizes["table"]
+    over, of = over_bound(data)
+    tents = bool((data.tent_turns == 2.0**data.steps - 1).all())
+    scaled = [case for case in CASES if case.startswith("width 1, 1/")]
+    wide = [case for case in CASES if case.startswith("width 2")]
+    passed = {case: [below(data, case, depth)[0] for depth in depths_of(data, case)] for case in CASES}
+    ends = {case: passed[case][-1] for case in CASES}
+    shallow = any(sum(passed[case]) for case in scaled)
+    adam, grown = below(data, "width 1, free", int(data.depth[-1])), below(data, "grown", int(data.depth[-1]))
+    products = [float(data["product"].sel(case=scaled[0], depth=d).max()) for d in depths_of(data, scaled[0])]
+    enough = [depth for depth in depths_of(data, wide[0]) if all(below(data, case, depth)[0] for case in wide)]
+    n, fresh = count, data.fresh_increasing / count
+    error = np.sqrt((data.fresh_theory * (1 - data.fresh_theory)).clip(1 / n) / n)
+    worst = float((abs(fresh - data.fresh_theory) / error).max())
+
+    def shares(power: float) -> str:
+        return ", ".join(f"{100 * share:.3g}" for share in fresh.sel(power=power).to_numpy())
+
+    rows = (
+        (
+            "A step with positive slopes increases, and so does any number of them", "theory",
+            f"{study.percent((data.increasing_turns > 0).sum(), count)} of random chains of 1 to 59 such steps turn",
+            "refuted" if data.increasing_turns.any() else "held",
+        ),
+        (
+            "T turns take at least ceil(log2(T + 1)) steps with a negative slope", "theory",
+            f"{study.percent(over, of)} of random and trained chains need fewer; tents of 1 to 6 steps "
+            f"{'reach' if tents else 'miss'} the bound",
+            "held" if over == 0 and tents else "refuted",
+        ),
+        (
+            f"Width 1 ends at the best monotone function, {best:.7f}, under 1/sqrt(L) and 1/L", "theory",
+            "below it are " + "; ".join(f"under {case[9:]} {at_depths(data, case)}" for case in scaled)
+            + f"; under 1/sqrt(L) the largest |wa wb| is {', '.join(f'{p:.3g}' for p in products)}: weights outgrow "
+            "the factor where the depth is small",
+            "refuted" if any(ends[case] for case in scaled) else "refined" if shallow else "held",
+        ),
+        (
+            "Width 1 passes the best monotone function free", "theory",
+            f"below it are by growth {at_depths(data, 'grown')}; by Adam {at_depths(data, 'width 1, free')}",
+            "held" if adam[0] == adam[1] else "refined" if grown[0] else "refuted",
+        ),
+        (
+            "Width 2 passes it free, under 1/sqrt(L) and under 1/L", "theory",
+            "below it are " + "; ".join(f"{case[9:]} {at_depths(data, case)}" for case in wide),
+            "held" if all(ends[case] for case in wide) else "refined" if enough else "refuted",
+        ),
+        (
+            "Fresh chains with normal weights increase under both factors from some depth on, and free ones do not",
+            "theory",
+            "; ".join(f"L^{p:g}: {shares(p)} %" for p in fresh.power.values)
+            + f" of {n} at L = {', '.join(map(str, fresh.fresh_depth.values))}; theory is at most {worst:.1f} standard "
+            "errors away",
+            "held" if worst < 4 else "refuted",
+        ),
+    )  # fmt: skip
+    return [study.Claim(*row) for row in rows]
+
+
+def draw(data: xarray.Dataset) -> Figure:
+    figure, axes = st.plots.panels("ab;cd", height=5.4)
+    draw_lines(data, axes["a"])
+    draw_turns(data, axes["b"])
+    for width, ax in ((1, axes["c"]), (2, axes["d"])):
+        draw_errors(data, width, ax)
+    last = [int(d) for d in data.depth.values][-1]
+    scaled = [below(data, case, last)[0] for case in CASES if case.startswith("width 1, 1/")]
+    deepest = depths_of(data, "width 2, 1/L")[-1]
+    passed, of = below(data, "width 2, 1/L", deepest)
+    ends = "no chain of one neuron" if not any(scaled) else f"{sum(scaled)} chains of one neuron"
+    st.plots.headline(
+        figure,
+        f"Small steps do not fold: under $1/\\sqrt{{L}}$ and $1/L$ {ends} a layer passes the best monotone function, "
+        f"{float(data.best_monotone):.3f}, at depth {last}; of width 2 {passed} of {of} pass it under $1/L$ at depth "
+        f"{deepest}.",
+    )
+    return figure
+
+
+def draw_lines(data: xarray.Dataset, ax: Axes) -> None:
+    """Draw each line in units of its range, one above the other."""
+    ends = {}
+    for negative, line in zip(data.negative_of_line.values, data.line.to_numpy(), strict=True):
+        y = (line - line.min()) / np.ptp(line) + 1.25 * (3 - negative)
+        ax.plot(data.x, y, color="black")
+        ends[f"{negative} negative" if negative else "30 steps, no\nnegative slope"] = float(y[-1])
+    ax.set(xlim=(-3, 3), ylim=(-0.1, 4.9), xlabel="x", ylabel="h(x), in units of its range", yticks=[])
+    st.plots.end_labels(ax, ends)
+
+
+def draw_turns(data: xarray.Dataset, ax: Axes) -> None:
+    random = np.random.default_rng(0)
+    x = data.random_negative + random.uniform(-0.25, 0.25, data.sizes["table"])
+    ax.plot(x, data.random_turns + 1, ".", color="#BBBBBB", markersize=2, label="random tables")
+    for case, (width, power, method) in CASES.items():
+        if width == 1:
+            one = data[["negative", "turns"]].sel(case=case).stack(chain=("depth", "seed")).dropna("chain")
+            beside = one.negative + random.uniform(-0.25, 0.25, one.negative.size)
+            name = f"{FACTORS[power]}, grown" if method == "growth" else FACTORS[power]
+            shade = GROWN if method == "growth" else SHADES[power]
+            ax.plot(beside, one.turns + 1, ".", color=shade, markersize=4, label=name)
+    steps = np.arange(int(max(data.steps.max(), 6)) + 1)
+    ax.plot(steps, 2.0**steps, color="black", linestyle=(0, (4, 2)))
+    ax.plot(data.steps, data.tent_turns + 1, "x", color="black", markersize=5, label="tents")
+    most = max(float(data.negative.max()), 6) + 0.7
+    ax.set(yscale="log", xlim=(-0.6, min(most, 14)), xlabel="steps with a negative slope", ylabel="turns + 1")
+    st.plots.ticks(ax, y=[1, 2, 4, 8, 16, 32, 64])
+    ax.legend(loc="upper right" if most > 8 else "upper left", markerscale=1.5, handletextpad=0.2)
+
+
+def draw_errors(data: xarray.Dataset, width: int, ax: Axes) -> None:
+    ends, shades = {}, {}
+    for case, (of, power, method) in CASES.items():
+        if of == width:
+            errors = data.error.sel(case=case, depth=depths_of(data, case))
+            name = f"{FACTORS[power]}, grown" if method == "growth" else FACTORS[power]
+            shades[name] = GROWN if method == "growth" else SHADES[power]
+            ax.fill_between(errors.depth, errors.min("seed"), errors.max("seed"), color=shades[name], alpha=0.15, lw=0)
+            ax.plot(errors.depth, errors.median("seed"), "o-", color=shades[name], markersize=3)
+            ends[name] = float(errors.median("seed")[-1])
+    ax.axhline(float(data.best_monotone), color="black", linewidth=0.9)
+    ends["best monotone"] = float(data.best_monotone)
+    depths = depths_of(data, f"width {width}, free")
+    ax.set(xscale="log", yscale="log", xlabel="depth L", ylabel="mean squared error", title=f"width {width}")
+    st.plots.ticks(ax, x=depths)
+    st.plots.end_labels(ax, ends, shades)
 
 
 if __name__ == "__main__":
