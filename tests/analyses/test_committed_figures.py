@@ -22,6 +22,7 @@ def numbers(pattern):
 @pytest.mark.parametrize(
     "name",
     [
+        "depth_as_time",
         "digits",
         "fit_sine",
         "fold_counts",
@@ -29,6 +30,7 @@ def numbers(pattern):
         "gradient_norms",
         "hard_targets",
         "identity_distance",
+        "infinite_depth",
         "jacobian_spectrum",
         "phase_diagram",
         "precision",
@@ -294,3 +296,27 @@ def test_training_death():
     at_start = plain.sel(run=[name for name in plain.run.values if ", pytorch," in name])
     for flat in (at_start.flat, at_start.flat_first):
         assert (flat.fillna(1) == 1).all()
+
+
+def test_depth_as_time():
+    data = st.plots.read_data(ROOT / "figures" / "depth_as_time.nc")
+    (power,) = numbers(r"Fresh ones under 1/L come to their flow as L\^-(\d\.\d+), and")
+    assert [round(float(one), 2) for one in data.order.isel(end=0)] == [power] * data.sizes["fresh"]
+    falls = -np.polyfit(np.log(data.depth), np.log(data.adjoint.median("seed")).T, 1)[0]
+    assert (abs(falls - power) < 0.01).all()
+    grown, wide = data.sel(name="growth"), data.sel(name="1/L, width 2")
+    some, of, depth, far = numbers(
+        r"(\d+) of (\d+) chains of (\d+) steps have (\d+) steps with \|J - I\| above 1 and none has fewer"
+    )
+    counts = (grown.step_distance > 1).sum("rank")
+    assert (int((counts == far).sum()), counts.size, grown.sizes["rank"], int(counts.min())) == (some, of, depth, far)
+    whole, half, parts, off = numbers(
+        r"error goes from (\S+) to (\S+), in (\d+) parts no grown chain turns at all, .* is off by (\d+) % of it"
+    )
+    medians = grown.error.median("seed_trained")
+    assert (float(f"{medians[0]:.0e}"), round(float(medians[1]), 2)) == (whole, half)
+    assert int(grown.parts[1]) == 2
+    assert (grown.turns.sel(parts=slice(parts, None)) == 0).all()
+    assert round(100 * float(grown.trained_adjoint.median())) == off
+    assert not (wide.step_distance > 1).any()
+    assert (wide.turns == 2).all()
