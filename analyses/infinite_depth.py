@@ -269,7 +269,7 @@ def draw(data: xarray.Dataset) -> Figure:
     st.plots.headline(
         figure,
         f"Small steps do not fold: under $1/\\sqrt{{L}}$ and $1/L$ {ends} a layer passes the best monotone function, "
-        f"{float(data.best_monotone):.3f}, at depth {last}; of width 2 {passed} of {of} pass it under $1/L$ at depth "
+        f"{float(data.best_monotone):.3f}, at depth {last}; at width 2, {passed} of {of} pass it under $1/L$ at depth "
         f"{deepest}.",
     )
     return figure

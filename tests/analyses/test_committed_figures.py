@@ -320,3 +320,30 @@ def test_depth_as_time():
     assert round(100 * float(grown.trained_adjoint.median())) == off
     assert not (wide.step_distance > 1).any()
     assert (wide.turns == 2).all()
+
+
+def test_infinite_depth():
+    data = st.plots.read_data(ROOT / "figures" / "infinite_depth.nc")
+    assert not data.increasing_turns.any()
+    assert (data.random_turns <= 2.0**data.random_negative - 1).all()
+    assert (data.tent_turns == 2.0**data.steps - 1).all()
+    below = data.error < data.best_monotone
+    counts = below.sum("seed")
+    (deep,) = numbers(r"no chain of width 1 passes the best monotone function at depth (\d+), under 1/sqrt\(L\) or 1/L")
+    root, line = (data.sel(case=f"width 1, {factor}").case.item() for factor in ("1/sqrt(L)", "1/L"))
+    assert not counts.sel(case=[root, line], depth=deep).any()
+    many, of, middle, some, also, shallow = numbers(
+        r"\((\d+) of (\d+) under 1/sqrt\(L\) at depth (\d+), (\d+) of (\d+) under 1/L at depth (\d+)\)"
+    )
+    assert (int(counts.sel(case=root, depth=middle)), int(counts.sel(case=line, depth=shallow))) == (many, some)
+    assert data.sizes["seed"] == of == also
+    # What passes turns, and what turns has a step with a negative slope.
+    narrow, below = data.sel(case=[root, line]), below.sel(case=[root, line])
+    assert (narrow.turns.where(below, 1) > 0).all()
+    assert (narrow.negative.where(narrow.turns > 0, 1) > 0).all()
+    grown, depth = numbers(r"Free ones grow to (\S+) at depth (\d+)\.")
+    assert float(f"{float(data.error.sel(case='grown', depth=depth).median()):.0e}") == grown
+    depth, *errors = numbers(r"all of depth (\d+) pass it under both factors, with errors of (\S+) and (\d\S*\d)\.")
+    wide = data.error.sel(case=["width 2, 1/sqrt(L)", "width 2, 1/L"], depth=depth)
+    assert (wide < data.best_monotone).all()
+    assert [float(f"{float(one):.0e}") for one in wide.median("seed")] == errors
