@@ -325,5 +325,5 @@ def draw_errors(data: xarray.Dataset, width: int, ax: Axes) -> None:
 
 
 if __name__ == "__main__":
-    quick = Settings(depths=(3, 10), deepest=(10, 3), seeds=4, iterations=60, tables=200)
+    quick = Settings(depths=(3, 6), deepest=(6, 3), seeds=4, iterations=40, tables=100)
     study.main(Settings(), quick, measure, draw, claims)
