@@ -11,6 +11,7 @@ figures: .venv/ready
 	$(BIN)/python analyses/jacobian_spectrum.py
 	$(BIN)/python analyses/block_order.py
 	$(BIN)/python analyses/bypass.py
+	$(BIN)/python analyses/depth_as_time.py
 	$(BIN)/python analyses/digits.py
 	$(BIN)/python analyses/ensemble.py
 	$(BIN)/python analyses/fit_sine.py
@@ -19,6 +20,7 @@ figures: .venv/ready
 	$(BIN)/python analyses/gradient_norms.py
 	$(BIN)/python analyses/hard_targets.py
 	$(BIN)/python analyses/identity_distance.py
+	$(BIN)/python analyses/infinite_depth.py
 	$(BIN)/python analyses/phase_diagram.py
 	$(BIN)/python analyses/precision.py
 	$(BIN)/python analyses/theory_check.py

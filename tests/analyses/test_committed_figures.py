@@ -24,6 +24,7 @@ def numbers(pattern):
     [
         "block_order",
         "bypass",
+        "depth_as_time",
         "digits",
         "ensemble",
         "fit_sine",
@@ -32,6 +33,7 @@ def numbers(pattern):
         "gradient_norms",
         "hard_targets",
         "identity_distance",
+        "infinite_depth",
         "jacobian_spectrum",
         "phase_diagram",
         "precision",
@@ -370,3 +372,54 @@ def test_block_order():
     assert min((name for name in found if name.startswith("width 1:")), key=found.get) == "width 1: between"
     fresh = data["fresh"].dead.sel(block="width 1: original")
     assert (fresh.sum(), fresh.notnull().sum(), data.attrs["depth"]) == (dead, of, depth)
+
+
+def test_depth_as_time():
+    data = st.plots.read_data(ROOT / "figures" / "depth_as_time.nc")
+    (power,) = numbers(r"Fresh ones under 1/L come to their flow as L\^-(\d\.\d+), and")
+    assert [round(float(one), 2) for one in data.order.isel(end=0)] == [power] * data.sizes["fresh"]
+    falls = -np.polyfit(np.log(data.depth), np.log(data.adjoint.median("seed")).T, 1)[0]
+    assert (abs(falls - power) < 0.01).all()
+    grown, wide = data.sel(name="growth"), data.sel(name="1/L, width 2")
+    some, of, depth, far = numbers(
+        r"(\d+) of (\d+) chains of (\d+) steps have (\d+) steps with \|J - I\| above 1 and none has fewer"
+    )
+    counts = (grown.step_distance > 1).sum("rank")
+    assert (int((counts == far).sum()), counts.size, grown.sizes["rank"], int(counts.min())) == (some, of, depth, far)
+    whole, half, parts, off = numbers(
+        r"error goes from (\S+) to (\S+), in (\d+) parts no grown chain turns at all, .* is off by (\d+) % of it"
+    )
+    medians = grown.error.median("seed_trained")
+    assert (float(f"{medians[0]:.0e}"), round(float(medians[1]), 2)) == (whole, half)
+    assert int(grown.parts[1]) == 2
+    assert (grown.turns.sel(parts=slice(parts, None)) == 0).all()
+    assert round(100 * float(grown.trained_adjoint.median())) == off
+    assert not (wide.step_distance > 1).any()
+    assert (wide.turns == 2).all()
+
+
+def test_infinite_depth():
+    data = st.plots.read_data(ROOT / "figures" / "infinite_depth.nc")
+    assert not data.increasing_turns.any()
+    assert (data.random_turns <= 2.0**data.random_negative - 1).all()
+    assert (data.tent_turns == 2.0**data.steps - 1).all()
+    below = data.error < data.best_monotone
+    counts = below.sum("seed")
+    (deep,) = numbers(r"no chain of width 1 passes the best monotone function at depth (\d+), under 1/sqrt\(L\) or 1/L")
+    root, line = (data.sel(case=f"width 1, {factor}").case.item() for factor in ("1/sqrt(L)", "1/L"))
+    assert not counts.sel(case=[root, line], depth=deep).any()
+    many, of, middle, some, also, shallow = numbers(
+        r"\((\d+) of (\d+) under 1/sqrt\(L\) at depth (\d+), (\d+) of (\d+) under 1/L at depth (\d+)\)"
+    )
+    assert (int(counts.sel(case=root, depth=middle)), int(counts.sel(case=line, depth=shallow))) == (many, some)
+    assert data.sizes["seed"] == of == also
+    # What passes turns, and what turns has a step with a negative slope.
+    narrow, below = data.sel(case=[root, line]), below.sel(case=[root, line])
+    assert (narrow.turns.where(below, 1) > 0).all()
+    assert (narrow.negative.where(narrow.turns > 0, 1) > 0).all()
+    grown, depth = numbers(r"Free ones grow to (\S+) at depth (\d+)\.")
+    assert float(f"{float(data.error.sel(case='grown', depth=depth).median()):.0e}") == grown
+    depth, *errors = numbers(r"all of depth (\d+) pass it under both factors, with errors of (\S+) and (\d\S*\d)\.")
+    wide = data.error.sel(case=["width 2, 1/sqrt(L)", "width 2, 1/L"], depth=depth)
+    assert (wide < data.best_monotone).all()
+    assert [float(f"{float(one):.0e}") for one in wide.median("seed")] == errors

@@ -23,6 +23,30 @@ def test_no_table_turns_more_often_than_its_steps_allow(seed, depth):
     assert theory.least_turning_steps().value(turns=turns) <= negative
 
 
+@given(some.integers(0, 2**32), some.integers(1, 60))
+def test_steps_of_positive_slopes_increase_however_many(seed, depth):
+    random = np.random.default_rng(seed)
+    above, below = np.exp(random.uniform(-5, 5, (2, depth)))
+    table = random.normal(size=(depth, 6)) * [1, 2, 1, 2, 1, 1]
+    # The slopes above and below the kink, the other way round where the weight is negative.
+    table[:, 0], table[:, 5] = below, 0
+    table[:, 3] = (above - below) / table[:, 1]
+    least = (table[:, 0] + np.minimum(table[:, 1] * table[:, 3], 0)).min()
+    assert least > 0
+    assert st.count(table, (-math.inf, math.inf)).turns == 0
+
+
+@given(some.integers(0, 2**32), some.integers(1, 30))
+def test_one_negative_slope_turns_a_chain_once_at_most(seed, depth):
+    random = np.random.default_rng(seed)
+    table = random.normal(size=(depth, 6))
+    table[:, 0], table[:, 1], table[:, 5] = 1, 1, 0
+    table[:, 3] = random.uniform(-0.9, 2, depth)
+    place = random.integers(depth)
+    table[place, 3] = -1 - random.exponential()
+    assert st.count(table, (-math.inf, math.inf)).turns == 1  # |x| large is on both sides of every kink
+
+
 @pytest.mark.parametrize("depth", [1, 2, 5, 40])
 def test_a_tent_reaches_the_bound(depth):
     turns = st.count(st.tent(depth), (0, 1)).turns
