@@ -266,10 +266,10 @@ def draw(data: xarray.DataTree) -> Figure:
     winners = {case: ORDERS[ranking(of_case(errors, case))[0][0]][1] for case in CASES}
     ranked = [order for order in ranking(of_case(errors, wide))[0] if order in PRINTED]
     as_printed = ("as" if ranked == sorted(PRINTED, key=PRINTED.get) else "unlike what is") + " printed for ResNet-110"
-    losers = ORDERS[ranking(of_case(errors, wide))[0][-1]][1]
+    depth, losers = data.attrs["depth"], ORDERS[ranking(of_case(errors, wide))[0][-1]][1]
     st.plots.headline(
         figure,
-        f"In medians, of {data.attrs['depth']} normalised blocks of width 32 {winners[wide]} ends best and ReLU {losers} worst, "
+        f"In medians, of {depth} normalised blocks of width 32 {winners[wide]} ends best and ReLU {losers} worst, "
         f"{as_printed}; without normalisation the best has ReLU {winners[bare]}, at width 1 {winners[thin]}.",
     )
     return figure

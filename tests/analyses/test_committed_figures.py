@@ -331,8 +331,8 @@ def test_bypass():
     data = st.plots.read_data(ROOT / "figures" / "bypass.nc")
     two, one, depth, above, grown, deep, other, best, of = numbers(
         r"has condition number (\d+) at every depth for a bypass of two and (\d+) at depth (\d+) for one, .* alone at "
-        r"zero it is above (\d+) for two\. .* grow by 10\^(\S+) at depth (\d+), and by 10\^(\S+) with its ReLU first, or "
-        r"two or three maps\. By Adam three maps fit sin\(x\) best at (\d+) of (\d+) depths"
+        r"zero it is above (\d+) for two\. .* grow by 10\^(\S+) at depth (\d+), and by 10\^(\S+) with its ReLU first, "
+        r"or two or three maps\. By Adam three maps fit sin\(x\) best at (\d+) of (\d+) depths"
     )
     start, signal = data["start"].to_dataset(), data["growth"].signal.sel(power=-0.5).isel(depth=-1)
     zero = start.condition.sel(start="all maps zero")
@@ -355,8 +355,8 @@ def test_block_order():
     data = st.plots.read_data(ROOT / "figures" / "block_order.nc")
     depth, full, after, before, bare_before, bare_after, thin, dead, of = numbers(
         r"In (\d+) blocks of width 32 with layer normalisation, on sines, the errors over the variance rank alike: "
-        r"(\S+), (\S+), (\d\.\d+)\. .* is second \((\S+)\), after it last but one \((\S+)\)\. .* between the maps is best "
-        r"\((\S+)\), and after the addition (\d+) of (\d+) fresh members have no gradient"
+        r"(\S+), (\S+), (\d\.\d+)\. .* is second \((\S+)\), after it last but one \((\S+)\)\. .* between the maps is "
+        r"best \((\S+)\), and after the addition (\d+) of (\d+) fresh members have no gradient"
     )
     medians = data["trained"].error.median("seed").min("rate")
     found = {name: float(medians.sel(block=name)) for name in medians.block.values}
