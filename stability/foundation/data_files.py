@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import xarray
 
 from stability.foundation.arguments import door
 from stability.foundation.files import write_atomically
+
+#: dask's settings are those of the process.
+_SETTINGS = threading.RLock()
 
 
 @door
@@ -65,11 +71,24 @@ def packed(data: xarray.Dataset | xarray.DataTree) -> bytes:
         _check_attributes(part)
     settings = {"zlib": True, "shuffle": True}
     encoding = {group: dict.fromkeys(part.data_vars, settings) for group, part in groups.items()}
-    if isinstance(data, xarray.DataTree):
-        data.to_netcdf(held, engine="h5netcdf", encoding=encoding)
-    else:
-        data.to_netcdf(held, engine="h5netcdf", encoding=encoding["/"])
+    with _locked_here():
+        if isinstance(data, xarray.DataTree):
+            data.to_netcdf(held, engine="h5netcdf", encoding=encoding)
+        else:
+            data.to_netcdf(held, engine="h5netcdf", encoding=encoding["/"])
     return held.getvalue()
+
+
+@contextmanager
+def _locked_here() -> Iterator[None]:
+    """Let xarray lock its file in this process, and not across a cluster, whose code takes seconds to load."""
+    try:
+        import dask
+    except ImportError:
+        yield
+        return
+    with _SETTINGS, dask.config.set(scheduler="synchronous"):
+        yield
 
 
 def _without_encoding(data: xarray.Dataset) -> xarray.Dataset:
@@ -90,7 +109,7 @@ def _check_attributes(data: xarray.Dataset) -> None:
 
 def unpacked(content: bytes) -> xarray.Dataset | xarray.DataTree:
     """Return the data of such a content."""
-    with xarray.open_datatree(io.BytesIO(content), engine="h5netcdf") as tree:
+    with _locked_here(), xarray.open_datatree(io.BytesIO(content), engine="h5netcdf") as tree:
         for group in tree.subtree:
             for variable in group.variables.values():  # DataTree.load leaves out those that are named as a group
                 variable.load()

@@ -21,6 +21,8 @@ from stability.plots.style import STYLE
 MANY_MARKS = 1000
 #: How far, of 255, a colour of a PNG may be from the one that was drawn.
 NEAR_COLOUR = 15
+#: The same where areas are shaded by a colour map: steps between shades show.
+NEAR_SHADE = 12
 
 
 @door
@@ -28,7 +30,7 @@ def save(figure: Figure, data: xarray.Dataset | xarray.DataTree | None, folder: 
     """Write a figure as PNG and PDF with its data as netCDF beside it, each whole or not at all.
 
     Clouds of more than 1000 marks are pixels in the PDF. The PNG has 256 colours of its own, a third of the size, where
-    these are near enough to all that the figure has and nothing is shaded by a colour map.
+    these are near enough to all that the figure has.
 
     Args:
         figure: what to write.
@@ -61,7 +63,7 @@ def save(figure: Figure, data: xarray.Dataset | xarray.DataTree | None, folder: 
         with mpl.rc_context({**STYLE, "figure.constrained_layout.use": False}):
             figure.savefig(path, format=kind, metadata=metadata[kind])
         if kind == "png":
-            _shrink(path, palette=not shaded)
+            _shrink(path, NEAR_SHADE if shaded else NEAR_COLOUR)
 
     paths = [write_atomically(folder / f"{name}.png", image)]
     engine = figure.get_layout_engine()
@@ -78,15 +80,13 @@ def save(figure: Figure, data: xarray.Dataset | xarray.DataTree | None, folder: 
     return paths
 
 
-def _shrink(path: Path, palette: bool) -> None:
-    """Write a PNG again, with a palette if no pixel changes by more than the eye forgives."""
+def _shrink(path: Path, near: int) -> None:
+    """Write a PNG again, with a palette if no pixel changes by more than that."""
     with Image.open(path) as opened:
         full = opened.convert("RGB")
-    if palette:
-        few = full.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-        change = np.abs(np.asarray(few.convert("RGB"), dtype=np.int16) - np.asarray(full, dtype=np.int16))
-        palette = bool(change.max() <= NEAR_COLOUR)
-    (few if palette else full).save(path, "PNG", optimize=True)
+    few = full.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    change = np.abs(np.asarray(few.convert("RGB"), dtype=np.int16) - np.asarray(full, dtype=np.int16))
+    (few if change.max() <= near else full).save(path, "PNG", optimize=True)
 
 
 def _clouds_to_pixels(figure: Figure) -> None:

@@ -13,11 +13,9 @@ from __future__ import annotations
 import json
 import os
 import platform
-import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -31,8 +29,6 @@ from stability.sweeps.cells import Cell, words_of
 _VALUES = "stability_cell"
 #: Seconds after which a temporary file of another machine counts as left behind.
 _OLD = 86400.0
-#: The settings of dask are those of all threads; a cell may read another sweep's dataset while it is written.
-_SETTINGS = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -72,8 +68,7 @@ class Store:
         """
         held = data.assign_attrs({_VALUES: json.dumps(cell)})
         try:
-            with _locked_here():
-                return packed(held)
+            return packed(held)
         except Exception as error:  # xarray and HDF5 tell of it in many ways
             raise ValueError(f"the cell {words_of(cell)} gives what netCDF does not hold: {error}") from error
 
@@ -91,8 +86,7 @@ class Store:
         """
         path = self.cell(name)
         try:
-            with _locked_here():
-                data = unpacked(path.read_bytes())
+            data = unpacked(path.read_bytes())
             if not isinstance(data, xarray.Dataset) or json.loads(data.attrs.pop(_VALUES)) != cell:
                 raise ValueError("it is of another cell")
         except FileNotFoundError:
@@ -211,15 +205,6 @@ def existing_store(folder: str | Path) -> Store:
         return Store(path, str(held["function"]), str(held["version"]), str(held.get("code", "")))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"the folder {path} is no store of a sweep: {error}") from None
-
-
-@contextmanager
-def _locked_here() -> Iterator[None]:
-    """Let xarray lock its file in this process, and not across the cluster."""
-    import dask
-
-    with _SETTINGS, dask.config.set(scheduler="synchronous"):
-        yield
 
 
 def _names(folder: Path, suffix: str) -> Iterator[str]:
