@@ -160,7 +160,9 @@ class Parts:
         self, function: Callable[..., xarray.Dataset], axes: Mapping[str, Sequence[Any]], arguments: tuple[object, ...]
     ) -> st.Sweep:
         one, folder = _Cell(function, arguments), self._place(function.__name__)
-        swept = st.sweep(one, axes, folder, self.client, workers=self.workers, retry_failed=True)
+        swept = st.sweep(
+            one, axes, folder, self.client, workers=self.workers, version=self.folder.name, retry_failed=True
+        )
         if swept.failed:
             raise RuntimeError(f"{function.__name__} has failed:\n{swept.failed[0].traceback}")
         return swept
