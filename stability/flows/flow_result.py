@@ -136,14 +136,12 @@ class Flow(Shown):
     def _deep(self) -> NDArray[np.bool_]:
         """Which depths, (depth,), an order of distances is fitted to."""
         depths = np.array(self.depths, dtype=float)
-        found: NDArray[np.bool_] = depths >= min(math.sqrt(depths[0] * depths[-1]) * (1 - 1e-12), depths[-2])
-        return found
+        return np.asarray(depths >= min(math.sqrt(depths[0] * depths[-1]) * (1 - 1e-12), depths[-2]))
 
     @property
     def _seen(self) -> NDArray[np.bool_]:
         """Which seeds, (seed,), are far enough from the flow there for the error of the solver."""
-        found: NDArray[np.bool_] = (self.distances.numpy()[self._deep] > _ABOVE * self.error.numpy()).all(axis=0)
-        return found
+        return np.asarray((self.distances.numpy()[self._deep] > _ABOVE * self.error.numpy()).all(axis=0))
 
     def _order_of_squares(self) -> Order | None:
         each = self._squares_by_group()
