@@ -133,6 +133,16 @@ class OfFunction:
             check_finite(f"weights({t:g})[{kind!r}]", value)
         return found if self.seed is None else {k: v[self.seed : self.seed + 1] for k, v in found.items()}
 
+    def check(self) -> None:
+        """Raise where the function gives other numbers when it is asked again, as one that draws them does."""
+        once = {kind: value.clone() for kind, value in self.at(0.0).items()}
+        for kind, value in self.at(0.0).items():
+            if not torch.equal(once[kind], value):
+                raise ValueError(
+                    f"weights(0)[{kind!r}] is another number when it is asked for again: expected a function of t, "
+                    "whose random numbers are drawn beforehand"
+                )
+
     def of(self, seed: int) -> Weights:
         """Return those of one seed."""
         return replace(self, seed=seed)

@@ -124,14 +124,24 @@ class Flow(Shown):
 
     def _order_of_distances(self) -> Order | None:
         depths, distances = np.array(self.depths, dtype=float), self.distances.numpy()
-        deep = depths >= min(math.sqrt(depths[0] * depths[-1]) * (1 - 1e-12), depths[-2])
-        seen = (distances[deep] > _ABOVE * self.error.numpy()).all(axis=0)
+        deep, seen = self._deep, self._seen
         if seen.sum() < 2:
             return None
         slopes = -np.polyfit(np.log(depths[deep]), np.log(distances[deep][:, seen]), 1)[0]
         half = self._student(len(slopes)) * float(slopes.std(ddof=1)) / math.sqrt(len(slopes))
         value = float(slopes.mean())
         return Order(value, value - half, value + half, tuple(int(depth) for depth in depths[deep]))
+
+    @property
+    def _deep(self) -> NDArray[np.bool_]:
+        """Which depths, (depth,), an order of distances is fitted to."""
+        depths = np.array(self.depths, dtype=float)
+        return np.asarray(depths >= min(math.sqrt(depths[0] * depths[-1]) * (1 - 1e-12), depths[-2]))
+
+    @property
+    def _seen(self) -> NDArray[np.bool_]:
+        """Which seeds, (seed,), are far enough from the flow there for the error of the solver."""
+        return np.asarray((self.distances.numpy()[self._deep] > _ABOVE * self.error.numpy()).all(axis=0))
 
     def _order_of_squares(self) -> Order | None:
         each = self._squares_by_group()
@@ -209,6 +219,10 @@ class Flow(Shown):
             worst = self.differences
             inside = float((worst.value.abs() <= worst.half).double().mean())
             return f"under {law} {100 * inside:.0f} % of the statistics are within their intervals of the limit's"
+        if self._seen.any():
+            first, last = self.distances[[0, -1]][:, torch.from_numpy(self._seen)][:, 0].tolist()
+            depths = f"{first:.2g} at depth {self.depths[0]} and {last:.2g} at depth {self.depths[-1]}"
+            return f"under {law} the {what} is {depths} in one seed, and an order takes two"
         return f"under {law} the {what} is as small as the solver's error, {float(self.error.max()):.1e}"
 
     def __repr__(self) -> str:

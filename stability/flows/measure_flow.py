@@ -119,6 +119,7 @@ def flow(
     else:
         shapes = architecture.shapes(len(members), 1, width)
         drawn = OfFunction(weights, {kind: (shape[0], *shape[2:]) for kind, shape in shapes.items()})
+        drawn.check()
     equation = Equation(architecture, drawn, architecture.branch, points, len(members))
     return _ordinary(equation, _check_depths(depths, _ORDINARY), members, level)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from stability.foundation.checks import check_name
@@ -52,8 +53,10 @@ def normalise(h: Tensor, norm: str, epsilon: Tensor | float = EPSILON, scale: Te
         norm: a name in `NORMS`.
         epsilon, scale: epsilon, and c, broadcast against (..., 1).
     """
-    centred = NORMS[norm](h) * scale
-    return centred * (centred.square().mean(dim=-1, keepdim=True) + epsilon).rsqrt()
+    # Formats of two bytes in float32, as torch does: in float16 the square of 256 is infinite.
+    wide = h.float() if h.dtype in (torch.float16, torch.bfloat16) else h
+    centred = NORMS[norm](wide) * scale
+    return (centred * (centred.square().mean(dim=-1, keepdim=True) + epsilon).rsqrt()).to(h.dtype)
 
 
 def parts_of(order: str | Sequence[str], maps: int, norm: str | None) -> Parts:

@@ -45,7 +45,8 @@ def can_grow(chain: Chain, trained: NDArray[np.bool_]) -> bool:
     plain = architecture.maps == 1 and architecture.skip == 0 and architecture.phi.trains_slope and architecture.readout
     # A kink at the end of a plain chain shifts the bias of the read-out.
     shifts = [trained[0, [1, 2, 5]].all(), trained[-1, OUTER_BIAS]]
-    return bypassed or (plain and all(shifts))
+    # The identity has no factor on its branch.
+    return bypassed or (plain and all(shifts) and chain.factor == 1)
 
 
 class _Growing:

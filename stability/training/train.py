@@ -176,8 +176,8 @@ def _check_growth(chain: Chain, objective: Objective, options: Options) -> None:
     if not can_grow(chain, objective.trained):
         raise ValueError(
             f"{chain.architecture.name!r} cannot grow: an inserted step must be the identity and able to bend, which "
-            "takes two maps with skip 1, or no skip, a trained slope and a read-out, and all their parameters trained; "
-            "take method 'levenberg_marquardt'"
+            "takes two maps with skip 1, or no skip, a trained slope and a read-out, no factor on the branch, and all "
+            "their parameters trained; take method 'levenberg_marquardt'"
         )
     if options.start > chain.depth:
         raise ValueError(f"start is {options.start}: expected at most the chain's depth, {chain.depth}")

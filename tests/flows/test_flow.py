@@ -231,6 +231,31 @@ def test_a_distance_as_small_as_the_solvers_error_has_no_order():
     assert "as small as the solver's error" in repr(f)
 
 
+def test_one_seed_has_distances_and_no_order():
+    f = st.flow(one_map("linear"), X, (10, 20), 1, weights=lambda _: {"weight": 0.7, "bias": 0.5})
+    assert f.order is None
+    first, last = f.distances[:, 0].tolist()
+    assert f"is {first:.2g} at depth 10 and {last:.2g} at depth 20 in one seed" in repr(f)
+    # And of two of which one has no distance.
+    weights = {"weight": np.array([0.0, 0.7]), "bias": 0.5}
+    f = st.flow(one_map("linear"), X, (10, 20), 2, weights=lambda _: weights)
+    assert f.order is None
+    assert f"is {first:.2g} at depth 10 and {last:.2g} at depth 20 in one seed" in repr(f)
+
+
+def test_weights_that_are_no_function_of_t_are_refused():
+    draw = np.random.default_rng(0)
+    held = np.zeros(2)
+
+    def in_place(_):
+        held[:] = draw.standard_normal(2)
+        return {"weight": held, "bias": 0.0}
+
+    for weights in (lambda _: {"weight": draw.standard_normal(), "bias": 0.0}, in_place):
+        with pytest.raises(ValueError, match=r"weights\(0\)\['weight'\] is another number when it is asked for again"):
+            st.flow(one_map("tanh"), X, (10, 20), 2, weights=weights)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

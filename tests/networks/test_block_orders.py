@@ -1,5 +1,6 @@
 """Steps of every order against ones written out by hand, and all verbs on them."""
 
+import dataclasses
 import itertools
 import json
 
@@ -14,6 +15,8 @@ X = torch.linspace(-2, 2, 7, dtype=torch.float64)
 PLANE = torch.stack([X, X.sin(), 1 - X], dim=1)
 ORDERS = ["between", "original", "before_addition", "pre_activation", "full_pre_activation"]
 TASK = st.Task(torch.sin, (-3, 3), points=16)
+
+EYE = dataclasses.replace(st.INITS["he"], name="eye", weight=st.Distribution("identity"))
 
 
 def layer_norm(h):
@@ -202,6 +205,25 @@ def test_states_of_normalised_chains_cannot_leave_the_range(norm, scale):
     total = h + x.numpy()
     expected = np.log(np.sqrt((total**2).sum(axis=1))).astype(float)
     np.testing.assert_allclose(p.log_norms[-1, 0], expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("norm", ["layer", "rms"])
+def test_a_normalisation_in_two_bytes_is_that_of_torch(norm, dtype):
+    # The square of 400 leaves float16, the mean square does not leave float32, in which torch has it.
+    architecture = st.Architecture("block", maps=1, order=("norm", "map", "add"), norm=norm)
+    chain = st.Chain(architecture, 1, width=4, init=EYE, dtype=dtype)
+    x = (400 * torch.tensor([[1.0, -2.0, 0.5, 1.0], [-1.0, 1.0, 3.0, 0.25]])).to(dtype).requires_grad_()
+    y = chain(x)
+    given = x.detach().clone().requires_grad_()
+    expected = layer_norm(given) if norm == "layer" else torch.nn.functional.rms_norm(given, (4,), eps=1e-5)
+    torch.testing.assert_close(y[0], expected, rtol=2 * torch.finfo(dtype).eps, atol=1e-3)
+    cotangents = torch.arange(8.0).reshape(2, 4).to(dtype)
+    y[0].backward(cotangents)
+    expected.backward(cotangents)
+    torch.testing.assert_close(x.grad, given.grad, rtol=0.05, atol=1e-4)
+    wide = st.Chain(architecture, 1, width=4, init=EYE)
+    assert not st.first_failure(wide, x.detach().double(), formats=(dtype,), progress=False).first()[:, 0].any()
 
 
 def test_files_of_the_article_s_five_say_what_they_said(tmp_path):

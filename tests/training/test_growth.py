@@ -121,6 +121,16 @@ def test_steps_that_cannot_be_the_identity_and_bend_are_refused(name):
         st.train(st.Chain(name, 3), SINE, "growth")
 
 
+@pytest.mark.parametrize("branch", [{"branch": 0.5}, {"branch_power": -0.5}])
+def test_a_plain_chain_with_a_factor_on_its_branch_is_refused_at_once(branch):
+    scaled = st.Architecture("scaled_prelu", skip=0, maps=1, activation="prelu", readout=True, **branch)
+    chain = st.Chain(scaled, 4, seeds=2)
+    before = chain.table()
+    with pytest.raises(ValueError, match=r"'scaled_prelu' cannot grow: .* no factor on the branch"):
+        st.train(chain, SINE, "growth", iterations=10, progress=False)
+    assert (chain.table() == before).all()
+
+
 @pytest.mark.parametrize(
     ("name", "kind"), [(n, k) for n in ("residual2_prelu", "plain_prelu") for k in st.ARCHITECTURES[n].parameters]
 )
