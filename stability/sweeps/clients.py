@@ -8,15 +8,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from stability.sweeps.cells import Cell
-from stability.sweeps.computing import Outcome
+from stability.sweeps.computing import ONE_THREAD, Outcome
 
 if TYPE_CHECKING:
     from distributed import Client
-
-#: What makes the libraries of a worker use one thread; read when they are loaded.
-ONE_THREAD = dict.fromkeys(
-    ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
-)
 
 
 class Dask:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -15,6 +17,12 @@ from stability.sweeps.shapes import common_text, difference, shape_of
 from stability.sweeps.store import Store, StoreError
 
 Function = Callable[..., xarray.Dataset]
+
+
+#: What makes the libraries of a worker use one thread; read when they are loaded.
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
+)
 
 
 @dataclass(frozen=True)
@@ -92,8 +100,8 @@ def _fit(data: xarray.Dataset, cell: Cell, store: Store) -> None:
 
 def _one_thread() -> None:
     """Let a worker use one thread: there are as many workers as there are cores."""
-    import numba
-    import torch
-
-    torch.set_num_threads(1)
-    numba.set_num_threads(1)
+    os.environ.update(ONE_THREAD)
+    # What is not loaded yet reads that when it is.
+    for name, function in (("torch", "set_num_threads"), ("numba", "set_num_threads")):
+        if name in sys.modules:
+            getattr(sys.modules[name], function)(1)

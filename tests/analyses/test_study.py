@@ -231,6 +231,7 @@ def test_an_interrupted_run_ends_soon_says_how_to_go_on_and_goes_on(script, how)
     xarray.testing.assert_identical(data, script.run())
 
 
+@pytest.mark.slow
 def test_processes_measure_the_same_and_an_interrupted_run_of_theirs_goes_on(script, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     status, seconds, said = interrupted(script, "c", "SLEEP", "--workers", "2")

@@ -555,6 +555,7 @@ ALLOWED = {
     ("plots.end_labels", "labels", "a dictionary"),
     ("plots.save", "data", "none"),  # a figure alone
     ("plots.panels", "height", "a fraction"),
+    ("plots.band", "marks", "a fraction"),
     ("plots.colour", "architecture", "numpy text"),
     ("Chain.forward", "x", "tensor of nan"),  # as any module
     ("PiecewiseLinear.maximum", "other", "tensor of flags"),  # a mask

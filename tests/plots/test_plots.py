@@ -32,10 +32,12 @@ def _close():
 OTHERS = {
     "PAGE_WIDTH",
     "STYLE",
+    "band",
     "colour",
     "end_labels",
     "headline",
     "make_folder",
+    "numbers",
     "panels",
     "read_data",
     "save",

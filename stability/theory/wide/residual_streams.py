@@ -37,7 +37,7 @@ def residual_rms(kind: str = "homogeneous") -> ClosedForm:
     >>> import stability as st
     >>> form = st.theory.residual_rms()
     >>> [round(form.value(depth=100, power=power), 4) for power in (0, -0.5, -1)]
-    [70064.9232, 1.1328, 1.0013]
+    [70064.9232, 1.133, 1.0013]
     >>> round(st.theory.residual_rms("normalised").value(depth=100, power=0), 4)
     5.099
     """
