@@ -32,7 +32,7 @@ def test_lines_are_stored_with_a_palette_near_their_colours(tmp_path):
     stored = Image.open(path)
     assert stored.mode == "P"
     assert path.stat().st_size < 0.5 * size
-    assert np.abs(np.asarray(stored.convert("RGB"), dtype=int) - full).max() <= 15
+    assert np.quantile(np.abs(np.asarray(stored.convert("RGB"), dtype=int) - full), 0.99) <= 4
 
 
 def test_a_smooth_range_of_colours_keeps_them_all(tmp_path):
