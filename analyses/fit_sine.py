@@ -104,11 +104,13 @@ def fitted(case: str, depth: int, settings: Settings) -> xarray.Dataset:
     chains = {method: trained(method) for method in methods_of(case)}
     by = xarray.IndexVariable("by", list(chains))
     data = xarray.concat([described(chain) for chain in chains.values()], by).reindex(by=list(METHODS))
-    if depth <= MIDDLE:
-        data["float32_error"] = ("seed", mean_squares(trained("Adam", torch.float32)))
+    untold = np.full(settings.seeds[place], np.nan)
+    single = mean_squares(trained("Adam", torch.float32)) if depth <= MIDDLE else untold
     if "growth" in chains:
-        rounded = st.Chain.from_table(chains["growth"].table(), CASES[case], dtype=torch.float32)
-        data["rounded_error"] = ("seed", mean_squares(rounded))
+        rounded = mean_squares(st.Chain.from_table(chains["growth"].table(), CASES[case], dtype=torch.float32))
+    else:
+        rounded = untold
+    data = data.assign(float32_error=("seed", single), rounded_error=("seed", rounded))
     return data
 
 

@@ -159,7 +159,7 @@ class Parts:
     def _swept(
         self, function: Callable[..., xarray.Dataset], axes: Mapping[str, Sequence[Any]], arguments: tuple[object, ...]
     ) -> st.Sweep:
-        one, folder = _Cell(function, arguments), self._place(function.__name__)
+        one, folder = _Cell(function, arguments), self._place(f"{function.__name__} {json.dumps(axes, default=str)}")
         swept = st.sweep(
             one, axes, folder, self.client, workers=self.workers, version=self.folder.name, retry_failed=True
         )

@@ -34,7 +34,7 @@ class Step:
     """One step of a chain, for all seeds: skip h + outer_weight phi(weight h + bias) + outer_bias, or another order.
 
     Called with points, (points,) or (points, n), or with a state, (seeds, points) or (seeds, points, n), it
-    returns the next state.
+    returns the next state. A parameter is an attribute too: `step.weight`.
 
     Attributes:
         architecture: what a step does.
@@ -50,6 +50,12 @@ class Step:
     def skip(self) -> float | Tensor:
         """The weight of the bypass, (seeds,) where every step has its own."""
         return self.values["skip"] if self.architecture.skip is None else self.architecture.skip
+
+    def __getattr__(self, name: str) -> Tensor:
+        values = self.__dict__.get("values", {})  # none yet in a copy that is being made
+        if name not in values:
+            raise AttributeError(f"the step has no {name}: it has {', '.join(values)}")
+        return values[name]
 
     def operations(self) -> Iterator[Operation]:
         """Yield what is done to the state, in order."""

@@ -480,7 +480,7 @@ def test_theory_check(tmp_path):
     data = st.plots.read_data(tmp_path / "theory_check.nc")
     claims = json.loads(data.attrs["claims"])
     assert {claim["verdict"] for claim in claims[:-1]} == {"held"}
-    assert len(claims) == 3 + 10
+    assert len(claims) == 3 + 11
     good, bad = (data.isel(case=np.flatnonzero(keep)) for keep in (data.kind != BROKEN, data.kind == BROKEN))
     assert claims[0]["statement"] == f"{good.case.size} closed forms are what chains do"
     assert good.z.size >= 40 * 5

@@ -1,5 +1,6 @@
 """Steps of every order against ones written out by hand, and all verbs on them."""
 
+import copy
 import dataclasses
 import itertools
 import json
@@ -249,3 +250,13 @@ def test_files_of_the_article_s_five_say_what_they_said(tmp_path):
 def test_what_does_not_go_together_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_parameters_of_a_step_are_its_attributes():
+    chain = st.Chain("residual2_prelu", depth=3, seeds=2)
+    step = chain.steps[1]
+    for name in ("weight", "bias", "outer_weight", "outer_bias", "slope"):
+        assert torch.equal(getattr(step, name), getattr(chain, name)[:, 1])
+    assert torch.equal(copy.deepcopy(step).weight, step.weight)
+    with pytest.raises(AttributeError, match="the step has no other: it has weight"):
+        _ = step.other

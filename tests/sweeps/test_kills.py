@@ -19,13 +19,17 @@ ROOT = Path(__file__).parents[2]
 GRID = {"slope": list(range(8)), "shift": [0.0, 0.25, 0.5, 0.75]}
 
 
-def begin(store):
+#: For many kills in one run.
+LONG = {"slope": list(range(32)), "shift": [0.0, 0.25, 0.5, 0.75]}
+
+
+def begin(store, grid=GRID):
     """Start a script that sweeps on two workers, as the leader of its own group of processes."""
     program = f"""
         import stability as st
         from tests.sweeps.cell_functions import slow_line
         if __name__ == "__main__":
-            st.sweep(slow_line, {GRID!r}, {str(store)!r}, workers=2, progress=False)
+            st.sweep(slow_line, {grid!r}, {str(store)!r}, workers=2, progress=False)
     """
     script = Path(f"{store}.py")
     script.write_text(textwrap.dedent(program))
@@ -43,13 +47,13 @@ def workers_of(process):
     return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
-def check_whole(store, tmp_path):
+def check_whole(store, tmp_path, grid=GRID):
     undisturbed = tmp_path / "undisturbed"
-    st.sweep(line, GRID, undisturbed, workers=0, progress=False)  # the same numbers, without the wait
+    st.sweep(line, grid, undisturbed, workers=0, progress=False)  # the same numbers, without the wait
     found = st.open_sweep(store)
     assert found.missing == []
     assert found.failed == []
-    assert count(store) == 32
+    assert count(store) == len(grid["slope"]) * len(grid["shift"])
     assert list(Path(store).glob("temporary/*")) == []
     data, expected = found.dataset.load(), st.open_sweep(undisturbed).dataset.load()
     assert data.identical(expected)
@@ -57,8 +61,8 @@ def check_whole(store, tmp_path):
         assert data[name].values.tobytes() == expected[name].values.tobytes(), "to the last bit"
 
 
-def kill_workers(store, number, chance):
-    process = begin(store)
+def kill_workers(store, number, chance, grid=GRID):
+    process = begin(store, grid)
     killed = 0
     try:
         while process.poll() is None and killed < number:
@@ -74,10 +78,10 @@ def kill_workers(store, number, chance):
     return killed
 
 
-def kill_whole_sweeps(store, number, chance):
+def kill_whole_sweeps(store, number, chance, grid=GRID):
     killed = 0
     for _ in range(number):
-        process, before = begin(store), count(store)
+        process, before = begin(store, grid), count(store)
         while process.poll() is None and count(store) == before:
             time.sleep(0.05)
         time.sleep(chance.random())
@@ -87,7 +91,7 @@ def kill_whole_sweeps(store, number, chance):
         process.wait()
         for path in Path(store).glob("cells/*/*.nc"):
             assert path.stat().st_size > 0
-    process = begin(store)
+    process = begin(store, grid)
     assert process.wait(timeout=300) == 0
     return killed
 
@@ -104,21 +108,11 @@ def test_whole_sweeps_are_killed_with_their_scheduler(tmp_path):
 
 @pytest.mark.slow
 def test_twenty_workers_are_killed(tmp_path):
-    killed = 0
-    for number in range(5):
-        store = tmp_path / f"store{number}"
-        killed += kill_workers(store, 4, random.Random(number))
-        (tmp_path / str(number)).mkdir()
-        check_whole(store, tmp_path / str(number))
-    assert killed >= 18
+    assert kill_workers(tmp_path / "store", 20, random.Random(2), LONG) == 20
+    check_whole(tmp_path / "store", tmp_path, LONG)
 
 
 @pytest.mark.slow
 def test_ten_whole_sweeps_are_killed_with_their_scheduler(tmp_path):
-    killed = 0
-    for number in range(4):
-        store = tmp_path / f"store{number}"
-        killed += kill_whole_sweeps(store, 3, random.Random(number))
-        (tmp_path / str(number)).mkdir()
-        check_whole(store, tmp_path / str(number))
-    assert killed >= 10
+    assert kill_whole_sweeps(tmp_path / "store", 11, random.Random(3), LONG) >= 10
+    check_whole(tmp_path / "store", tmp_path, LONG)
