@@ -110,8 +110,7 @@ def fitted(case: str, depth: int, settings: Settings) -> xarray.Dataset:
         rounded = mean_squares(st.Chain.from_table(chains["growth"].table(), CASES[case], dtype=torch.float32))
     else:
         rounded = untold
-    data = data.assign(float32_error=("seed", single), rounded_error=("seed", rounded))
-    return data
+    return data.assign(float32_error=("seed", single), rounded_error=("seed", rounded))
 
 
 def described(chain: st.Chain) -> xarray.Dataset:

@@ -52,7 +52,7 @@ class Step:
         return self.values["skip"] if self.architecture.skip is None else self.architecture.skip
 
     def __getattr__(self, name: str) -> Tensor:
-        values = self.__dict__.get("values", {})  # none yet in a copy that is being made
+        values: Mapping[str, Tensor] = self.__dict__.get("values", {})  # none yet in a copy that is being made
         if name not in values:
             raise AttributeError(f"the step has no {name}: it has {', '.join(values)}")
         return values[name]

@@ -253,7 +253,7 @@ def test_what_does_not_go_together_is_refused(call, message):
 
 
 def test_the_parameters_of_a_step_are_its_attributes():
-    chain = st.Chain("residual2_prelu", depth=3, seeds=2)
+    chain = st.Chain("residual2_prelu", depth=3, seeds=2).requires_grad_(False)
     step = chain.steps[1]
     for name in ("weight", "bias", "outer_weight", "outer_bias", "slope"):
         assert torch.equal(getattr(step, name), getattr(chain, name)[:, 1])
