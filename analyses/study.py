@@ -123,7 +123,7 @@ class Parts:
         workers, client: where cells are computed, as for `st.sweep`.
     """
 
-    def __init__(self, folder: Path, workers: int = 0, client: str | None = None) -> None:
+    def __init__(self, folder: Path, workers: int = 0, client: object = None) -> None:
         self.folder, self.workers, self.client = folder, workers, client
         self._names: set[str] = set()
 
@@ -160,9 +160,8 @@ class Parts:
         self, function: Callable[..., xarray.Dataset], axes: Mapping[str, Sequence[Any]], arguments: tuple[object, ...]
     ) -> st.Sweep:
         one, folder = _Cell(function, arguments), self._place(f"{function.__name__} {json.dumps(axes, default=str)}")
-        swept = st.sweep(
-            one, axes, folder, self.client, workers=self.workers, version=self.folder.name, retry_failed=True
-        )
+        workers = self.workers or (0 if self.client is None else None)  # a cluster has its own
+        swept = st.sweep(one, axes, folder, self.client, workers=workers, version=self.folder.name, retry_failed=True)
         if swept.failed:
             raise RuntimeError(f"{function.__name__} has failed:\n{swept.failed[0].traceback}")
         return swept
@@ -227,13 +226,27 @@ def main(
         raise SystemExit(2) from None
 
 
+def _connected(address: str) -> object:
+    """Return a client of a cluster, whose workers can import this file and what stands beside it."""
+    import distributed
+
+    try:
+        client = distributed.Client(address, timeout=30, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise CannotRun(f"no scheduler of dask answers at {address!r}: {error}") from None
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        client.upload_file(str(path), load=False)
+    return client
+
+
 def _measured(asked: Any, script: Path, measure: Callable[..., Data]) -> Data:
     """Return what is measured, with settings and versions, from parts that are kept until all are there."""
     settings = json.dumps(dataclasses.asdict(asked.settings), default=str)
     own = asked.run.out / ".parts" / script.stem
     if asked.run.fresh:
         shutil.rmtree(own, ignore_errors=True)
-    parts = Parts(own / _digest(settings, _code(script)), asked.run.workers, asked.run.client)
+    client = None if asked.run.client is None else _connected(asked.run.client)
+    parts = Parts(own / _digest(settings, _code(script)), asked.run.workers, client)
 
     # Python's tracker of semaphores would complain of a process that ends soon with its workers.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")

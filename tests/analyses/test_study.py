@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import distributed
 import numpy as np
 import pytest
 import xarray
@@ -243,6 +244,17 @@ def test_processes_measure_the_same_and_an_interrupted_run_of_theirs_goes_on(scr
         subprocess.run([sys.executable, str(script.path), "--out", str(script.out), "--workers", "2"]).returncode == 0
     )
     assert script.measured() == "c"
+    data = st.plots.read_data(script.out / "little.nc")
+    xarray.testing.assert_identical(data, script.run())
+
+
+@pytest.mark.slow
+def test_a_cluster_measures_the_same(script, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster:
+        command = [sys.executable, str(script.path), "--out", str(script.out), "--client", cluster.scheduler_address]
+        subprocess.run(command, check=True)
+    assert "".join(sorted(script.measured())) == "abcd"
     data = st.plots.read_data(script.out / "little.nc")
     xarray.testing.assert_identical(data, script.run())
 
