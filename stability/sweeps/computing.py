@@ -100,8 +100,9 @@ def _fit(data: xarray.Dataset, cell: Cell, store: Store) -> None:
 
 def _one_thread() -> None:
     """Let a worker use one thread: there are as many workers as there are cores."""
-    os.environ.update(ONE_THREAD)
-    # What is not loaded yet reads that when it is.
-    for name, function in (("torch", "set_num_threads"), ("numba", "set_num_threads")):
+    for name in ("torch", "numba"):
         if name in sys.modules:
-            getattr(sys.modules[name], function)(1)
+            sys.modules[name].set_num_threads(1)
+    # The others read this when they are loaded. Once numba has threads it compiles nothing where this changes.
+    loaded = {"NUMBA_NUM_THREADS"} if "numba" in sys.modules else set()
+    os.environ.update({name: value for name, value in ONE_THREAD.items() if name not in loaded})

@@ -8,13 +8,15 @@ import threading
 import time
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 import xarray
 
 import stability as st
+from stability.foundation.threads import torch_on_one_thread
 from stability.sweeps.cells import cell_name, cells_of, named_cells
-from stability.sweeps.computing import compute
+from stability.sweeps.computing import ONE_THREAD, compute
 from stability.sweeps.store import Store, existing_store
 from tests.sweeps.cell_functions import X, line, odd
 
@@ -240,12 +242,40 @@ def test_a_worker_that_does_not_see_the_store_makes_none(tmp_path):
     assert not (tmp_path / "store").exists()
 
 
+@pytest.fixture
+def threads_come_back(monkeypatch):
+    """Put back what a worker keeps: its libraries use one thread."""
+    for name in ONE_THREAD:
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+        if not os.environ[name]:
+            monkeypatch.delenv(name)
+    threads = numba.get_num_threads()
+    with torch_on_one_thread():
+        yield
+    numba.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("threads_come_back")
+def test_a_worker_that_has_threads_of_numba_compiles_on(tmp_path):
+    run(lambda n: line(n, 0), {"n": [1]}, tmp_path)
+    threads = numba.get_num_threads()  # they are launched
+
+    def compiles(n):
+        assert numba.get_num_threads() == 1
+        return line(numba.njit(lambda k: k + 1)(n), 0)
+
+    outcome = compute(compiles, [{"n": 2}], existing_store(tmp_path), one_thread=True)
+    assert outcome.done == 1, "numba refuses another NUMBA_NUM_THREADS than it has"
+    assert numba.config.NUMBA_NUM_THREADS >= threads
+
+
 def test_workers_of_a_client_are_its_own(tmp_path):
     with pytest.raises(ValueError, match="workers=0 was given with client="):
         run(line, GRID, tmp_path, client="tcp://127.0.0.1:1")
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()], ids=repr)
+@pytest.mark.usefixtures("threads_come_back")
 def test_what_ends_a_process_is_an_error_of_the_cell_in_a_worker(tmp_path, error):
     def ends(n):
         raise error if n else ValueError
