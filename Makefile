@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo figures test test-all test-cluster lowest zoo lint types check bench clean
+.PHONY: demo docs figures test test-all test-cluster lowest zoo lint types check bench clean
 
 demo: .venv/ready
 	$(BIN)/python analyses/jacobian_spectrum.py
@@ -46,6 +46,10 @@ test-cluster: .venv/cluster
 zoo: .venv/zoo
 	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal -m zoo tests/zoo
 
+# The site, into docs/_build/html; pages of the reference and the tutorial are written to docs/generated first.
+docs: .venv/docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -65,6 +69,10 @@ bench: .venv/ready
 
 clean:
 	rm -rf .venv
+
+.venv/docs: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,docs]'
+	touch $@
 
 .venv/cluster: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,cluster]'

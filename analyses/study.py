@@ -257,8 +257,8 @@ def _measured(asked: Any, script: Path, measure: Callable[..., Data]) -> Data:
         data = measure(asked.settings, parts) if takes_parts else measure(asked.settings)
     data.attrs |= {"script": script.stem, "code": _digest(script.read_text(encoding="utf-8")), "settings": settings}
     data.attrs |= {"quick": int(asked.run.quick), "seed": asked.settings.seed}
-    names = ("stability", "torch", "numpy", "xarray")
-    data.attrs |= {f"version_{name}": importlib.metadata.version(name) for name in names}
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "xarray")}
+    data.attrs |= {f"version_{name}": text for name, text in (versions | {"stability": st.__version__}).items()}
     data.attrs["platform"] = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     shutil.rmtree(parts.folder, ignore_errors=True)
     for empty in (own, own.parent):
@@ -287,6 +287,7 @@ def _present(data: Data, folder: Path, script: str, draw: Any, claims: Any, extr
     with mpl.rc_context(st.plots.STYLE):
         drawn = draw(data)
     figures = {"": drawn} if isinstance(drawn, Figure) else dict(drawn)
+    data.attrs["findings"] = json.dumps({name: " ".join(each.get_suptitle().split()) for name, each in figures.items()})
     paths = []
     for name, figure in figures.items():
         paths += st.plots.save(figure, None if name else data, folder, f"{script}_{name}" if name else script)

@@ -1,4 +1,4 @@
-"""Write THEORY.md: every closed form with its assumptions, its derivation and its check.
+"""Write docs/reference/closed_forms.md: every closed form with its assumptions, its derivation and its check.
 
 Question. What does the library state in closed form, under which assumptions, why, and what did simulation say?
 
@@ -49,7 +49,7 @@ TITLES = {
 class Settings:
     """Write the page of closed forms."""
 
-    out: Path = Path("THEORY.md")  # The page.
+    out: Path = Path("docs/reference/closed_forms.md")  # The page.
     data: Path = Path("figures/theory_check.nc")  # The data that `theory_check.py` wrote.
 
 

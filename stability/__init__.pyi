@@ -41,6 +41,8 @@ from .signals import (
 from .sweeps import Sweep, ends_soon, open_sweep, sweep
 from .training import History, Interrupted, Task, references, train
 
+__version__: str
+
 __all__ = [
     "ARCHITECTURES",
     "INITS",

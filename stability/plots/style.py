@@ -24,6 +24,7 @@ _OTHER = "#009E73"
 #: Of what belongs to no architecture.
 DEFAULT = "#0072B2"
 
+#: The house style, for `matplotlib.rc_context`: sizes for print, colours that colour-blind readers can tell apart.
 STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 9,

@@ -54,16 +54,17 @@ def train(
     no other. Parameters with requires_grad=False stay as they are.
 
     The methods:
-        "adam": Adam with each member's gradient clipped, the rate falling to a hundredth along half a cosine.
-        "levenberg_marquardt": Gauss-Newton iterations, damped for each member. For chains of width 1, piecewise linear,
-            float64, on the CPU. A good start is init "knots". A step of two maps is fitted by its kink and its two
-            slopes, its weight made -1 or 1 first, which leaves the function as it is up to rounding. Every tenth
-            iteration, kinks of such steps that bend nothing (all states on one side, or the same slope on both) move to
-            where they promise most.
-        "growth": the chain's first `start` steps alone by Levenberg-Marquardt, the others inserted between
-            iterations, each as the identity, at the position and kink that promise the largest fall of the error; of
-            the parameters given only those of the first steps and the read-out are used. For chains of two maps with
-            skip 1, and plain chains with trained slopes and a read-out. Two thirds of the iterations serve growing.
+
+    - "adam": Adam with each member's gradient clipped, the rate falling to a hundredth along half a cosine.
+    - "levenberg_marquardt": Gauss-Newton iterations, damped for each member. For chains of width 1, piecewise linear,
+      float64, on the CPU. A good start is init "knots". A step of two maps is fitted by its kink and its two
+      slopes, its weight made -1 or 1 first, which leaves the function as it is up to rounding. Every tenth
+      iteration, kinks of such steps that bend nothing (all states on one side, or the same slope on both) move to
+      where they promise most.
+    - "growth": the chain's first `start` steps alone by Levenberg-Marquardt, the others inserted between
+      iterations, each as the identity, at the position and kink that promise the largest fall of the error; of
+      the parameters given only those of the first steps and the read-out are used. For chains of two maps with
+      skip 1, and plain chains with trained slopes and a read-out. Two thirds of the iterations serve growing.
 
     Starts, rates and dampings are made for points and values of a size near 1. The loss does not say when others are
     the reason for a poor fit: divide x and y by their sizes before.
@@ -84,15 +85,16 @@ def train(
             chain at the parameters of that one (a stopped member at its best); `losses` is (seeds,).
         progress: whether to show a progress bar with the quantiles of the best losses, on a terminal.
         options: those of the method:
-            rate: Adam's first learning rate, 0.01.
-            clip: the L2 norm to which a member's gradient is scaled down in Adam where it is larger, 1.
-            adam_iterations: so many iterations of Adam come before the other methods, 0; in growth, with the first
-                steps alone.
-            homotopy: the share of the iterations, from 0 to 1, in which the target moves from x to the task's, 0: what
-                is fitted is (1 - s) x + s target, s rising to 1. The losses recorded are those of the task.
-            start: the steps that growth begins with, 1.
-            least_slope: trained slopes are held at this or above, from the first iteration on; at most 1, the slope at
-                which a step bends nothing. None, the default, leaves them free.
+
+            - rate: Adam's first learning rate, 0.01.
+            - clip: the L2 norm to which a member's gradient is scaled down in Adam where it is larger, 1.
+            - adam_iterations: so many iterations of Adam come before the other methods, 0; in growth, with the first
+              steps alone.
+            - homotopy: the share of the iterations, from 0 to 1, in which the target moves from x to the task's, 0: what
+              is fitted is (1 - s) x + s target, s rising to 1. The losses recorded are those of the task.
+            - start: the steps that growth begins with, 1.
+            - least_slope: trained slopes are held at this or above, from the first iteration on; at most 1, the slope at
+              which a step bends nothing. None, the default, leaves them free.
 
     Returns:
         A `History`: loss by iteration and seed, the best iterations, the members that stopped and those that converged.
