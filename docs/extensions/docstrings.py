@@ -1,4 +1,4 @@
-"""Let docstrings, which are plain text, be read as reStructuredText: `names` are code, and |J| and a * b are what they are."""
+"""Let docstrings, which are plain text, be read as reStructuredText: `names` are code, |J| and a * b are themselves."""
 
 from __future__ import annotations
 

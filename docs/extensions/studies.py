@@ -40,7 +40,7 @@ def study_names() -> list[str]:
 
 
 class StudyDirective(SphinxDirective):
-    """`{study} name`: the figures with what they find, the question, the method, the claims, the script and the data."""
+    """`{study} name`: the figures with what they find, question, method and claims, the script and the data."""
 
     required_arguments = 1
 
