@@ -90,11 +90,11 @@ def train(
             - clip: the L2 norm to which a member's gradient is scaled down in Adam where it is larger, 1.
             - adam_iterations: so many iterations of Adam come before the other methods, 0; in growth, with the first
               steps alone.
-            - homotopy: the share of the iterations, from 0 to 1, in which the target moves from x to the task's, 0: what
-              is fitted is (1 - s) x + s target, s rising to 1. The losses recorded are those of the task.
+            - homotopy: the share of the iterations, from 0 to 1, in which the target moves from x to the task's, 0:
+              what is fitted is (1 - s) x + s target, s rising to 1. The losses recorded are those of the task.
             - start: the steps that growth begins with, 1.
-            - least_slope: trained slopes are held at this or above, from the first iteration on; at most 1, the slope at
-              which a step bends nothing. None, the default, leaves them free.
+            - least_slope: trained slopes are held at this or above, from the first iteration on; at most 1, the slope
+              at which a step bends nothing. None, the default, leaves them free.
 
     Returns:
         A `History`: loss by iteration and seed, the best iterations, the members that stopped and those that converged.

@@ -1,7 +1,7 @@
 """The programs of the site run as printed, and print what stands under them.
 
-A page is one session: its programs run in their order, in an empty folder. A fence of `text` right after a program is what
-it prints; numbers in it are held to a few of their last digits, for they may differ from machine to machine.
+A page is one session: its programs run in their order, in an empty folder. A fence of `text` right after a program is
+what it prints; numbers in it are held to a few of their last digits, for they may differ from machine to machine.
 """
 
 import re
