@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo docs figures test test-all test-cluster lowest zoo lint types check bench clean
+.PHONY: demo dist docs figures test test-all test-cluster lowest zoo lint types check bench clean
 
 demo: .venv/ready
 	$(BIN)/python analyses/jacobian_spectrum.py
@@ -43,6 +43,10 @@ lowest: .venv/lowest/ready
 test-cluster: .venv/cluster
 	$(BIN)/python -m pytest -m cluster -rs tests/sweeps
 
+# Wheel and source distribution, built, looked into, and used from an empty environment.
+dist: .venv/dist
+	$(BIN)/python -m pytest -m dist tests/test_dist.py
+
 zoo: .venv/zoo
 	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal -m zoo tests/zoo
 
@@ -72,6 +76,10 @@ clean:
 
 .venv/docs: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,docs]'
+	touch $@
+
+.venv/dist: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,dist]'
 	touch $@
 
 .venv/cluster: .venv/ready
