@@ -86,7 +86,7 @@ class Report(Alike):
         for look in near[: max(0, 9 - len(lines))]:
             lines.append(f"nearest to its threshold: {look.quantity} {look.value:.3g}, threshold {look.threshold:.3g}")
         if self.notes and len(lines) < 10:
-            lines.append("note: " + "; ".join(self.notes)[:160])
+            lines.append("note: " + "; ".join(self.notes))
         if len(lines) < 10:
             lines.append(f"looked at {counted(len(self.looked_at), 'number')}: see report.looked_at")
         return "\n".join(_short(line) for line in lines[:10])
@@ -155,7 +155,7 @@ def _checksum(held: dict[str, object]) -> str:
 
 def _short(line: str, most: int = 200) -> str:
     line = " ".join(line.split()) if not line.startswith(" ") else "    " + " ".join(line.split())
-    return line if len(line) <= most else line[: most - 3] + "..."
+    return line if len(line) <= most else line[: most - 4].rpartition(" ")[0] + " ..."
 
 
 def _plain(value: object) -> object:
