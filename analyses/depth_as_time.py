@@ -27,8 +27,8 @@ import torch
 import xarray
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.special import stdtrit
 
+import intervals
 import stability as st
 import study
 
@@ -185,9 +185,8 @@ def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset:
 def slope(distances: xarray.DataArray) -> str:
     """Say by which power of the depth a distance falls over the deeper depths, with Student's interval over seeds."""
     deep = distances.isel(depth=slice(-3, None))
-    powers = -np.polyfit(np.log(deep.depth), np.log(deep.transpose("depth", "seed")), 1)[0]
-    half = float(stdtrit(len(powers) - 1, 0.975) * powers.std(ddof=1) / np.sqrt(len(powers)))
-    return f"L^-{powers.mean():.4f} +- {half:.1g}"
+    power, half = intervals.slope(np.log(deep.depth), np.log(deep.transpose("depth", "seed")))
+    return f"L^-{-power:.4f} +- {half:.1g}"
 
 
 def claims(data: xarray.Dataset) -> list[study.Claim]:
@@ -265,12 +264,11 @@ def draw(data: xarray.Dataset) -> Figure:
     return figure
 
 
-def band(ax: Axes, values: xarray.DataArray, over: str, seeds: str, shade: str, label: str = "") -> float:
+def band(ax: Axes, values: xarray.DataArray, over: str, seeds: str, shade: str, label: str | None = None) -> float:
     """Draw medians and quartiles over seeds, and return where the line ends."""
-    low, middle, high = values.quantile([0.25, 0.5, 0.75], seeds).transpose("quantile", over).to_numpy()
-    ax.fill_between(values[over], low, high, color=shade, alpha=0.15, linewidth=0)
-    ax.plot(values[over], middle, "o-", color=shade, markersize=2.5, label=label)
-    return float(middle[-1])
+    levels = values.quantile([0.25, 0.5, 0.75], seeds).transpose("quantile", over).to_numpy()
+    st.plots.band(ax, values[over].to_numpy(), levels, shade, marks=2.5, alpha=0.15, label=label)
+    return float(levels[1, -1])
 
 
 def draw_fresh(values: xarray.DataArray, ax: Axes, title: str) -> None:
