@@ -217,7 +217,7 @@ def claims(data: xarray.DataTree) -> list[study.Claim]:
             + "; dead units of the last block: " + ", ".join(f"{order} {share:.0f} %" for order, share in units.items())
             + f"; members of {count} of width 1 without a gradient: "
             + ", ".join(f"{order} {number}" for order, number in dead.items()),
-            "held" if alone else "refined",
+            "held" if alone else "refined" if lost["original"] or dead["original"] else "refuted",
         ),
         (
             "A ReLU more folds more", "common practice",

@@ -197,6 +197,7 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
     first = bool((abs(orders[:, 0] - 1) < 0.02).all())
     off = float((abs(data.off) <= data.off_half).mean())
     adjoint = [slope(data.adjoint.sel(fresh=name)) for name in FRESH]
+    near = bool((data.adjoint.isel(depth=-1) < data.adjoint.isel(depth=0)).all())
     far = (data.step_distance > 1).sum("rank")
     whole, half, finest = (data.isel(parts=k) for k in (0, 1, -1))
     free = [name for name in TRAINED if "1/L" not in name]
@@ -219,7 +220,8 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
             "The adjoint equation gives the gradient of the chain", "Chen 2018",
             f"fresh, under 1 / L, they differ by {', '.join(adjoint)} ({', '.join(FRESH)}); trained at L = "
             f"{data.sizes['rank']} by {each(data.trained_adjoint)} of the gradient",
-            "refined" if float(data.trained_adjoint.sel(name="growth").median()) > 0.1 else "held",
+            ("refined" if float(data.trained_adjoint.sel(name="growth").median()) > 0.1 else "held")
+            if near else "refuted",
         ),
         (
             "A trained residual chain is near a flow: its steps are near the identity", "E 2017; Peng 2017",
@@ -232,7 +234,8 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
             f"in {study.share(far.sel(name='growth') == whole.turns.sel(name='growth'))} of the grown chains and "
             f"{study.share(far.sel(name='LM') == whole.turns.sel(name='LM'))} of those by LM; fewer than turns need in "
             f"{study.share(far.isel(name=slice(-1)) < needed)} of all of width 1; the other far steps stretch",
-            "held" if bool((far == whole.turns).sel(name="growth").all()) else "refined",
+            "refuted" if bool((far.isel(name=slice(-1)) < needed).any())
+            else "held" if bool((far == whole.turns).sel(name="growth").all()) else "refined",
         ),
         (
             "Twice as many steps of half the size make the same of the input", "depth as time",

@@ -1,4 +1,4 @@
-"""Intervals of 95 %, for claims: of a share and of a slope over seeds, without scipy.stats, which loads for a second."""
+"""Intervals of 95 %, for claims: of a share and of a slope over seeds, without scipy.stats, which is slow to load."""
 
 from __future__ import annotations
 
