@@ -193,11 +193,11 @@ def headline_of(data: xarray.DataTree, best: dict[str, xarray.DataArray], depth:
     middle = data["growth"].signal.sel(power=-0.5).isel(depth=-1).median("seed")
     one, other = (10 ** float(middle.sel(block=b)) for b in ("1", FIRST))
     count = sum(all(best["3"][k] < best[b][k] for b in ("1", "2")) for k in range(best["3"].size))
+    saddle, thin = (float(zero.sel(maps=m)) for m in (2, 1))
     return (
-        f"Two maps are special at zero alone, a saddle (condition {float(zero.sel(maps=2)):.3g}; "
-        f"{float(zero.sel(maps=1)):.0f} with one at depth {at}); under $L^{{-1/2}}$ one map grows signals by {one:.0f}"
-        f", behind its ReLU by {other:.1f}; by Adam, three maps fit best at {count} of {best['3'].size} depths ({errors} "
-        f"with 1, 2 and 3 maps at {depth})."
+        f"Two maps are special at zero alone, a saddle (condition {saddle:.3g}; {thin:.0f} with one at depth {at}); "
+        f"under $L^{{-1/2}}$ one map grows signals by {one:.0f}, behind its ReLU by {other:.1f}; by Adam, three maps "
+        f"fit best at {count} of {best['3'].size} depths ({errors} with 1, 2 and 3 maps at {depth})."
     )
 
 
