@@ -27,8 +27,8 @@ import numpy as np
 import torch
 import xarray
 from matplotlib.figure import Figure
-from scipy.stats import t as student
 
+import intervals
 import stability as st
 import study
 
@@ -147,8 +147,7 @@ def measure(settings: Settings, parts: study.Parts) -> xarray.DataTree:
 def slope(values: xarray.DataArray) -> tuple[float, float]:
     """Return the growth a block, in powers of ten, and half of its 95 % interval over the seeds."""
     values = values.dropna("layer", how="all").transpose("layer", "member")
-    found = np.polyfit(np.arange(values.sizes["layer"]), values.to_numpy(), 1)[0]
-    return float(found.mean()), float(student.ppf(0.975, found.size - 1) * found.std(ddof=1) / found.size**0.5)
+    return intervals.slope(np.arange(values.sizes["layer"]), values)
 
 
 def best_errors(data: xarray.DataTree) -> xarray.DataArray:
@@ -218,7 +217,7 @@ def claims(data: xarray.DataTree) -> list[study.Claim]:
             + "; dead units of the last block: " + ", ".join(f"{order} {share:.0f} %" for order, share in units.items())
             + f"; members of {count} of width 1 without a gradient: "
             + ", ".join(f"{order} {number}" for order, number in dead.items()),
-            "held" if alone else "refined",
+            "held" if alone else "refined" if lost["original"] or dead["original"] else "refuted",
         ),
         (
             "A ReLU more folds more", "common practice",
@@ -277,7 +276,7 @@ def draw(data: xarray.DataTree) -> Figure:
 
 if __name__ == "__main__":
     quick = Settings(
-        depth=16, thin_depth=10, seeds=4, thin_seeds=50, counted_seeds=4, trained_seeds=2, thin_trained_seeds=4,
-        iterations=15, thin_iterations=40,
+        depth=6, thin_depth=6, seeds=3, thin_seeds=20, counted_seeds=3, trained_seeds=2, thin_trained_seeds=4,
+        iterations=5, thin_iterations=20, rates=(0.01,),
     )  # fmt: skip
     study.main(Settings(), quick, measure, draw, claims)

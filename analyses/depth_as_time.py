@@ -27,8 +27,8 @@ import torch
 import xarray
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.special import stdtrit
 
+import intervals
 import stability as st
 import study
 
@@ -185,9 +185,8 @@ def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset:
 def slope(distances: xarray.DataArray) -> str:
     """Say by which power of the depth a distance falls over the deeper depths, with Student's interval over seeds."""
     deep = distances.isel(depth=slice(-3, None))
-    powers = -np.polyfit(np.log(deep.depth), np.log(deep.transpose("depth", "seed")), 1)[0]
-    half = float(stdtrit(len(powers) - 1, 0.975) * powers.std(ddof=1) / np.sqrt(len(powers)))
-    return f"L^-{powers.mean():.4f} +- {half:.1g}"
+    power, half = intervals.slope(np.log(deep.depth), np.log(deep.transpose("depth", "seed")))
+    return f"L^-{-power:.4f} +- {half:.1g}"
 
 
 def claims(data: xarray.Dataset) -> list[study.Claim]:
@@ -198,6 +197,7 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
     first = bool((abs(orders[:, 0] - 1) < 0.02).all())
     off = float((abs(data.off) <= data.off_half).mean())
     adjoint = [slope(data.adjoint.sel(fresh=name)) for name in FRESH]
+    near = bool((data.adjoint.isel(depth=-1) < data.adjoint.isel(depth=0)).all())
     far = (data.step_distance > 1).sum("rank")
     whole, half, finest = (data.isel(parts=k) for k in (0, 1, -1))
     free = [name for name in TRAINED if "1/L" not in name]
@@ -220,7 +220,8 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
             "The adjoint equation gives the gradient of the chain", "Chen 2018",
             f"fresh, under 1 / L, they differ by {', '.join(adjoint)} ({', '.join(FRESH)}); trained at L = "
             f"{data.sizes['rank']} by {each(data.trained_adjoint)} of the gradient",
-            "refined" if float(data.trained_adjoint.sel(name="growth").median()) > 0.1 else "held",
+            ("refined" if float(data.trained_adjoint.sel(name="growth").median()) > 0.1 else "held")
+            if near else "refuted",
         ),
         (
             "A trained residual chain is near a flow: its steps are near the identity", "E 2017; Peng 2017",
@@ -233,7 +234,8 @@ def claims(data: xarray.Dataset) -> list[study.Claim]:
             f"in {study.share(far.sel(name='growth') == whole.turns.sel(name='growth'))} of the grown chains and "
             f"{study.share(far.sel(name='LM') == whole.turns.sel(name='LM'))} of those by LM; fewer than turns need in "
             f"{study.share(far.isel(name=slice(-1)) < needed)} of all of width 1; the other far steps stretch",
-            "held" if bool((far == whole.turns).sel(name="growth").all()) else "refined",
+            "refuted" if bool((far.isel(name=slice(-1)) < needed).any())
+            else "held" if bool((far == whole.turns).sel(name="growth").all()) else "refined",
         ),
         (
             "Twice as many steps of half the size make the same of the input", "depth as time",
@@ -265,12 +267,11 @@ def draw(data: xarray.Dataset) -> Figure:
     return figure
 
 
-def band(ax: Axes, values: xarray.DataArray, over: str, seeds: str, shade: str, label: str = "") -> float:
+def band(ax: Axes, values: xarray.DataArray, over: str, seeds: str, shade: str, label: str | None = None) -> float:
     """Draw medians and quartiles over seeds, and return where the line ends."""
-    low, middle, high = values.quantile([0.25, 0.5, 0.75], seeds).transpose("quantile", over).to_numpy()
-    ax.fill_between(values[over], low, high, color=shade, alpha=0.15, linewidth=0)
-    ax.plot(values[over], middle, "o-", color=shade, markersize=2.5, label=label)
-    return float(middle[-1])
+    levels = values.quantile([0.25, 0.5, 0.75], seeds).transpose("quantile", over).to_numpy()
+    st.plots.band(ax, values[over].to_numpy(), levels, shade, marks=2.5, alpha=0.15, label=label)
+    return float(levels[1, -1])
 
 
 def draw_fresh(values: xarray.DataArray, ax: Axes, title: str) -> None:

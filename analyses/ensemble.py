@@ -263,14 +263,13 @@ def draw_errors(each: dict[str, xarray.Dataset], found: dict[str, xarray.Dataset
     figure, axes = st.plots.panels("abc", height=3)
     for name, one in found.items():
         for letter, values in (("a", one.many.sel(left_out=slice(1, None))), ("b", one.single)):
-            low, middle, high = values.quantile([0.25, 0.5, 0.75], "seed").to_numpy()
-            place = values[values.dims[0]].to_numpy() if letter == "a" else np.arange(1, len(middle) + 1)
-            low, middle, high = (np.maximum(one, LEAST) for one in (low, middle, high))
-            axes[letter].plot(place, middle, "o-", markersize=2.5, color=colour(name), label=LABELS[name])
-            axes[letter].fill_between(place, low, high, color=colour(name), alpha=0.15, linewidth=0)
+            levels = np.maximum(values.quantile([0.25, 0.5, 0.75], "seed").to_numpy(), LEAST)
+            count = levels.shape[1]
+            place = values.left_out.to_numpy() if letter == "a" else np.arange(1, count + 1)
+            st.plots.band(axes[letter], place, levels, colour(name), marks=2.5, alpha=0.15, label=LABELS[name])
     for letter, words in (("a", "layers left out"), ("b", "the layer left out")):
         axes[letter].set(xlabel=words, yscale="log", ylim=(LEAST, 8))
-        st.plots.ticks(axes[letter], x=range(2, len(middle) + 1, 2), y=[0.01, 0.1, 1])
+        st.plots.ticks(axes[letter], x=range(2, count + 1, 2), y=[0.01, 0.1, 1])
     axes["a"].set_ylabel("part of what was learned that is lost")
     axes["a"].legend(loc="lower right")
     before, own, after, new = folds_of(each)
@@ -295,5 +294,5 @@ def draw_errors(each: dict[str, xarray.Dataset], found: dict[str, xarray.Dataset
 
 if __name__ == "__main__":
     few = {"points": 1, "draws": 2, "sequence": 60, "shipped": 1}
-    quick = Settings(depth=4, seeds=8, networks=1, iterations=300, steps=10, **few)
+    quick = Settings(depth=3, seeds=4, networks=1, iterations=40, steps=3, **few)
     study.main(Settings(), quick, measure, draw, claims)

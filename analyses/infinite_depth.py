@@ -313,8 +313,8 @@ def draw_errors(data: xarray.Dataset, width: int, ax: Axes) -> None:
             errors = data.error.sel(case=case, depth=depths_of(data, case))
             name = f"{FACTORS[power]}, grown" if method == "growth" else FACTORS[power]
             shades[name] = GROWN if method == "growth" else SHADES[power]
-            ax.fill_between(errors.depth, errors.min("seed"), errors.max("seed"), color=shades[name], alpha=0.15, lw=0)
-            ax.plot(errors.depth, errors.median("seed"), "o-", color=shades[name], markersize=3)
+            levels = errors.quantile([0, 0.5, 1], "seed").to_numpy()
+            st.plots.band(ax, errors.depth.to_numpy(), levels, shades[name], marks=3, alpha=0.15)
             ends[name] = float(errors.median("seed")[-1])
     ax.axhline(float(data.best_monotone), color="black", linewidth=0.9)
     ends["best monotone"] = float(data.best_monotone)

@@ -40,10 +40,10 @@ import numpy as np
 import tyro
 import xarray
 from matplotlib.figure import Figure
-from scipy.stats import binomtest
 from tqdm.auto import tqdm
 
 import stability as st
+from intervals import wilson
 
 Data = xarray.Dataset | xarray.DataTree
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -294,12 +294,6 @@ def _present(data: Data, folder: Path, script: str, draw: Any, claims: Any, extr
     paths += extras(data, folder) if extras is not None else []
     print(table(stated))
     print("\nWritten: " + ", ".join(str(path) for path in paths))
-
-
-def wilson(count: float, of: float) -> tuple[float, float, float]:
-    """Return a share in percent, and the ends of its 95 % interval (Wilson)."""
-    interval = binomtest(int(count), int(of)).proportion_ci(method="wilson")
-    return 100 * int(count) / int(of), 100 * interval.low, 100 * interval.high
 
 
 def percent(count: float, of: float) -> str:

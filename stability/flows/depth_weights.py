@@ -123,7 +123,7 @@ class OfFunction:
             raise ValueError(f"weights({t:g}) gives {names}: expected a dictionary of {', '.join(self.shapes)}")
         found = {}
         for kind, shape in self.shapes.items():
-            value = torch.as_tensor(np.asarray(given[kind], dtype=np.float64))
+            value = _numbers(f"weights({t:g})[{kind!r}]", given[kind])
             try:
                 found[kind] = value.expand(shape)
             except RuntimeError:
@@ -134,7 +134,12 @@ class OfFunction:
         return found if self.seed is None else {k: v[self.seed : self.seed + 1] for k, v in found.items()}
 
     def check(self) -> None:
-        """Raise where the function gives other numbers when it is asked again, as one that draws them does."""
+        """Raise where it is no function, or gives other numbers when it is asked again, as one that draws them does."""
+        if not callable(self.function):
+            raise TypeError(
+                f"weights is a {type(self.function).__name__}: expected a function of t, such as lambda t: "
+                f"{{{', '.join(f'{kind!r}: ...' for kind in self.shapes)}}}"
+            )
         once = {kind: value.clone() for kind, value in self.at(0.0).items()}
         for kind, value in self.at(0.0).items():
             if not torch.equal(once[kind], value):
@@ -146,6 +151,14 @@ class OfFunction:
     def of(self, seed: int) -> Weights:
         """Return those of one seed."""
         return replace(self, seed=seed)
+
+
+def _numbers(name: str, given: ArrayLike | Tensor) -> Tensor:
+    """Return what a user gives as float64, a tensor that requires a gradient as its numbers."""
+    plain = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given)
+    if plain.dtype.kind not in "fiu":
+        raise TypeError(f"{name} is {given!r}: expected real numbers, or an array of them")
+    return torch.as_tensor(plain.astype(np.float64))
 
 
 def smooth_weights(

@@ -116,9 +116,10 @@ class Flow(Shown):
 
         Of an ordinary equation that of the slope of log distance against log depth over the deeper half of the depths
         (in logs), two at least, seed by seed, where the distance is ten times the error of the solver; seeds that are
-        nearer are left out. Of a stochastic one that of the mean square, over all points, weighted, at the depths where
-        the difference is larger than its interval, all of one sign; the interval comes from leaving out one group of
-        seeds after another.
+        nearer are left out, and copies, as of given weights that are the same for all seeds, count once, for an
+        interval over copies would have no width. Of a stochastic one that of the mean square, over all points,
+        weighted, at the depths where the difference is larger than its interval, all of one sign; the interval comes
+        from leaving out one group of seeds after another.
         """
         return self._order_of_distances() if self.kind == "ordinary" else self._order_of_squares()
 
@@ -140,8 +141,17 @@ class Flow(Shown):
 
     @property
     def _seen(self) -> NDArray[np.bool_]:
-        """Which seeds, (seed,), are far enough from the flow there for the error of the solver."""
-        return np.asarray((self.distances.numpy()[self._deep] > _ABOVE * self.error.numpy()).all(axis=0))
+        """Which seeds, (seed,), are far enough from the flow there for the error of the solver, of copies the first."""
+        far = (self.distances.numpy()[self._deep] > _ABOVE * self.error.numpy()).all(axis=0)
+        return np.asarray(far & ~self._copies)
+
+    @cached_property
+    def _copies(self) -> NDArray[np.bool_]:
+        """Which seeds, (seed,), are chains that an earlier seed is already, to the last bit."""
+        chains = self.ends.transpose(0, 1).flatten(1).numpy()
+        copies = np.ones(len(chains), dtype=bool)
+        copies[np.unique(chains, axis=0, return_index=True)[1]] = False
+        return copies
 
     def _order_of_squares(self) -> Order | None:
         each = self._squares_by_group()
@@ -222,7 +232,9 @@ class Flow(Shown):
         if self._seen.any():
             first, last = self.distances[[0, -1]][:, torch.from_numpy(self._seen)][:, 0].tolist()
             depths = f"{first:.2g} at depth {self.depths[0]} and {last:.2g} at depth {self.depths[-1]}"
-            return f"under {law} the {what} is {depths} in one seed, and an order takes two"
+            others = int(self._copies.sum())
+            copies = f" (the others: {others} copies)" if others else ""
+            return f"under {law} the {what} is {depths} in one seed{copies}, and an order takes two"
         return f"under {law} the {what} is as small as the solver's error, {float(self.error.max()):.1e}"
 
     def __repr__(self) -> str:

@@ -155,16 +155,17 @@ class Architecture:
         """Return the factor on the branch of a chain of that depth.
 
         Raises:
-            ValueError: where it is not finite.
+            ValueError: where it is not finite, or a branch that is there is multiplied by 0 through rounding.
         """
         try:
             factor = self.branch * math.pow(depth, self.branch_power)
         except OverflowError:
             factor = math.inf
-        if not math.isfinite(factor):
+        if not math.isfinite(factor) or (factor == 0) != (self.branch == 0):
+            what, size = ("rounds to 0", "larger") if factor == 0 else ("is not finite", "smaller")
             raise ValueError(
                 f"the factor on the branch of {self.name!r} at depth {depth} is {self.branch:g} {depth}^"
-                f"{self.branch_power:g}, which is not finite: take a smaller branch_power"
+                f"{self.branch_power:g}, which {what}: take a {size} branch_power"
             )
         return factor
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from stability.flows import Flow
 from stability.foundation.arguments import door
+from stability.plots.panel_parts import band
 from stability.plots.style import DEFAULT, axes_of, dataset_of, name_axes
 
 
@@ -42,8 +43,7 @@ def flow(
     if "distances" in data:
         distances = data["distances"].transpose("depth", "seed").to_numpy()
         levels = np.quantile(distances, [0.05, 0.5, 0.95], axis=1)
-        ax.fill_between(depths, levels[0], levels[2], color=colour, alpha=0.2, linewidth=0)
-        ax.plot(depths, levels[1], "o-", color=colour, label=label, markersize=3.5, linewidth=1.2)
+        band(ax, depths, levels, colour, marks=3.5, label=label)
         ax.plot(depths, levels[1][-1] * depths[-1] / depths, color="#777777", linestyle=(0, (4, 2)), linewidth=1)
         ax.set_yscale("log")
         name_axes(ax, "depth L", "distance of h(L) from the flow", label)

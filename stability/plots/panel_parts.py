@@ -18,7 +18,15 @@ _DARK = 0.55
 
 
 @door
-def band(ax: Axes, x: ArrayLike, levels: ArrayLike, colour: str, marks: float = 0.0, alpha: float = 0.2) -> None:
+def band(
+    ax: Axes,
+    x: ArrayLike,
+    levels: ArrayLike,
+    colour: str,
+    marks: float = 0.0,
+    alpha: float = 0.2,
+    label: str | None = None,
+) -> None:
     """Draw a line in the middle of a band, where all of them are finite.
 
     Args:
@@ -28,6 +36,7 @@ def band(ax: Axes, x: ArrayLike, levels: ArrayLike, colour: str, marks: float = 
         colour: of both.
         marks: the size of dots on the line, in points; 0 for none.
         alpha: of the band.
+        label: what a legend says.
 
     >>> import numpy as np, stability as st
     >>> figure, axes = st.plots.panels("a", height=2)
@@ -45,7 +54,7 @@ def band(ax: Axes, x: ArrayLike, levels: ArrayLike, colour: str, marks: float = 
     shown = np.isfinite(found).all(axis=0)
     low, middle, high = found[:, shown]
     ax.fill_between(places[shown], low, high, color=colour, alpha=alpha, linewidth=0)
-    ax.plot(places[shown], middle, "o-" if marks else "-", color=colour, markersize=marks)
+    ax.plot(places[shown], middle, "o-" if marks else "-", color=colour, markersize=marks, label=label)
 
 
 @door

@@ -53,10 +53,12 @@ class LayerEffects(Shown):
         names = ", ".join(self.layers[number] for number in most[:3]) + (", ..." if len(most) > 3 else "")
         sizes = sorted({len(one) for one in self.sets})
         each = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+        changes = (
+            f"{low:.3g} of its size for" if len(self.sets) == 1 else f"{low:.3g} to {high:.3g} of its size, most for"
+        )
         return (
             f"LayerEffects({each} of {len(self.layers)} layers {self.done}, {len(self.sets)} cases, "
-            f"{len(self.members)} seeds, {self.log_outputs.shape[1]} points: the output changes by {low:.3g} to "
-            f"{high:.3g} of its size, most for {names})"
+            f"{len(self.members)} seeds, {self.log_outputs.shape[1]} points: the output changes by {changes} {names})"
         )
 
     def to_dataset(self) -> xarray.Dataset:

@@ -23,7 +23,7 @@ def run(name, *arguments, folder="analyses"):
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
 
 
-OTHERS = {"study", "ensemble_cells", "ensemble_networks", "theory_cases"}
+OTHERS = {"study", "intervals", "bypass_cells", "ensemble_cells", "ensemble_networks", "theory_cases"}
 BROKEN = "broken on purpose"
 SCRIPTS = [path for path in sorted((ROOT / "analyses").glob("*.py")) if path.stem not in OTHERS]
 

@@ -243,6 +243,35 @@ def test_one_seed_has_distances_and_no_order():
     assert f"is {first:.2g} at depth 10 and {last:.2g} at depth 20 in one seed" in repr(f)
 
 
+def test_seeds_that_are_copies_count_once():
+    def given(weight):
+        return lambda _: {"weight": weight, "bias": 0.5}
+
+    one, copies = (st.flow(one_map("linear"), X, (10, 20), seeds, weights=given(0.7)) for seeds in (1, 4))
+    assert copies.order is None
+    assert repr(copies).endswith("in one seed (the others: 3 copies), and an order takes two)")
+    assert "copies" not in repr(one)
+    # Two members and a copy have the interval of the two.
+    pair = st.flow(one_map("linear"), X, (10, 20), 2, weights=given([0.7, -0.4]))
+    with_copy = st.flow(one_map("linear"), X, (10, 20), 3, weights=given([0.7, -0.4, 0.7]))
+    assert with_copy.order == pair.order
+    assert pair.order.high > pair.order.value
+
+
+def test_weights_that_are_no_numbers_are_refused_by_name():
+    def run(weights):
+        return st.flow(one_map("tanh"), X, (10, 20), 2, weights=weights)
+
+    with pytest.raises(TypeError, match=r"weights is a dict: expected a function of t, such as lambda t: {'weight'"):
+        run({"weight": 1.0, "bias": 0.0})
+    for wrong in ("steep", 1j, True, None):
+        with pytest.raises(TypeError, match=r"weights\(0\)\['weight'\] is .*: expected real numbers"):
+            run(lambda _, wrong=wrong: {"weight": wrong, "bias": 0.0})
+    trained = torch.tensor([0.5, 0.7], requires_grad=True)
+    plain = run(lambda _: {"weight": trained.detach().double(), "bias": 0.0})
+    assert torch.equal(run(lambda _: {"weight": trained, "bias": 0.0}).ends, plain.ends)
+
+
 def test_weights_that_are_no_function_of_t_are_refused():
     draw = np.random.default_rng(0)
     held = np.zeros(2)

@@ -239,7 +239,8 @@ def test_files_of_the_article_s_five_say_what_they_said(tmp_path):
     ("call", "message"),
     [
         (lambda: st.Chain(st.Architecture("n", norm="layer"), 3), "the width is 1"),
-        (lambda: st.Chain(st.Architecture("p", branch_power=400), 10**4), "which is not finite"),
+        (lambda: st.Chain(st.Architecture("p", branch_power=400), 10**4), "which is not finite: take a smaller"),
+        (lambda: st.Chain(st.Architecture("p", branch_power=-400), 10**4), "which rounds to 0: take a larger"),
         (lambda: st.Chain(st.Architecture("m", maps=3), 3, init="knots"), "a step of six numbers of its own"),
         (lambda: st.Chain.from_table(np.ones((1, 2, 6)), st.Architecture("b", maps=2, branch=2.0)), "give no architec"),
         (lambda: st.theory.lyapunov_exponent(st.Architecture("b", skip=1, branch=2.0)), "a factor on the branch"),
