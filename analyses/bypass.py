@@ -239,9 +239,9 @@ def draw_folds(start: xarray.Dataset, trained: xarray.Dataset) -> Figure:
     leave = [", ".join(str(m) for m in MAPS if moves.sel(start=name, maps=m)) or "none" for name in STARTS]
     st.plots.headline(
         figure,
-        f"At depth {int(trained.depth[-1])} Adam leaves {ends['1, after']:.0f}, {ends['2, after']:.0f} and "
-        f"{ends['3, after']:.0f} folds with 1, 2 and 3 maps. Numbers of maps with a gradient at the start: {leave[0]} "
-        f"with all maps at zero, {leave[1]} with the last alone at zero.",
+        f"At depth {int(trained.depth[-1])} Adam leaves {ends['1, after']:g}, {ends['2, after']:g} and "
+        f"{ends['3, after']:g} folds with 1, 2 and 3 maps. There is a gradient at the start for {leave[0]} "
+        f"with all maps at zero, and for {leave[1]} with the last alone at zero.",
     )
     return figure
 

@@ -208,6 +208,8 @@ def test_the_dataset_and_the_words():
     assert data["log_changes"].dims == ("case", "seed", "x")
     assert data["chosen"].to_numpy().tolist() == [[True, True, False, False, False, False], [False] * 5 + [True]]
     assert "1 to 2 of 6 layers left out, 2 cases" in repr(found)
+    assert " to " in repr(found).partition("changes by")[2]
+    assert " to " not in repr(st.leave_out(chain, X, sets=[[0, 1]])).partition("changes by")[2], "one case has no range"
     assert "<" in found._repr_html_()
     assert all(len(pair) == 2 for pair in st.swap_neighbours(chain, X).sets)
     assert list(itertools.chain(*st.swap_neighbours(chain, X).sets)) == [0, 1, 1, 2, 2, 3, 3, 4, 4, 5]
