@@ -42,12 +42,17 @@ sphinx_gallery_conf = {
     "gallery_dirs": ["generated/tutorial"],
     "filename_pattern": r"/plot_",
     "within_subsection_order": "FileNameSortKey",
+    "image_scrapers": ("figures.shown",),
+    "capture_repr": (),  # what a program prints, and its figures, and no more
+    "thumbnail_size": (560, 360),
+    "first_notebook_cell": "%matplotlib inline",
     "download_all_examples": False,
     "show_memory": False,
     "abort_on_example_error": True,
     "remove_config_comments": True,
     "plot_gallery": True,
     "min_reported_time": 1_000_000,
+    "write_computation_times": False,
     "show_signature": False,
 }
 
