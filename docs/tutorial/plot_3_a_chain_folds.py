@@ -68,8 +68,8 @@ for name, bound in bounds.items():
 print(f"the best of {attempt.seeds} trained chains of {attempt.depth} steps: {nearest:.2f}")
 
 # %%
-# The bound is 0 for the sine, which says nothing against it, and it is 0 for no depth on the other. Training stays
-# above it, as it must.
+# The bound is 0 for the sine: nothing forbids that fit. For the other function it is a bound for every depth, and
+# training stays above it.
 
 figure, axes = st.plots.panels("abc", height=2.8)
 shade = st.plots.colour("residual2_relu")

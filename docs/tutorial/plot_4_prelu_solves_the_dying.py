@@ -34,7 +34,7 @@ for name, spectrum in spectra.items():
 # %%
 # With PReLU nothing is exactly 0, in the plain chain either. The residual ReLU chain is not dead even so: where its
 # ReLU is off, the bypass passes the state on as it is. What the PReLU leaves in the plain chain is a derivative that
-# no format holds, which is the subject of the next chapter.
+# float32 cannot hold, which is the subject of the next chapter.
 #
 # After training
 # --------------

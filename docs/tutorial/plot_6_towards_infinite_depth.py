@@ -68,11 +68,11 @@ print(flow)
 
 task = st.Task(torch.sin, (-3, 3))
 limit = st.references.best_monotone(task)
-cases = {"1/L, Adam": (-1.0, "adam", {"rate": 0.03}), "free, grown": (0.0, "growth", {})}
+cases = {"1/L, Adam": (-1.0, "adam", 500, {"rate": 0.03}), "free, grown": (0.0, "growth", 150, {})}
 trained, errors, turns, steep = {}, {}, {}, {}
-for name, (power, method, options) in cases.items():
+for name, (power, method, iterations, options) in cases.items():
     trained[name] = chain = st.Chain(scaled(power), depth=100, seeds=4)
-    errors[name] = st.train(chain, task, method, 150, progress=False, **options).best_loss
+    errors[name] = st.train(chain, task, method, iterations, progress=False, **options).best_loss
     skip, weight, _, outer, _, slope = (torch.from_numpy(chain.table()[:, :100, column]) for column in range(6))
     above, below = skip + outer * weight, skip + outer * weight * slope
     steep[name] = ((above < 0) | (below < 0)).sum(dim=1).tolist()
