@@ -44,7 +44,7 @@ sphinx_gallery_conf = {
     "within_subsection_order": "FileNameSortKey",
     "image_scrapers": ("figures.shown",),
     "capture_repr": (),  # what a program prints, and its figures, and no more
-    "thumbnail_size": (560, 360),
+    "thumbnail_size": (700, 280),
     "first_notebook_cell": "%matplotlib inline",
     "download_all_examples": False,
     "show_memory": False,
