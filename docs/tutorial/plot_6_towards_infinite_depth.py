@@ -154,8 +154,8 @@ st.plots.fits(
 )
 axes["c"].set(title="100 steps, trained", ylim=(-1.6, 2.0))
 words = (
-    "Steps divided by the depth keep the gradient and tend to a flow, and a flow "
-    "of one neuron folds nothing."
+    "Steps divided by the depth keep the gradient and tend to a flow, and a "
+    "flow of one neuron folds nothing."
 )
 figure = st.plots.headline(figure, words)
 
