@@ -95,7 +95,7 @@ axes["a"].axhline(
     linestyle=":",
     linewidth=1,
 )
-axes["a"].text(5, -38, "float32 ends", fontsize=7, va="top")
+axes["a"].text(199, -36, "float32 ends", fontsize=7, ha="right")
 axes["a"].set(ylim=(-160, 30), title="before training")
 ends = {
     name.replace("_", " "): value

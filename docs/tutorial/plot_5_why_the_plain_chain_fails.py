@@ -32,7 +32,7 @@ print(f"best constant {constant:.3f}, best monotone function {limit:.3f}")
 #
 # ``st.references.adam_in`` makes one and the same run of Adam in other
 # arithmetic: in 24 and 53 bits, and in 50 decimal digits, in which nothing
-# underflows here.
+# underflows.
 
 kinds = {"24 bits": np.float32, "53 bits": np.float64, "50 digits": Decimal}
 few = st.Task(torch.sin, (-3, 3), points=8)

@@ -115,7 +115,7 @@ print(f"best monotone function {limit:.1e}")
 # %%
 # The scaled chain has no step with a negative slope and no turn. It cannot pass
 # the best monotone function. The grown chain has both, and passes it by orders
-# of magnitude: most of its steps are near the identity, and a few are not.
+# of magnitude, with a few such steps among many.
 
 figure, axes = st.plots.panels("abc", height=2.8)
 for (power, name), first in zip(names.items(), remaining.values(), strict=True):
