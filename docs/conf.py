@@ -24,7 +24,7 @@ extensions = [
     "rooms",
     "studies",
 ]
-exclude_patterns = ["_build", "tutorial", "extensions"]
+exclude_patterns = ["_build", "tutorial", "extensions", "sg_execution_times.rst"]
 suppress_warnings = ["ref.python"]  # results share the names of their attributes
 
 
