@@ -1,11 +1,11 @@
 """The orders of a block against what can be said without training, and the script as a user runs it."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.analyses.scripts import run
 
 ANALYSES = Path(__file__).parents[2] / "analyses"
 
@@ -41,7 +41,6 @@ def test_networks_of_one_width_have_the_same_weights_in_every_order(block_order)
 
 @pytest.mark.slow
 def test_the_script(tmp_path):
-    command = [sys.executable, ANALYSES / "block_order.py", "--quick", "--out", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
+    done = run("block_order", "--quick", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".nc", ".pdf", ".png"]

@@ -1,12 +1,11 @@
 """What a bypass of one, two and three maps does, against closed forms, and the script as a user runs it."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import stability as st
+from tests.analyses.scripts import run
 
 ANALYSES = Path(__file__).parents[2] / "analyses"
 
@@ -45,7 +44,6 @@ def test_layers_that_are_linear_in_their_maps_have_no_higher_order(bypass, monke
 
 @pytest.mark.slow
 def test_the_script(tmp_path):
-    command = [sys.executable, ANALYSES / "bypass.py", "--quick", "--out", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
+    done = run("bypass", "--quick", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.iterdir())) == 5

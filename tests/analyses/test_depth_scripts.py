@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import math
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 import stability as st
+from tests.analyses.scripts import run
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,8 +26,7 @@ def load(name, monkeypatch):
 
 
 def quick(name, folder):
-    command = [sys.executable, str(ROOT / "analyses" / f"{name}.py"), "--quick", "--out", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
+    done = run(name, "--quick", "--out", folder)
     assert done.returncode == 0, done.stderr
     assert {path.suffix for path in folder.iterdir()} == {".png", ".pdf", ".nc"}
     data = st.plots.read_data(folder / f"{name}.nc")
