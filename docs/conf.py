@@ -23,6 +23,7 @@ extensions = [
     "docstrings",
     "rooms",
     "studies",
+    "house",
 ]
 exclude_patterns = ["_build", "tutorial", "extensions"]
 suppress_warnings = ["ref.python"]  # results share the names of their attributes
