@@ -24,6 +24,7 @@ extensions = [
     "rooms",
     "studies",
     "house",
+    "powers",
 ]
 exclude_patterns = ["_build", "tutorial", "extensions"]
 suppress_warnings = ["ref.python"]  # results share the names of their attributes

@@ -37,7 +37,7 @@ def floor(room: str) -> int:
 def about(room: str) -> str:
     """Return the first sentence of a room's description."""
     text = ast.get_docstring(ast.parse((ROOMS[room] / "__init__.py").read_text(encoding="utf-8"))) or ""
-    return " ".join(text.split("\n\n")[0].split())
+    return " ".join(text.split("\n\n")[0].split()).partition(". ")[0].rstrip(".") + "."
 
 
 class HouseDirective(SphinxDirective):

@@ -1,4 +1,4 @@
-"""The page on the house: its rooms are the folders, its floors are the imports, and its walk is the one that is taken."""
+"""The page on the house: its rooms are the folders, its floors the imports, and its walk is the one that is taken."""
 
 import re
 import sys

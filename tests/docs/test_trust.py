@@ -169,4 +169,4 @@ def test_what_training_says_of_severity():
         r"Of the (\d+) that do not learn (\d+) are broken or harmful, of the (\d+) that do (\d+)\."
     )
     assert shares(found) == (ill, told, well, wrong)
-    assert round(ill / (ill - told)) == 8  # "one network in eight"
+    assert round(ill / (ill - told)) == 8  # "one in eight"
