@@ -71,8 +71,8 @@ class StudyDirective(SphinxDirective):
         for claim in study.claims:
             verdict = nodes.strong(text=claim["verdict"].capitalize())
             said = nodes.paragraph("", "", verdict, nodes.Text(f": {claim['statement']} ({claim['source']}). "))
-            said += nodes.emphasis(text=f"Measured: {claim['measured']}.")
-            claims += nodes.list_item("", said)
+            measured = nodes.inline(text=f"Measured: {claim['measured']}.", classes=["measured"])
+            claims += nodes.list_item("", said, nodes.paragraph("", "", measured))
         versions = ", ".join(
             f"{key[8:]} {value}" for key, value in study.attributes.items() if key.startswith("version_")
         )
