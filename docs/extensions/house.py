@@ -29,6 +29,7 @@ def imported(room: str) -> frozenset[str]:
     return frozenset(found & set(ROOMS)) - {room}
 
 
+@cache
 def floor(room: str) -> int:
     """Return on which floor a room is: one above the highest room that it imports."""
     return 1 + max((floor(below) for below in imported(room)), default=-1)

@@ -40,7 +40,7 @@ def table(name):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize(("path", "name"), NAMED, ids="::".join)
+@pytest.mark.parametrize(("path", "name"), NAMED, ids=[f"{path}::{name}" for path, name in NAMED])
 def test_a_test_that_the_page_names_is_there(path, name):
     assert name in functions(path)
 
