@@ -9,7 +9,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 
-_POWER = re.compile(r"(?<=[\w)])\^(-?(?:\d+(?:\.\d+|/\d+)?|[A-Za-z]\b))")
+_POWER = re.compile(r"(?<=[\w)])\^(-\d+/\d+|-?(?:\d+(?:\.\d+)?|[A-Za-z]\b))")
 _LEFT = (nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.raw)
 
 

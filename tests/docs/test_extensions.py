@@ -19,7 +19,7 @@ def _extensions(monkeypatch):
         ("is 10^-738: float32", ["\N{MINUS SIGN}738"]),
         ("L^-0.4 to L^-0.5.", ["\N{MINUS SIGN}0.4", "\N{MINUS SIGN}0.5"]),
         ("exp(-x^2) cos 5x, 2^L - 1", ["2", "L"]),
-        ("under L^-1/2, 1/L", ["\N{MINUS SIGN}1/2"]),
+        ("under L^-1/2, s^3/3", ["\N{MINUS SIGN}1/2", "3"]),
         ("a ^ b and prod^over", []),
     ],
 )
