@@ -23,6 +23,8 @@ extensions = [
     "docstrings",
     "rooms",
     "studies",
+    "house",
+    "powers",
 ]
 exclude_patterns = ["_build", "tutorial", "extensions", "sg_execution_times.rst"]
 suppress_warnings = ["ref.python"]  # results share the names of their attributes

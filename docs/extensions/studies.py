@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,11 @@ class Study:
         self.findings = {(f"{name}_{key}" if key else name): finding for key, finding in found.items()}
 
 
+def plain(finding: str) -> str:
+    """Return a finding without the marks of its formulas, as screen readers are to say it."""
+    return re.sub(r"\\[a-z]+|\\,|[$\\{}]", lambda mark: f"{mark[0][1:]} " if mark[0][1:].isalpha() else "", finding)
+
+
 def study_names() -> list[str]:
     """Return the scripts that draw a figure, those without a page of their own as well."""
     return sorted(path.stem for path in (ROOT / "figures").glob("*.nc"))
@@ -50,7 +56,12 @@ class StudyDirective(SphinxDirective):
             self.env.note_dependency(str(path))
         lines: list[str] = []
         for picture, finding in study.findings.items():
-            lines += [f"```{{figure}} /../figures/{picture}.png", f":alt: {finding}", ":figclass: figure-on-paper", ""]
+            lines += [
+                f"```{{figure}} /../figures/{picture}.png",
+                f":alt: {plain(finding)}",
+                ":figclass: figure-on-paper",
+                "",
+            ]
             lines += [finding, "```", ""]
         for paragraph in study.paragraphs:
             word, rest = paragraph.split(". ", 1)
@@ -60,8 +71,8 @@ class StudyDirective(SphinxDirective):
         for claim in study.claims:
             verdict = nodes.strong(text=claim["verdict"].capitalize())
             said = nodes.paragraph("", "", verdict, nodes.Text(f": {claim['statement']} ({claim['source']}). "))
-            said += nodes.emphasis(text=f"Measured: {claim['measured']}.")
-            claims += nodes.list_item("", said)
+            measured = nodes.inline(text=f"Measured: {claim['measured']}.", classes=["measured"])
+            claims += nodes.list_item("", said, nodes.paragraph("", "", measured))
         versions = ", ".join(
             f"{key[8:]} {value}" for key, value in study.attributes.items() if key.startswith("version_")
         )

@@ -1,4 +1,4 @@
-"""What the README says of the figures of the scripts on the frame is in their data."""
+"""What the README and the site say of the figures of the scripts on the frame is in their data."""
 
 import json
 import re
@@ -8,15 +8,9 @@ import numpy as np
 import pytest
 
 import stability as st
+from tests.prose import numbers, says
 
 ROOT = Path(__file__).parents[2]
-README = " ".join((ROOT / "README.md").read_text().split())
-
-
-def numbers(pattern):
-    """Return the numbers in the README's sentence, whose words must be there."""
-    (found,) = re.findall(pattern, README)
-    return [float(one) for one in (found if isinstance(found, tuple) else (found,))]
 
 
 @pytest.mark.parametrize(
@@ -68,10 +62,10 @@ def test_fold_counts():
     medians = data.fresh.sel(kind="folds", depth=depth).median("seed_fresh")
     assert (round(float(medians.min())), round(float(medians.max()))) == (least, most)
     assert not data.fresh.sel(kind="turns").any()
-    assert "a residual chain has two folds in three steps, with two turns" in README
+    assert says("a residual chain has two folds in three steps, with two turns")
     three = data.trained.sel(architecture="residual2_prelu", depth_trained=3).median("seed")
     assert three.sel(kind="folds") == three.sel(kind="turns") == 2
-    assert "a plain chain with slopes >= 0 never turns" in README
+    assert says("a plain chain with slopes >= 0 never turns")
     plain = data.sel(architecture=["plain_relu", "plain_prelu"])
     assert not plain.trained.sel(kind="turns").where(plain.slope_below_0 == 0, 0).any()
 
@@ -91,7 +85,7 @@ def test_ensemble():
         whole = one.error.sel(left_out=0)
         lost.append(round(100 * float(((one.error.sel(left_out=1) - whole) / (guess - whole)).median("seed"))))
     assert lost == said
-    assert "all folds made before stay where they were, and none of those made after" in README
+    assert says("all folds made before stay where they were, and none of those made after")
     folds = chain.folds.sum("seed")
     assert folds.sel(where="before", what="kept") == folds.sel(where="before", what="all") > 0
     assert folds.sel(where="after", what="kept") == 0 < folds.sel(where="after", what="all")
@@ -108,7 +102,7 @@ def test_precision():
         r"was exceeded by (\S+) % of the errors over all, and by at most (\S+) % in each of the (\d+) cases"
     )
     shares = 100 * data.exceeded / data.compared
-    assert "The bound of `st.forward_error` was never violated" in README
+    assert says("The bound of `st.forward_error` was never violated")
     assert not data.violations.any()
     assert round(float(100 * data.exceeded.sum() / data.compared.sum()), 1) == part
     assert float(shares.max()) <= case + 0.005
@@ -329,11 +323,12 @@ def test_training_death():
 
 def test_bypass():
     data = st.plots.read_data(ROOT / "figures" / "bypass.nc")
-    two, one, depth, above, grown, deep, other, best, of = numbers(
+    two, one, depth, above, grown, deep, other = numbers(
         r"has condition number (\d+) at every depth for a bypass of two and (\d+) at depth (\d+) for one, .* alone at "
         r"zero it is above (\d+) for two\. .* grow by 10\^(\S+) at depth (\d+), and by 10\^(\S+) with its ReLU first, "
-        r"or two or three maps\. By Adam three maps fit sin\(x\) best at (\d+) of (\d+) depths"
+        r"or two or three maps\."
     )
+    best, of = numbers(r"By Adam three maps fit sin\(x\) best at (\d+) of (\d+) depths")
     start, signal = data["start"].to_dataset(), data["growth"].signal.sel(power=-0.5).isel(depth=-1)
     zero = start.condition.sel(start="all maps zero")
     assert zero.sel(maps=2).to_numpy() == pytest.approx(two, rel=1e-9)

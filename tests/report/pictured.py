@@ -1,4 +1,4 @@
-"""The picture of a page in README.md, of the network that is examined there: `python -m tests.report.pictured`."""
+"""The picture of a page of `examine`, as the site shows it: `python -m tests.report.pictured`."""
 
 import tempfile
 from pathlib import Path
@@ -14,7 +14,7 @@ PATH = Path(__file__).parents[2] / "figures" / "examine_page.png"
 
 
 def examined():
-    """Return the report of README's network: fifty layers of tanh as torch starts them, which pass no gradient."""
+    """Return the report of the pictured network: fifty layers of tanh as torch starts them, which pass no gradient."""
     torch.manual_seed(0)
     model = nn.Sequential(*(nn.Sequential(nn.Linear(32, 32), nn.Tanh()) for _ in range(50)), nn.Linear(32, 4))
     x, target = torch.randn(64, 32), torch.arange(64) % 4
