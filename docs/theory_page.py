@@ -121,7 +121,7 @@ def page(data: xarray.Dataset) -> str:
     cases, over = list(all_cases().values()), fits(data)
     good = sum(case.kind != BROKEN for case in cases)
     lines = [
-        "# Theory that runs",
+        "# Closed forms",
         "",
         "Written by `docs/theory_page.py` from the objects of `st.theory`; the checks are those of",
         "`analyses/theory_check.py`. `scale` is a factor on the weights, on the outer ones where there are two maps; g",

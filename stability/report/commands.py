@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -114,9 +115,11 @@ def _run(command: Examine | Layers | Sweep) -> int:
         )
     except (LookupError, AttributeError, ArithmeticError, AssertionError) as error:  # of the model or the loss
         raise CannotRun(f"{command.target} raises {type(error).__name__}: {error}") from error
-    print(report)
-    for path in (report.to_html(folder / "examine.html"), report.to_json(folder / "examine.json")):
-        print(f"wrote {path}")
+    written = report.to_html(folder / "examine.html"), report.to_json(folder / "examine.json")
+    try:
+        print(report, *(f"wrote {path}" for path in written), sep="\n", flush=True)
+    except BrokenPipeError:  # who reads, as `head` does, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # python flushes it once more at its end
     return 0 if report.healthy else 1
 
 

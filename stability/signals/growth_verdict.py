@@ -106,9 +106,9 @@ class GrowthFit(Shown):
         if self.dead == 1:
             return f"no rate: all {self.seeds} members are exactly dead at {at}"
         if self.alive < LEAST_SEEDS:
-            return (
-                f"no rate: {self.alive} of {self.seeds} members are alive at every position, and it takes {LEAST_SEEDS}"
-            )
+            words = f"{self.alive} of {self.seeds} members are alive at every position, and it takes {LEAST_SEEDS}"
+            more = ": join the results of several seeds by of_seeds" if self.seeds < LEAST_SEEDS else ""
+            return f"no rate: {words}{more}"
         if self.best is None:
             return f"no rate: there are {len(self.positions)} positions, and it takes {LEAST_POSITIONS}"
         clauses = [self._law_in_words(self.best)]

@@ -4,7 +4,10 @@ import copy
 import dataclasses
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 import time
 
 import pytest
@@ -269,6 +272,19 @@ def other():
 def shapes():
     return net, torch.randn(16, 7)
 """
+
+
+@pytest.mark.parametrize(("name", "status"), [("healthy", 0), ("dead", 1)])
+def test_who_reads_the_first_line_alone_changes_neither_status_nor_pages(name, status, tmp_path):
+    (tmp_path / "model.py").write_text(MODEL)
+    command = [sys.executable, "-m", "stability", "examine", f"{tmp_path}/model.py:{name}", "--out", str(tmp_path)]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, timeout=500)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (status, "")
+    assert (tmp_path / "examine.html").is_file()
+    assert (tmp_path / "examine.json").is_file()
 
 
 @pytest.mark.parametrize(

@@ -297,6 +297,8 @@ def test_a_rate_is_declined_where_there_are_no_data_for_one():
     reasons = {
         "no rate: all 5 members are exactly dead at depth 20": fit(dead),
         "no rate: 2 of 5 members are alive at every position, and it takes 3": fit(two),
+        "no rate: 1 of 1 members are alive at every position, and it takes 3: join the results of several seeds by "
+        "of_seeds": fit(logs[:, :1]),
         "no rate: there are 3 positions, and it takes 4": fit(logs[:3]),
     }
     for reason, found in reasons.items():
