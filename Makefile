@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo dist docs figures test test-all test-cluster lowest zoo lint types check bench clean
+.PHONY: demo dist docs figures test test-all test-cluster test-cuda lowest zoo lint types check bench clean
 
 demo: .venv/ready
 	$(BIN)/python analyses/jacobian_spectrum.py
@@ -42,6 +42,10 @@ lowest: .venv/lowest/ready
 # A sweep on Slurm, whose daemons run on this machine alone; says why where they cannot.
 test-cluster: .venv/cluster
 	$(BIN)/python -m pytest -m cluster -rs tests/sweeps
+
+# Every verb on a GPU against the CPU; says so where there is none.
+test-cuda: .venv/ready
+	$(BIN)/python -m pytest -m cuda -rs tests/cuda
 
 # Wheel and source distribution, built, looked into, and used from an empty environment.
 dist: .venv/dist
