@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from stability.folds.following import hooked_by_others
 from stability.folds.kernels.perceptron_knots import enumerate_layers
 from stability.folds.numbers import Array
+from stability.folds.origins import Origins
 from stability.folds.pieces import TooManyKnots
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.places import Places
@@ -60,7 +61,7 @@ def restrict_layers(model: nn.Module, low: float, high: float, limit: int | None
             return None
     flat = np.concatenate(parameters, dtype=np.float64)
     bent = np.concatenate(slopes, dtype=np.float64) if slopes else np.zeros(0)
-    knots, data, errors, place_error, undecided = enumerate_layers(
+    knots, data, errors, place_error, undecided, origins = enumerate_layers(
         np.array(widths), flat, bent, low, high, _NO_LIMIT if limit is None else limit
     )
     if not len(knots):
@@ -68,4 +69,12 @@ def restrict_layers(model: nn.Module, low: float, high: float, limit: int | None
     if widths[-1] == 1:
         data = data.ravel()
     doubts = {-1: np.tile([low, high], (undecided, 1))} if undecided else {}
-    return PiecewiseLinear._make(Places(knots, place_error), data, errors, doubts)
+    names = _names(model)
+    sources = [(layer, names[id(module)]) for layer, module in enumerate(modules[1::2])]
+    inside = Origins(sources, lambda: np.pad(origins, ((1, 1), (0, 0)), constant_values=-1))
+    return PiecewiseLinear._make(Places(knots, place_error, origins=inside), data, errors, doubts)
+
+
+def _names(model: nn.Module) -> dict[int, str]:
+    """Return the names of its modules, of one that is in it several times the first."""
+    return {id(module): name for name, module in reversed(model._modules.items())}

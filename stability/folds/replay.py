@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stability.folds.numbers import Array, row_size
+from stability.folds.origins import gathered
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.places import Places
 from stability.foundation.formats import ROUNDOFF
@@ -127,7 +128,8 @@ def _rounded(f: PiecewiseLinear) -> PiecewiseLinear:
     knots, data = floats(f.knots), floats(f._data)
     errors = ROUNDOFF * row_size(data)
     errors[errors < 1e-300] = 0.0  # a bend of the least size keeps its sign
-    return PiecewiseLinear._make(Places(knots, ROUNDOFF * np.abs(knots), ends=f._places.ends), data, errors, {})
+    places = Places(knots, ROUNDOFF * np.abs(knots), ends=f._places.ends, origins=f._places.origins)
+    return PiecewiseLinear._make(places, data, errors, {})
 
 
 def _float(value: Any) -> float:
@@ -139,7 +141,8 @@ def _float(value: Any) -> float:
 
 def _joined(parts: list[PiecewiseLinear], undecided: NDArray[np.float64], whole: PiecewiseLinear) -> PiecewiseLinear:
     """Return adjacent functions as one, without knots where they meet, inside of pieces."""
-    knots, error, values, slopes, bends = [], [], [], [], []
+    knots, error, values, slopes, bends, origins = [], [], [], [], [], []
+    count = 0
     bounds: list[list[Array]] = [[], [], []]
     for number, part in enumerate(parts):
         k = len(part.knots)
@@ -147,6 +150,8 @@ def _joined(parts: list[PiecewiseLinear], undecided: NDArray[np.float64], whole:
         # The piece in which two parts meet is that of the first.
         pieces = slice(int(number > 0), None)
         knots.append(part.knots[inside])
+        origins.append((part._places.origins, slice(count, count + len(knots[-1])), inside))
+        count += len(knots[-1])
         error.append(part._places.error[inside])
         values.append(part.values[inside])
         slopes.append(part.slopes[pieces])
@@ -155,7 +160,7 @@ def _joined(parts: list[PiecewiseLinear], undecided: NDArray[np.float64], whole:
         bounds[1].append(part._errors[k : 2 * k - 1][pieces])
         bounds[2].append(part._errors[2 * k - 1 :])
     ends = parts[0]._places.ends[0], parts[-1]._places.ends[1]
-    places = Places(np.concatenate(knots), np.concatenate(error), ends=ends)
+    places = Places(np.concatenate(knots), np.concatenate(error), ends=ends, origins=gathered(count, *origins))
     errors = np.concatenate([np.concatenate(rows) for rows in bounds])
     data = np.concatenate([np.concatenate(rows) for rows in (values, slopes, bends)])
     doubts = {-1: undecided} if len(undecided) else {}

@@ -170,7 +170,7 @@ def measurements():
         ),
         "watch of steps": (st.watch, {"model": module(), "optimizer": optimizer}),
         "watch_deaths": (st.watch_deaths, {"chain": chain(), "x": X}),
-        "count": (st.count, {"net": chain(), "interval": (-3, 3)}),
+        "count": (st.count, {"net": chain(), "interval": (-3, 3), "births": False}),
         "restrict": (st.restrict, {"net": chain().table(), "line": (-3, 3), "exact": False, "window": None}),
         "restrict of a module": (st.restrict, {"net": module(), "line": st.segment([0.0, 1.0], [1.0, 0.5])}),
         "sweep": (
@@ -266,6 +266,8 @@ def objects():
         "Chain.insert": (chain().insert, {"position": 1}),
         "Chain.save": (chain().save, {"path": FOLDER / "other.safetensors"}),
         "Chain.load": (st.Chain.load, {"path": chain().save(FOLDER / "chain.safetensors"), "device": None}),
+        "PiecewiseLinear.folds": (function[0].folds, {"births": False}),
+        "PiecewiseLinear.count": (function[0].count, {"births": False}),
         "PiecewiseLinear.call": (function[0].__call__, {"t": 0.5}),
         "PiecewiseLinear.maximum": (function[0].maximum, {"other": 0.5}),
         "PiecewiseLinear.restrict": (function[0].restrict, {"low": -1, "high": 1}),

@@ -188,21 +188,23 @@ def _kinks(ends, z, steep, changing, value_error, ordinary):
 
 
 @_fast
-def _through_activation(ends, z, steep, bends, kinks, alpha, dead, straight, at_zero):
+def _through_activation(ends, z, steep, bends, kinks, alpha, dead, straight, at_zero, origins, layer):
     """Return the knots, old and new, the bends at them after the activation, and what is flat.
 
     Args:
         kinks: places, neurons and pieces, of `_kinks`. alpha: the slope of every neuron below 0.
         dead, straight: pieces on which no neuron moves, and knots at which none bends.
         at_zero: whether any value is exactly 0.
+        origins: layers and neurons whose kinks the old knots are. layer: that of the new ones.
 
     Returns:
-        knots; bends; for each the one entry that is not 0, else -1; dead; straight.
+        knots; bends; for each the one entry that is not 0, else -1; dead; straight; origins.
     """
     at, owner, piece = kinks
     count, outputs, found = len(bends), z.shape[1], len(at)
     knots, merged = np.empty(count + found), np.zeros((count + found, outputs))
     single = np.full(count + found, -1)
+    new_origins = np.empty((count + found, 2), np.int64)
     new_dead, new_straight = np.zeros(count + found + 1, np.bool_), np.zeros(count + found, np.bool_)
     size = event = moving = 0  # moving: neurons that are on, on the piece at hand
     flat = True
@@ -219,6 +221,7 @@ def _through_activation(ends, z, steep, bends, kinks, alpha, dead, straight, at_
             j, t = owner[event], at[event]
             if size == first or knots[size - 1] != t:
                 knots[size], single[size] = t, j
+                new_origins[size, 0], new_origins[size, 1] = layer, j
                 new_straight[size] = alpha[j] == 1.0
                 size += 1
             else:
@@ -231,6 +234,7 @@ def _through_activation(ends, z, steep, bends, kinks, alpha, dead, straight, at_
             event += 1
         if k < count:
             knots[size] = ends[k + 1]
+            new_origins[size, 0], new_origins[size, 1] = origins[k, 0], origins[k, 1]
             new_straight[size] = straight[k] or (flat and moving == 0 and not at_zero)
             for j in range(outputs):
                 merged[size, j] = bends[k, j] * (1.0 if z[k + 1, j] > 0.0 else alpha[j])
@@ -241,7 +245,7 @@ def _through_activation(ends, z, steep, bends, kinks, alpha, dead, straight, at_
                         before = steep[k, j] * (1.0 if z[k, j] > 0.0 else alpha[j])
                         merged[size, j] = steep[k + 1, j] * (1.0 if z[k + 2, j] > 0.0 else alpha[j]) - before
             size += 1
-    return knots[:size], merged[:size], single[:size], new_dead[: size + 1], new_straight[:size]
+    return knots[:size], merged[:size], single[:size], new_dead[: size + 1], new_straight[:size], new_origins[:size]
 
 
 @_fast
@@ -270,12 +274,14 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
 
     Returns:
         knots; rows of values, slopes and bends, (3 knots - 3, outputs); bounds of their errors; a bound of the errors
-        of the knots; the number of undecided signs. There are no knots where there would be more than `limit`.
+        of the knots; the number of undecided signs; the layers and neurons whose kinks the knots inside are. There are
+        no knots where there would be more than `limit`.
     """
     length, reach = high - low, max(abs(low), abs(high))
     value, slope = np.full(1, low), np.ones(1)
     ends = np.empty(2)  # of all pieces: the knots are those between
     ends[0], ends[1] = low, high
+    origins = np.empty((0, 2), np.int64)
     bends = np.empty((0, 1))
     single = np.empty(0, np.int64)  # the one entry that is not 0 of a fresh bend, else -1
     value_error = slope_error = place_error = 0.0
@@ -308,7 +314,7 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
         value_error += 3 * (count + 1) * ROUNDOFF * (largest_value + largest_slope * length)
         if layer == layers - 1:
             rows, errors = _in_rows(z, steep, bends, dead, straight, value_error, slope_error)
-            return ends, rows, errors, place_error, undecided
+            return ends, rows, errors, place_error, undecided, origins
         if count + crossings + 2 > limit:
             break
 
@@ -321,8 +327,9 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
             for k in range(count + 2):
                 for j in range(outputs):
                     undecided += abs(z[k, j]) <= value_error
-        knots, bends, single, dead, straight = _through_activation(
-            ends, z, steep, bends, (new, owner, piece), alpha, dead, straight, least_value == 0.0
+        kinks = (new, owner, piece)
+        knots, bends, single, dead, straight, origins = _through_activation(
+            ends, z, steep, bends, kinks, alpha, dead, straight, least_value == 0.0, origins, layer
         )
         gain = max(1.0, np.abs(alpha).max())
         value_error += 8 * crossings * ROUNDOFF * (1.0 + gain) * largest_slope * (reach + length)
@@ -334,4 +341,4 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
             slope[j] = steep[0, j] * (1.0 if on else alpha[j])
         ends = np.empty(len(knots) + 2)
         ends[0], ends[1:-1], ends[-1] = low, knots, high
-    return np.empty(0), np.empty((0, 1)), np.empty(0), 0.0, 0
+    return np.empty(0), np.empty((0, 1)), np.empty(0), 0.0, 0, origins
