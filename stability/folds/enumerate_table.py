@@ -29,8 +29,8 @@ def enumerate_table(table: NDArray[np.float64], low: float, high: float, limit: 
     kept = NO_LIMIT if limit is None else limit
     plain = Coefficients(table).plain()
     with interruptible():
-        n, slope_error, bend_error, place_error, ends, undecided, finite, work, where, _ = enumerate_chain(
-            table, *plain, low, high, kept, _kept.work, _kept.where, _NO_LAYERS
+        n, slope_error, bend_error, place_error, ends, undecided, finite, (work, where, _) = enumerate_chain(
+            table, *plain, low, high, kept, (_kept.work, _kept.where, _NO_LAYERS)
         )
     if len(where) <= _KEPT_AT_MOST:
         _kept.work, _kept.where = work, where
@@ -60,7 +60,7 @@ def _of_chain(table: NDArray[np.float64], low: float, high: float, knots: int) -
         plain, room = Coefficients(table).plain(), max(knots, 3)
         work, where, born = np.empty((6, room)), np.empty(room, dtype=np.int64), np.empty(room, dtype=np.int64)
         with interruptible():
-            *_, born = enumerate_chain(table, *plain, low, high, NO_LIMIT, work, where, born)
+            *_, (_, _, born) = enumerate_chain(table, *plain, low, high, NO_LIMIT, (work, where, born))
         layers = born[:knots]
         return np.stack([layers, np.where(layers < 0, -1, 0)], axis=1)
 

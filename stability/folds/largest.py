@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stability.folds.kinks import idle_knot, kinks_met, next_layer
+from stability.folds.kinks_met import idle_knot, kinks_met, next_layer
 from stability.folds.numbers import Array, row_size
 from stability.folds.pieces import insert
 from stability.folds.piecewise import PiecewiseLinear

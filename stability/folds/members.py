@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stability.folds.kinks import as_one_layer
+from stability.folds.kinks_met import as_one_layer
 from stability.networks import Chain
 
 

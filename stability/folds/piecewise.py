@@ -46,7 +46,7 @@ class Count(Shown):
     undecided: int = field(default=0, compare=False)
     #: Where asked for, how many of the folds were born at each layer, first to last, a tuple of integers; for several
     #: seeds an object array (seeds,) of tuples.
-    births: Any = field(default=None, compare=False, repr=False)
+    births: tuple[int, ...] | NDArray[np.object_] | None = field(default=None, compare=False, repr=False)
 
 
 class PiecewiseLinear(AsTensor, Shown):

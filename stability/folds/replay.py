@@ -23,6 +23,10 @@ BUDGET = 2e7 if find_spec("flint") else 4e5
 _left: ContextVar[list[float] | None] = ContextVar("what is left of the budget", default=None)
 
 
+#: What it takes to write down all linear maps of a network, which is followed in float64, in these products.
+writing: ContextVar[list[float] | None] = ContextVar("what it takes to write the maps down", default=None)
+
+
 class TooExpensive(Exception):
     """A part of a line takes more products of rational numbers than there are left."""
 
@@ -46,15 +50,21 @@ def budget(left: list[float]) -> Iterator[None]:
         _left.reset(token)
 
 
-def settle(f: PiecewiseLinear, exactly: Callable[[float, float], PiecewiseLinear]) -> PiecewiseLinear:
+def price(inputs: int, outputs: int) -> float:
+    """Return what it takes to write a linear map down, a tenth of what its products do."""
+    return inputs * outputs / 10
+
+
+def settle(f: PiecewiseLinear, exactly: Callable[[float, float], PiecewiseLinear], least: float) -> PiecewiseLinear:
     """Return a function of which the stretches in doubt are replaced by what exact arithmetic finds there.
 
     Args:
         f: in float64.
         exactly: returns the function on part of the line, from one float to another, in rational numbers.
+        least: how many products any part takes at least.
     """
     stretches = _in_doubt(f)
-    if not len(stretches):
+    if not len(stretches) or least > BUDGET:
         return f
     left, parts, open_ones = [BUDGET], [], []
     start = f.knots[0]

@@ -15,14 +15,14 @@ from stability.folds.bends import hinge
 from stability.folds.check_by_tensors import SPREAD, check_by_tensors
 from stability.folds.enumerate_table import enumerate_table
 from stability.folds.following import following
-from stability.folds.kinks import IdleKnot, Kinks, idle_knot, recorded
+from stability.folds.kinks_met import IdleKnot, Kinks, idle_knot, recorded
 from stability.folds.lines import Line, line_of
 from stability.folds.members import members_of
 from stability.folds.perceptrons import restrict_layers
 from stability.folds.pieces import NO_LIMIT, TooManyKnots, TooMuchMemory, insert, most_bytes
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.places import Places
-from stability.folds.replay import settle
+from stability.folds.replay import settle, writing
 from stability.foundation.arguments import door
 from stability.foundation.checks import check_finite, check_integer, check_positive, check_table
 from stability.foundation.formats import ROUNDOFF
@@ -200,8 +200,13 @@ def _run(net: Followed, line: PiecewiseLinear, limit: int | None, whole: Piecewi
                 return fast
     if isinstance(net, type):
         raise TypeError(f"net is the class {net.__name__}: expected an instance, {net.__name__}(...)")
-    f = _follow(net, line, limit)
-    f = f if f.exact else _settled(net, whole, f, limit)
+    written = [0.0]
+    token = writing.set(written)
+    try:
+        f = _follow(net, line, limit)
+    finally:
+        writing.reset(token)
+    f = f if f.exact else _settled(net, whole, f, limit, written[0])
     check_by_tensors(net, line, f, points=6 if limit is None else 3)
     return f
 
@@ -245,7 +250,7 @@ def _with_origins(f: PiecewiseLinear, kinks: Kinks) -> PiecewiseLinear:
 
 
 def _settled(
-    net: Callable[..., Tensor], line: PiecewiseLinear, f: PiecewiseLinear, limit: int | None
+    net: Callable[..., Tensor], line: PiecewiseLinear, f: PiecewiseLinear, limit: int | None, least: float
 ) -> PiecewiseLinear:
     """Follow the network once more, in rational numbers, where rounding left it open what it does."""
 
@@ -253,7 +258,7 @@ def _settled(
         part = line.to_exact().restrict(Fraction(low), Fraction(high))
         return _follow(net, part.to_exact(_fast_rational()), limit)
 
-    return settle(f, exactly)
+    return settle(f, exactly, least)
 
 
 def _with_zero(line: PiecewiseLinear) -> PiecewiseLinear:

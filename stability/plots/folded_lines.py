@@ -70,7 +70,7 @@ def _mark_births(figure: Figure, ax: Axes, function: PiecewiseLinear, alpha: flo
     places, heights = born.at.astype(np.float64), function(born.at).reshape(-1).astype(np.float64)
     theirs = born.layers < 0
     ax.plot(places[theirs], heights[theirs], "o", markersize=3, color="#999999", alpha=alpha, linestyle="none")
-    last = max(len(function.count(births=True).births) - 1, 1)
+    last = max(len(function.count(births=True).births or ()) - 1, 1)
     dots = ax.scatter(
         places[~theirs],
         heights[~theirs],

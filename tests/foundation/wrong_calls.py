@@ -86,7 +86,7 @@ PLOTS = {
     "distribution": {"depth": 2, "alpha": 1.0},
     "first_failure": {"top": 0.0, "size": 4.5},
     "forward_error": {"dtype": "float32", "alpha": 1.0},
-    "function": {"alpha": 1.0, "marks": True},
+    "function": {"alpha": 1.0, "marks": True, "births": False},
     "gradient_norms": {"quantity": "input"},
     "propagation": {"quantity": "norm"},
     "watch": {"quantity": "gradients", "colour": "viridis"},

@@ -188,19 +188,19 @@ def _kinks(ends, z, steep, changing, value_error, ordinary):
 
 
 @_fast
-def _through_activation(ends, z, steep, bends, kinks, alpha, dead, straight, at_zero, origins, layer):
+def _through_activation(ends, z, steep, bends, kinks, alpha, dead, straight, at_zero, origins):
     """Return the knots, old and new, the bends at them after the activation, and what is flat.
 
     Args:
-        kinks: places, neurons and pieces, of `_kinks`. alpha: the slope of every neuron below 0.
+        kinks: places, neurons and pieces, of `_kinks`, and their layer. alpha: the slope of every neuron below 0.
         dead, straight: pieces on which no neuron moves, and knots at which none bends.
         at_zero: whether any value is exactly 0.
-        origins: layers and neurons whose kinks the old knots are. layer: that of the new ones.
+        origins: layers and neurons whose kinks the old knots are.
 
     Returns:
         knots; bends; for each the one entry that is not 0, else -1; dead; straight; origins.
     """
-    at, owner, piece = kinks
+    at, owner, piece, layer = kinks
     count, outputs, found = len(bends), z.shape[1], len(at)
     knots, merged = np.empty(count + found), np.zeros((count + found, outputs))
     single = np.full(count + found, -1)
@@ -327,9 +327,9 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
             for k in range(count + 2):
                 for j in range(outputs):
                     undecided += abs(z[k, j]) <= value_error
-        kinks = (new, owner, piece)
+        kinks = (new, owner, piece, layer)
         knots, bends, single, dead, straight, origins = _through_activation(
-            ends, z, steep, bends, kinks, alpha, dead, straight, least_value == 0.0, origins, layer
+            ends, z, steep, bends, kinks, alpha, dead, straight, least_value == 0.0, origins
         )
         gain = max(1.0, np.abs(alpha).max())
         value_error += 8 * crossings * ROUNDOFF * (1.0 + gain) * largest_slope * (reach + length)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stability.folds.bends import hinge
-from stability.folds.kinks import as_one_layer
+from stability.folds.kinks_met import as_one_layer
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.refuse import refuse
 from stability.folds.torch_rules.dimensions import check_channels

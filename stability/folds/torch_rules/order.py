@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stability.folds.bends import cross
 from stability.folds.entries import take
-from stability.folds.kinks import idle_knot, next_layer
+from stability.folds.kinks_met import idle_knot, next_layer
 from stability.folds.numbers import flatten_rows, row_size
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.refuse import refuse
