@@ -48,7 +48,7 @@ def enumerate_table(table: NDArray[np.float64], low: float, high: float, limit: 
         slope_errors, bend_errors = slope_error * np.abs(data[n : 2 * n - 1]), bend_error * np.abs(data[2 * n - 1 :])
         return np.concatenate([value_errors, slope_errors, bend_errors])
 
-    places = Places(knots, place_error, ends=ends, origins=_of_chain(table.copy(), low, high, n))
+    places = Places(knots, place_error, ends=ends, origins=_of_chain(table, low, high, n))
     doubts = {-1: np.broadcast_to([low, high], (undecided, 2))} if undecided else {}
     return PiecewiseLinear._make(places, data, errors, doubts)
 

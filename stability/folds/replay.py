@@ -60,19 +60,21 @@ def settle(f: PiecewiseLinear, exactly: Callable[[float, float], PiecewiseLinear
 
     Args:
         f: in float64.
-        exactly: returns the function on part of the line, from one float to another, in rational numbers.
+        exactly: returns the function on part of the line, from one float to another, in rational numbers, or in float64
+            with smaller doubts.
         least: how many products any part takes at least.
     """
-    stretches = _in_doubt(f)
+    stretches = in_doubt(f)
     if not len(stretches) or least > BUDGET:
         return f
-    left, parts, open_ones = [BUDGET], [], []
+    left, parts, open_ones = _left.get() or [BUDGET], [], []
     start = f.knots[0]
     for low, high in _windows(f, stretches):
         try:
             with budget(left):
                 spend(1)
-                exact = _rounded(exactly(low, high))
+                part = exactly(low, high)
+                part = _rounded(part) if part.exact else part
         except (TooExpensive, TypeError) as error:
             if isinstance(error, TypeError):  # a network with numbers that are not rational, such as roots
                 left[0] = 0.0
@@ -80,7 +82,8 @@ def settle(f: PiecewiseLinear, exactly: Callable[[float, float], PiecewiseLinear
             continue
         if start < low:
             parts.append(f.restrict(start, low))
-        parts.append(exact)
+        parts.append(part)
+        open_ones.extend(part._undecided.values())
         start = high
     if not parts:
         return f
@@ -90,7 +93,7 @@ def settle(f: PiecewiseLinear, exactly: Callable[[float, float], PiecewiseLinear
     return _joined(parts, undecided, f)
 
 
-def _in_doubt(f: PiecewiseLinear) -> NDArray[np.float64]:
+def in_doubt(f: PiecewiseLinear) -> NDArray[np.float64]:
     """Return the stretches of the line in doubt, (n, 2)."""
     found = list(f._undecided.values())
     lost, count = f._lost(), len(f.knots)

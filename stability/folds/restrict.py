@@ -22,7 +22,7 @@ from stability.folds.perceptrons import restrict_layers
 from stability.folds.pieces import NO_LIMIT, TooManyKnots, TooMuchMemory, insert, most_bytes
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.places import Places
-from stability.folds.replay import settle, writing
+from stability.folds.replay import in_doubt, settle, writing
 from stability.foundation.arguments import door
 from stability.foundation.checks import check_finite, check_integer, check_positive, check_table
 from stability.foundation.formats import ROUNDOFF
@@ -34,6 +34,8 @@ Followed = NDArray[np.float64] | Callable[..., Tensor]
 
 # How many arrays as large as the numbers of a function an operation works with at a time.
 _COPIES = 8
+# On how many stretches of the line a network is followed once more, before it is followed along all of it.
+_MENDED_AT_MOST = 64
 # Windows end at a place that no kink of round numbers falls on.
 _CUT = SPREAD
 
@@ -192,21 +194,19 @@ def _run(net: Followed, line: PiecewiseLinear, limit: int | None, whole: Piecewi
             raise ValueError(f"the line is constant, {low}: expected one that moves")
         f = enumerate_table(net, low, high, limit)
         return f if _is_identity(line) else f(_without_origins(line))
-    if isinstance(net, nn.Module) and not line.exact and not line.shape and _is_identity(line):
-        fast = restrict_layers(net, float(line.knots[0]), float(line.knots[-1]), limit)
+    if isinstance(net, nn.Module) and not line.exact and _is_straight(line):
+        fast = restrict_layers(net, line, limit)
         if fast is not None:
             _check_result(net, fast)
             if not fast.undecided:
                 return fast
+            if len(in_doubt(fast)) <= _MENDED_AT_MOST:
+                f = _mended(net, line, whole, fast, limit)
+                check_by_tensors(net, line, f, points=6 if limit is None else 3)
+                return f
     if isinstance(net, type):
         raise TypeError(f"net is the class {net.__name__}: expected an instance, {net.__name__}(...)")
-    written = [0.0]
-    token = writing.set(written)
-    try:
-        f = _follow(net, line, limit)
-    finally:
-        writing.reset(token)
-    f = f if f.exact else _settled(net, whole, f, limit, written[0])
+    f = _settled(net, line, whole, limit)
     check_by_tensors(net, line, f, points=6 if limit is None else 3)
     return f
 
@@ -249,16 +249,31 @@ def _with_origins(f: PiecewiseLinear, kinks: Kinks) -> PiecewiseLinear:
     return f
 
 
-def _settled(
-    net: Callable[..., Tensor], line: PiecewiseLinear, f: PiecewiseLinear, limit: int | None, least: float
+def _mended(
+    net: Callable[..., Tensor], line: PiecewiseLinear, whole: PiecewiseLinear, fast: PiecewiseLinear, limit: int | None
 ) -> PiecewiseLinear:
-    """Follow the network once more, in rational numbers, where rounding left it open what it does."""
+    """Follow the network operation by operation where the bounds of the compiled loops leave it open what it does."""
+    return settle(fast, lambda low, high: _settled(net, line.restrict(low, high), whole, limit), 0.0)
+
+
+def _settled(
+    net: Callable[..., Tensor], line: PiecewiseLinear, whole: PiecewiseLinear, limit: int | None
+) -> PiecewiseLinear:
+    """Follow the network along a part of a whole line, once more in rational numbers where rounding leaves it open."""
+    written = [0.0]
+    token = writing.set(written)
+    try:
+        f = _follow(net, line, limit)
+    finally:
+        writing.reset(token)
+    if f.exact:
+        return f
 
     def exactly(low: float, high: float) -> PiecewiseLinear:
-        part = line.to_exact().restrict(Fraction(low), Fraction(high))
+        part = whole.to_exact().restrict(Fraction(low), Fraction(high))
         return _follow(net, part.to_exact(_fast_rational()), limit)
 
-    return settle(f, exactly, least)
+    return settle(f, exactly, written[0])
 
 
 def _with_zero(line: PiecewiseLinear) -> PiecewiseLinear:
@@ -297,6 +312,13 @@ def _check_result(net: Followed, f: PiecewiseLinear) -> None:
             if value.is_floating_point():
                 check_finite(f"the module's {name}", value)
     raise ValueError("the network's values leave float64's range along the line: expected finite numbers")
+
+
+def _is_straight(line: PiecewiseLinear) -> bool:
+    """Whether a line is x itself on an interval, or a straight one of the numbers of one input."""
+    if not line.shape:
+        return _is_identity(line)
+    return len(line.knots) == 2 and len(line.shape) <= 2 and line.shape.numel() == line.shape[-1]
 
 
 def _is_identity(line: PiecewiseLinear) -> bool:

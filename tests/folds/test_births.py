@@ -152,6 +152,15 @@ def test_births_along_a_bent_line():
     assert births.units.tolist() == [0, 0, 0, -1, 0, 0, 0]
     assert st.restrict(st.tent(2), line, exact=True).folds(births=True).layers.tolist() == [1, 0, 1, -1, 1, 0, 1]
     assert st.restrict(st.tent(2), line).count(births=True).births == (2, 4)
+    # A line that a network made has folds of its own too, which are no unit's of this one.
+    line = st.restrict(st.tent(1), (0, 1))
+    for exact in (False, True):
+        assert st.restrict(st.tent(2), line, exact=exact).folds(births=True).layers.tolist() == [1, 0, 1, -1, 1, 0, 1]
+    model = nn.Sequential(nn.Linear(1, 1), nn.ReLU()).double()
+    with torch.no_grad():
+        model[0].weight.fill_(1)
+        model[0].bias.fill_(-0.75)
+    assert st.restrict(Wrapped(model), line._shaped((1,))).folds(births=True).layers.tolist() == [0, -1, 0]
 
 
 # --- modules ---
@@ -318,6 +327,13 @@ def test_what_is_made_of_a_function_knows_the_births():
     both = (f + st.restrict(model, (0, 1))).folds(births=True)
     assert both.layers.tolist() == [2, 1, 0, 2, 0, 2, 1, 2]
     assert both.modules == ("", "", "1", "", "", "", "", "")
+    # Where both have a fold in one place it is that of the first.
+    one = st.restrict(st.tent(1), (0, 1))
+    with torch.no_grad():
+        model[0].bias.fill_(-0.5)
+    other = st.restrict(model, (0, 1))
+    assert ((one + other).folds(births=True).modules, (other + one).folds(births=True).modules) == (("",), ("1",))
+    assert (st.PiecewiseLinear([0, 0.5, 1], [0, 1, 0]) + other).folds(births=True).modules == ("1",)
     with pytest.raises(ValueError, match="born is not known"):
         st.PiecewiseLinear([0, 1, 2], [0, 1, 0]).folds(births=True)
 
