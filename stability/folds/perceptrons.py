@@ -79,7 +79,9 @@ def restrict_layers(model: nn.Module, line: PiecewiseLinear, limit: int | None) 
     names = _names(model)
     sources = [(layer, names[id(module)]) for layer, module in enumerate(modules[1::2])]
     inside = Origins(sources, lambda: np.pad(whose, ((1, 1), (0, 0)), constant_values=-1))
-    places = Places(knots, np.pad(blurs, 1), origins=inside)
+    error = np.zeros(len(knots))
+    error[1:-1] = blurs
+    places = Places(knots, error, origins=inside)
     return PiecewiseLinear._make(places, data, errors, {-1: doubts} if len(doubts) else {})
 
 
