@@ -54,7 +54,9 @@ def restrict_layers(model: nn.Module, line: PiecewiseLinear, limit: int | None) 
             slopes.append(np.full(widths[-1], activation.negative_slope))
         elif type(activation) is nn.PReLU:
             weight = activation._parameters.get("weight")
-            if weight is None or weight.numel() not in (1, widths[-1]):
+            # Of one dimension torch takes all entries for one channel.
+            channels = 1 if len(line.shape) == 1 else widths[-1]
+            if weight is None or weight.numel() not in (1, channels):
                 return None
             slopes.append(np.broadcast_to(_numbers(weight), widths[-1:]))
         elif activation is not None:

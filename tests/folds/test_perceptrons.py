@@ -120,8 +120,11 @@ def test_values_and_slopes_that_underflow(nested):
 
 
 @pytest.mark.parametrize("shape", [(3,), (1, 3)])
-@pytest.mark.parametrize("act", [nn.ReLU, lambda: nn.LeakyReLU(0.25), lambda: nn.PReLU(4)])
-def test_segments_in_the_compiled_way_and_by_the_rules(shape, act, monkeypatch):
+@pytest.mark.parametrize("kind", [nn.ReLU, nn.LeakyReLU, nn.PReLU])
+def test_segments_in_the_compiled_way_and_by_the_rules(shape, kind, monkeypatch):
+    def act():
+        return kind(4) if kind is nn.PReLU and len(shape) == 2 else kind()
+
     followed = []
     follow = restriction._follow
     monkeypatch.setattr(restriction, "_follow", lambda *args: followed.append(args) or follow(*args))
@@ -184,3 +187,11 @@ def test_only_what_the_compiled_way_leaves_open_is_followed_again(monkeypatch):
         births, other = f.folds(births=True), g.folds(births=True)
         assert (births.layers.tolist(), births.units.tolist()) == (other.layers.tolist(), other.units.tolist())
         assert tuple("0." + name for name in births.modules) == other.modules
+
+
+def test_slopes_by_channel_need_a_batch_as_in_torch():
+    model = nn.Sequential(nn.Linear(3, 4), nn.PReLU(4), nn.Linear(4, 2)).double()
+    with pytest.raises(RuntimeError, match="channel size = 1"):
+        model(torch.zeros(3, dtype=torch.float64))
+    with pytest.raises(RuntimeError, match="channel size = 1"):
+        st.restrict(model, st.segment([0.0, 0.0, 1.0], [1.0, -1.0, 0.0]))
