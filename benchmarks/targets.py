@@ -123,14 +123,11 @@ def in_syrenn(model: nn.Sequential, line: NDArray[np.float32]) -> Call | str:
     return lambda: network.exactline(*line)
 
 
-# The rows ------------------------------------------------------------------------------------------------------------
-
-
 def chains(clock: Clock) -> Iterator[Row]:
     table = st.Chain("residual2_prelu", depth=1000, seeds=1).table()[0]
     work, bound = (
         "enumerate the folds of a residual chain, depth 1000",
-        "Python around the loops, two thirds of the time: arguments, the line, the result",
+        "Python around the loops: arguments and results",
     )
     pieces = st.count(table, INTERVAL).regions
     if regioncam is None:
@@ -253,7 +250,7 @@ def gradients() -> Iterator[Row]:
             what,
             "<= 3",
             share,
-            "memory and Python: 21 us a layer to read gradient and output, 2.6 % of a step, and as much for three hooks",
+            "reading gradients and outputs once more, 21 us a layer, 2.6 % of a step; and hooks",
         )
 
 
