@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo dist docs figures test test-all test-cluster test-cuda lowest zoo lint types check bench clean
+.PHONY: demo dist docs figures test test-all test-cluster test-cuda lowest zoo lint types check bench bench-all clean
 
 demo: .venv/ready
 	$(BIN)/python analyses/jacobian_spectrum.py
@@ -67,7 +67,12 @@ types: .venv/ready
 
 check: test-all lowest lint types
 
-bench: .venv/ready
+# The table of speeds, under 15 minutes, beside other packages where they install.
+bench: .venv/bench
+	$(BIN)/python benchmarks/targets.py
+
+# The single benchmarks, which say more.
+bench-all: bench
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/folds.py
 	$(BIN)/python benchmarks/spectra.py
@@ -84,6 +89,11 @@ clean:
 
 .venv/dist: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,dist]'
+	touch $@
+
+# What does not install is said by the benchmarks.
+.venv/bench: .venv/ready
+	-$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,lint,bench]'
 	touch $@
 
 .venv/cluster: .venv/ready

@@ -49,8 +49,8 @@ class Residual(nn.Module):
         return h + self.outer(self.activation(self.inner(h)))
 
 
-def norms_of_many() -> None:
-    """Print the time of the norms of all layers and seeds, and the ratios to the alternatives."""
+def ways_to_the_norms() -> dict[str, Callable[[], object]]:
+    """Return the calls that are compared, the last of which is of few members."""
     x = torch.linspace(-3, 3, POINTS, dtype=torch.float64)
     y = x.sin()
     chain = st.Chain("residual2_prelu", LAYERS, seeds=SEEDS)
@@ -71,24 +71,33 @@ def norms_of_many() -> None:
             norms += [parameter.grad.norm() for parameter in module.parameters() if parameter.grad is not None]
         return norms
 
-    calls: dict[str, Callable[[], object]] = {
+    return {
         "in the log domain": lambda: st.gradient_norms(chain, x, loss),
         "stacked autograd": stacked,
         "loop over modules": loop,
     }
+
+
+def best_times(calls: dict[str, Callable[[], object]], clock: Callable[[], float]) -> dict[str, float]:
+    """Return the best time of each call, that of the loop for all members."""
+    best = dict.fromkeys(calls, float("inf"))
+    for _ in range(TURNS):  # in turns, so that a busy moment of the machine meets them all
+        for name, call in calls.items():
+            start = clock()
+            call()
+            best[name] = min(best[name], clock() - start)
+    best["loop over modules"] *= SEEDS / LOOPED
+    return best
+
+
+def norms_of_many() -> None:
+    """Print the time of the norms of all layers and seeds, and the ratios to the alternatives."""
+    calls = ways_to_the_norms()
     for threads in sorted({1, numba.config.NUMBA_NUM_THREADS}):
         torch.set_num_threads(threads)
         numba.set_num_threads(threads)
         # One thread's processor time is what it takes on an idle machine; of several the time that passes counts.
-        clock = time.process_time if threads == 1 else time.perf_counter
-        best = dict.fromkeys(calls, float("inf"))
-        for _ in range(TURNS):  # in turns, so that a busy moment of the machine meets them all
-            for name, call in calls.items():
-                start = clock()
-                call()
-                best[name] = min(best[name], clock() - start)
-        best["loop over modules"] *= SEEDS / LOOPED
-        _report(best, threads)
+        _report(best_times(calls, time.process_time if threads == 1 else time.perf_counter), threads)
     torch.set_num_threads(1)
 
 
@@ -146,10 +155,16 @@ def watch_cost() -> None:
     print(f"watch: a training iteration of {DEPTH} blocks of width {WIDTH}, batch {BATCH}, float32, one thread")
     for gradients in ("in range", "vanishing"):
         for optimizer in (torch.optim.SGD, torch.optim.Adam):
-            _watch_cost(gradients, optimizer)
+            cost, plain, with_parameters, between = one_watch_cost(gradients, optimizer)
+            print(
+                f"  {optimizer.__name__}, gradients {gradients}: {1e3 * plain:.1f} ms, watched {cost:+.1f} % (wanted "
+                f"<= 10 %: {'holds' if cost <= 10 else 'DOES NOT HOLD'}), parameters too {with_parameters:+.1f} %, "
+                f"between two rows {between:+.1f} %"
+            )
 
 
-def _watch_cost(gradients: str, optimizer_of: type[torch.optim.Optimizer]) -> None:
+def one_watch_cost(gradients: str, optimizer_of: type[torch.optim.Optimizer]) -> tuple[float, float, float, float]:
+    """Return what watching costs in percent; the seconds of a step; the same with parameters, and between two rows."""
     blocks = (nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU()) for _ in range(DEPTH))
     model = nn.Sequential(*blocks)
     if gradients == "in range":  # with torch's own weights they vanish, and small norms are taken twice
@@ -175,11 +190,7 @@ def _watch_cost(gradients: str, optimizer_of: type[torch.optim.Optimizer]) -> No
                 assert record is None or len(record) == (1 if record.every == 100 else 2)
     plain, *others = (float(np.median(times)) for times in seconds)
     cost, with_parameters, between = (100 * (other / plain - 1) for other in others)
-    print(
-        f"  {optimizer_of.__name__}, gradients {gradients}: {1e3 * plain:.1f} ms, watched {cost:+.1f} % (wanted "
-        f"<= 10 %: {'holds' if cost <= 10 else 'DOES NOT HOLD'}), parameters too {with_parameters:+.1f} %, "
-        f"between two rows {between:+.1f} %"
-    )
+    return cost, plain, with_parameters, between
 
 
 def main() -> None:

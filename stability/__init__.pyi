@@ -1,6 +1,6 @@
 from . import plots, theory
 from .flows import Flow, flow
-from .folds import Count, PiecewiseLinear, construct, count, restrict, segment, tent
+from .folds import Births, Count, PiecewiseLinear, construct, count, restrict, segment, tent
 from .jacobians import (
     LyapunovExponents,
     Paths,
@@ -47,6 +47,7 @@ __all__ = [
     "ARCHITECTURES",
     "INITS",
     "Architecture",
+    "Births",
     "Chain",
     "Count",
     "DeathRecord",

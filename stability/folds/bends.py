@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from stability.folds.arithmetic import A
-from stability.folds.following import idle_knot
+from stability.folds.kinks_met import idle_knot, kinks_met, next_layer
 from stability.folds.numbers import Array, flatten_rows, row_size
 from stability.folds.pieces import insert
 from stability.folds.places import Places, crowded
@@ -16,6 +16,7 @@ from stability.foundation.formats import ROUNDOFF
 
 def select(condition: A, positive: A, other: A) -> A:
     """Return `positive` where condition > 0 and `other` elsewhere; all on the same knots, equal where it is 0."""
+    next_layer()
     condition, (positive, other), _ = cross(condition, (positive, other))
     return _choose(condition, positive, other)
 
@@ -26,6 +27,7 @@ def hinge(f: A, at: object, below: object, above: object) -> A:
     `below` and `above` are numbers, or arrays that broadcast against the values.
     """
     at, below, above = (f._constant(v) for v in (at, below, above))
+    next_layer()
     condition, (f,), zero = cross(f - at if at.any() else f, (f,))
     if at.any():
         f._data[: len(f.knots)][zero] = np.broadcast_to(at, f.shape)[tuple(np.nonzero(zero)[1:])] if f.shape else at
@@ -38,8 +40,11 @@ def hinge(f: A, at: object, below: object, above: object) -> A:
     return _choose(condition, side(f, above), side(f, below))
 
 
-def cross(condition: A, others: Sequence[A]) -> tuple[A, list[A], Array]:
-    """Put a knot wherever an entry of `condition` crosses 0, in it and in the others; return also the zeros planted."""
+def cross(condition: A, others: Sequence[A], units: int | None = None) -> tuple[A, list[A], Array]:
+    """Put a knot wherever an entry of `condition` crosses 0, in it and in the others; return also the zeros planted.
+
+    With `units` the entries are those of so many units, over and over.
+    """
     z = flatten_rows(condition.values)
     positive, negative = z > 0, z < 0
     piece, entry = np.nonzero((positive[:-1] & negative[1:]) | (negative[:-1] & positive[1:]))
@@ -75,6 +80,9 @@ def cross(condition: A, others: Sequence[A]) -> tuple[A, list[A], Array]:
     np.maximum.at(blur, number, planted)
     births = None if condition.exact else condition._neurons.births(len(condition._data), piece[fresh], entry[fresh])
     places = Places(t[fresh], blur, births)
+    if (kinks := kinks_met.get()) is not None:
+        unit = entry if units is None else entry % units
+        kinks.note(places.births, np.minimum.reduceat(unit, np.flatnonzero(fresh)))
     condition = insert(condition, piece[fresh], places, planted=True)
     others = [condition if f is given else insert(f, piece[fresh], places, planted=True) for f in others]
     row = (piece[fresh] + 1 + np.arange(len(blur)))[number]
@@ -99,7 +107,7 @@ def _choose(condition: A, positive: A, other: A) -> A:
     differ = on[1:] != on[:-1]
     bends[differ] = slopes[1:][differ] - slopes[:-1][differ]
     if (knot := idle_knot.get()) is not None:
-        knot.note(condition._places.births[1:-1], np.asarray(flatten_rows(differ).any(axis=1)))
+        knot.note(condition._places.births[1:-1], flatten_rows(differ))
     data[2 * k - 1 :] = bends
     errors = np.zeros(len(data))
     if not condition.exact:

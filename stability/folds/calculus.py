@@ -45,7 +45,8 @@ def compose(outer: P, inner: P) -> P:
         blur = np.maximum(inner._errors[piece], inner._errors[piece + 1]) + outer._places.error[level]
         height = np.abs(kink - v[piece]) + np.abs(v[piece + 1] - kink)
         error = np.minimum(2 * blur / height * width + 4 * ROUNDOFF * (np.abs(t) + width), width)
-    inner = insert(inner, piece, Places(t, error), planted=True)
+    origins = outer._places.origins and outer._places.origins.taken(level)
+    inner = insert(inner, piece, Places(t, error, origins=origins), planted=True)
     new = piece + 1 + np.arange(len(piece))
     inner._data[new] = kink
 

@@ -106,7 +106,7 @@ def _rounded(steps: Sequence[Step], f: PiecewiseLinear) -> NDArray[np.float64]:
     for moves in sorted(itertools.product((0, 1, -1), repeat=len(folding)), key=lambda m: sum(map(abs, m))):
         moved = table.copy()
         moved[folding, 2] += np.array(moves) * 2.0**-44 * size
-        folds, turns, _ = count_table(moved, (low, high))
+        folds, turns, *_ = count_table(moved, (low, high))
         if (folds, turns) == (wanted.folds, wanted.turns):
             return moved
         if turns == wanted.turns and nearest is None:

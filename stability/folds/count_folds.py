@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from stability.folds.restrict import Followable, LineTooLong, restrict, tables_o
 from stability.foundation.arguments import door
 from stability.foundation.checks import check_interval
 from stability.foundation.threads import workers
+from stability.networks import Chain
 
 #: GiB that a network may take along a line before it is counted part by part.
 _MEMORY = 4.0
@@ -32,6 +34,8 @@ _MEMORY = 4.0
 def count(
     net: Followable | PiecewiseLinear | Iterable[PiecewiseLinear],
     interval: Sequence[float] | PiecewiseLinear | None = None,
+    *,
+    births: bool = False,
 ) -> Count:
     """Return how many folds, turns and regions a network has inside an interval.
 
@@ -48,11 +52,15 @@ def count(
             `st.restrict(..., window=...)` returns; or a piecewise-linear `nn.Module`.
         interval: (low, high), open, also (-inf, inf) for a chain or a table; a line (`st.segment(p, q)`) or a pair for
             a module; nothing for a function or windows, which have their own.
+        births: whether to count layer by layer too, where the folds were born: for a chain and for tables the steps,
+            exactly at any depth; for a module the operations that bend (activations, maxima, poolings, sortings), in
+            order. A fold where kinks of several layers are in one place is of the first of them.
 
     Returns:
         A `Count`: for a `Chain` and for tables object arrays (seeds,) of integers, else three integers. For a vector
         function `turns` is None. The counts of a module are those of `st.restrict`, and `undecided` tells how many
-        decisions rounding left open.
+        decisions rounding left open. With `births` it has `births`, a tuple of integers, one a layer; of several seeds
+        an object array (seeds,) of such. They add up to the folds, but for those of a line that is itself bent.
 
     Raises:
         ValueError, TypeError: for an interval that is empty, reversed or NaN, and for a network that is not
@@ -61,17 +69,17 @@ def count(
     >>> import math, stability as st
     >>> st.count(st.tent(1000), (0, 1)).folds == 2**1000 - 1
     True
+    >>> st.count(st.tent(100), (0, 1), births=True).births == tuple(2**layer for layer in range(100))
+    True
     >>> c = st.count(st.Chain("residual2_prelu", depth=300, seeds=4), (-math.inf, math.inf))
     >>> c.folds.shape, bool((c.turns <= c.folds).all())
     ((4,), True)
     """
     if isinstance(net, PiecewiseLinear):
-        return net.count() if interval is None else net.restrict(*_pair(interval)).count()
+        return (net if interval is None else net.restrict(*_pair(interval))).count(births)
     members = members_of(net)
     if members is not None:
-        counted = [count(member, interval) for member in members]
-        columns = _columns([(one.folds, one.turns, one.regions) for one in counted])
-        return replace(columns, undecided=sum(one.undecided for one in counted))
+        return _columns([count(member, interval, births=births) for member in members])
     found = tables_of(net) if not _are_windows(net) else None
     if found is not None:
         tables, several = found
@@ -79,18 +87,17 @@ def count(
             # No float64 is these ends; a count between floats knows nothing of what lies between them.
             exact_ends = list(map(Fraction, interval))  # type: ignore[arg-type]
             line = PiecewiseLinear(exact_ends, exact_ends)  # type: ignore[arg-type]
-            exact = [restrict(table, line, exact=True).count() for table in tables]
-            counts = [(one.folds, one.turns, one.regions) for one in exact]
+            counts = [restrict(table, line, exact=True).count(births) for table in tables]
         else:
             ends = _ends(_along(interval) if isinstance(interval, PiecewiseLinear) else interval)
-            counts = _count_all(tables, ends)
-        if not several:
-            return Count(*counts[0])
-        return _columns(counts)
+            counts = _count_all(tables, ends, births)
+        if isinstance(net, Chain):  # a read-out is no step, and bends nothing
+            counts = [replace(one, births=one.births and one.births[: net.depth]) for one in counts]
+        return _columns(counts) if several else counts[0]
     if isinstance(net, Iterable) and not callable(net) and not isinstance(net, str | bytes | dict):
         if interval is not None:
             raise TypeError(f"the interval is {interval!r}, and the windows have intervals of their own: give none")
-        return _count_windows(net)
+        return _count_windows(net, births)
     if not callable(net):
         raise TypeError(
             f"net is a {type(net).__name__}: expected a Chain, a step table or a piecewise-linear torch module"
@@ -100,25 +107,33 @@ def count(
             "there is no interval: expected st.count(net, (low, high)) or st.count(model, st.segment(p, q))"
         )
     try:
-        return restrict(net, interval, memory=_MEMORY).count()  # type: ignore[no-any-return]
+        return restrict(net, interval, memory=_MEMORY).count(births)  # type: ignore[no-any-return]
     except LineTooLong:
-        return _count_windows(windows(net, line_of(interval), False, NO_LIMIT, _MEMORY))
+        return _count_windows(windows(net, line_of(interval), False, NO_LIMIT, _MEMORY), births)
 
 
-def _columns(counts: list[tuple[int, int, int]]) -> Count:
+def _columns(counts: list[Count]) -> Count:
     """Return the counts of several seeds, arrays of integers of any size."""
-    columns = np.empty((3, len(counts)), dtype=object)
-    columns[:] = list(zip(*counts, strict=True))
-    return Count(*columns)
+    columns = np.empty((4, len(counts)), dtype=object)
+    for column, name in zip(columns, ("folds", "turns", "regions", "births"), strict=True):
+        for seed, one in enumerate(counts):  # one by one: an array would be made of tuples
+            column[seed] = getattr(one, name)
+    births = columns[3] if counts and counts[0].births is not None else None
+    folds, turns, regions = columns[:3]
+    return Count(folds, turns, regions, sum(one.undecided for one in counts), births)
 
 
-def _count_all(tables: NDArray[np.float64], ends: tuple[float, float]) -> list[tuple[int, int, int]]:
+def _count_all(tables: NDArray[np.float64], ends: tuple[float, float], births: bool) -> list[Count]:
+    def counted(table: NDArray[np.float64]) -> Count:
+        folds, turns, regions, by_row = count_table(table, ends, births)
+        return Count(folds, turns, regions, births=by_row)
+
     threads = min(workers(), len(tables))
     if threads == 1:
-        return [count_table(table, ends) for table in tables]
+        return [counted(table) for table in tables]
     # The compiled loops let go of the interpreter, so threads count side by side.
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(lambda table: count_table(table, ends), tables))
+        return list(pool.map(counted, tables))
 
 
 def _along(line: PiecewiseLinear) -> tuple[float, float]:
@@ -173,8 +188,9 @@ def _ends(interval: Sequence[float] | None) -> tuple[float, float]:
     return low, high
 
 
-def _count_windows(windows: Iterable[object]) -> Count:
+def _count_windows(windows: Iterable[object], births: bool) -> Count:
     """Add up adjacent functions, with the knots between them where the slope changes."""
+    by_layer: list[int] = []
     folds, turns, regions, undecided, last_sign = 0, 0, 0, 0, 0
     last: PiecewiseLinear | None = None
     vector = False
@@ -187,13 +203,19 @@ def _count_windows(windows: Iterable[object]) -> Count:
             raise ValueError(
                 f"a window ends at {last.interval[1]} and the next begins at {f.interval[0]}: not adjacent"
             )
-        one = f.count()
+        one = f.count(births)
+        by_layer = [a + b for a, b in itertools.zip_longest(by_layer, one.births or (), fillvalue=0)]
         folds, regions, undecided = folds + one.folds, regions + one.regions, undecided + one.undecided
         if last is not None:
             k, n = len(last.knots), len(f.knots)
             error = last._errors[2 * k - 2] + f._errors[n]
             bent = bool(np.any(abs(f.slopes[0] - last.slopes[-1]) > error))
             folds, regions = folds + bent, regions - (not bent)
+            if births and bent:
+                raise ValueError(
+                    f"a fold is just where two windows meet, at {f.interval[0]}, and of neither is it known where it "
+                    "was born: give another window or memory, or the whole line to st.restrict"
+                )
             # Where a kink is at the very end of a window, whether the two sides differ is for their slopes to tell.
             undecided += (last._places.ends[1] or f._places.ends[0]) and not bent
         if one.turns is None:
@@ -207,4 +229,4 @@ def _count_windows(windows: Iterable[object]) -> Count:
         last = f
     if last is None:
         raise ValueError("there are no windows: expected at least one function")
-    return Count(folds, None if vector else turns, regions, undecided)
+    return Count(folds, None if vector else turns, regions, undecided, tuple(by_layer) if births else None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,8 +83,20 @@ class Coefficients:
         return gain, gain_error, shift, shift_error
 
 
-def count_table(table: Array, interval: tuple[float, float]) -> tuple[int, int, int]:
-    """Return folds, turns and regions of a step table (rows, 6) on an open interval, ends at infinity allowed."""
+class Counted(NamedTuple):
+    """What is counted of one table; births, of every row, only where they are asked for."""
+
+    folds: int
+    turns: int
+    regions: int
+    births: tuple[int, ...] | None = None
+
+
+def count_table(table: Array, interval: tuple[float, float], births: bool = False) -> Counted:
+    """Return folds, turns and regions of a step table (rows, 6) on an open interval, ends at infinity allowed.
+
+    All kinks that are born at a layer share a label: with `births` the folds are counted label by label too.
+    """
     table = np.ascontiguousarray(table)
     steps = Coefficients(table).steps
     state, nodes, labels, pieces, stretches, room = _beginning(len(table), interval)
@@ -115,13 +128,13 @@ def count_table(table: Array, interval: tuple[float, float]) -> tuple[int, int, 
                         _pass_kink(label, layer, steps, labels, passages)
 
     live = labels.live[: state[LIVE]]
-    low, high, births = labels.below[live], labels.above[live], table[labels.layer[live]]
+    low, high, rows = labels.below[live], labels.above[live], table[labels.layer[live]]
     # Where both sides go the same way, they differ as they did at birth, or as the kinks met since have left them.
-    bends = (low != high) | ((low != 0) & (births[:, 3] != 0) & (births[:, 5] != 1))
+    bends = (low != high) | ((low != 0) & (rows[:, 3] != 0) & (rows[:, 5] != 1))
     for i in np.flatnonzero((low == high) & (low != 0)) if passages else ():
         label = int(live[i])
         if label in passages:
-            ratio = exact(int(labels.layer[label])).gain_ratio(*((1, 0) if births[i, 1] > 0 else (0, 1)))
+            ratio = exact(int(labels.layer[label])).gain_ratio(*((1, 0) if rows[i, 1] > 0 else (0, 1)))
             for (k, above_branch), times in passages[label].items():
                 ratio *= exact(k).gain_ratio(above_branch, 1 - above_branch) ** times
             bends[i] = ratio != 1
@@ -129,7 +142,13 @@ def count_table(table: Array, interval: tuple[float, float]) -> tuple[int, int, 
     used = int(state[LIMBS])
     folds = _total(labels.counts[live[bends], :used])
     turns = _total(stretches.counts[: state[STRETCHES], :used]) - 1
-    return folds, max(turns, 0), 1 + _total(labels.counts[: state[LABELS], :used])
+    regions = 1 + _total(labels.counts[: state[LABELS], :used])
+    if not births:
+        return Counted(folds, max(turns, 0), regions)
+    by_row = [0] * len(table)
+    for label in live[bends].tolist():
+        by_row[labels.layer[label]] = int.from_bytes(labels.counts[label, :used].astype("<u8").tobytes(), "little")
+    return Counted(folds, max(turns, 0), regions, tuple(by_row))
 
 
 def _beginning(rows: int, interval: tuple[float, float]) -> tuple[Integers, Nodes, Labels, Pairs, Pairs, Room]:

@@ -7,29 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules import module as everywhere
 from torch.utils.hooks import RemovableHandle
 
 #: From the outermost to the innermost; None where no network is followed.
 _at_work: ContextVar[tuple[nn.Module, ...] | None] = ContextVar("modules at work", default=None)
-
-
-class IdleKnot:
-    """A knot that was put in beforehand, and whether an activation changes there."""
-
-    def __init__(self, birth: int) -> None:
-        self.birth, self.idle = birth, True
-
-    def note(self, births: NDArray[np.int64], changes: NDArray[np.bool_]) -> None:
-        """Take down whether something changes at it, of what does at the knots of these births."""
-        self.idle &= not bool((changes & (births == self.birth)).any())
-
-
-#: The one of the line that is followed, if it has one.
-idle_knot: ContextVar[IdleKnot | None] = ContextVar("a knot put in beforehand", default=None)
 
 
 @contextmanager
@@ -41,6 +24,11 @@ def following() -> Iterator[None]:
             yield
         finally:
             _at_work.reset(token)
+
+
+def modules_at_work() -> tuple[nn.Module, ...]:
+    """Return them from the outermost to the innermost; none where no network is followed."""
+    return _at_work.get() or ()
 
 
 def module_in_use() -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stability.folds.following import idle_knot
+from stability.folds.kinks_met import idle_knot, kinks_met, next_layer
 from stability.folds.numbers import Array, row_size
 from stability.folds.pieces import insert
 from stability.folds.piecewise import PiecewiseLinear
@@ -26,6 +26,7 @@ def largest(f: PiecewiseLinear, entries: Index, shape: Sequence[int]) -> Piecewi
     Args:
         entries: (places, windows), numbers of entries of `f`, flattened; a window may see one twice.
     """
+    next_layer()
     f = f._shaped((f.shape.numel(),))
     first = _winner(f.values[:-1], f.slopes, entries)
     undecided = [] if f.exact else [_ties(f, entries)]
@@ -45,7 +46,10 @@ def largest(f: PiecewiseLinear, entries: Index, shape: Sequence[int]) -> Piecewi
             undecided.append(crowded(on, place[other], error[other], f.knots[on], f.knots[on + 1]))
         blur = np.zeros(fresh.sum())
         np.maximum.at(blur, np.cumsum(fresh) - 1, error)
-        f = _planted(f, piece[fresh], Places(place[fresh], blur))
+        places = Places(place[fresh], blur)
+        if (kinks := kinks_met.get()) is not None:
+            kinks.note(places.births, np.minimum.reduceat(window, np.flatnonzero(fresh)))
+        f = _planted(f, piece[fresh], places)
         start = np.concatenate([[0], np.cumsum(np.bincount(piece[fresh], minlength=old_pieces) + 1)[:-1]])
         # The largest entry where it is first known; each holds until the next.
         entry = np.full((len(f.knots) - 1, entries.shape[1]), -1, dtype=np.intp)
@@ -63,7 +67,7 @@ def largest(f: PiecewiseLinear, entries: Index, shape: Sequence[int]) -> Piecewi
     slopes = data[k : 2 * k - 1] = np.take_along_axis(f.slopes, entry, 1)
     same = entry[1:] == entry[:-1]
     if (knot := idle_knot.get()) is not None:
-        knot.note(f._places.births[1:-1], ~same.all(axis=1))
+        knot.note(f._places.births[1:-1], ~same)
     data[2 * k - 1 :] = np.where(same, np.take_along_axis(f.bends, entry[1:], 1), slopes[1:] - slopes[:-1])
     errors = f._errors.copy()
     if not f.exact:

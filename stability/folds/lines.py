@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from stability.folds.numbers import numbers
+from stability.folds.numbers import FLOOR, numbers
 from stability.folds.pieces import NO_LIMIT
 from stability.folds.piecewise import PiecewiseLinear
+from stability.folds.places import Places
 from stability.foundation.checks import check_interval
+from stability.foundation.formats import ROUNDOFF
 
 #: What a network is followed along.
 Line = PiecewiseLinear | Sequence[float] | NDArray[np.float64] | Tensor
@@ -23,8 +25,10 @@ def line_of(line: object) -> PiecewiseLinear:
         return line
     if isinstance(line, str | bytes) or not isinstance(line, Sequence | np.ndarray | Tensor):
         raise TypeError(f"the line is {line!r}: expected an interval (low, high), or st.segment(start, end)")
-    ends = check_interval(line)  # type: ignore[arg-type]
-    return PiecewiseLinear(ends, ends)
+    low, high = check_interval(line)  # type: ignore[arg-type]
+    # What PiecewiseLinear makes of the two ends, known at once: two values, and the slope 1 with the error of any.
+    errors = np.array([0.0, 0.0, 3 * ROUNDOFF + FLOOR])
+    return PiecewiseLinear._make(Places(np.array([low, high])), np.array([low, high, 1.0]), errors, {})
 
 
 def segment(start: ArrayLike | Tensor, end: ArrayLike | Tensor) -> PiecewiseLinear:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stability.folds.kinks_met import as_one_layer
 from stability.networks import Chain
 
 
@@ -59,6 +60,7 @@ class Member(nn.Module):
             h = h * weight + bias
         return h
 
+    @as_one_layer
     def _step(self, state: Tensor, step: list[_Part]) -> Tensor:
         h, late = state, 0.0
         for one in step:

@@ -176,10 +176,11 @@ class Pieces:
         if self.exact:
             data = self._data
             knots, data = (v if type(data.flat[0]) is kind else rationals(v, kind) for v in (self.knots, data))
-            return self._make(Places(knots), data, self._errors, self._undecided, self._limit)
+            places = Places(knots, origins=self._places.origins)
+            return self._make(places, data, self._errors, self._undecided, self._limit)
         knots = rationals(self.knots, kind)
         data = interpolated(knots, rationals(self.values, kind))
-        return self._make(Places(knots), data, np.zeros(len(data)), {}, self._limit)
+        return self._make(Places(knots, origins=self._places.origins), data, np.zeros(len(data)), {}, self._limit)
 
     def _scalar(self, what: str) -> Self:
         if self.shape.numel() != 1:

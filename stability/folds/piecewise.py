@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, cast, overload
+from typing import Any, Literal, cast, overload
 
 import numpy as np
 import torch
@@ -17,10 +17,11 @@ from stability.folds.as_tensor import AsTensor
 from stability.folds.bends import hinge, select
 from stability.folds.calculus import compose, distance
 from stability.folds.numbers import FLOOR, Array, numbers, rationals, row_size, signs_of
+from stability.folds.origins import Births, Origins
 from stability.folds.pieces import align, insert_at, interpolated
 from stability.folds.places import Places
 from stability.folds.refuse import refuse
-from stability.foundation.arguments import check_numbers
+from stability.foundation.arguments import check_numbers, door
 from stability.foundation.checks import check_finite, check_integer
 from stability.foundation.formats import ROUNDOFF
 from stability.foundation.shown import Shown
@@ -43,6 +44,9 @@ class Count(Shown):
     regions: Any
     #: How many decisions rounding left open; 0 wherever the counts are certain, as those of a chain always are.
     undecided: int = field(default=0, compare=False)
+    #: Where asked for, how many of the folds were born at each layer, first to last, a tuple of integers; for several
+    #: seeds an object array (seeds,) of tuples.
+    births: tuple[int, ...] | NDArray[np.object_] | None = field(default=None, compare=False, repr=False)
 
 
 class PiecewiseLinear(AsTensor, Shown):
@@ -136,9 +140,40 @@ class PiecewiseLinear(AsTensor, Shown):
 
     # Counting -------------------------------------------------------------------------------------------------------
 
-    def folds(self) -> Array:
-        """Return the knots where the slope changes, (folds,)."""
-        return self.knots[1:-1][self._bent()]
+    @overload
+    def folds(self, births: Literal[False] = False) -> Array: ...
+
+    @overload
+    def folds(self, births: Literal[True]) -> Births: ...
+
+    @overload
+    def folds(self, births: bool) -> Array | Births: ...
+
+    @door
+    def folds(self, births: bool = False) -> Array | Births:
+        """Return the knots where the slope changes, (folds,).
+
+        With `births` return them as a `Births`: at each the layer, the module and the unit whose kink it is, for what
+        `st.restrict` made and for what was made of it.
+
+        >>> import torch, stability as st
+        >>> model = torch.nn.Sequential(torch.nn.Linear(1, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
+        >>> births = st.restrict(model, (-3, 3)).folds(births=True)
+        >>> set(births.modules) <= {"1"}, bool((births.units < 8).all())
+        (True, True)
+        """
+        if not births:
+            return self.knots[1:-1][self._bent()]
+        bent = np.flatnonzero(self._bent()) + 1
+        return self._origins().births(self.knots[bent], bent)
+
+    def _origins(self) -> Origins:
+        if self._places.origins is None:
+            raise ValueError(
+                "where the folds of the function were born is not known: expected what st.restrict(network, line) "
+                "returns, or what was made of it"
+            )
+        return self._places.origins
 
     def _turns(self) -> NDArray[np.int64]:
         """The knots, by number, at which the slope's sign changes, a flat stretch's first one."""
@@ -147,10 +182,16 @@ class PiecewiseLinear(AsTensor, Shown):
         change = signs[steep[1:]] != signs[steep[:-1]]
         return np.asarray(steep[:-1][change] + 1)
 
-    def count(self) -> Count:
-        """Return how many folds, turns and regions there are inside the interval."""
+    @door
+    def count(self, births: bool = False) -> Count:
+        """Return how many folds, turns and regions there are inside the interval, with `births` layer by layer too."""
         turns = len(self._turns()) if self.shape.numel() == 1 else None
-        return Count(int(self._bent().sum()), turns, len(self.knots) - 1, self.undecided)
+        by_layer = None
+        if births:
+            layers = self.folds(births=True).layers
+            found = np.bincount(layers[layers >= 0], minlength=self._origins().layers)
+            by_layer = tuple(found.tolist())
+        return Count(int(self._bent().sum()), turns, len(self.knots) - 1, self.undecided, by_layer)
 
     def extrema(self) -> tuple[Array, Array]:
         """Return where the local extrema inside the interval are and the values there, two arrays (turns,).

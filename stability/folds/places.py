@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stability.folds.numbers import Array
+from stability.folds.origins import Origins, gathered
 
 _BITS = 36
 _blocks = itertools.count()
+_ALL = slice(None)
 
 
 class Places:
@@ -27,6 +29,7 @@ class Places:
         error: bounds of their errors, (K,) or one for all; that of knots which are given is 0.
         births: (K,), the numbers; without, all knots are new.
         ends: whether a kink is at the first place itself, and at the last: which only what lies beyond could tell.
+        origins: whose kinks they are; None where nobody keeps account of it.
     """
 
     def __init__(
@@ -35,8 +38,9 @@ class Places:
         error: NDArray[np.float64] | float = 0.0,
         births: NDArray[np.int64] | None = None,
         ends: tuple[bool, bool] = (False, False),
+        origins: Origins | None = None,
     ) -> None:
-        self.ends = ends
+        self.ends, self.origins = ends, origins
         self.at = at[...]
         self.at.flags.writeable = False
         self._error = error
@@ -57,7 +61,8 @@ class Places:
         return bool(np.any(self._error))
 
     def __getitem__(self, rows: NDArray[np.intp] | slice) -> Places:
-        return Places(self.at[rows], self.error[rows], self.births[rows])
+        origins = self.origins and self.origins.taken(rows)
+        return Places(self.at[rows], self.error[rows], self.births[rows], origins=origins)
 
     def with_new(self, new: NDArray[np.intp], fresh: Places) -> Places:
         """Return these knots and fresh ones, which become the rows `new`."""
@@ -71,12 +76,17 @@ class Places:
             return column
 
         at, error = joined(self.at, fresh.at), joined(self.error, fresh.error)
-        return Places(at, error, joined(self.births, fresh.births), self.ends)
+        origins = gathered(count, (self.origins, np.flatnonzero(kept), _ALL), (fresh.origins, new, _ALL))
+        return Places(at, error, joined(self.births, fresh.births), self.ends, origins)
 
     def with_ends(self, first: bool, last: bool) -> Places:
         """Return these places, with kinks at the ends besides those that are there."""
         ends = self.ends[0] or bool(first), self.ends[1] or bool(last)
-        return self if ends == self.ends else Places(self.at, self.error, self.births, ends)
+        return self if ends == self.ends else Places(self.at, self.error, self.births, ends, self.origins)
+
+    def of(self, origins: Origins | None) -> Places:
+        """Return these places as those of kinks with these origins."""
+        return Places(self.at, self.error, self.births, self.ends, origins)
 
     def near(self, points: Sequence[float]) -> NDArray[np.float64]:
         """Return where knots may be on either side of one of these points, (n, 2)."""
@@ -156,7 +166,8 @@ def merge(f: Places, g: Places) -> tuple[Places, NDArray[np.intp], NDArray[np.in
     row = np.cumsum(~same) - 1
     f_rows, g_rows = row[kind < 1], np.empty(len(g.at), dtype=np.intp)
     g_rows[g_only], g_rows[j] = row[kind == 1], f_rows[i]
-    places = Places(at[~same], error[~same], births[~same], f.ends).with_ends(*g.ends)
+    origins = gathered(int(row[-1]) + 1, (f.origins, f_rows, _ALL), (g.origins, g_rows, _ALL))
+    places = Places(at[~same], error[~same], births[~same], f.ends, origins).with_ends(*g.ends)
     rows = np.flatnonzero(doubtful)
     before, reach = np.maximum(rows - 1, 0), error[rows]
     begin = np.minimum(at[rows] - reach, at[before] - error[before])

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stability.folds.numbers import Array, row_size
+from stability.folds.origins import gathered
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.places import Places
 from stability.foundation.formats import ROUNDOFF
@@ -20,6 +21,10 @@ from stability.foundation.formats import ROUNDOFF
 BUDGET = 2e7 if find_spec("flint") else 4e5
 
 _left: ContextVar[list[float] | None] = ContextVar("what is left of the budget", default=None)
+
+
+#: What it takes to write down all linear maps of a network, which is followed in float64, in these products.
+writing: ContextVar[list[float] | None] = ContextVar("what it takes to write the maps down", default=None)
 
 
 class TooExpensive(Exception):
@@ -45,23 +50,31 @@ def budget(left: list[float]) -> Iterator[None]:
         _left.reset(token)
 
 
-def settle(f: PiecewiseLinear, exactly: Callable[[float, float], PiecewiseLinear]) -> PiecewiseLinear:
+def price(inputs: int, outputs: int) -> float:
+    """Return what it takes to write a linear map down, a tenth of what its products do."""
+    return inputs * outputs / 10
+
+
+def settle(f: PiecewiseLinear, exactly: Callable[[float, float], PiecewiseLinear], least: float) -> PiecewiseLinear:
     """Return a function of which the stretches in doubt are replaced by what exact arithmetic finds there.
 
     Args:
         f: in float64.
-        exactly: returns the function on part of the line, from one float to another, in rational numbers.
+        exactly: returns the function on part of the line, from one float to another, in rational numbers, or in float64
+            with smaller doubts.
+        least: how many products any part takes at least.
     """
-    stretches = _in_doubt(f)
-    if not len(stretches):
+    stretches = in_doubt(f)
+    if not len(stretches) or least > BUDGET:
         return f
-    left, parts, open_ones = [BUDGET], [], []
+    left, parts, open_ones = _left.get() or [BUDGET], [], []
     start = f.knots[0]
     for low, high in _windows(f, stretches):
         try:
             with budget(left):
                 spend(1)
-                exact = _rounded(exactly(low, high))
+                part = exactly(low, high)
+                part = _rounded(part) if part.exact else part
         except (TooExpensive, TypeError) as error:
             if isinstance(error, TypeError):  # a network with numbers that are not rational, such as roots
                 left[0] = 0.0
@@ -69,7 +82,8 @@ def settle(f: PiecewiseLinear, exactly: Callable[[float, float], PiecewiseLinear
             continue
         if start < low:
             parts.append(f.restrict(start, low))
-        parts.append(exact)
+        parts.append(part)
+        open_ones.extend(part._undecided.values())
         start = high
     if not parts:
         return f
@@ -79,7 +93,7 @@ def settle(f: PiecewiseLinear, exactly: Callable[[float, float], PiecewiseLinear
     return _joined(parts, undecided, f)
 
 
-def _in_doubt(f: PiecewiseLinear) -> NDArray[np.float64]:
+def in_doubt(f: PiecewiseLinear) -> NDArray[np.float64]:
     """Return the stretches of the line in doubt, (n, 2)."""
     found = list(f._undecided.values())
     lost, count = f._lost(), len(f.knots)
@@ -127,7 +141,8 @@ def _rounded(f: PiecewiseLinear) -> PiecewiseLinear:
     knots, data = floats(f.knots), floats(f._data)
     errors = ROUNDOFF * row_size(data)
     errors[errors < 1e-300] = 0.0  # a bend of the least size keeps its sign
-    return PiecewiseLinear._make(Places(knots, ROUNDOFF * np.abs(knots), ends=f._places.ends), data, errors, {})
+    places = Places(knots, ROUNDOFF * np.abs(knots), ends=f._places.ends, origins=f._places.origins)
+    return PiecewiseLinear._make(places, data, errors, {})
 
 
 def _float(value: Any) -> float:
@@ -139,7 +154,8 @@ def _float(value: Any) -> float:
 
 def _joined(parts: list[PiecewiseLinear], undecided: NDArray[np.float64], whole: PiecewiseLinear) -> PiecewiseLinear:
     """Return adjacent functions as one, without knots where they meet, inside of pieces."""
-    knots, error, values, slopes, bends = [], [], [], [], []
+    knots, error, values, slopes, bends, origins = [], [], [], [], [], []
+    count = 0
     bounds: list[list[Array]] = [[], [], []]
     for number, part in enumerate(parts):
         k = len(part.knots)
@@ -147,6 +163,8 @@ def _joined(parts: list[PiecewiseLinear], undecided: NDArray[np.float64], whole:
         # The piece in which two parts meet is that of the first.
         pieces = slice(int(number > 0), None)
         knots.append(part.knots[inside])
+        origins.append((part._places.origins, slice(count, count + len(knots[-1])), inside))
+        count += len(knots[-1])
         error.append(part._places.error[inside])
         values.append(part.values[inside])
         slopes.append(part.slopes[pieces])
@@ -155,7 +173,7 @@ def _joined(parts: list[PiecewiseLinear], undecided: NDArray[np.float64], whole:
         bounds[1].append(part._errors[k : 2 * k - 1][pieces])
         bounds[2].append(part._errors[2 * k - 1 :])
     ends = parts[0]._places.ends[0], parts[-1]._places.ends[1]
-    places = Places(np.concatenate(knots), np.concatenate(error), ends=ends)
+    places = Places(np.concatenate(knots), np.concatenate(error), ends=ends, origins=gathered(count, *origins))
     errors = np.concatenate([np.concatenate(rows) for rows in bounds])
     data = np.concatenate([np.concatenate(rows) for rows in (values, slopes, bends)])
     doubts = {-1: undecided} if len(undecided) else {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
@@ -14,30 +13,29 @@ from torch import Tensor, nn
 
 from stability.folds.bends import hinge
 from stability.folds.check_by_tensors import SPREAD, check_by_tensors
-from stability.folds.exact_count import Coefficients
-from stability.folds.following import IdleKnot, following, idle_knot
-from stability.folds.kernels.enumeration import enumerate_chain
+from stability.folds.enumerate_table import enumerate_table
+from stability.folds.following import following
+from stability.folds.kinks_met import IdleKnot, Kinks, idle_knot, recorded
 from stability.folds.lines import Line, line_of
 from stability.folds.members import members_of
 from stability.folds.perceptrons import restrict_layers
 from stability.folds.pieces import NO_LIMIT, TooManyKnots, TooMuchMemory, insert, most_bytes
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.places import Places
-from stability.folds.replay import settle
+from stability.folds.replay import in_doubt, settle, writing
 from stability.foundation.arguments import door
 from stability.foundation.checks import check_finite, check_integer, check_positive, check_table
 from stability.foundation.formats import ROUNDOFF
-from stability.foundation.threads import interruptible
 from stability.networks import Chain
 
 #: What may be followed along a line, and, a seed at a time, what then is: a table or what can be called.
 Followable = Chain | NDArray[np.float64] | Tensor | Sequence[Sequence[float]] | Callable[..., Tensor]
 Followed = NDArray[np.float64] | Callable[..., Tensor]
 
-_KEPT_AT_MOST = 2**21
 # How many arrays as large as the numbers of a function an operation works with at a time.
 _COPIES = 8
-_kept = threading.local()
+# On how many stretches of the line a network is followed once more, before it is followed along all of it.
+_MENDED_AT_MOST = 64
 # Windows end at a place that no kink of round numbers falls on.
 _CUT = SPREAD
 
@@ -188,22 +186,27 @@ def _run(net: Followed, line: PiecewiseLinear, limit: int | None, whole: Piecewi
                 f"the line has values of shape {tuple(line.shape)}: a chain of width 1 takes an interval (low, high)"
             )
         if line.exact:
-            return _chain_rule(net, line._again(), limit)
+            with recorded() as kinks:
+                f = _chain_rule(net, _without_origins(line), limit)
+            return _with_origins(f, kinks)
         low, high = float(line.values.min()), float(line.values.max())
         if low == high:
             raise ValueError(f"the line is constant, {low}: expected one that moves")
-        f = _enumerate(net, low, high, limit)
-        return f if _is_identity(line) else f(line)
-    if isinstance(net, nn.Module) and not line.exact and not line.shape and _is_identity(line):
-        fast = restrict_layers(net, float(line.knots[0]), float(line.knots[-1]), limit)
+        f = enumerate_table(net, low, high, limit)
+        return f if _is_identity(line) else f(_without_origins(line))
+    if isinstance(net, nn.Module) and not line.exact and _is_straight(line):
+        fast = restrict_layers(net, line, limit)
         if fast is not None:
             _check_result(net, fast)
             if not fast.undecided:
                 return fast
+            if len(in_doubt(fast)) <= _MENDED_AT_MOST:
+                f = _mended(net, line, whole, fast, limit)
+                check_by_tensors(net, line, f, points=6 if limit is None else 3)
+                return f
     if isinstance(net, type):
         raise TypeError(f"net is the class {net.__name__}: expected an instance, {net.__name__}(...)")
-    f = _follow(net, line, limit)
-    f = f if f.exact else _settled(net, whole, f, limit)
+    f = _settled(net, line, whole, limit)
     check_by_tensors(net, line, f, points=6 if limit is None else 3)
     return f
 
@@ -215,7 +218,7 @@ def _follow(net: Callable[..., Tensor], line: PiecewiseLinear, limit: int | None
     knot = IdleKnot(int(given._places.births[1])) if len(given.knots) > len(line.knots) else None
     token = idle_knot.set(knot)
     try:
-        with following():
+        with following(), recorded() as kinks:
             out = net(given if line.shape else given._shaped((1, 1)))
     finally:
         idle_knot.reset(token)
@@ -229,19 +232,48 @@ def _follow(net: Callable[..., Tensor], line: PiecewiseLinear, limit: int | None
             "wrap it so that it returns one"
         )
     _check_result(net, out)
-    return out
+    return _with_origins(out, kinks)
+
+
+def _without_origins(line: PiecewiseLinear) -> PiecewiseLinear:
+    """Return another function, a line whose own folds are no unit's of what is to follow it."""
+    f = line._again()
+    f._places = f._places.of(None)
+    return f
+
+
+def _with_origins(f: PiecewiseLinear, kinks: Kinks) -> PiecewiseLinear:
+    """Return what a network makes of a line, with the units whose kinks its knots are."""
+    places = f._places
+    f._places = places.of(kinks.origins(lambda: places.births))
+    return f
+
+
+def _mended(
+    net: Callable[..., Tensor], line: PiecewiseLinear, whole: PiecewiseLinear, fast: PiecewiseLinear, limit: int | None
+) -> PiecewiseLinear:
+    """Follow the network operation by operation where the bounds of the compiled loops leave it open what it does."""
+    return settle(fast, lambda low, high: _settled(net, line.restrict(low, high), whole, limit), 0.0)
 
 
 def _settled(
-    net: Callable[..., Tensor], line: PiecewiseLinear, f: PiecewiseLinear, limit: int | None
+    net: Callable[..., Tensor], line: PiecewiseLinear, whole: PiecewiseLinear, limit: int | None
 ) -> PiecewiseLinear:
-    """Follow the network once more, in rational numbers, where rounding left it open what it does."""
+    """Follow the network along a part of a whole line, once more in rational numbers where rounding leaves it open."""
+    written = [0.0]
+    token = writing.set(written)
+    try:
+        f = _follow(net, line, limit)
+    finally:
+        writing.reset(token)
+    if f.exact:
+        return f
 
     def exactly(low: float, high: float) -> PiecewiseLinear:
-        part = line.to_exact().restrict(Fraction(low), Fraction(high))
+        part = whole.to_exact().restrict(Fraction(low), Fraction(high))
         return _follow(net, part.to_exact(_fast_rational()), limit)
 
-    return settle(f, exactly)
+    return settle(f, exactly, written[0])
 
 
 def _with_zero(line: PiecewiseLinear) -> PiecewiseLinear:
@@ -249,7 +281,7 @@ def _with_zero(line: PiecewiseLinear) -> PiecewiseLinear:
 
     The place may be no float64; the values there are, being 0.
     """
-    f = line._again()
+    f = _without_origins(line)
     if line.exact or len(line.knots) != 2 or not line.shape:
         return f
     p, q = (values.ravel() for values in line.values)
@@ -282,6 +314,13 @@ def _check_result(net: Followed, f: PiecewiseLinear) -> None:
     raise ValueError("the network's values leave float64's range along the line: expected finite numbers")
 
 
+def _is_straight(line: PiecewiseLinear) -> bool:
+    """Whether a line is x itself on an interval, or a straight one of the numbers of one input."""
+    if not line.shape:
+        return _is_identity(line)
+    return len(line.knots) == 2 and len(line.shape) <= 2 and line.shape.numel() == line.shape[-1]
+
+
 def _is_identity(line: PiecewiseLinear) -> bool:
     return len(line.knots) == 2 and bool((line.values == line.knots).all())
 
@@ -292,34 +331,3 @@ def _chain_rule(table: NDArray[np.float64], h: PiecewiseLinear, limit: int | Non
     for skip, weight, bias, outer_weight, outer_bias, slope in table.tolist():
         h = h * skip + hinge(h * weight + bias, 0.0, slope, 1.0) * outer_weight + outer_bias
     return h
-
-
-def _enumerate(table: NDArray[np.float64], low: float, high: float, limit: int | None) -> PiecewiseLinear:
-    # Fresh memory costs several times the arithmetic, so what a thread has worked in is kept for the next time.
-    if not hasattr(_kept, "work"):
-        _kept.work, _kept.where = np.empty((6, 1024)), np.empty(1024, dtype=np.int64)
-    kept = NO_LIMIT if limit is None else limit
-    plain = Coefficients(table).plain()
-    with interruptible():
-        n, slope_error, bend_error, place_error, ends, undecided, finite, work, where = enumerate_chain(
-            table, *plain, low, high, kept, _kept.work, _kept.where
-        )
-    if len(where) <= _KEPT_AT_MOST:
-        _kept.work, _kept.where = work, where
-    if not n:
-        raise TooManyKnots
-    if not finite:
-        raise ValueError("the chain's values leave float64's range: its knots cannot be listed; st.count counts them")
-    # One block, for which numpy asks for large pages.
-    block = np.empty(5 * n - 3)
-    knots, data, value_errors = block[:n], block[n : 4 * n - 3], block[4 * n - 3 :]
-    knots[:], value_errors[:] = work[0, :n], work[2, :n]
-    data[:n], data[n : 2 * n - 1], data[2 * n - 1 :] = work[1, :n], work[3, : n - 1], work[4, : n - 2]
-
-    def errors() -> NDArray[np.float64]:
-        slope_errors, bend_errors = slope_error * np.abs(data[n : 2 * n - 1]), bend_error * np.abs(data[2 * n - 1 :])
-        return np.concatenate([value_errors, slope_errors, bend_errors])
-
-    places = Places(knots, place_error, ends=ends)
-    doubts = {-1: np.broadcast_to([low, high], (undecided, 2))} if undecided else {}
-    return PiecewiseLinear._make(places, data, errors, doubts)

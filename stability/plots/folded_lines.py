@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from stability.folds import Count, PiecewiseLinear
@@ -24,6 +25,7 @@ def function(
     colour: str = DEFAULT,
     alpha: float = 1.0,
     marks: bool = True,
+    births: bool = False,
 ) -> Figure:
     """Draw a scalar piecewise-linear function, exactly: its knots are joined by straight lines.
 
@@ -33,9 +35,11 @@ def function(
         result: the function.
         ax, label, colour, alpha: where and how to draw.
         marks: whether to mark folds and turns.
+        births: whether the folds have the colours of the layers where they were born, with a bar that names them: dark
+            for the first, grey for those of the line itself. For what `st.restrict` made.
 
     Raises:
-        ValueError: for a vector function.
+        ValueError: for a vector function, and with `births` for one of which they are not known.
 
     >>> import stability as st
     >>> figure = st.plots.function(st.restrict(st.tent(4), (0, 1)))
@@ -48,14 +52,41 @@ def function(
     turns, heights = result.extrema()
     values = result.values.reshape(-1).astype(np.float64)
     ax.plot(result.knots.astype(np.float64), values, color=colour, alpha=alpha, linewidth=1.3, label=label)
-    if marks:
+    if births:
+        _mark_births(figure, ax, result, alpha)
+    elif marks:
         folds = result.folds()
         ax.plot(folds, result(folds).reshape(-1), "o", markersize=2.2, color=colour, alpha=alpha, linestyle="none")
+    if marks:
         ax.plot(
             turns, heights, "o", markersize=4.2, markerfacecolor="white", color=colour, alpha=alpha, linestyle="none"
         )
     name_axes(ax, "t", "f(t)", label)
     return figure
+
+
+def _mark_births(figure: Figure, ax: Axes, function: PiecewiseLinear, alpha: float) -> None:
+    born = function.folds(births=True)
+    places, heights = born.at.astype(np.float64), function(born.at).reshape(-1).astype(np.float64)
+    theirs = born.layers < 0
+    ax.plot(places[theirs], heights[theirs], "o", markersize=3, color="#999999", alpha=alpha, linestyle="none")
+    last = max(len(function.count(births=True).births or ()) - 1, 1)
+    dots = ax.scatter(
+        places[~theirs],
+        heights[~theirs],
+        s=12,
+        c=born.layers[~theirs],
+        cmap="viridis",
+        vmin=0,
+        vmax=last,
+        alpha=alpha,
+        zorder=3,
+        linewidths=0,
+    )
+    bar = figure.colorbar(dots, ax=ax)
+    bar.set_label("layer of birth")
+    bar.locator = MaxNLocator(integer=True)
+    bar.update_ticks()
 
 
 @door

@@ -1,8 +1,10 @@
 """Small perceptrons, in the compiled way and by the rules, against rational arithmetic of another make."""
 
+import importlib
 import itertools
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -10,6 +12,9 @@ from hypothesis import strategies as some
 from torch import nn
 
 import stability as st
+from stability.folds.replay import _float
+
+restriction = importlib.import_module("stability.folds.restrict")
 
 
 def perceptron(layers, activation=nn.ReLU):
@@ -112,3 +117,81 @@ def test_values_and_slopes_that_underflow(nested):
     model = perceptron(layers)
     c = st.count(nn.Sequential(model) if nested else model, (-2, 2))
     assert (c, c.undecided) == (st.Count(1, 0, 2), 0)
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 3)])
+@pytest.mark.parametrize("kind", [nn.ReLU, nn.LeakyReLU, nn.PReLU])
+def test_segments_in_the_compiled_way_and_by_the_rules(shape, kind, monkeypatch):
+    def act():
+        return kind(4) if kind is nn.PReLU and len(shape) == 2 else kind()
+
+    followed = []
+    follow = restriction._follow
+    monkeypatch.setattr(restriction, "_follow", lambda *args: followed.append(args) or follow(*args))
+    for seed in range(15):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(3, 4), act(), nn.Linear(4, 4), act(), nn.Linear(4, 2)).double()
+        line = st.segment(3 * torch.randn(shape), 3 * torch.randn(shape))
+        followed.clear()
+        fast = st.restrict(model, line)
+        assert not followed
+        exact, slow = st.restrict(model, line, exact=True), st.restrict(nn.Sequential(model), line)
+        assert followed
+        assert fast.count() == slow.count() == exact.count()
+        assert fast.undecided == slow.undecided == 0
+        assert fast.shape == slow.shape == (*shape[:-1], 2)
+        for part, found in ((fast.knots, exact.knots), (fast._data, exact._data)):
+            np.testing.assert_allclose(part, found.astype(float), atol=1e-12)
+        assert (
+            abs(fast._data - exact._data.astype(float)).reshape(len(fast._data), -1).max(axis=1) <= fast._errors
+        ).all()
+        t = np.linspace(0, 1, 7)
+        at = torch.from_numpy(line.values[0] + t.reshape(-1, *[1] * len(shape)) * (line.values[1] - line.values[0]))
+        values = np.stack([model(point).detach().numpy() for point in at])
+        np.testing.assert_allclose(fast(t), values, atol=1e-12)
+
+
+def test_a_segment_takes_no_more_memory_than_it_may():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 1)).double()
+    line = st.segment(torch.full((3,), -3.0), torch.tensor([3.0, 2.0, 1.0]))
+    f = st.restrict(model, line)
+    assert f.undecided == 0
+    with pytest.raises(ValueError, match=r"takes more than memory=0\.01 GiB"):
+        st.restrict(model, line, memory=0.01)
+    parts = list(st.restrict(model, line, window=10**6, memory=0.01))
+    assert len(parts) > 1
+    assert st.count(parts) == f.count()
+
+
+def test_only_what_the_compiled_way_leaves_open_is_followed_again(monkeypatch):
+    followed = []
+    follow = restriction._follow
+    monkeypatch.setattr(
+        restriction, "_follow", lambda *args: followed.append([*map(_float, args[1].interval)]) or follow(*args)
+    )
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(1, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1)).double()
+    with torch.no_grad():  # the kinks of two neurons that rounding takes apart
+        model[0].weight[1], model[0].bias[1] = model[0].weight[0] / 3, model[0].bias[0] / 3
+        model[0].bias[0], model[0].bias[1] = 0.7 * model[0].weight[0], 0.7 * model[0].weight[1]
+    for net, line in ((model, (-2, 2)), (model, st.segment([-2.0], [2.0]))):
+        followed.clear()
+        f = st.restrict(net, line)
+        assert followed
+        low, high = f.interval
+        assert all((high - low) > 20 * (end - start) for start, end in followed)
+        g = st.restrict(nn.Sequential(net), line)
+        assert f.undecided == g.undecided == 0
+        assert f.count() == g.count() == st.restrict(net, line, exact=True).count()
+        births, other = f.folds(births=True), g.folds(births=True)
+        assert (births.layers.tolist(), births.units.tolist()) == (other.layers.tolist(), other.units.tolist())
+        assert tuple("0." + name for name in births.modules) == other.modules
+
+
+def test_slopes_by_channel_need_a_batch_as_in_torch():
+    model = nn.Sequential(nn.Linear(3, 4), nn.PReLU(4), nn.Linear(4, 2)).double()
+    with pytest.raises(RuntimeError, match="channel size = 1"):
+        model(torch.zeros(3, dtype=torch.float64))
+    with pytest.raises(RuntimeError, match="channel size = 1"):
+        st.restrict(model, st.segment([0.0, 0.0, 1.0], [1.0, -1.0, 0.0]))

@@ -11,6 +11,7 @@ from hypothesis import strategies as some
 from torch import nn
 
 import stability as st
+from stability.folds.lines import line_of
 
 FIVE = list(st.ARCHITECTURES)
 
@@ -323,3 +324,11 @@ def test_what_is_0_but_for_rounding(table):
     exact = st.restrict(np.array(table), (-1, 1), exact=True).count()
     assert st.count(np.array(table), (-1, 1)) == exact
     assert f.undecided > 0 or f.count() == exact
+
+
+@pytest.mark.parametrize("pair", [(-3, 3), (0.1, 0.3), (-1e-320, 1e-310), (1.0, 1.0 + 2.0**-52), (-1e308, 7e307)])
+def test_an_interval_is_the_function_through_its_ends(pair):
+    line, made = line_of(pair), st.PiecewiseLinear(pair, pair)
+    assert line._data.tolist() == made._data.tolist()
+    assert line._errors.tolist() == made._errors.tolist()
+    assert line.knots.tolist() == made.knots.tolist()

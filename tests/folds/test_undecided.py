@@ -287,3 +287,44 @@ def test_a_network_that_gives_tensors_another_shape_is_refused():
 
     with pytest.raises(TypeError, match="asks what kind of object it is given"):
         st.restrict(TwoMinds(), LINE)
+
+
+def test_a_layer_too_wide_for_exact_arithmetic_leaves_undecided_what_it_would_decide():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 4097), nn.ReLU(), nn.Linear(4097, 1)).double()
+    with torch.no_grad():  # of two equal neurons float64 does not know that they are equal
+        net[0].weight[1], net[0].bias[1] = net[0].weight[0] / 3, net[0].bias[0] / 3
+    line = st.segment([-1.0, 0.5], [2.0, -1.0])
+    assert st.restrict(net, line).undecided > 0
+    with pytest.raises(ValueError, match="up to 4096"):
+        st.restrict(net, line, exact=True)
+
+
+def test_a_network_whose_maps_alone_are_beyond_the_budget_is_followed_once(monkeypatch):
+    calls = []
+
+    class Counted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1)).double()
+            with torch.no_grad():
+                self.net[0].weight[1], self.net[0].bias[1] = self.net[0].weight[0] / 3, self.net[0].bias[0] / 3
+
+        def forward(self, x):
+            if isinstance(x, st.PiecewiseLinear):
+                calls.append(x.exact)
+            return self.net(x)
+
+    torch.manual_seed(0)
+    net, line = Counted(), st.segment([-3.0, 1.0], [3.0, -2.0])
+    exact = st.restrict(net, line)
+    assert True in calls
+    assert exact.undecided == 0
+    calls.clear()
+    # The maps alone are 2 x 8 / 10 and 8 / 10 products.
+    monkeypatch.setattr(replay, "BUDGET", 2.3)
+    assert st.restrict(net, line).undecided > 0
+    assert True not in calls
+    monkeypatch.setattr(replay, "BUDGET", 2.5)
+    st.restrict(net, line)
+    assert True in calls

@@ -206,6 +206,27 @@ def test_a_function_is_drawn_through_its_knots_with_its_folds_and_turns():
         st.plots.function(st.segment([0.0, 0.0], [1.0, 1.0]))
 
 
+def test_folds_have_the_colours_of_the_layers_where_they_were_born():
+    line = st.PiecewiseLinear([0, 1, 2], [0.125, 0.875, 0.125])
+    f = st.restrict(st.tent(2), line)
+    figure, ax = plt.subplots()
+    st.plots.function(f, ax, births=True)
+    (dots,) = ax.collections
+    figure.canvas.draw()
+    born = f.folds(births=True)
+    network = born.layers >= 0
+    np.testing.assert_array_equal(dots.get_offsets(), np.stack([born.at, f(born.at)], axis=1)[network])
+    colours = [tuple(c) for c in dots.get_facecolors()]
+    assert dict(zip(born.layers[network].tolist(), colours, strict=True)) == {
+        0: tuple(plt.get_cmap("viridis")(0.0)),
+        1: tuple(plt.get_cmap("viridis")(1.0)),
+    }
+    np.testing.assert_array_equal(ax.lines[1].get_xydata(), [[1, f(1.0)]])  # of the line itself
+    assert figure.axes[1].get_ylabel() == "layer of birth"
+    with pytest.raises(ValueError, match="born is not known"):
+        st.plots.function(st.PiecewiseLinear([0, 1, 2], [0, 1, 0]), births=True)
+
+
 def test_counts_are_drawn_as_median_and_bands():
     numbers = np.arange(22).reshape(2, 11)
     figure, ax = plt.subplots()

@@ -14,6 +14,7 @@ from stability.folds.kernels.knot_loops import (
     crossings,
     extremes,
     insert_knots,
+    insert_layer,
     largest_size,
     pre_activations,
     step_values,
@@ -38,24 +39,27 @@ _NEAR_FADING = 2.0**-900
 
 
 @njit(cache=True, nogil=True)
-def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limit, work, where):
+def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limit, space):
     """Return what the chain does to the line from `low` to `high`.
 
     Args:
         table: (rows, 6). gain, shift and their errors: (rows, 2), of h -> gain h + shift for z <= 0 and z > 0.
         limit: the largest number of knots.
-        work, where: room to work in, (6, room) and integers (room,); more is taken if it does not do.
+        space: to work in, (6, room), integers (room,), and integers (room,) or (0,): then the layers at which the knots
+            were born are not wanted. More is taken if it does not do.
 
     Returns:
         the number of knots, 0 where there would be more than `limit`; the relative errors of the slopes and of the
         bends; the error of the knots' places; whether kinks are at the two ends themselves; the number of undecided
-        signs; whether all is finite; and the room, whose first rows are then the knots, the values, bounds of their
-        errors, the slopes and the bends.
+        signs; whether all is finite; and the space, whose first rows are then the knots, the values, bounds of their
+        errors, the slopes and the bends, and the layers of their births, -1 for the two ends.
     """
+    work, where, born = space
     room = len(where)
     x, h, error, slope, bend, z = work
     n = 2
     error[:2] = 0.0
+    born[:2] = -1
     x[0], x[1], h[0], h[1], slope[0] = low, high, low, high, 1.0
     relative = 0.0  # the relative error of slopes
     ratio = 1.0  # what bends, which are differences of slopes, make of it at most
@@ -127,7 +131,7 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
         found = crossings(z[: n - 1], z[1:n], where)
         if found:
             if n + found > limit:
-                return 0, relative, relative, 0.0, (False, False), undecided, True, work, where
+                return 0, relative, relative, 0.0, (False, False), undecided, True, (work, where, born)
             if n + found > room:
                 room = 3 * (n + found) // 2 + 104  # rows a power of two apart would share their places in the cache
                 old, work = work, np.empty((6, room))
@@ -135,11 +139,16 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
                 x, h, error, slope, bend, z = work
                 old_where, where = where, np.empty(room, np.int64)
                 where[:found] = old_where[:found]
+                if len(born):
+                    old_born, born = born, np.empty(room, np.int64)
+                    born[:n] = old_born[:n]
             kink = -bias / weight
             kink_error = ROUNDOFF * abs(kink) + (TINY if bias != 0.0 else 0.0)
             if bias != 0.0:
                 faintest = min(faintest, max(abs(kink), TINY))
             blur = abs(weight) * largest_error + 4.0 * ROUNDOFF * (abs(weight) * reach + abs(bias))
+            if len(born):
+                insert_layer(born, n, found, where, k)
             flattest = insert_knots(work, n, found, where, kink, kink_error)
             place_error += min(2.0 * blur * flattest, length) + 4.0 * ROUNDOFF * (max(abs(low), abs(high)) + length)
             n += found
@@ -204,4 +213,4 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
     relative = min(1.01 * relative, 0.999)
     # Whether a slope or a bend is 0 has been decided where it was made: a bound as large as it would ask again.
     bend_error = min(2.0 * ratio * relative, 0.999)
-    return n, relative, bend_error, place_error, (at_low, at_high), undecided, finite, work, where
+    return n, relative, bend_error, place_error, (at_low, at_high), undecided, finite, (work, where, born)

@@ -94,6 +94,18 @@ def insert_knots(work, n, found, where, kink, kink_error):
     return flattest
 
 
+@njit
+def insert_layer(born, n, found, where, layer):
+    """Put the layer of their birth where `insert_knots` puts the knots."""
+    end = n
+    for m in range(found, 0, -1):
+        left = where[m - 1]
+        for i in range(end - 1, left, -1):
+            born[i + m] = born[i]
+        born[left + m] = layer
+        end = left + 1
+
+
 @njit(fastmath=CONTRACT)
 def step_values(below, above, below_shift, above_shift, gain_error, shift_error, h, error, z):
     for i in range(len(h)):

@@ -10,57 +10,13 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from stability.folds.kernels.layer_sizes import fast, norms, sizes, transposed
 from stability.foundation.formats import ROUNDOFF
 
-_COLUMNS = 32
 _FLOOR = 2.0**-1000  # more than underflow takes from any sum
 
 
-@njit(fastmath={"nnan", "ninf", "nsz"})
-def _sizes(entries):
-    """Return the least and the largest absolute value."""
-    # In columns, none of which waits for another.
-    least, largest = np.full(_COLUMNS, np.abs(entries[0])), np.full(_COLUMNS, np.abs(entries[0]))
-    whole = len(entries) // _COLUMNS * _COLUMNS
-    for start in range(0, whole, _COLUMNS):
-        for i in range(_COLUMNS):
-            size = abs(entries[start + i])
-            least[i], largest[i] = min(least[i], size), max(largest[i], size)
-    for i in range(whole, len(entries)):
-        least[0], largest[0] = min(least[0], abs(entries[i])), max(largest[0], abs(entries[i]))
-    return least.min(), largest.max()
-
-
-_fast = njit(error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-
-
-@_fast
-def _norms(weight, bias):
-    """Return the largest sum of absolute weights of a row, Frobenius' norm, and the largest absolute bias."""
-    norm = squares = largest = 0.0
-    for i in range(weight.shape[0]):
-        total = 0.0
-        for j in range(weight.shape[1]):
-            total += abs(weight[i, j])
-            squares += weight[i, j] * weight[i, j]
-        norm, largest = max(norm, total), max(largest, abs(bias[i]))
-    return norm, np.sqrt(squares), largest
-
-
-@_fast
-def _transposed(weight):
-    """Return the transposed matrix, written block by block: whole columns would miss the cache at every number."""
-    rows, columns = weight.shape
-    result = np.empty((columns, rows))
-    for top in range(0, rows, 8):
-        for left in range(0, columns, 8):
-            for i in range(top, min(top + 8, rows)):
-                for j in range(left, min(left + 8, columns)):
-                    result[j, i] = weight[i, j]
-    return result
-
-
-@_fast
+@fast
 def _through_weights(weight, bias, value, slope, bends, single):
     """Return value, slope and bends after a layer's affine map."""
     outputs, inputs = weight.shape
@@ -76,7 +32,7 @@ def _through_weights(weight, bias, value, slope, bends, single):
     for k in range(count):
         many += single[k] < 0
     new_bends, older = np.empty((count, outputs)), np.empty((many, inputs))
-    columns = _transposed(weight) if count else weight
+    columns = transposed(weight) if count else weight
     many = 0
     for k in range(count):
         if single[k] >= 0:
@@ -97,7 +53,7 @@ def _through_weights(weight, bias, value, slope, bends, single):
     return new_value, new_slope, new_bends
 
 
-@_fast
+@fast
 def _sizes_before(value, slope, bends):
     """Return the norms of the values, and of the slope with those of all bends added."""
     squares = steepness = 0.0
@@ -113,7 +69,7 @@ def _sizes_before(value, slope, bends):
     return np.sqrt(squares), total
 
 
-@_fast
+@fast
 def _along(ends, value, slope, bends, dead):
     """Return values at both ends and at all knots, slopes on all pieces, and how many neurons change sign on each."""
     count, outputs = len(bends), len(value)
@@ -137,7 +93,7 @@ def _along(ends, value, slope, bends, dead):
     return z, steep, changing
 
 
-@_fast
+@fast
 def _kinks(ends, z, steep, changing, value_error, ordinary):
     """Return where neurons change sign, which ones and on which pieces, in order on each.
 
@@ -145,14 +101,14 @@ def _kinks(ends, z, steep, changing, value_error, ordinary):
         ordinary: whether no product of two values underflows.
 
     Returns:
-        places, neurons, pieces; how many are not told apart; a bound of the errors of their places.
+        places, neurons, pieces; bounds of the errors of the places; the stretches on which two are not told apart.
     """
     outputs, length = z.shape[1], ends[-1] - ends[0]
     total, reach = changing.sum(), max(abs(ends[0]), abs(ends[-1]))
     at, owner, piece = np.empty(total), np.empty(total, np.int64), np.empty(total, np.int64)
+    blur, doubts = np.empty(total), np.empty((total, 2))
     crossing = np.empty(outputs + 1, np.int64)
     found = undecided = 0
-    place_error = 0.0
     for k in range(len(changing)):
         first = found
         if changing[k] == 0:
@@ -180,29 +136,50 @@ def _kinks(ends, z, steep, changing, value_error, ordinary):
         passed = -np.inf
         for i in range(first, found):
             # Kinks of two neurons that rounding may have parted, joined, or put in the wrong order.
-            blur = 2.0 * value_error / abs(steep[k, owner[i]]) + 4.0 * ROUNDOFF * (reach + length)
-            undecided += at[i] - blur <= passed
-            passed = max(passed, at[i] + blur)
-            place_error = max(place_error, min(blur, length))
-    return at, owner, piece, undecided, place_error
+            blur[i] = min(2.0 * value_error / abs(steep[k, owner[i]]) + 4.0 * ROUNDOFF * (reach + length), length)
+            if at[i] - blur[i] <= passed:
+                doubts[undecided, 0] = max(min(at[i] - blur[i], at[i - 1] - blur[i - 1]), ends[k])
+                passed = max(passed, at[i] + blur[i])
+                doubts[undecided, 1] = min(passed, ends[k + 1])
+                undecided += 1
+            passed = max(passed, at[i] + blur[i])
+    return at, owner, piece, blur, doubts[:undecided]
 
 
-@_fast
-def _through_activation(ends, z, steep, bends, kinks, alpha, dead, straight, at_zero):
+@fast
+def _near_zeros(ends, z, value_error):
+    """Return the stretches around knots at which rounding leaves open which sign a neuron has."""
+    doubts, found = np.empty((len(z), 2)), 0
+    for k in range(len(z)):
+        close = 0
+        for j in range(z.shape[1]):
+            close += abs(z[k, j]) <= value_error
+        if close:
+            doubts[found, 0], doubts[found, 1] = ends[max(k - 1, 0)], ends[min(k + 1, len(z) - 1)]
+            found += 1
+    return doubts[:found]
+
+
+@fast
+def _through_activation(ends, z, steep, bends, kinks, alpha, dead, straight, at_zero, origins):
     """Return the knots, old and new, the bends at them after the activation, and what is flat.
 
     Args:
-        kinks: places, neurons and pieces, of `_kinks`. alpha: the slope of every neuron below 0.
+        kinks: places, neurons, pieces and blurs, of `_kinks`, and their layer.
+        alpha: the slope of every neuron below 0.
         dead, straight: pieces on which no neuron moves, and knots at which none bends.
         at_zero: whether any value is exactly 0.
+        origins: layers and neurons whose kinks the old knots are, and bounds of the errors of their places.
 
     Returns:
-        knots; bends; for each the one entry that is not 0, else -1; dead; straight.
+        knots; bends; for each the one entry that is not 0, else -1; dead; straight; origins.
     """
-    at, owner, piece = kinks
+    at, owner, piece, blur, layer = kinks
+    whose, blurs = origins
     count, outputs, found = len(bends), z.shape[1], len(at)
     knots, merged = np.empty(count + found), np.zeros((count + found, outputs))
     single = np.full(count + found, -1)
+    new_whose, new_blurs = np.empty((count + found, 2), np.int64), np.empty(count + found)
     new_dead, new_straight = np.zeros(count + found + 1, np.bool_), np.zeros(count + found, np.bool_)
     size = event = moving = 0  # moving: neurons that are on, on the piece at hand
     flat = True
@@ -219,11 +196,13 @@ def _through_activation(ends, z, steep, bends, kinks, alpha, dead, straight, at_
             j, t = owner[event], at[event]
             if size == first or knots[size - 1] != t:
                 knots[size], single[size] = t, j
+                new_whose[size, 0], new_whose[size, 1], new_blurs[size] = layer, j, blur[event]
                 new_straight[size] = alpha[j] == 1.0
                 size += 1
             else:
                 single[size - 1] = -1
                 new_straight[size - 1] &= alpha[j] == 1.0
+                new_blurs[size - 1] = max(new_blurs[size - 1], blur[event])
             change = (1.0 - alpha[j]) * steep[k, j]
             merged[size - 1, j] = change if z[k, j] < 0.0 else -change
             moving += 1 if z[k, j] < 0.0 else -1
@@ -231,6 +210,7 @@ def _through_activation(ends, z, steep, bends, kinks, alpha, dead, straight, at_
             event += 1
         if k < count:
             knots[size] = ends[k + 1]
+            new_whose[size, 0], new_whose[size, 1], new_blurs[size] = whose[k, 0], whose[k, 1], blurs[k]
             new_straight[size] = straight[k] or (flat and moving == 0 and not at_zero)
             for j in range(outputs):
                 merged[size, j] = bends[k, j] * (1.0 if z[k + 1, j] > 0.0 else alpha[j])
@@ -241,10 +221,11 @@ def _through_activation(ends, z, steep, bends, kinks, alpha, dead, straight, at_
                         before = steep[k, j] * (1.0 if z[k, j] > 0.0 else alpha[j])
                         merged[size, j] = steep[k + 1, j] * (1.0 if z[k + 2, j] > 0.0 else alpha[j]) - before
             size += 1
-    return knots[:size], merged[:size], single[:size], new_dead[: size + 1], new_straight[:size]
+    new_origins = new_whose[:size], new_blurs[:size]
+    return knots[:size], merged[:size], single[:size], new_dead[: size + 1], new_straight[:size], new_origins
 
 
-@_fast
+@fast
 def _in_rows(z, steep, bends, dead, straight, value_error, slope_error):
     """Return values, slopes and bends in one array, and bounds of their errors, which are 0 for what is exact."""
     count = len(bends)
@@ -259,27 +240,29 @@ def _in_rows(z, steep, bends, dead, straight, value_error, slope_error):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def enumerate_layers(widths, parameters, slopes, low, high, limit):
-    """Return what layers W h + b, with an activation between any two, do to the line from `low` to `high`.
+def enumerate_layers(widths, parameters, slopes, low, high, limit, line):
+    """Return what layers W h + b, with an activation between any two, do to a straight line from `low` to `high`.
 
     Args:
-        widths: inputs of the first layer, which is 1, and outputs of every layer.
+        widths: inputs of the first layer, and outputs of every layer.
         parameters: of every layer, the weights row by row and the biases. slopes: of every neuron that has an
             activation, its slope below 0.
         limit: the largest number of knots.
+        line: the value at `low` and the slope, (inputs,), and bounds of the errors of either.
 
     Returns:
-        knots; rows of values, slopes and bends, (3 knots - 3, outputs); bounds of their errors; a bound of the errors
-        of the knots; the number of undecided signs. There are no knots where there would be more than `limit`.
+        knots; rows of values, slopes and bends, (3 knots - 3, outputs); bounds of their errors; the stretches of the
+        line on which signs are undecided, (n, 2); the layers and neurons whose kinks the knots inside are, and bounds
+        of the errors of their places. There are no knots where there would be more than `limit`.
     """
     length, reach = high - low, max(abs(low), abs(high))
-    value, slope = np.full(1, low), np.ones(1)
+    value, slope, value_error, slope_error = line
     ends = np.empty(2)  # of all pieces: the knots are those between
     ends[0], ends[1] = low, high
-    bends = np.empty((0, 1))
+    origins = np.empty((0, 2), np.int64), np.empty(0)
+    bends = np.empty((0, widths[0]))
     single = np.empty(0, np.int64)  # the one entry that is not 0 of a fresh bend, else -1
-    value_error = slope_error = place_error = 0.0
-    undecided = 0
+    doubts = np.empty((0, 2))
     # Where a layer is dead what follows is exactly 0, which sums that end at 0 cannot tell: pieces on which no neuron
     # moves, and knots at which none bends.
     dead, straight = np.zeros(1, np.bool_), np.empty(0, np.bool_)
@@ -293,7 +276,7 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
         # Errors are those of the sums, slope + bends and value + widths times slopes: what a bend takes from a slope
         # it takes with its error, so these do not add up along the line.
         # A product with a row of weights errs by terms * unit * |row| |vector| at most.
-        norm, frobenius, largest_bias = _norms(weight, bias)
+        norm, frobenius, largest_bias = norms(weight, bias)
         size, total_slope = _sizes_before(value, slope, bends)
         rounding = frobenius * (inputs + 2) * ROUNDOFF * 1.001
         value_error = norm * value_error * 1.001 + rounding * (size + length * total_slope)
@@ -303,26 +286,25 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
 
         z, steep, changing = _along(ends, value, slope, bends, dead)
         count, crossings = len(bends), changing.sum()
-        (least_value, largest_value), (_, largest_slope) = _sizes(z.ravel()), _sizes(steep.ravel())
+        (least_value, largest_value), (_, largest_slope) = sizes(z.ravel()), sizes(steep.ravel())
         slope_error += count * ROUNDOFF * largest_slope
         value_error += 3 * (count + 1) * ROUNDOFF * (largest_value + largest_slope * length)
         if layer == layers - 1:
             rows, errors = _in_rows(z, steep, bends, dead, straight, value_error, slope_error)
-            return ends, rows, errors, place_error, undecided
+            return ends, rows, errors, doubts, origins
         if count + crossings + 2 > limit:
             break
 
         alpha = slopes[slope_at : slope_at + outputs]
         slope_at += outputs
-        new, owner, piece, unclear, blur = _kinks(ends, z, steep, changing, value_error, least_value > 2.0**-500)
-        undecided += unclear
-        place_error = max(place_error, blur)
+        new, owner, piece, blur, unclear = _kinks(ends, z, steep, changing, value_error, least_value > 2.0**-500)
+        if len(unclear):
+            doubts = np.concatenate((doubts, unclear))
         if not least_value > value_error:
-            for k in range(count + 2):
-                for j in range(outputs):
-                    undecided += abs(z[k, j]) <= value_error
-        knots, bends, single, dead, straight = _through_activation(
-            ends, z, steep, bends, (new, owner, piece), alpha, dead, straight, least_value == 0.0
+            doubts = np.concatenate((doubts, _near_zeros(ends, z, value_error)))
+        kinks = (new, owner, piece, blur, layer)
+        knots, bends, single, dead, straight, origins = _through_activation(
+            ends, z, steep, bends, kinks, alpha, dead, straight, least_value == 0.0, origins
         )
         gain = max(1.0, np.abs(alpha).max())
         value_error += 8 * crossings * ROUNDOFF * (1.0 + gain) * largest_slope * (reach + length)
@@ -334,4 +316,4 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit):
             slope[j] = steep[0, j] * (1.0 if on else alpha[j])
         ends = np.empty(len(knots) + 2)
         ends[0], ends[1:-1], ends[-1] = low, knots, high
-    return np.empty(0), np.empty((0, 1)), np.empty(0), 0.0, 0
+    return np.empty(0), np.empty((0, 1)), np.empty(0), doubts, origins

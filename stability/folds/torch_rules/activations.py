@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from stability.folds.bends import hinge
+from stability.folds.kinks_met import as_one_layer
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.refuse import refuse
 from stability.folds.torch_rules.dimensions import check_channels
@@ -16,6 +17,8 @@ from stability.folds.torch_rules.registry import Operand, in_place, rule
 
 
 def _activation(name: str, bend: Callable[..., PiecewiseLinear]) -> None:
+    bend = as_one_layer(bend)
+
     @rule(name)
     def with_inplace(f: PiecewiseLinear, *args: object, inplace: bool = False, **kwargs: object) -> PiecewiseLinear:
         out = bend(f, *args, **kwargs)

@@ -6,6 +6,8 @@ sum of the map, and with ones in the place of the weights it is the number of pr
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import cast
@@ -18,7 +20,7 @@ from torch.nn import functional
 from stability.folds.numbers import FLOOR, Array, flatten_rows, lift_zeros, rationals, row_size
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.refuse import refuse
-from stability.folds.replay import spend
+from stability.folds.replay import price, spend, writing
 from stability.folds.torch_rules.arrangement import arranged
 from stability.folds.torch_rules.dimensions import check_channels, check_spatial
 from stability.folds.torch_rules.registry import Rule, naming, rule, torch_function
@@ -50,6 +52,8 @@ def linear_map(
     data = f._data if f._data.flags.c_contiguous else np.ascontiguousarray(f._data)
     with torch.no_grad():
         out = apply(torch.from_numpy(data)).numpy()
+        if (total := writing.get()) is not None:
+            total[0] += price(f.shape.numel(), math.prod(out.shape[1:]))
         size = row_size(f._data)
         errors = norm * (f._errors + (terms + 2) * ROUNDOFF * size) * (1 + 1e-12)
         if norm > 0:
@@ -75,28 +79,28 @@ def _cancelled(data: Array, out: Array, apply: Callable[[Tensor], Tensor]) -> Ar
 def _exact_map(f: PiecewiseLinear, apply: Callable[[Tensor], Tensor], mean: bool) -> Array:
     """Apply a map to exact numbers, entry by entry: its matrix is what it makes of the unit vectors."""
     size = f.shape.numel()
-    # What it takes to write the map down, a tenth of what its products do.
-    spend(size * apply(torch.zeros(1, *f.shape, dtype=torch.float64)).numel() / 10)
+    spend(price(size, apply(torch.zeros(1, *f.shape, dtype=torch.float64)).numel()))
     if size > 4096:
+        spend(math.inf)  # of a budget, where there is one, that is too much
         raise ValueError(f"a layer has {size} inputs: exact arithmetic is for up to 4096; use the default")
     image = apply(torch.eye(size, dtype=torch.float64).reshape(size, *f.shape))
     matrix = image.reshape(size, -1).numpy()
     kind = type(f._data.flat[0])
     rows = f._data.reshape(len(f._data), size)
-    filled = int(np.count_nonzero(matrix))
-    spend(len(rows) * filled)
-    if kind is not Fraction and not mean and filled > matrix.size / 4:
+    column, entry = np.nonzero(np.ascontiguousarray(matrix.T))
+    spend(len(rows) * len(entry))
+    if kind is not Fraction and not mean and len(entry) > matrix.size / 4:
         return _dense_map(rows, matrix).reshape(len(rows), *image.shape[1:])
+    # Most weights of a convolution are in many places.
+    values, which = np.unique(matrix[entry, column], return_inverse=True)
+    weights = rationals(values, kind)
+    if mean:
+        weights = rationals(np.array([Fraction(1, round(1 / value)) for value in values.tolist()], dtype=object), kind)
+    ends = np.searchsorted(column, np.arange(matrix.shape[1] + 1))
+    zero = rationals(np.zeros(1), kind)[0]
     out = np.empty((len(rows), matrix.shape[1]), dtype=object)
-    for j in range(matrix.shape[1]):
-        used = np.flatnonzero(matrix[:, j])
-        if mean:
-            weights = rationals(np.array([1.0])) / round(1 / matrix[used[0], j])
-            weights = rationals(np.broadcast_to(weights, used.shape), kind)
-        else:
-            weights = rationals(matrix[used, j], kind)
-        zero = rationals(np.zeros(1), kind)[0]
-        out[:, j] = rows[:, used] @ weights if len(used) else zero
+    for j, (begin, end) in enumerate(itertools.pairwise(ends.tolist())):
+        out[:, j] = rows[:, entry[begin:end]] @ weights[which[begin:end]] if end > begin else zero
     return out.reshape(len(rows), *image.shape[1:])
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stability.folds.bends import cross
 from stability.folds.entries import take
-from stability.folds.following import idle_knot
+from stability.folds.kinks_met import idle_knot, next_layer
 from stability.folds.numbers import flatten_rows, row_size
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.refuse import refuse
@@ -39,12 +39,13 @@ def by_rank(f: PiecewiseLinear, entries: Index, ranks: Sequence[int]) -> Piecewi
     if not first.size:
         return take(f, entries[list(ranks)])
     difference = take(f, entries[first].ravel()) - take(f, entries[second].ravel())
-    condition, (f_crossed,), _ = cross(difference, (f,))
+    next_layer()
+    condition, (f_crossed,), _ = cross(difference, (f,), units=entries.shape[1])
     entry = entries[_order(condition, entries, first, second)[:, list(ranks)], np.arange(entries.shape[1])]
     g = f._make(condition._places, f_crossed._data, f_crossed._errors, f._undecided | condition._undecided, f._limit)
     g, entry = _needed(f, g, entry)
     if (knot := idle_knot.get()) is not None:
-        knot.note(g._places.births[1:-1], (entry[1:] != entry[:-1]).any(axis=(1, 2)))
+        knot.note(g._places.births[1:-1], (entry[1:] != entry[:-1]).any(axis=1))
     return _following(g, entry)
 
 

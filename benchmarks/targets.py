@@ -1,0 +1,348 @@
+"""The table of speeds: what is wanted, what this machine gives, and what bounds it.
+
+Each row is a ratio of two times in this run, of calls in turns after one that warms up: of processor time where one
+thread works, so that a busy machine slows both alike, and of the time that passes where two do. Networks are torch's
+own, seed 0. Two peers are compared with in this process, as far as they are installed: regioncam
+(pip install -c constraints.txt '.[bench]'), and SyReNN (pip install pysyrenn), whose package talks to a server that is
+started by itself. One that is not there is said, not left out.
+
+What misses its target is reported, with what bounds it, and is no failure. The single scripts beside this one say more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before numpy is imported
+os.environ["NUMBA_NUM_THREADS"] = str(min(2, os.cpu_count() or 1))
+
+import itertools
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import torch
+from folds import affine_and_max, regioncam, their_chain, their_pieces
+from gradients import best_times, one_watch_cost, ways_to_the_norms
+from numpy.typing import NDArray
+from spectra import naive, write_result
+from spectra_reference import layers
+from torch import nn
+from training import OPERATIONS, peak
+
+import stability as st
+from stability.training.objective import TableObjective
+
+# The scripts beside this one have been imported, each of which has its own number of threads.
+os.environ["NUMBA_NUM_THREADS"] = str(numba.config.NUMBA_NUM_THREADS)
+
+Call = Callable[[], object]
+INTERVAL = (-3.0, 3.0)
+NOT_THERE = "not installed: pip install -c constraints.txt '.[bench]'"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table; a measurement that is a text says why there is none."""
+
+    work: str
+    wanted: str
+    measured: float | str
+    bound: str
+
+    @property
+    def verdict(self) -> str:
+        if isinstance(self.measured, str):
+            return "NOT MEASURED"
+        sign, number = self.wanted.split()[:2]
+        held = self.measured >= float(number) if sign == ">=" else self.measured <= float(number)
+        return "holds" if held else "DOES NOT HOLD"
+
+    def __str__(self) -> str:
+        measured = self.measured if isinstance(self.measured, str) else f"{self.measured:.3g}"
+        return f"{self.work}\n    wanted {self.wanted}, measured {measured}: {self.verdict}\n    bound by {self.bound}"
+
+
+class Clock:
+    """Least times of calls in turns."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def least(self, *calls: Call, clock: Callable[[], float] = time.process_time, turns: int = 3) -> list[float]:
+        """Return the least time of each, of at least so many turns after one that warms up."""
+        for call in calls:
+            call()
+        best, end, done = [math.inf] * len(calls), time.perf_counter() + self.seconds, 0
+        while done < turns or time.perf_counter() < end:
+            for number, call in enumerate(calls):
+                start = clock()
+                call()
+                best[number] = min(best[number], clock() - start)
+            done += 1
+        return best
+
+    def ratio(self, first: Call, second: Call, turns: int = 3) -> float:
+        one, other = self.least(first, second, turns=turns)
+        return one / other
+
+
+def perceptron(*widths: int) -> nn.Sequential:
+    """Return a ReLU network with torch's own initialisation."""
+    torch.manual_seed(0)
+    linear = [nn.Linear(i, o) for i, o in itertools.pairwise(widths)]
+    return nn.Sequential(linear[0], *(m for one in linear[1:] for m in (nn.ReLU(), one)))
+
+
+def in_syrenn(model: nn.Sequential, line: NDArray[np.float32]) -> Call | str:
+    """Return SyReNN's transformation of a network along a line, or why there is none."""
+    try:
+        from pysyrenn import FullyConnectedLayer, Network, ReluLayer
+    except ImportError as error:
+        return f"SyReNN: not installed: pip install pysyrenn, and start its server ({error})"
+    except Exception as error:  # of protocol buffers of another age
+        return f"SyReNN: its package does not load here ({type(error).__name__})"
+    parts = []
+    for module in model:
+        if isinstance(module, nn.Linear):
+            parts.append(FullyConnectedLayer(module.weight.numpy(force=True).T, module.bias.numpy(force=True)))
+        else:
+            parts.append(ReluLayer())
+    network = Network(parts)
+    try:
+        network.exactline(*line)
+    except Exception as error:
+        return f"SyReNN: no server answers ({type(error).__name__})"
+    return lambda: network.exactline(*line)
+
+
+def chains(clock: Clock) -> Iterator[Row]:
+    table = st.Chain("residual2_prelu", depth=1000, seeds=1).table()[0]
+    work, bound = (
+        "enumerate the folds of a residual chain, depth 1000",
+        "Python around the loops: arguments and results",
+    )
+    pieces = st.count(table, INTERVAL).regions
+    if regioncam is None:
+        yield Row(f"{work}, against regioncam", ">= 20", f"regioncam: {NOT_THERE}", bound)
+    else:
+        net = their_chain(table)
+        ratio = clock.ratio(lambda: their_pieces(net, 6), lambda: st.restrict(table, INTERVAL))
+        yield Row(f"{work}, against regioncam", ">= 20", ratio, bound)
+    h = np.linspace(0, 1, pieces + 1)
+    ratio = clock.ratio(lambda: st.restrict(table, INTERVAL), lambda: affine_and_max(h, 1000))
+    bound = f"loops of {pieces} pieces: calls, branches and error bounds a layer, not arithmetic"
+    yield Row(f"{work}, over bare passes over its {pieces} pieces", "<= 3", ratio, bound)
+
+
+def perceptrons(clock: Clock) -> Iterator[Row]:
+    for widths in ((1, 64, 64, 64, 1), (784, 256, 256, 10), (1, 1024, 1024, 1024, 1)):
+        model = perceptron(*widths)
+        name = "-".join(map(str, widths))
+        if widths[0] == 1:
+            line: st.PiecewiseLinear | tuple[float, float] = INTERVAL
+            ends = np.array([[INTERVAL[0]], [INTERVAL[1]]], np.float32)
+        else:
+            ends = np.random.default_rng(0).random((2, widths[0])).astype(np.float32)
+            line = st.segment(*ends)
+        ours = lambda model=model, line=line: st.restrict(model, line)  # noqa: E731
+        bound = (
+            "allocation and Python, three quarters of the time"
+            if widths[1] < 1024
+            else "the products, then passes over values, slopes and bends, and stretches in doubt, followed again"
+        )
+        if regioncam is None:
+            yield Row(f"{name} on a line, against regioncam", ">= 3", f"regioncam: {NOT_THERE}", bound)
+        elif widths[0] == 1:
+            theirs = lambda model=model: their_pieces(model, 6, arrays=True)  # noqa: E731
+            yield Row(f"{name} on a line, against regioncam", ">= 3", clock.ratio(theirs, ours), bound)
+        else:
+            first = nn.Linear(1, widths[1])
+            with torch.no_grad():  # its lines are of one number: the segment is part of the first layer
+                p, q = (torch.from_numpy(end) for end in ends)
+                first.weight[:, 0] = model[0].weight @ (q - p)
+                first.bias[:] = model[0](p) + first.weight[:, 0] / 2
+            net = nn.Sequential(first, *list(model)[1:])
+            theirs = lambda net=net: their_pieces(net, 1, arrays=True)  # noqa: E731
+            yield Row(f"{name} on a line, against regioncam", ">= 3", clock.ratio(theirs, ours), bound)
+        call = in_syrenn(model, ends)
+        yield Row(
+            f"{name} on a line, against SyReNN",
+            ">= 3",
+            call if isinstance(call, str) else clock.ratio(call, ours),
+            bound,
+        )
+        if widths[1] >= 1024:
+            left = np.random.default_rng(0).random((1024, 1024))
+            took, gemm = clock.least(ours, lambda left=left: left @ left)
+            knots = [len(st.restrict(model[: 2 * n + 1], line).knots) for n in range(1, 3)]
+            operations = sum(2 * count * 1024**2 for count in knots)
+            share = 100 * (operations / took) / (2 * 1024**3 / gemm)
+            what = f"{name}: products of {' and '.join(map(str, knots))} knots with the matrices"
+            yield Row(f"{what}, in % of the rate of numpy's product", ">= 60", share, bound)
+
+
+def on_two_threads() -> Iterator[Row]:
+    many = st.Chain("residual2_prelu", 300, seeds=1000)
+    for what, call in (
+        ("counting", lambda: st.count(many, INTERVAL)),
+        ("enumerating", lambda: st.restrict(many, INTERVAL)),
+    ):
+        times = []
+        for threads in (1, numba.config.NUMBA_NUM_THREADS):
+            numba.set_num_threads(threads)
+            call()
+            best = math.inf
+            for _ in range(3):
+                start = time.perf_counter()
+                call()
+                best = min(best, time.perf_counter() - start)
+            times.append(best)
+        numba.set_num_threads(1)
+        bound = "Python a seed, which holds the lock of the interpreter between compiled loops"
+        yield Row(f"{what} 1000 seeds of depth 300 on two threads", ">= 1.8", times[0] / times[1], bound)
+
+
+def spectra(clock: Clock) -> Iterator[Row]:
+    chain, x = st.Chain("residual2_prelu", 1000), torch.linspace(-3, 3, 1024, dtype=torch.float64)
+    ratio = clock.ratio(lambda: st.spectrum(chain, x, distances=False), lambda: write_result(1000, 1, 1024))
+    yield Row("prefixes at width 1, depth 1000, 1024 points, over writing the result", "<= 2", ratio, "logarithms")
+    matrices = layers()
+    calls = (
+        lambda: st.spectrum(matrices, check=False, distances=False),
+        lambda: st.spectrum(matrices, distances=False),
+        lambda: naive(matrices),
+    )
+    plain, checked, theirs = clock.least(*calls, turns=1)
+    what = "64 matrices of width 256, all prefixes, over the naive product"
+    yield Row(what, "<= 1.5", plain / theirs, "LAPACK's values of the factors, and the rotations that keep them right")
+    yield Row(f"{what}, with both self-checks", "<= 3", checked / theirs, "the same, twice")
+
+
+def training(clock: Clock) -> Iterator[Row]:
+    task = st.Task(torch.sin, INTERVAL, points=256)
+    for dtype in (torch.float32, torch.float64):
+        name, allowed = str(dtype).removeprefix("torch."), OPERATIONS / peak(dtype)
+        for seeds in (256, 8, 4096):
+            chain = st.Chain("residual2_prelu", 100, seeds=seeds, dtype=dtype)
+            (took,) = clock.least(TableObjective(chain, task).losses_and_gradients, turns=1 if seeds > 256 else 5)
+            share = 100 * allowed * seeds * 256 * 100 / took
+            bound = "loads and stores beside the multiplications and additions"
+            yield Row(f"a training step, {seeds} x 256 x 100, {name}, in % of the peak", ">= 80", share, bound)
+
+
+def gradients() -> Iterator[Row]:
+    best = best_times(ways_to_the_norms(), time.process_time)
+    ratio = best["loop over modules"] / best["in the log domain"]
+    bound = "logarithms a seed, layer and parameter, and the loops of the pass"
+    yield Row("gradient norms of 1000 seeds, depth 300, against a loop over modules", ">= 1500", ratio, bound)
+    for kind, optimizer in itertools.product(("in range", "vanishing"), (torch.optim.SGD, torch.optim.Adam)):
+        share = one_watch_cost(kind, optimizer)[0]
+        what = f"st.watch, % of a training step with {optimizer.__name__}, gradients {kind}"
+        yield Row(
+            what,
+            "<= 3",
+            share,
+            "reading gradients and outputs once more, 21 us a layer, 2.6 % of a step; and hooks",
+        )
+
+
+FIRST = {
+    "count": "st.count(st.Chain('residual2_prelu', 30), (-3, 3))",
+    "matrices": "st.spectrum(np.random.default_rng(0).standard_normal((4, 8, 8)), progress=False)",
+    "train": "st.train(st.Chain('residual2_prelu', 3), st.Task(torch.sin, (-3, 3)), iterations=2, progress=False)",
+}
+
+
+def first_calls() -> Iterator[Row]:
+    program = (
+        "import time, numpy as np, torch, stability as st\nst.Chain('residual2_prelu', 1)\n"
+        "start = time.process_time(); {}; print(time.process_time() - start)"
+    )
+    for name, call in FIRST.items():
+        with tempfile.TemporaryDirectory() as folder:
+            environment = {**os.environ, "NUMBA_CACHE_DIR": folder}
+            cold, warm = (
+                float(
+                    subprocess.run(
+                        [sys.executable, "-c", program.format(call)],
+                        env=environment,
+                        capture_output=True,
+                        check=True,
+                        text=True,
+                    ).stdout
+                )
+                for _ in range(2)
+            )
+        yield Row(f"the first {name} in a fresh process, s", "<= 5", cold, "LLVM, which compiles its loops")
+        yield Row("the same with the loops in the cache, s", "<= 0.45", warm, "imports and loading of the loops")
+
+
+class Block(nn.Module):
+    """A block of two convolutions as in a ResNet."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.first, self.second = (
+            nn.Conv2d(channels, outputs, 3, step, 1, bias=False) for channels, step in ((inputs, stride), (outputs, 1))
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(outputs) for _ in range(2))
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride) if inputs != outputs else nn.Identity()
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        inner = self.norms[1](self.second(self.norms[0](self.first(h)).relu()))
+        return (inner + self.shortcut(h)).relu()
+
+
+def residual_network() -> nn.Sequential:
+    """Return a stem, three blocks and a read-out."""
+    torch.manual_seed(0)
+    stem = (nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2))
+    blocks = (Block(16, 16, 1), Block(16, 32, 2), Block(32, 64, 2))
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)).eval()
+
+
+def convolutions(clock: Clock) -> Iterator[Row]:
+    net = residual_network()
+    x, y = torch.rand(2, 1, 3, 32, 32)
+    line = st.segment(x, x + 0.035 * (y - x))
+    (seconds,) = clock.least(lambda: st.restrict(net, line), turns=1)
+    regions = st.restrict(net, line).count().regions
+    bound = "the convolutions of a value, a slope and a bend a knot in float64, and numpy's passes over them"
+    yield Row(f"st.restrict on a residual network of convolutions, {regions} regions, s", "<= 2", seconds, bound)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the least of few turns")
+    parser.add_argument("--only", help="rows whose function has this in its name")
+    options = parser.parse_args()
+    clock = Clock(0.05 if options.quick else 3.0)
+    rows: list[Row] = []
+    began = time.perf_counter()
+    groups: dict[str, Callable[[], Iterator[Row]]] = {
+        **{f.__name__: (lambda f=f: f(clock)) for f in (chains, perceptrons, convolutions, spectra, training)},
+        **{f.__name__: f for f in (gradients, on_two_threads, first_calls)},
+    }
+    torch.set_num_threads(1)
+    numba.set_num_threads(1)
+    for name, group in groups.items():
+        if options.only and options.only not in name:
+            continue
+        for row in group():
+            print(row, flush=True)
+            rows.append(row)
+    held, missing = ([row.verdict for row in rows].count(verdict) for verdict in ("holds", "NOT MEASURED"))
+    took = (time.perf_counter() - began) / 60
+    print(f"\n{held} of {len(rows)} targets held in this run, {missing} were not measured; it took {took:.1f} minutes")
+
+
+if __name__ == "__main__":
+    main()
