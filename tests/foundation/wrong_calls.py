@@ -558,10 +558,20 @@ ALLOWED = {
     ("plots.save", "data", "none"),  # a figure alone
     ("plots.panels", "height", "a fraction"),
     ("plots.band", "marks", "a fraction"),
+    ("plots.numbers", "columns", "a list of texts"),  # two of them
     ("plots.colour", "architecture", "numpy text"),
     ("Chain.forward", "x", "tensor of nan"),  # as any module
     ("PiecewiseLinear.maximum", "other", "tensor of flags"),  # a mask
     ("PiecewiseLinear.norm", "p", "inf"),
+    *((call, "births", "a bool") for call in ("count", "PiecewiseLinear.count", "PiecewiseLinear.folds")),
+    ("sweep", "function", "a type"),  # whatever can be called
+    *(("ends_soon", "message", label) for label in ("a function", "a type", "a module")),
+    ("ends_soon", "patience", "a fraction"),
+    ("depth_check", "workers", "zero"),  # in this process
+    ("plots.band", "marks", "zero"),
+    ("plots.numbers", "most", "a fraction"),
+    *(("plots.numbers", "below", label) for label in ("minus one", "a fraction", "zero")),
+    ("references.adam_in", "iterations", "zero"),
     ("theory.squared_norm_moment", "order", "a fraction"),
     ("theory.marchenko_pastur_density", "squares", "inf"),
     ("theory.scaled_limit", "power", "a fraction"),
