@@ -565,6 +565,8 @@ ALLOWED = {
     ("PiecewiseLinear.norm", "p", "inf"),
     *((call, "births", "a bool") for call in ("count", "PiecewiseLinear.count", "PiecewiseLinear.folds")),
     ("sweep", "function", "a type"),  # whatever can be called
+    ("sweep", "workers", "zero"),  # in this process
+    ("sweep", "version", "an empty text"),
     *(("ends_soon", "message", label) for label in ("a function", "a type", "a module")),
     ("ends_soon", "patience", "a fraction"),
     ("depth_check", "workers", "zero"),  # in this process
