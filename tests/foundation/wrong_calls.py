@@ -566,7 +566,7 @@ ALLOWED = {
     *((call, "births", "a bool") for call in ("count", "PiecewiseLinear.count", "PiecewiseLinear.folds")),
     ("sweep", "function", "a type"),  # whatever can be called
     ("sweep", "workers", "zero"),  # in this process
-    ("sweep", "version", "an empty text"),
+    *(("sweep", "version", label) for label in ("a text", "an empty text", "numpy text")),
     *(("ends_soon", "message", label) for label in ("a function", "a type", "a module")),
     ("ends_soon", "patience", "a fraction"),
     ("depth_check", "workers", "zero"),  # in this process
