@@ -323,3 +323,11 @@ def test_what_is_0_but_for_rounding(table):
     exact = st.restrict(np.array(table), (-1, 1), exact=True).count()
     assert st.count(np.array(table), (-1, 1)) == exact
     assert f.undecided > 0 or f.count() == exact
+
+
+@pytest.mark.parametrize(
+    "ends", [lambda n: (torch.full((1, 2), n), torch.zeros(1, 3)), lambda n: {"a": torch.full((1, 2), n)}]
+)
+def test_a_segment_between_several_inputs_is_refused_with_a_way_out(ends):
+    with pytest.raises(TypeError, match=r"start is a (tuple|dict) of several inputs.*holds the other inputs fixed"):
+        st.segment(ends(0.0), ends(1.0))
