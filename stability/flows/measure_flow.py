@@ -93,6 +93,11 @@ def flow(
             if value is not standard[name] and value != standard[name]:
                 raise ValueError(f"{name} is {value!r}: a chain has its own {name}, leave it out")
         return _of_chain(net, x, depths, level)
+    if isinstance(net, torch.nn.Module):
+        raise TypeError(
+            f"net is a {type(net).__name__}: a flow is of a chain or of an architecture; compare another network with "
+            "one of twice as many blocks of half the size"
+        )
     architecture = replace(find_architecture(net), readout=False)
     _check_residual(architecture)
     width, root = check_integer("width", width, 1), check_integer("root", root, 0, 2**64 - 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -42,6 +42,12 @@ def segment(start: ArrayLike | Tensor, end: ArrayLike | Tensor) -> PiecewiseLine
     >>> f.shape, bool(torch.allclose(f(torch.tensor(1.0)).float(), model(torch.tensor([1.0, 2.0]))))
     (torch.Size([3]), True)
     """
+    for name, end_of in (("start", start), ("end", end)):
+        if isinstance(end_of, Mapping) or (isinstance(end_of, tuple) and any(isinstance(v, Tensor) for v in end_of)):
+            raise TypeError(
+                f"{name} is a {type(end_of).__name__} of several inputs: a line is of one tensor. Wrap the "
+                "network in a module whose forward holds the other inputs fixed, or splits one tensor into them"
+            )
     p, q = numbers("start", start), numbers("end", end)
     if p.shape != q.shape:
         raise ValueError(f"the segment goes from shape {p.shape} to shape {q.shape}: expected the same shape twice")

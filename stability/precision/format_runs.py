@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from stability.reading.network import Network
 from stability.reading.refusals import refuse_chance
 from stability.reading.states import State
 from stability.reading.traces import unchanged
+from stability.reading.trees import named_tensors
 from stability.reading.widened import widened
 from stability.signals.losses import Loss, evaluate
 
@@ -33,6 +34,7 @@ class FormatRun:
         narrow: of an exact run the names of modules that work in a narrower format in the network itself.
         inside: of a module int64 (layers, 1), how many of the tensors that a layer makes hold a NaN or +inf; None where
             that was not asked for.
+        outputs: of a module the floating tensors that it returns, by name.
     """
 
     layers: tuple[str, ...]
@@ -41,6 +43,7 @@ class FormatRun:
     gradients: Tensor | None = None
     narrow: tuple[str, ...] = ()
     inside: Tensor | None = None
+    outputs: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def activations(self) -> Tensor:
@@ -84,7 +87,12 @@ def run_in(
         wanted = [state for state, there in zip(found.before, before, strict=True) if there] if loss else []
         gradients = None if loss is None else _backward_of_module(wanted, evaluate(loss, found.output))
         infinite = torch.tensor(found.infinite_inside)[:, None] if inside else None
-        return FormatRun(found.layers, reading.members, states, gradients, tuple(narrow), infinite)
+        outputs = {
+            name: tensor.detach().clone()
+            for name, tensor in named_tensors(found.output)
+            if tensor.is_floating_point() or tensor.is_complex()
+        }
+        return FormatRun(found.layers, reading.members, states, gradients, tuple(narrow), infinite, outputs)
 
 
 def size_of(numbers: Tensor, kept: int = 1) -> Tensor:

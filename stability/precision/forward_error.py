@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -51,6 +51,8 @@ class ForwardErrors(Shown):
             as a norm that converts to float32. The exact states have them in float64, where the network lets them.
         log_narrow_errors: (layers + 1, seeds), the error of the network in float64 that comes of it alone; None where
             there are no such modules, or where the exact states have it too, by an unknown amount.
+        log_output_errors: of a module that is held against a reference, the relative error of each tensor that it
+            returns, by name, as the layers lead to one of them alone; empty where the two return different shapes.
     """
 
     log_errors: dict[str, Tensor]
@@ -63,6 +65,7 @@ class ForwardErrors(Shown):
     members: tuple[int, ...]
     narrow: tuple[str, ...] = ()
     log_narrow_errors: Tensor | None = None
+    log_output_errors: dict[str, float] = field(default_factory=dict)
 
     @property
     def depth(self) -> int:
@@ -82,6 +85,9 @@ class ForwardErrors(Shown):
             last += f"; float64 itself would have {digits:.1f}, as {self.narrow[0]}{more} work in a narrower format"
         elif self.narrow:
             last += f"; the reference too works in a narrower format in {', '.join(self.narrow[:3])}"
+        if len(self.log_output_errors) > 1:
+            digits_of = ((name, max(-error / math.log(10), 0.0)) for name, error in self.log_output_errors.items())
+            last += f"; of the outputs: {', '.join(f'{name} {digits:.1f}' for name, digits in digits_of)}"
         of = f"{self.depth} layers, {len(self.members)} seeds"
         return f"ForwardErrors({of}; right digits after the last: {last})"
 
@@ -215,7 +221,23 @@ def _against(reading: Steps | Network, other: Steps | Network, level: float) -> 
             )
     dtype = format_of(reading)
     found = of_runs(exact, {format_name(dtype): own}, level)
-    return replace(found, layers=own.layers, members=own.members)
+    apart = _output_errors(own.outputs, exact.outputs)
+    return replace(found, layers=own.layers, members=own.members, log_output_errors=apart)
+
+
+def _output_errors(own: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the log of the relative error of each output, none where the two networks return different shapes."""
+    if [one.shape for one in own.values()] != [one.shape for one in exact.values()]:
+        return {}
+    errors = {}
+    for (name, one), twin in zip(own.items(), exact.values(), strict=True):
+        wide, fine = _wide(one)[None], _wide(twin)[None]
+        errors[name] = float(_relative(log_norm(wide - fine, 1), log_norm(fine, 1)))
+    return errors
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).double().cpu()
 
 
 def run_in_float64(reading: Steps | Network) -> FormatRun:

@@ -43,6 +43,7 @@ class Layers(Sequence[Layer], Shown):
         total: how many numbers all parameters of the network hold, each counted once.
         choice, source, batch_dim: how they were read.
         members: the member numbers of a chain, else None.
+        held: the floating inputs that are held fixed, as the states are followed from another.
     """
 
     layers: tuple[Layer, ...]
@@ -51,6 +52,7 @@ class Layers(Sequence[Layer], Shown):
     source: str | int | None = None
     batch_dim: int | None = 0
     members: tuple[int, ...] | None = None
+    held: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -87,4 +89,6 @@ class Layers(Sequence[Layer], Shown):
         uses = sum(layer.count for layer in self.layers)
         if self.choice is None and uses > self.total:
             lines.append(f"{uses - self.total} of the numbers are used by more than one layer.")
+        if self.held:
+            lines.append(f"Held fixed: {', '.join(self.held)}; source= follows another input.")
         return "\n".join(lines)

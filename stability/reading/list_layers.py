@@ -68,6 +68,7 @@ def layers_of(reading: Network) -> Layers:
     """Return the layers of a network that is no chain."""
     sizes = {name: value.numel() for name, value in reading.module.named_parameters()}
     with reading.forward() as found:
+        held = reading.held_inputs(found)
         listed = tuple(
             Layer(
                 name,
@@ -82,7 +83,7 @@ def layers_of(reading: Network) -> Layers:
                 found.layers, found.runs, found.after, found.parameters, found.modules, strict=True
             )
         )
-    return Layers(listed, sum(sizes.values()), reading.choice, reading.source, reading.inputs.batch_dim)
+    return Layers(listed, sum(sizes.values()), reading.choice, reading.source, reading.inputs.batch_dim, held=held)
 
 
 def _of_chain(reading: Steps) -> Layers:

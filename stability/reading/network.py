@@ -135,6 +135,19 @@ class Network:
         tensors = named or [tensor for _, tensor in self.inputs.tensors()]
         return next((t for t in tensors if t.is_floating_point() or t.is_complex()), None)
 
+    def held_inputs(self, found: Pass) -> tuple[str, ...]:
+        """Return words for the floating inputs of points that are held fixed, as the states follow another input."""
+        if not found.takes_input:
+            return ()
+        source, dim, points = self._float_source(), self.inputs.batch_dim, self.inputs.points
+        return tuple(
+            name
+            for name, tensor in self.inputs.tensors()
+            if tensor is not source
+            and tensor.is_floating_point()
+            and (dim is None or (tensor.ndim > dim and tensor.shape[dim] == points))
+        )
+
     def _prepared(self, source: Tensor | None) -> tuple[Inputs, list[Edge]]:
         """Return copies of the inputs, that of the source in a graph, and the edge of that one."""
         edges: list[Edge] = []

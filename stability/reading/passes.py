@@ -91,16 +91,17 @@ class Pass:
     def infinite_inside(self) -> list[int]:
         """How many of the tensors that each layer makes hold a NaN or +inf.
 
-        Masks hold -inf, which is left out; and what is made outside the graph, as under no_grad, is not seen.
+        Masks hold -inf, which is left out; and what is made outside the graph, as under no_grad, is not seen. What is
+        made after the last state, such as an output beside the first, counts as the last layer's.
         """
         order = {edge: number for number, edge in enumerate(self.recording.seen)}
         ends = [max((order[edge] for edge in state.edges), default=len(order)) for state in self.after]
         counts = [0] * len(ends)
         for number, seen in enumerate(self.recording.seen.values()):
-            layer = bisect_left(ends, number)
+            layer = min(bisect_left(ends, number), len(ends) - 1)
             values = seen.values.float() if seen.values.element_size() == 1 else seen.values
             real = values.is_floating_point() and values.numel() > 0
-            if layer < len(ends) and real and seen.intact and not values.amax() < math.inf:
+            if real and seen.intact and not values.amax() < math.inf:
                 counts[layer] += 1
         return counts
 

@@ -25,6 +25,22 @@ def tensors_in(tree: object) -> Iterator[Tensor]:
             yield from tensors_in(getattr(tree, part.name, None))
 
 
+def named_tensors(tree: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a tree, in order, each with the keys, numbers and fields that lead to it."""
+    if isinstance(tree, Tensor):
+        yield name or "output", tree
+        return
+    parts: list[tuple[object, object]] = []
+    if isinstance(tree, Mapping):
+        parts = list(tree.items())
+    elif isinstance(tree, tuple | list):
+        parts = list(enumerate(tree))
+    elif dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        parts = [(part.name, getattr(tree, part.name, None)) for part in dataclasses.fields(tree)]
+    for key, value in parts:
+        yield from named_tensors(value, f"{name}.{key}" if name else str(key))
+
+
 def map_tensors(tree: Any, function: Callable[[Tensor], object]) -> Any:
     """Return a tree of the same kind with function(tensor) in the place of every tensor; other leaves stay."""
     if isinstance(tree, Tensor):

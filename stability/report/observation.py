@@ -112,6 +112,10 @@ def observe(reading: Network, loss: Loss | None, backward: bool = True) -> Obser
             seen.log_sizes.append(size)
             seen.log_spreads.append(spread)
         seen.infinite = found.infinite_inside
+        held = reading.held_inputs(found)
+        if held:
+            words = "its own layers were looked at in part; layers=st.layers(net, x, source=...) follows them"
+            seen.notes.append(f"held fixed: {', '.join(held)}; {words}")
         seen.output_finite = all(
             bool((t == -math.inf).logical_or(t.isfinite()).all())
             for t in tensors_in(found.output)

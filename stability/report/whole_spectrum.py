@@ -33,7 +33,12 @@ def spectrum_of(case: Case) -> tuple[float, ...]:
     of the network as one layer.
     """
     if not case.seen.is_cut or case.seen.random or normalises_by_batch(case.net):
-        case.notes.append("there is no spectrum: points are not apart, or not followed, as the network is")
+        causes = {
+            "no state separates its layers": not case.seen.is_cut,
+            "it draws random numbers": case.seen.random,
+            "a batch normalisation takes the statistics of the batch": normalises_by_batch(case.net),
+        }
+        case.notes.append(f"there is no spectrum: {', '.join(words for words, holds in causes.items() if holds)}")
         return ()
     if case.late:
         case.notes.append("the spectrum was left out: the budget does not allow it")

@@ -325,3 +325,8 @@ def test_bad_input_is_refused(call, message):
 def test_a_solution_that_leaves_the_range_is_refused():
     with pytest.raises(ValueError, match=r"does not reach t = 1|leave the range"):
         st.flow(one_map("linear", branch=100), 1e300 * X, (10, 20), 1, weights=lambda _: {"weight": 1.0, "bias": 0.0})
+
+
+def test_a_module_is_refused_with_what_to_do_instead():
+    with pytest.raises(TypeError, match=r"net is a Linear: a flow is of a chain .* twice as many blocks"):
+        st.flow(torch.nn.Linear(2, 2), torch.zeros(3))

@@ -332,3 +332,11 @@ def test_an_interval_is_the_function_through_its_ends(pair):
     assert line._data.tolist() == made._data.tolist()
     assert line._errors.tolist() == made._errors.tolist()
     assert line.knots.tolist() == made.knots.tolist()
+
+
+@pytest.mark.parametrize(
+    "ends", [lambda n: (torch.full((1, 2), n), torch.zeros(1, 3)), lambda n: {"a": torch.full((1, 2), n)}]
+)
+def test_a_segment_between_several_inputs_is_refused_with_a_way_out(ends):
+    with pytest.raises(TypeError, match=r"start is a (tuple|dict) of several inputs.*holds the other inputs fixed"):
+        st.segment(ends(0.0), ends(1.0))

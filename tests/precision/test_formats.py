@@ -815,3 +815,47 @@ def test_a_network_whose_gradient_is_cut_has_failures_of_activations_alone():
 
     f = st.first_failure(Cut(), torch.randn(3, 4), ["float16"])
     assert f.measured[0, 2, :2, 0].tolist() == [0, 0]
+
+
+class _TwoHeads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh())
+        self.logits, self.value = nn.Linear(4, 3), nn.Linear(4, 1)
+
+    def forward(self, x):
+        h = self.body(x)
+        return {"logits": self.logits(h), "value": self.value(h)}
+
+
+def test_an_output_beside_the_layers_that_overflows_is_a_failure():
+    torch.manual_seed(0)
+    net, x = _TwoHeads(), torch.randn(5, 4)
+
+    def loss(output):
+        return output["logits"].square().mean() + torch.sigmoid(output["value"]).mean()
+
+    assert (st.first_failure(net, x, ["float16"], loss).measured <= 0).all()
+    with torch.no_grad():
+        net.value.bias.fill_(6e4)
+        net.value.weight.fill_(6e4)
+    assert net(x)["value"].isfinite().all()
+    assert not copy.deepcopy(net).half()(x.half())["value"].isfinite().all()
+    found = st.first_failure(net, x, ["float16", "bfloat16"], loss)
+    assert found.measured[0, 0, 0].tolist() == [found.depth]
+    assert found.measured[1, 0, 0].tolist() == [0]
+
+
+def test_a_port_that_differs_in_another_output_is_told_of():
+    torch.manual_seed(0)
+    net, x = _TwoHeads(), torch.randn(5, 4)
+    port = copy.deepcopy(net)
+    with torch.no_grad():
+        port.value.bias += 0.1
+    found = st.forward_error(port, x, reference=net)
+    expected = ((port(x)["value"] - net(x)["value"]).double().norm() / net(x)["value"].double().norm()).log().item()
+    assert found.log_errors["float32"][-1, 0] == -math.inf  # the layers lead to the logits
+    assert found.log_output_errors["logits"] == -math.inf
+    assert found.log_output_errors["value"] == pytest.approx(expected, abs=1e-6)
+    assert "of the outputs: logits inf, value " in repr(found)
+    assert st.forward_error(net, x, ["bfloat16"]).log_output_errors == {}

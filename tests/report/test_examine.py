@@ -533,3 +533,23 @@ def test_a_report_that_was_changed_by_hand_is_refused(tmp_path):
         st.Report.from_json(path)
     path.write_text(json.dumps(held))
     st.Report.from_json(path)
+
+
+class _Towers(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left, self.right, self.head = torch.nn.Linear(4, 8), torch.nn.Linear(3, 8), torch.nn.Linear(8, 2)
+
+    def forward(self, a, b):
+        return self.head(torch.relu(self.left(a) + self.right(b)))
+
+
+def test_an_input_that_is_held_fixed_is_named_in_the_notes_and_by_the_layers():
+    torch.manual_seed(0)
+    net, x = _Towers(), (torch.randn(16, 4), torch.randn(16, 3))
+    assert any("held fixed: x[1];" in note for note in st.examine(net, x).notes)
+    assert repr(st.layers(net, x)).endswith("Held fixed: x[1]; source= follows another input.")
+    assert st.layers(net, x, source=1).held == ("x[0]",)
+    report = st.examine(net, x, layers=st.layers(net, x, source=1))
+    assert any("held fixed: x[0];" in note for note in report.notes)
+    assert st.layers(torch.nn.Linear(4, 2), x[0]).held == ()
