@@ -9,17 +9,20 @@ import numpy as np
 from stability.folds.arithmetic import A
 from stability.folds.following import idle_knot
 from stability.folds.numbers import Array, flatten_rows, row_size
+from stability.folds.own_ways import own_way
 from stability.folds.pieces import insert
 from stability.folds.places import Places, crowded
 from stability.foundation.formats import ROUNDOFF
 
 
+@own_way
 def select(condition: A, positive: A, other: A) -> A:
     """Return `positive` where condition > 0 and `other` elsewhere; all on the same knots, equal where it is 0."""
     condition, (positive, other), _ = cross(condition, (positive, other))
     return _choose(condition, positive, other)
 
 
+@own_way
 def hinge(f: A, at: object, below: object, above: object) -> A:
     """Return at + below (f - at) where f <= at and at + above (f - at) where f > at.
 

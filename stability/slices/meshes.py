@@ -1,0 +1,122 @@
+"""A part of the plane in convex faces, which cuts make finer; whatever lives on it can be brought up to date."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stability.folds.numbers import Array, rationals
+from stability.slices.kernels.half_edges import EDGES, FACES, VERTICES
+
+Integers = NDArray[np.int64]
+
+
+class Tables(NamedTuple):
+    """The arrays of a mesh, with room for more, as compiled loops take them.
+
+    Attributes:
+        half: see `kernels.half_edges`. first: a half-edge of every face.
+        parents: the two vertices between which each vertex was put. share: at which part of the way.
+        at: where the vertices are. reach: how far from there their true places may be.
+        edge_parent: of which edge each is a part, -1 for those drawn through a face.
+        direction: of the edges, that of a part being the whole one's. slack: how far beside it the true edge may be.
+        counts: of vertices, edges and faces, and of decisions that rounding leaves open.
+    """
+
+    half: Integers
+    first: Integers
+    parents: Integers
+    share: Array
+    at: Array
+    reach: NDArray[np.float64]
+    edge_parent: Integers
+    direction: Array
+    slack: NDArray[np.float64]
+    counts: Integers
+
+
+class Mesh:
+    """The faces in which all functions are affine that a network has made so far on its way.
+
+    Vertices and edges keep their numbers. A new vertex lies between two earlier ones in a face where all earlier
+    functions are affine, so its parents and its share say what their values are there.
+
+    Args:
+        corners: (corners, 2), of the first face, counterclockwise; rational numbers for exact arithmetic.
+    """
+
+    def __init__(self, corners: Array) -> None:
+        count = len(corners)
+        self.exact = corners.dtype == object
+        self.zero = corners[0, 0] * 0
+        number = np.arange(count)
+        inner, outer = 2 * number, 2 * number + 1
+        half = np.empty((2 * count, 4), dtype=np.int64)
+        half[inner] = np.stack([np.roll(inner, -1), number, number * 0, np.roll(inner, 1)], axis=1)
+        half[outer] = np.stack([np.roll(outer, 1), np.roll(number, -1), number * 0 - 1, np.roll(outer, -1)], axis=1)
+        self.tables = Tables(
+            half,
+            np.zeros(1, dtype=np.int64),
+            np.full((count, 2), -1),
+            np.full(count, self.zero),
+            corners.copy(),
+            np.zeros(count),
+            np.full(count, -1),
+            np.roll(corners, -1, axis=0) - corners,
+            np.zeros(count),
+            np.array([count, count, 1, 0]),
+        )
+        #: Which entries of which functions were made 0 where: (their numbers, first new vertex, signs of new ones).
+        self.zeros: dict[int, list[tuple[NDArray[np.intp] | None, int, NDArray[np.uint8]]]] = {}
+        self.loop = np.empty(64, dtype=np.int64)
+
+    @property
+    def vertices(self) -> int:
+        return int(self.tables.counts[VERTICES])
+
+    @property
+    def edges(self) -> int:
+        return int(self.tables.counts[EDGES])
+
+    @property
+    def faces(self) -> int:
+        return int(self.tables.counts[FACES])
+
+    def make_room(self, vertices: int, edges: int, faces: int) -> None:
+        """Let there be room for so many of each."""
+        sizes = {"half": 2 * edges, "first": faces}
+        sizes |= dict.fromkeys(("parents", "share", "at", "reach"), vertices)
+        sizes |= dict.fromkeys(("edge_parent", "direction", "slack"), edges)
+        self.tables = self.tables._replace(
+            **{name: with_room(getattr(self.tables, name), size) for name, size in sizes.items()}
+        )
+
+    def ends(self) -> Integers:
+        """Return where the edges begin and end, (edges, 2)."""
+        return self.tables.half[: 2 * self.edges, 1].reshape(-1, 2)
+
+    def beside(self) -> Integers:
+        """Return the faces on the left and on the right of the edges, (edges, 2)."""
+        return self.tables.half[: 2 * self.edges, 2].reshape(-1, 2)
+
+
+def with_room(array: Array, size: int) -> Array:
+    """Return an array with room for so many rows, those that it has being the first."""
+    if len(array) >= size:
+        return array
+    larger = np.empty((size, *array.shape[1:]), dtype=array.dtype)
+    larger[: len(array)] = array
+    return larger
+
+
+def in_kind(array: NDArray[np.float64], kind: type | None) -> Array:
+    """Return numbers as float64, or as rational numbers of a kind."""
+    return array if kind is None else rationals(array, kind)
+
+
+def fraction(value: object) -> Fraction:
+    """Return a rational number of any kind as a Fraction."""
+    return value if isinstance(value, Fraction) else Fraction(int(value.p), int(value.q))  # type: ignore[attr-defined]
