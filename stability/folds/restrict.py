@@ -65,7 +65,9 @@ def tables_of(net: object) -> tuple[NDArray[np.float64], bool] | None:
 
 
 @door
-def restrict(net: Followable, line: Line | Domain, exact: bool = False, window: int | None = None, memory: float = 4.0) -> Any:
+def restrict(
+    net: Followable, line: Line | Domain, exact: bool = False, window: int | None = None, memory: float = 4.0
+) -> Any:
     """Return what a network does along a line: the function t -> net(line(t)), knots, values and slopes.
 
     There is a knot wherever the activation pattern changes; `simplify()` keeps those where the function bends. In

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stability.folds.numbers import Array, flatten_rows, row_size
 from stability.folds.refuse import refuse
+from stability.foundation.formats import ROUNDOFF
 from stability.slices.kernels.choosing import choose_bends
 from stability.slices.on_mesh import OnMesh
-from stability.foundation.formats import ROUNDOFF
 
 
 def hinge(f: OnMesh, at: object, below: object, above: object) -> OnMesh:
@@ -33,7 +33,7 @@ def hinge(f: OnMesh, at: object, below: object, above: object) -> OnMesh:
             return f
         return (f - at) * slope + at if at.any() else f * slope
 
-    return _choose(met, sign, condition * (above - below), side(above), side(below))
+    return _choose(met, sign, condition * np.asarray(above - below), side(above), side(below))
 
 
 def select(condition: OnMesh, positive: OnMesh, other: OnMesh) -> OnMesh:
@@ -52,7 +52,7 @@ def _choose(
     mesh, count = difference.mesh, len(sign)
     plus, at = met & 1 == 1, sign == 1
     upper, lower, gap = (flatten_rows(g._data) for g in (positive, other, difference))
-    run = choose_bends.py_func if mesh.exact else choose_bends
+    run: Any = choose_bends.py_func if mesh.exact else choose_bends
     tables = mesh.tables
     bends, fresh, taken = run(
         tables, plus, gap[:count], difference._errors[:count], upper[count:], lower[count:], mesh.exact
@@ -63,16 +63,16 @@ def _choose(
         taken = np.concatenate([np.stack([at.any(axis=1), ~at.all(axis=1)], axis=1), taken])
         errors = np.maximum(positive._errors * taken[:, 0], other._errors * taken[:, 1])
         errors[count:] += fresh
-    return positive._make(positive._places, data.reshape(-1, *positive.shape), errors, {}, positive._limit)
+    return positive._make(cast(Any, positive._places), data.reshape(-1, *positive.shape), errors, {}, positive._limit)
 
 
 def _refuse_jumps(difference: OnMesh, sign: NDArray[np.uint8], met: NDArray[np.uint8]) -> None:
     """Refuse a choice that is not continuous: where both sides meet, the two must be equal."""
     mesh, count = difference.mesh, len(sign)
-    half, edges = mesh.tables.half, mesh.edges
     beside, ends = mesh.beside(), mesh.ends()
     inside = np.flatnonzero((beside >= 0).all(axis=1))
-    parted = (met[beside[inside, 0]] & 1) != (met[beside[inside, 1]] & 1)
+    plus = met & 1
+    parted = np.not_equal(plus[beside[inside, 0]], plus[beside[inside, 1]])
     gap = flatten_rows(difference._data)[:count]
     for end in ends[inside].T:
         wrong = abs(gap[end]) * parted
@@ -96,7 +96,9 @@ def _allowed(difference: OnMesh, vertices: NDArray[np.int64]) -> NDArray[np.floa
     for end in ends.T:
         np.maximum.at(slope, end, rise)
     size = row_size(gap).max(initial=0)
-    return 2 * difference._errors[vertices] + 4 * mesh.tables.reach[vertices] * slope[vertices] + 8 * ROUNDOFF * size
+    moved = 4 * mesh.tables.reach[vertices] * slope[vertices]
+    allowed: NDArray[np.float64] = 2 * difference._errors[vertices] + moved + 8 * ROUNDOFF * size
+    return allowed
 
 
 def chosen_entries(f: OnMesh, entry: NDArray[np.intp]) -> OnMesh:
@@ -111,16 +113,16 @@ def chosen_entries(f: OnMesh, entry: NDArray[np.intp]) -> OnMesh:
     left, right = (np.where((beside >= 0).all(axis=1)[:, None], entry[side], 0) for side in beside.T)
     lower = np.take_along_axis(rows[count:], right, 1)
     bends, fresh = lower.copy(), np.zeros(len(beside))
-    run = choose_bends.py_func if mesh.exact else choose_bends
+    run: Any = choose_bends.py_func if mesh.exact else choose_bends
     for window in np.flatnonzero((left != right).any(axis=0)):
         for one, other in {(a, b) for a, b in zip(left[:, window], right[:, window], strict=True) if a != b}:
             # Here the one is chosen on the left, and the other on the right.
             gap = (rows[:count, one] - rows[:count, other])[:, None]
-            plus = (entry[:, window] == one)[:, None]
+            plus = np.equal(entry[:, [window]], one)
             found, more, _ = run(
                 mesh.tables, plus, gap, 2 * f._errors[:count], rows[count:, [one]], rows[count:, [other]], mesh.exact
             )
-            here = (left[:, window] == one) & (right[:, window] == other)
+            here = np.equal(left[:, window], one) & np.equal(right[:, window], other)
             bends[here, window] = found[here, 0]
             fresh[here] = np.maximum(fresh[here], more[here])
     errors = f._errors.copy()
@@ -145,11 +147,15 @@ def align(f: OnMesh, g: Any) -> tuple[OnMesh, OnMesh]:
     return pair[0], pair[1]
 
 
-def by_rank(f: OnMesh, *_: object) -> OnMesh:
+def by_rank(_: OnMesh, *__: object) -> OnMesh:
     """Refuse it."""
     return refuse("an order (sort, topk, median)", "over a plane there is no rule for it; along a line there is")
 
 
 OnMesh.own_ways.update(
-    hinge=hinge, select=select, align=align, by_rank=by_rank, refuse_jumps=lambda g: None  # noqa: ARG005
+    hinge=hinge,
+    select=select,
+    align=align,
+    by_rank=by_rank,
+    refuse_jumps=lambda g: None,  # noqa: ARG005
 )

@@ -69,7 +69,7 @@ def _followed(
     given = OnMesh._make(cast(Any, Stage(mesh, mesh.vertices, mesh.edges)), data, bounds, {}, NO_LIMIT)
     token = measured.set(sizes)
     try:
-        with following():
+        with following(), np.errstate(over="ignore", invalid="ignore"):  # what overflows is named below
             out = net(given)
     finally:
         measured.reset(token)

@@ -11,7 +11,8 @@ from stability.folds.entries import take
 from stability.folds.numbers import Array, flatten_rows
 from stability.foundation.formats import ROUNDOFF
 from stability.slices.choices_on_mesh import chosen_entries
-from stability.slices.kernels.half_edges import remove_edges
+from stability.slices.kernels.cutting import parts_of_edges
+from stability.slices.kernels.half_edges import UNDECIDED, remove_edges
 from stability.slices.on_mesh import OnMesh
 
 Index = NDArray[np.intp]
@@ -27,10 +28,13 @@ def largest(f: OnMesh, entries: Index, shape: Sequence[int]) -> OnMesh:
     mesh, old_vertices, old_edges = f.mesh, f.mesh.vertices, f.mesh.edges
     for window in entries.T:
         f = _cut_window(f, window)
+    if not mesh.exact:
+        mesh.tables.counts[UNDECIDED] += sum(_ties(f, window, old_vertices) for window in entries.T)
     winners = np.stack([_winners(f, window)[0] for window in entries.T], axis=1)
     beside = mesh.beside()
     needless = (beside >= 0).all(axis=1) & (winners[beside[:, 0]] == winners[beside[:, 1]]).all(axis=1)
     needless[:old_edges] = False
+    needless[old_edges:] &= parts_of_edges(mesh.tables.edge_parent, old_edges, mesh.edges) < 0
     if needless.any():
         tables = mesh.tables
         remove_edges(tables.half, tables.first, tables.counts, needless, old_vertices)
@@ -51,10 +55,20 @@ def _cut_window(f: OnMesh, window: Index) -> OnMesh:
             difference = take(f, np.array([one])) - take(f, np.array([other]))
             more = np.zeros(f.mesh.faces, dtype=bool)
             more[: len(faces)] = faces
-            difference.cut(more)
+            old = f.mesh.vertices
+            _, sign, _ = difference.cut(more)
             if f.mesh.faces == before:
                 raise ArithmeticError("the largest entry is not told apart by rounding: use exact=True")
-        f = f.updated()
+            f = f.updated()
+            _tie(f, window, old + np.flatnonzero(sign[old:, 0] == 0), one, other)
+
+
+def _tie(f: OnMesh, window: Index, vertices: Index, one: int, other: int) -> None:
+    """Make two entries one number where they were found to be equal, and with them others that are so already."""
+    rows = flatten_rows(f._data)
+    for v in vertices:
+        tied = window[rows[v, window] == rows[v, other]]
+        rows[v, tied] = rows[v, one]
 
 
 def _winners(f: OnMesh, window: Index) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -64,10 +78,7 @@ def _winners(f: OnMesh, window: Index) -> tuple[NDArray[np.intp], NDArray[np.int
     values = flatten_rows(f._data)[: mesh.vertices][:, columns]
     best = values.max(axis=1)
     below = best[:, None] - values
-    if mesh.exact:
-        top = (below == 0).astype(bool)
-    else:
-        top = below <= _blur(f, values)[:, None]
+    top = (below == 0).astype(bool) if mesh.exact else below <= _blur(f, values)[:, None]
     half = mesh.tables.half[: 2 * mesh.edges]
     inside = np.flatnonzero(half[:, 2] >= 0)
     face, corner = half[inside, 2], half[inside, 1]
@@ -76,8 +87,24 @@ def _winners(f: OnMesh, window: Index) -> tuple[NDArray[np.intp], NDArray[np.int
     winner = np.where(always.any(axis=1), columns[np.argmax(always, axis=1)], -1)
     pairs = np.full((mesh.faces, 2), -1)
     for number in np.flatnonzero(winner < 0):
-        pairs[number] = columns[_rivals(top[corner[face == number]], below[corner[face == number]])]
+        pairs[number] = columns[list(_rivals(top[corner[face == number]], below[corner[face == number]]))]
     return winner, pairs
+
+
+def _ties(f: OnMesh, window: Index, old: int) -> int:
+    """Return at how many vertices rounding leaves open which entry is the largest.
+
+    Dead neurons, which are all 0, may part without any doubt, and at new vertices, from `old` on, entries are equal.
+    """
+    columns = np.unique(window)
+    values = flatten_rows(f._data)[: f.mesh.vertices][:, columns]
+    best = values.max(axis=1)
+    below, blur = best[:, None] - values, _blur(f, values)
+    near = below <= blur[:, None]
+    dead = (best == 0) & ~(near & (values != 0)).any(axis=1)
+    tied = (near.sum(axis=1) > 1) & (blur > 0) & ~dead
+    tied[old:] &= (near & (below != 0)).any(axis=1)[old:]
+    return int(tied.sum())
 
 
 def _rivals(top: NDArray[np.bool_], below: Array) -> tuple[int, int]:

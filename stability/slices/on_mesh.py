@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from stability.folds.numbers import Array, flatten_rows
 from stability.folds.pieces import Doubts, TooMuchMemory, measured, most_bytes
 from stability.folds.piecewise import PiecewiseLinear
+from stability.folds.places import Neurons
 from stability.slices.exact_cuts import exact_cut, exact_rows
 from stability.slices.kernels.cutting import cut_faces, extend_rows, parts_of_edges, settle_signs
-from stability.slices.kernels.half_edges import FACES, signs_in_faces
+from stability.slices.kernels.half_edges import signs_in_faces
 from stability.slices.meshes import Mesh, with_room
 
 
@@ -41,7 +42,7 @@ class OnMesh(PiecewiseLinear):
             raise TooMuchMemory
         self._places, self._data, self._bounds = places, data, errors
         self._undecided, self._limit, self._views = undecided, limit, None
-        self._neurons = _new_neurons()
+        self._neurons = Neurons()
         if (sizes := measured.get()) is not None:
             sizes.append(float(np.abs(data[: places.vertices]).max(initial=0)))
 
@@ -80,8 +81,8 @@ class OnMesh(PiecewiseLinear):
         bends, bounds = flatten_rows(self._data)[vertices:], self._errors[vertices:]
         inherited, count = whole >= 0, mesh.vertices
         data[count : count + edges], errors[count : count + edges] = bends, bounds
-        data[count + edges :][inherited], errors[count + edges :][inherited] = bends[whole[inherited]], bounds[whole[inherited]]
-        data[count + edges :][~inherited] = mesh.zero
+        data[count + edges :] = np.where(inherited[:, None], bends[whole], mesh.zero)
+        errors[count + edges :] = np.where(inherited, bounds[whole], 0.0)
 
     def _at_present(self, data: Array, errors: NDArray[np.float64]) -> Self:
         mesh = self.mesh
@@ -116,7 +117,9 @@ class OnMesh(PiecewiseLinear):
         f._keep_zeros(old, sign[old:])
         data = np.empty((mesh.vertices + mesh.edges, entries), dtype=rows.dtype)
         bounds = np.zeros(len(data))
-        data[: mesh.vertices], bounds[: mesh.vertices] = values[: mesh.vertices], errors[: mesh.vertices] if len(errors) >= mesh.vertices else 0.0
+        data[: mesh.vertices] = values[: mesh.vertices]
+        if not mesh.exact:
+            bounds[: mesh.vertices] = errors[: mesh.vertices]
         f._extend_bends(data, bounds)
         met = signs_in_faces(mesh.tables.half, mesh.tables.first, sign, mesh.faces)
         return f._at_present(data, bounds), sign, met
@@ -139,12 +142,6 @@ class OnMesh(PiecewiseLinear):
                 zero = signs[:, kept] == 0
                 row, entry = np.nonzero(zero)
                 part[row, columns[entry]] = self.mesh.zero
-
-
-def _new_neurons() -> Any:
-    from stability.folds.places import Neurons
-
-    return Neurons()
 
 
 def _cut_in_floats(

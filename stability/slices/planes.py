@@ -86,7 +86,7 @@ def plane(p: ArrayLike | Tensor, q: ArrayLike | Tensor, r: ArrayLike | Tensor, r
         )
     if _on_one_line(*(value.ravel() for value in arrays)):
         raise ValueError("the corners p, q and r lie on one line: expected a triangle; for a line see st.segment")
-    return Plane(*arrays, bool(rectangle))
+    return Plane(arrays[0], arrays[1], arrays[2], bool(rectangle))
 
 
 def _on_one_line(p: Array, q: Array, r: Array) -> bool:

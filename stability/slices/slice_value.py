@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from stability.folds.piecewise import Count
 from stability.foundation.arguments import door
 from stability.foundation.formats import ROUNDOFF
 from stability.foundation.shown import Shown
+from stability.slices.kernels.half_edges import UNDECIDED, all_corners
 from stability.slices.kernels.point_location import fan_areas, interpolate, locate, wide_triangles
 from stability.slices.level_sets import polylines
 from stability.slices.meshes import fraction
@@ -90,7 +91,7 @@ class PiecewiseLinearSlice(Shown):
         return self._over_regions()[0]
 
     def _over_regions(self) -> tuple[Array, Array]:
-        run = fan_areas.py_func if self.exact else fan_areas
+        run: Any = fan_areas.py_func if self.exact else fan_areas
         areas, integrals = run(self.vertices, self.corners, self.offsets, flatten_rows(self._padded()))
         return areas[: len(self.offsets) - 1], integrals
 
@@ -103,7 +104,7 @@ class PiecewiseLinearSlice(Shown):
     @cached_property
     def gradients(self) -> Array:
         """The derivatives by u and by v on every region, (regions, *shape, 2)."""
-        run = wide_triangles.py_func if self.exact else wide_triangles
+        run: Any = wide_triangles.py_func if self.exact else wide_triangles
         a, b, c = run(self.vertices, self.corners, self.offsets).T
         rows = flatten_rows(self.values.reshape(len(self.values), -1))
         p, q = (self.vertices[side] - self.vertices[a] for side in (b, c))
@@ -218,7 +219,7 @@ def from_mesh(plane: Plane, f: OnMesh) -> PiecewiseLinearSlice:
     used = np.zeros(mesh.vertices, dtype=bool)
     used[ends.ravel()] = True
     number = np.cumsum(used) - 1
-    corners, offsets = _loops(tables.half, tables.first, mesh.faces)
+    corners, offsets = all_corners(tables.half, tables.first, mesh.faces)
     bends, bounds = flatten_rows(f._data)[mesh.vertices :][alive], f._errors[mesh.vertices :][alive]
     inside = (beside >= 0).all(axis=1)
     size = row_size(bends)
@@ -230,9 +231,10 @@ def from_mesh(plane: Plane, f: OnMesh) -> PiecewiseLinearSlice:
     else:
         # A bound that is not a number is a doubt.
         lost = int((inside & (bounds != 0) & ~(size > bounds)).sum())
-    undecided = int(tables.counts[3]) + lost
+    undecided = int(tables.counts[UNDECIDED]) + lost
+    errors = f._errors[: mesh.vertices][used]
     return PiecewiseLinearSlice(
-        plane, at, values, f._errors[: mesh.vertices][used], number[ends], beside, bent, undecided, number[corners], offsets
+        plane, at, values, errors, number[ends], beside, bent, undecided, number[corners], offsets
     )
 
 
@@ -240,10 +242,3 @@ def _fractions(array: Array) -> Array:
     flat = np.empty(array.size, dtype=object)
     flat[:] = [fraction(v) for v in array.ravel()]
     return flat.reshape(array.shape)
-
-
-def _loops(half: NDArray[np.int64], first: NDArray[np.int64], faces: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    from stability.slices.kernels.half_edges import all_corners
-
-    corners, offsets = all_corners(half, first, faces)
-    return corners, offsets

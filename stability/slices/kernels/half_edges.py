@@ -128,6 +128,15 @@ def find_chord(half, sign, entry, loop, count, chord):
 
 
 @_fast
+def _rename(half, begin, face):
+    half[begin, FACE] = face
+    at = half[begin, NEXT]
+    while at != begin:
+        half[at, FACE] = face
+        at = half[at, NEXT]
+
+
+@_fast
 def remove_edges(half, first, counts, drop, oldest):
     """Take away edges inside, and the vertices from `oldest` on at which then only two edges meet.
 
@@ -148,18 +157,12 @@ def remove_edges(half, first, counts, drop, oldest):
         half[there, FACE] = half[back, FACE] = -1
         if left == right:
             continue
-        at = first[left]
-        while half[at, FACE] != left or half[half[at, NEXT], FACE] != left:
-            half[at, FACE] = left
-            at = half[at, NEXT]
+        _rename(half, first[left], left)
         last = counts[FACES] - 1
         counts[FACES] = last
         if right != last:
             first[right] = first[last]
-            at = first[right]
-            while half[at, FACE] != right:
-                half[at, FACE] = right
-                at = half[at, NEXT]
+            _rename(half, first[right], right)
     for side in range(2 * counts[EDGES]):
         # Where another edge follows on both sides, and no third one begins.
         if half[side, FACE] < 0 and half[side ^ 1, FACE] < 0:

@@ -133,7 +133,5 @@ def interpolate(at, corners, offsets, values, points, faces):
                 best, ends = least, (b, c)
                 weights = (1.0 - (of_b + of_c) / total, of_b / total, of_c / total)
         for k in range(values.shape[1]):
-            out[i, k] = (
-                weights[0] * values[a, k] + weights[1] * values[ends[0], k] + weights[2] * values[ends[1], k]
-            )
+            out[i, k] = weights[0] * values[a, k] + weights[1] * values[ends[0], k] + weights[2] * values[ends[1], k]
     return out
