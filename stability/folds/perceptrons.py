@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -28,37 +30,54 @@ def _numbers(parameter: Tensor) -> Array:
     return array
 
 
-def restrict_layers(model: nn.Module, low: float, high: float, limit: int | None) -> PiecewiseLinear | None:
-    """Return the model on [low, high], or None if it is not Linear, activation, Linear, ..., from one input."""
+class Layer(NamedTuple):
+    """A Linear layer, weight (outputs, inputs) and bias, and the slopes below 0 of the activation that follows."""
+
+    weight: Array
+    bias: Array
+    slopes: Array | None
+
+
+def read_layers(model: nn.Module, inputs: int) -> list[Layer] | None:
+    """Return the layers of a model, or None if it is not Linear, activation, Linear, ..., from so many inputs."""
     modules = list(model) if type(model) is nn.Sequential else []
     linears = [module for module in modules[::2] if type(module) is nn.Linear]
-    if len(modules) % 2 == 0 or len(linears) < len(modules[::2]) or linears[0].in_features != 1:
+    if len(modules) % 2 == 0 or len(linears) < len(modules[::2]) or linears[0].in_features != inputs:
         return None
     if hooked_by_others() or not all(map(_as_made, (model, *modules))):
         return None
-    widths = [1]
-    parameters, slopes = [], []
+    layers, width = [], inputs
     for linear, activation in zip(linears, [*modules[1::2], None], strict=True):
-        if linear.in_features != widths[-1]:
+        if linear.in_features != width:
             return None
-        widths.append(linear.out_features)
+        width = linear.out_features
         weight, bias = linear._parameters.get("weight"), linear._parameters.get("bias")
         if weight is None or (bias is None and linear.bias is not None):
             return None  # pruned, or calculated from others
-        parameters.append(_numbers(weight).ravel())
-        parameters.append(np.zeros(widths[-1]) if bias is None else _numbers(bias))
+        slopes: Array | None = None
         if type(activation) is nn.ReLU:
-            slopes.append(np.zeros(widths[-1]))
+            slopes = np.zeros(width)
         elif type(activation) is nn.LeakyReLU:
-            slopes.append(np.full(widths[-1], activation.negative_slope))
+            slopes = np.full(width, activation.negative_slope)
         elif type(activation) is nn.PReLU:
-            weight = activation._parameters.get("weight")
-            if weight is None or weight.numel() not in (1, widths[-1]):
+            slope = activation._parameters.get("weight")
+            if slope is None or slope.numel() not in (1, width):
                 return None
-            slopes.append(np.broadcast_to(_numbers(weight), widths[-1:]))
+            slopes = np.broadcast_to(_numbers(slope), (width,))
         elif activation is not None:
             return None
-    flat = np.concatenate(parameters, dtype=np.float64)
+        layers.append(Layer(_numbers(weight), np.zeros(width) if bias is None else _numbers(bias), slopes))
+    return layers
+
+
+def restrict_layers(model: nn.Module, low: float, high: float, limit: int | None) -> PiecewiseLinear | None:
+    """Return the model on [low, high], or None if it is not Linear, activation, Linear, ..., from one input."""
+    layers = read_layers(model, 1)
+    if layers is None:
+        return None
+    widths = [1, *(len(layer.bias) for layer in layers)]
+    flat = np.concatenate([v for layer in layers for v in (layer.weight.ravel(), layer.bias)], dtype=np.float64)
+    slopes = [layer.slopes for layer in layers if layer.slopes is not None]
     bent = np.concatenate(slopes, dtype=np.float64) if slopes else np.zeros(0)
     knots, data, errors, place_error, undecided = enumerate_layers(
         np.array(widths), flat, bent, low, high, _NO_LIMIT if limit is None else limit

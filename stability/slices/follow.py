@@ -16,6 +16,7 @@ from stability.folds.pieces import NO_LIMIT, TooMuchMemory, measured, most_bytes
 from stability.folds.replay import BUDGET, TooExpensive, budget
 from stability.folds.restrict import LineTooLong, fast_rational, name_what_is_not_finite
 from stability.slices import choices_on_mesh, largest_on_mesh  # noqa: F401  (they fill in the ways of functions)
+from stability.slices.layered import slice_layers
 from stability.slices.meshes import Mesh
 from stability.slices.on_mesh import OnMesh, Stage
 from stability.slices.planes import Plane
@@ -33,6 +34,9 @@ def follow(net: Callable[..., Tensor], plane: Plane, exact: bool, memory: float)
         if exact:
             found = _followed(net, plane, fast_rational())
         else:
+            fast = slice_layers(net, plane) if isinstance(net, nn.Module) else None
+            if fast is not None:
+                return fast
             found = _settled(net, plane, _followed(net, plane, None, sizes))
     except TooMuchMemory:
         raise LineTooLong(

@@ -23,6 +23,7 @@ class Tables(NamedTuple):
         at: where the vertices are. reach: how far from there their true places may be.
         edge_parent: of which edge each is a part, -1 for those drawn through a face.
         direction: of the edges, that of a part being the whole one's. slack: how far beside it the true edge may be.
+        unit: which entry is 0 there, of an edge drawn through a face.
         counts: of vertices, edges and faces, and of decisions that rounding leaves open.
     """
 
@@ -35,6 +36,7 @@ class Tables(NamedTuple):
     edge_parent: Integers
     direction: Array
     slack: NDArray[np.float64]
+    unit: Integers
     counts: Integers
 
 
@@ -67,6 +69,7 @@ class Mesh:
             np.full(count, -1),
             np.roll(corners, -1, axis=0) - corners,
             np.zeros(count),
+            np.full(count, -1),
             np.array([count, count, 1, 0]),
         )
         #: Which entries of which functions were made 0 where: (their numbers, first new vertex, signs of new ones).
@@ -89,7 +92,7 @@ class Mesh:
         """Let there be room for so many of each."""
         sizes = {"half": 2 * edges, "first": faces}
         sizes |= dict.fromkeys(("parents", "share", "at", "reach"), vertices)
-        sizes |= dict.fromkeys(("edge_parent", "direction", "slack"), edges)
+        sizes |= dict.fromkeys(("edge_parent", "direction", "slack", "unit"), edges)
         self.tables = self.tables._replace(
             **{name: with_room(getattr(self.tables, name), size) for name, size in sizes.items()}
         )

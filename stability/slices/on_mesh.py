@@ -112,7 +112,7 @@ class OnMesh(PiecewiseLinear):
         if mesh.exact:
             values, sign = exact_cut(mesh, values, begin)
         else:
-            values, errors, sign = _cut_in_floats(mesh, values, errors, begin)
+            values, errors, sign = cut_in_floats(mesh, values, errors, begin)
         sign = sign[: mesh.vertices]
         f._keep_zeros(old, sign[old:])
         data = np.empty((mesh.vertices + mesh.edges, entries), dtype=rows.dtype)
@@ -144,9 +144,10 @@ class OnMesh(PiecewiseLinear):
                 part[row, columns[entry]] = self.mesh.zero
 
 
-def _cut_in_floats(
+def cut_in_floats(
     mesh: Mesh, values: Array, errors: NDArray[np.float64], begin: NDArray[np.int64]
 ) -> tuple[Array, NDArray[np.float64], NDArray[np.uint8]]:
+    """Part all faces where entries change sign; return values, bounds of their errors, and signs, all with room."""
     old = mesh.vertices
     sign = np.zeros((old, values.shape[1]), dtype=np.uint8)
     settle_signs(mesh.tables, values, errors, sign, old)

@@ -20,7 +20,7 @@ from stability.foundation.shown import Shown
 from stability.slices.kernels.half_edges import UNDECIDED, all_corners
 from stability.slices.kernels.point_location import fan_areas, interpolate, locate, wide_triangles
 from stability.slices.level_sets import polylines
-from stability.slices.meshes import fraction
+from stability.slices.meshes import Mesh, fraction
 from stability.slices.on_mesh import OnMesh
 from stability.slices.planes import Plane
 
@@ -148,7 +148,7 @@ class PiecewiseLinearSlice(Shown):
         if self.exact:
             out = np.array([self._exactly_at(x) for x in rationals(at)], dtype=object).reshape(len(at), *self.shape)
             return torch.from_numpy(out.astype(np.float64)) if isinstance(points, Tensor) else out
-        cells = int(np.clip(np.sqrt(max(len(at), len(self.offsets)) / 2), 1, 2048))
+        cells = int(np.clip(np.sqrt(len(at) / 2), 1, 2048))
         at = at.astype(np.float64)
         regions, _ = locate(self.vertices, self.corners, self.offsets, at, cells)
         rows = flatten_rows(self.values.reshape(len(self.values), -1))
@@ -210,31 +210,35 @@ class PiecewiseLinearSlice(Shown):
         return PiecewiseLinearSlice(**{name: changed.get(name, getattr(self, name)) for name in names})
 
 
+def alive_part(mesh: Mesh) -> tuple[NDArray[np.intp], NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64], Any]:
+    """Return the edges in use, which vertices are, the corners of the faces and where each begin, and edges' faces."""
+    beside = mesh.beside()
+    alive = np.flatnonzero((beside >= 0).any(axis=1))
+    corners, offsets = all_corners(mesh.tables.half, mesh.tables.first, mesh.faces)
+    used = np.zeros(mesh.vertices, dtype=bool)
+    used[corners] = True
+    return alive, used, corners, offsets, beside[alive]
+
+
 def from_mesh(plane: Plane, f: OnMesh) -> PiecewiseLinearSlice:
     """Return a function on a mesh as a value: what the mesh has no use for any more is left out."""
     mesh, tables = f.mesh, f.mesh.tables
-    beside, ends = mesh.beside(), mesh.ends()
-    alive = np.flatnonzero((beside >= 0).any(axis=1))
-    beside, ends = beside[alive], ends[alive]
-    used = np.zeros(mesh.vertices, dtype=bool)
-    used[ends.ravel()] = True
+    alive, used, corners, offsets, beside = alive_part(mesh)
     number = np.cumsum(used) - 1
-    corners, offsets = all_corners(tables.half, tables.first, mesh.faces)
     bends, bounds = flatten_rows(f._data)[mesh.vertices :][alive], f._errors[mesh.vertices :][alive]
     inside = (beside >= 0).all(axis=1)
-    size = row_size(bends)
     at, values = tables.at[: mesh.vertices][used], f._data[: mesh.vertices][used]
-    bent, lost = inside & (size > 0), 0
     if mesh.exact:
         at, values = (_fractions(v) for v in (at, values))
-        bent = inside & (bends != 0).astype(bool).any(axis=1)
+        bent, lost = inside & (bends != 0).astype(bool).any(axis=1), 0
     else:
+        size = row_size(bends)
         # A bound that is not a number is a doubt.
-        lost = int((inside & (bounds != 0) & ~(size > bounds)).sum())
+        bent, lost = inside & (size > 0), int((inside & (bounds != 0) & ~(size > bounds)).sum())
     undecided = int(tables.counts[UNDECIDED]) + lost
-    errors = f._errors[: mesh.vertices][used]
+    errors, ends = f._errors[: mesh.vertices][used], number[mesh.ends()[alive]]
     return PiecewiseLinearSlice(
-        plane, at, values, errors, number[ends], beside, bent, undecided, number[corners], offsets
+        plane, at, values, errors, ends, beside, bent, undecided, number[corners], offsets
     )
 
 

@@ -145,7 +145,7 @@ def _cut(mesh, z, errors, sign, face, entry, loop, chord):
     p, q = half[start, ORIGIN], half[end, ORIGIN]
     du, dv = mesh.at[q, 0] - mesh.at[p, 0], mesh.at[q, 1] - mesh.at[p, 1]
     edge, length = counts[EDGES], np.sqrt(du * du + dv * dv)
-    mesh.edge_parent[edge] = -1
+    mesh.edge_parent[edge], mesh.unit[edge] = -1, entry
     mesh.direction[edge, 0], mesh.direction[edge, 1] = du, dv
     highest, away = 0.0, 0.0
     for i in range(count):
