@@ -125,4 +125,3 @@ def _through_layers(
     size = row_size(bends)
     lost = doubtful | ((bounds > 0) & ~(size > bounds))
     return size > bounds, int(lost.sum())
-

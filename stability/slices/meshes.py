@@ -90,11 +90,11 @@ class Mesh:
 
     def make_room(self, vertices: int, edges: int, faces: int) -> None:
         """Let there be room for so many of each."""
-        sizes = {"half": 2 * edges, "first": faces}
-        sizes |= dict.fromkeys(("parents", "share", "at", "reach"), vertices)
-        sizes |= dict.fromkeys(("edge_parent", "direction", "slack", "unit"), edges)
+        sizes = {"half": (2 * edges, 2 * self.edges), "first": (faces, self.faces)}
+        sizes |= dict.fromkeys(("parents", "share", "at", "reach"), (vertices, self.vertices))
+        sizes |= dict.fromkeys(("edge_parent", "direction", "slack", "unit"), (edges, self.edges))
         self.tables = self.tables._replace(
-            **{name: with_room(getattr(self.tables, name), size) for name, size in sizes.items()}
+            **{name: with_room(getattr(self.tables, name), *size) for name, size in sizes.items()}
         )
 
     def ends(self) -> Integers:
@@ -106,12 +106,13 @@ class Mesh:
         return self.tables.half[: 2 * self.edges, 2].reshape(-1, 2)
 
 
-def with_room(array: Array, size: int) -> Array:
-    """Return an array with room for so many rows, those that it has being the first."""
+def with_room(array: Array, size: int, used: int | None = None) -> Array:
+    """Return an array with room for so many rows, of which the first are those `used` of it, or all."""
     if len(array) >= size:
         return array
     larger = np.empty((size, *array.shape[1:]), dtype=array.dtype)
-    larger[: len(array)] = array
+    count = len(array) if used is None else used
+    larger[:count] = array[:count]
     return larger
 
 

@@ -148,19 +148,21 @@ def cut_in_floats(
     mesh: Mesh, values: Array, errors: NDArray[np.float64], begin: NDArray[np.int64]
 ) -> tuple[Array, NDArray[np.float64], NDArray[np.uint8]]:
     """Part all faces where entries change sign; return values, bounds of their errors, and signs, all with room."""
-    old = mesh.vertices
-    sign = np.zeros((old, values.shape[1]), dtype=np.uint8)
+    old, entries = mesh.vertices, values.shape[1]
+    sign = np.empty((old, entries), dtype=np.uint8)
     settle_signs(mesh.tables, values, errors, sign, old)
+    # Room for the kinks of all entries in one face, if these are not too many.
+    vertices = 2 * old + min(entries * entries // 3, 4096) + 64
     face = 0
-    while True:
-        face = cut_faces(mesh.tables, values, errors, sign, begin, face, mesh.loop)
-        if face < 0:
-            return values, errors, sign
-        mesh.loop = np.empty(2 * len(mesh.loop), dtype=np.int64)
-        vertices, faces = 2 * mesh.vertices + 32, 2 * mesh.faces + 32
-        if (most := most_bytes.get()) is not None and 8 * vertices * values.shape[1] > most:
+    while face >= 0:
+        if (most := most_bytes.get()) is not None and 8 * mesh.vertices * entries > most:
             raise TooMuchMemory
-        mesh.make_room(vertices, 2 * mesh.edges + 64, faces)
-        room = len(mesh.tables.share)
-        values, errors, sign = (with_room(array, room) for array in (values, errors, sign))
-        begin = with_room(begin, len(mesh.tables.first))
+        mesh.make_room(vertices, 3 * vertices, 2 * vertices)
+        values, errors, sign = (with_room(array, vertices, mesh.vertices) for array in (values, errors, sign))
+        begin = with_room(begin, len(mesh.tables.first), mesh.faces)
+        room = len(mesh.loop)
+        face = cut_faces(mesh.tables, values, errors, sign, begin, face, mesh.loop)
+        if face >= 0 and room < mesh.vertices:
+            mesh.loop = np.empty(2 * room, dtype=np.int64)
+        vertices = 3 * mesh.vertices
+    return values, errors, sign

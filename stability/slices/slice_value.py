@@ -237,9 +237,7 @@ def from_mesh(plane: Plane, f: OnMesh) -> PiecewiseLinearSlice:
         bent, lost = inside & (size > 0), int((inside & (bounds != 0) & ~(size > bounds)).sum())
     undecided = int(tables.counts[UNDECIDED]) + lost
     errors, ends = f._errors[: mesh.vertices][used], number[mesh.ends()[alive]]
-    return PiecewiseLinearSlice(
-        plane, at, values, errors, ends, beside, bent, undecided, number[corners], offsets
-    )
+    return PiecewiseLinearSlice(plane, at, values, errors, ends, beside, bent, undecided, number[corners], offsets)
 
 
 def _fractions(array: Array) -> Array:

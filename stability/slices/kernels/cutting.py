@@ -41,6 +41,22 @@ def _farthest(mesh, loop, count, start, along, across):
     return best, far
 
 
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
+def _between(before, after, beyond, t, shift, share, slip, made, bound):
+    """Write the values on an edge and their signs; return the largest at its ends, and how many may be 0."""
+    row, signs = made
+    largest, close = 0.0, 0
+    for k in range(len(row)):
+        rise = after[k] - before[k]
+        value = before[k] + t * rise
+        across = beyond[k] - before[k] - shift * rise
+        close += abs(value) <= bound + abs(rise) * slip + abs(across) * share
+        largest = max(largest, max(abs(before[k]), abs(after[k])))
+        row[k] = value
+        signs[k] = np.uint8(1) if value > 0.0 else np.uint8(2)
+    return largest, close
+
+
 @_fast
 def _plant(mesh, z, errors, sign, side, entry, loop, count, bound):
     """Put a vertex where an entry is 0 on an edge of a face."""
@@ -70,23 +86,20 @@ def _plant(mesh, z, errors, sign, side, entry, loop, count, bound):
     slope = height / length if length > 0.0 else 0.0
     oblique = np.sqrt(slope * slope + steep * steep) / slope if slope > 0.0 else 1.0
     mesh.reach[vertex] = 2.0 * oblique * (slip * length + mesh.slack[edge])
-    largest, moved, doubtful = 0.0, 0.0, 0
     before, after, beyond = z[a], z[b], z[c]
     row, signs = z[vertex], sign[vertex]
-    for k in range(z.shape[1]):
-        rise = after[k] - before[k]
-        value = before[k] + t * rise
-        across = beyond[k] - before[k] - shift * rise
-        near = abs(value) <= bound + abs(rise) * slip + abs(across) * share
-        zero = before[k] == 0.0 and after[k] == 0.0  # on the kink of this one all along
-        if near and not zero and k != entry:
-            doubtful += 1
-            moved = max(moved, abs(value))
-        largest = max(largest, abs(before[k]), abs(after[k]))
-        row[k] = 0.0 if near else value
-        signs[k] = 0 if near or zero else (1 if value > 0.0 else 2)
+    largest, close = _between(before, after, beyond, t, shift, share, slip, (row, signs), bound)
+    moved = 0.0
+    if close > 1:  # others than this one
+        for k in range(z.shape[1]):
+            rise = after[k] - before[k]
+            across = beyond[k] - before[k] - shift * rise
+            if k != entry and abs(row[k]) <= bound + abs(rise) * slip + abs(across) * share:
+                if before[k] != 0.0 or after[k] != 0.0:  # else this edge is on its kink all along
+                    mesh.counts[UNDECIDED] += 1
+                    moved = max(moved, abs(row[k]))
+                row[k], signs[k] = 0.0, 0
     row[entry], signs[entry] = 0.0, 0
-    mesh.counts[UNDECIDED] += doubtful
     errors[vertex] = errors[a] + t * (errors[b] - errors[a]) + 4.0 * ROUNDOFF * largest + moved
     mesh.edge_parent[mesh.counts[EDGES]] = edge
     mesh.slack[mesh.counts[EDGES]] = mesh.slack[edge]
@@ -192,6 +205,25 @@ def cut_faces(mesh, z, errors, sign, begin, start, loop):
     return -1
 
 
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
+def _clear(row, signs, bound):
+    """Write the signs of numbers, and return whether all are beyond doubt."""
+    close = 0
+    for k in range(len(row)):
+        close += abs(row[k]) <= bound
+        signs[k] = np.uint8(1) if row[k] > 0.0 else np.uint8(2)
+    return close == 0
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
+def _rise(before, after):
+    """Return how much two rows differ at most."""
+    rise = 0.0
+    for k in range(len(before)):
+        rise = max(rise, abs(after[k] - before[k]))
+    return rise
+
+
 @_fast
 def settle_signs(mesh, z, errors, sign, count):
     """Write the signs at the vertices, 1, 2 or 0; what may be 0 within its error becomes 0, and is counted."""
@@ -204,25 +236,21 @@ def settle_signs(mesh, z, errors, sign, count):
         if mesh.reach[a] == 0.0 and mesh.reach[b] == 0.0:
             continue
         du, dv = mesh.at[b, 0] - mesh.at[a, 0], mesh.at[b, 1] - mesh.at[a, 1]
-        length, rise = np.sqrt(du * du + dv * dv), 0.0
-        for k in range(entries):
-            rise = max(rise, abs(z[b, k] - z[a, k]))
+        length, rise = np.sqrt(du * du + dv * dv), _rise(z[a], z[b])
         if length > 0.0:
             slope[a], slope[b] = max(slope[a], rise / length), max(slope[b], rise / length)
-    doubtful = 0
     for v in range(count):
         bound = errors[v] + mesh.reach[v] * slope[v]
-        row, signs = z[v], sign[v]
-        moved = 0.0
+        row, signs, moved = z[v], sign[v], 0.0
+        if _clear(row, signs, bound):
+            continue
         for k in range(entries):
-            near = abs(row[k]) <= bound
-            if near and row[k] != 0.0:
-                doubtful += 1
-                moved = max(moved, abs(row[k]))
-            row[k] = 0.0 if near else row[k]
-            signs[k] = 0 if near else (1 if row[k] > 0.0 else 2)
+            if abs(row[k]) <= bound:
+                if row[k] != 0.0:
+                    mesh.counts[UNDECIDED] += 1
+                    moved = max(moved, abs(row[k]))
+                row[k], signs[k] = 0.0, 0
         errors[v] += moved
-    mesh.counts[UNDECIDED] += doubtful
 
 
 @_fast
