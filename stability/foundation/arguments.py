@@ -141,7 +141,21 @@ def _shown(value: object) -> str:
 
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("alive", "check", "distances", "exact", "parameters", "predicted", "progress", "train"), _flag),
+    **dict.fromkeys(
+        (
+            "alive",
+            "check",
+            "distances",
+            "draw_folds",
+            "exact",
+            "parameters",
+            "predicted",
+            "progress",
+            "rectangle",
+            "train",
+        ),
+        _flag,
+    ),
     **dict.fromkeys(("replace_damaged", "retry_failed"), _flag),
     **dict.fromkeys(("checkpoint", "folder", "path", "resume", "store"), _path),
     **dict.fromkeys(("along", "label", "name", "quantity", "version"), _text),
