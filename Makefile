@@ -23,6 +23,7 @@ figures: .venv/ready
 	$(BIN)/python analyses/infinite_depth.py
 	$(BIN)/python analyses/phase_diagram.py
 	$(BIN)/python analyses/precision.py
+	$(BIN)/python analyses/slices.py
 	$(BIN)/python analyses/theory_check.py
 	$(BIN)/python docs/theory_page.py
 	$(BIN)/python analyses/training_death.py

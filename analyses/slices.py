@@ -98,7 +98,8 @@ def by_layer(seed: int, settings: Settings) -> xarray.Dataset:
     open_ones = 0
     for row, net in enumerate((model, perceptron(seed, settings))):
         for layer in range(len(settings.widths)):
-            count = st.restrict(net[: 2 * layer + 2], st.plane(*corners)).count()
+            # Up to the affine map that follows, which cuts nothing.
+            count = st.restrict(net[: 2 * layer + 3], st.plane(*corners)).count()
             found[row, :, layer] = count.regions, count.folds
             open_ones += count.undecided
     where = {"net": ["trained", "before"], "what": ["regions", "folds"], "layer": np.arange(1, found.shape[2] + 1)}
@@ -112,7 +113,6 @@ class Narrow(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(10_000 * KINDS.index(kind) + seed)
         self.kind = kind
-        # One after the other: a deeper chain begins with a shallower one.
         numbers = [torch.randn(5, 2, dtype=torch.float64, generator=generator) for _ in range(depth)]
         self.steps = [(one[:2], 0.3 * one[2], one[3:] / depth**0.5) for one in numbers]
 
@@ -135,8 +135,8 @@ def by_depth(kind: str, depth: int, settings: Settings) -> xarray.Dataset:
         count = f.count()
         moving = np.abs(f.gradients).reshape(len(f.faces), -1).max(axis=1) > 0
         rows.append((count.folds, count.regions, f.areas[moving].sum(), count.undecided))
-    names = ("folds", "pieces", "alive", "unsettled")
-    return xarray.Dataset({name: ("chain", np.array(one)) for name, one in zip(names, zip(*rows, strict=True), strict=True)})
+    columns = dict(zip(("folds", "pieces", "alive", "unsettled"), np.array(rows).T, strict=True))
+    return xarray.Dataset({name: ("chain", one) for name, one in columns.items()})
 
 
 def measure(settings: Settings, parts: study.Parts) -> xarray.Dataset:
@@ -164,6 +164,10 @@ def middle(values: xarray.DataArray, dim: str) -> str:
     return f"{half:g} ({low:g} to {high:g})"
 
 
+def listed(values: xarray.DataArray) -> str:
+    return ", ".join(f"{float(v):g}" for v in values)
+
+
 def claims(data: xarray.Dataset) -> list[study.Row]:
     regions = data.cut.sel(what="regions")
     last = regions.isel(layer=-1)
@@ -179,13 +183,13 @@ def claims(data: xarray.Dataset) -> list[study.Row]:
     return [
         (
             "Every layer cuts the regions of those before it once more", "Montufar et al. 2014",
-            f"regions after each layer, medians: {', '.join(f'{v:g}' for v in regions.sel(net='trained').median('seed'))}; "
-            f"every layer adds some in {int(grows.sum())} of {grows.size} trained networks", bool(grows.all()),
+            f"regions after each layer, medians: {listed(regions.sel(net='trained').median('seed'))}; every layer adds "
+            f"some in {int(grows.sum())} of {grows.size} trained networks", bool(grows.all()),
         ),
         (
             "Training makes a network more complex: more regions between its training images", "common expectation",
-            f"{middle(last.sel(net='trained'), 'seed')} regions after training, {middle(last.sel(net='before'), 'seed')} "
-            f"before; more in {int(more)} of {last.sizes['seed']} networks",
+            f"{middle(last.sel(net='trained'), 'seed')} regions after training, "
+            f"{middle(last.sel(net='before'), 'seed')} before; more in {int(more)} of {last.sizes['seed']} networks",
             "held" if more == last.sizes["seed"] else "refuted" if more == 0 else "refined",
         ),
         (
@@ -196,7 +200,7 @@ def claims(data: xarray.Dataset) -> list[study.Row]:
         ),
         (
             "A residual chain goes on folding with depth", "Peng 2017",
-            f"median folds {', '.join(f'{v:g}' for v in risen)} at depths {', '.join(map(str, data.depth.to_numpy()))}",
+            f"median folds {listed(risen)} at depths {listed(data.depth)}",
             bool((risen.diff("depth") > 0).all()),
         ),
         (

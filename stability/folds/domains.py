@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 
-@runtime_checkable
-class Domain(Protocol):
+class Domain(ABC):
     """A part of the input space that knows how networks are followed over it."""
 
+    @abstractmethod
     def restricted(self, net: Callable[..., Tensor], exact: bool, memory: float) -> object:
         """Return what a network does on this part."""
-        ...

@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from stability.folds.numbers import FLOOR, Array, lift_zeros, row_size
+from stability.folds.numbers import Array, lift_zeros, row_size
 from stability.folds.perceptrons import Layer, read_layers
 from stability.foundation.formats import ROUNDOFF
-from stability.slices.kernels.half_edges import UNDECIDED
-from stability.slices.kernels.jumps import jumps_at_edges, slopes_of_faces, through_activation
+from stability.slices.kernels.half_edges import UNDECIDED, all_corners
+from stability.slices.kernels.jumps import jumps_at_edges, slopes_of_faces, through_activation, through_weights
 from stability.slices.kernels.point_location import wide_triangles
 from stability.slices.meshes import Mesh
 from stability.slices.on_mesh import cut_in_floats
 from stability.slices.planes import Plane
-from stability.slices.slice_value import PiecewiseLinearSlice, alive_part
+from stability.slices.slice_value import PiecewiseLinearSlice
 
 # What is small is followed once more where rounding leaves it open, with all bends, or in rational numbers.
 _SMALL = 2e5
@@ -31,10 +31,13 @@ def slice_layers(net: nn.Module, plane: Plane) -> PiecewiseLinearSlice | None:
     if plane.p.ndim < 1 or plane.p.size != plane.p.shape[-1]:
         return None
     layers = read_layers(net, plane.p.shape[-1])
-    if layers is None or not all(np.isfinite(v).all() for layer in layers for v in (layer.weight, layer.bias)):
+    if layers is None or not all(np.isfinite(v.sum()) for layer in layers for v in (layer.weight, layer.bias)):
         return None
-    layers = [Layer(*(None if v is None else np.asarray(v, dtype=np.float64) for v in layer)) for layer in layers]  # type: ignore[arg-type]
-    mesh = Mesh(plane.parameters)
+    layers = [
+        Layer(*(None if v is None else np.ascontiguousarray(v, dtype=np.float64) for v in layer)) for layer in layers
+    ]  # type: ignore[arg-type]
+    wide = sum(len(layer.bias) for layer in layers)
+    mesh = Mesh(plane.parameters, min(64 + wide * wide // 4, 4096))
     rows, errors = plane.corners()
     rows = rows.reshape(len(rows), -1)
     begun = [mesh.edges]
@@ -56,25 +59,17 @@ def slice_layers(net: nn.Module, plane: Plane) -> PiecewiseLinearSlice | None:
 
 
 def _affine(rows: Array, errors: NDArray[np.float64], layer: Layer) -> tuple[Array, NDArray[np.float64]]:
-    norm, terms = float(np.abs(layer.weight).sum(axis=1).max()), layer.weight.shape[1]
-    size = row_size(rows)
-    errors = norm * (errors + (terms + 2) * ROUNDOFF * size) * (1 + 1e-12) + (terms + 2) * FLOOR
-    # Of a row that is just 0 the image is the bias, which needs no sum.
-    errors = np.where(size > 0, errors + ROUNDOFF * (norm * size + float(np.abs(layer.bias).max())), 0.0)
-    out = rows @ layer.weight.T
-    out += layer.bias
-    false = out == 0
-    if false.any():
-        lift_zeros(out, errors, false)
+    out, errors, zero = through_weights(rows, errors, layer.weight, layer.bias)
+    if zero:
+        lift_zeros(out, errors, out == 0)
     return out, errors
 
 
 def _bent(
     plane: Plane, mesh: Mesh, rows: Array, errors: NDArray[np.float64], layers: list[Layer], begun: list[int]
 ) -> PiecewiseLinearSlice:
-    alive, used, corners, offsets, beside = alive_part(mesh)
-    at = mesh.tables.at[: mesh.vertices]
-    number = np.cumsum(used) - 1
+    corners, offsets = all_corners(mesh.tables.half, mesh.tables.first, mesh.faces)
+    at, beside = mesh.tables.at[: mesh.vertices].copy(), mesh.beside().copy()
     triangles = wide_triangles(at, corners, offsets)
     with np.errstate(over="ignore", invalid="ignore"):
         size, bound = jumps_at_edges(beside, *slopes_of_faces(at, rows, errors, triangles))
@@ -83,13 +78,11 @@ def _bent(
     open_ones = np.flatnonzero(inside & ~bent)
     lost = 0
     if len(open_ones):
-        bent[open_ones], lost = _through_layers(plane, mesh, alive[open_ones], layers, begun)
+        bent[open_ones], lost = _through_layers(plane, mesh, open_ones, layers, begun)
     values = rows.reshape(-1, *plane.p.shape[:-1], rows.shape[1])
     undecided = int(mesh.tables.counts[UNDECIDED]) + lost
-    ends = number[mesh.ends()[alive]]
-    return PiecewiseLinearSlice(
-        plane, at[used], values[used], errors[used], ends, beside, bent, undecided, number[corners], offsets
-    )
+    ends = mesh.ends().copy()
+    return PiecewiseLinearSlice(plane, at, values, errors, ends, beside, bent, undecided, corners, offsets)
 
 
 def _through_layers(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -48,30 +49,25 @@ class Mesh:
 
     Args:
         corners: (corners, 2), of the first face, counterclockwise; rational numbers for exact arithmetic.
+        room: for so many vertices to begin with.
     """
 
-    def __init__(self, corners: Array) -> None:
+    def __init__(self, corners: Array, room: int = 16) -> None:
         count = len(corners)
         self.exact = corners.dtype == object
         self.zero = corners[0, 0] * 0
-        number = np.arange(count)
-        inner, outer = 2 * number, 2 * number + 1
-        half = np.empty((2 * count, 4), dtype=np.int64)
-        half[inner] = np.stack([np.roll(inner, -1), number, number * 0, np.roll(inner, 1)], axis=1)
-        half[outer] = np.stack([np.roll(outer, 1), np.roll(number, -1), number * 0 - 1, np.roll(outer, -1)], axis=1)
-        self.tables = Tables(
-            half,
-            np.zeros(1, dtype=np.int64),
-            np.full((count, 2), -1),
-            np.full(count, self.zero),
-            corners.copy(),
-            np.zeros(count),
-            np.full(count, -1),
-            np.roll(corners, -1, axis=0) - corners,
-            np.zeros(count),
-            np.full(count, -1),
-            np.array([count, count, 1, 0]),
-        )
+        kind, edges = corners.dtype, 2 * room
+        half = np.empty((2 * edges, 4), dtype=np.int64)
+        half[: 2 * count] = _rim(count)
+        directions = np.empty((edges, 2), dtype=kind)
+        directions[:count] = np.concatenate([corners[1:], corners[:1]]) - corners
+        at, share = np.empty((room, 2), dtype=kind), np.empty(room, dtype=kind)
+        at[:count], share[:count] = corners, self.zero
+        parents, whole, unit = np.empty((room, 2), np.int64), np.empty(edges, np.int64), np.empty(edges, np.int64)
+        parents[:count] = whole[:count] = unit[:count] = -1
+        first = np.zeros(edges, dtype=np.int64)
+        reach, slack, counts = np.zeros(room), np.zeros(edges), np.array([count, count, 1, 0])
+        self.tables = Tables(half, first, parents, share, at, reach, whole, directions, slack, unit, counts)
         #: Which entries of which functions were made 0 where: (their numbers, first new vertex, signs of new ones).
         self.zeros: dict[int, list[tuple[NDArray[np.intp] | None, int, NDArray[np.uint8]]]] = {}
         self.loop = np.empty(64, dtype=np.int64)
@@ -90,6 +86,8 @@ class Mesh:
 
     def make_room(self, vertices: int, edges: int, faces: int) -> None:
         """Let there be room for so many of each."""
+        if min(len(self.tables.share) - vertices, len(self.tables.slack) - edges, len(self.tables.first) - faces) >= 0:
+            return
         sizes = {"half": (2 * edges, 2 * self.edges), "first": (faces, self.faces)}
         sizes |= dict.fromkeys(("parents", "share", "at", "reach"), (vertices, self.vertices))
         sizes |= dict.fromkeys(("edge_parent", "direction", "slack", "unit"), (edges, self.edges))
@@ -104,6 +102,17 @@ class Mesh:
     def beside(self) -> Integers:
         """Return the faces on the left and on the right of the edges, (edges, 2)."""
         return self.tables.half[: 2 * self.edges, 2].reshape(-1, 2)
+
+
+@cache
+def _rim(count: int) -> Integers:
+    """Return the half-edges of one face with so many corners, and of what is outside."""
+    number = np.arange(count)
+    inner, outer = 2 * number, 2 * number + 1
+    half = np.empty((2 * count, 4), dtype=np.int64)
+    half[inner] = np.stack([np.roll(inner, -1), number, number * 0, np.roll(inner, 1)], axis=1)
+    half[outer] = np.stack([np.roll(outer, 1), np.roll(number, -1), number * 0 - 1, np.roll(outer, -1)], axis=1)
+    return half
 
 
 def with_room(array: Array, size: int, used: int | None = None) -> Array:

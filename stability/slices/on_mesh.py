@@ -152,12 +152,12 @@ def cut_in_floats(
     sign = np.empty((old, entries), dtype=np.uint8)
     settle_signs(mesh.tables, values, errors, sign, old)
     # Room for the kinks of all entries in one face, if these are not too many.
-    vertices = 2 * old + min(entries * entries // 3, 4096) + 64
+    vertices = max(2 * old + min(entries * entries // 3, 4096), len(mesh.tables.share), 64)
     face = 0
     while face >= 0:
         if (most := most_bytes.get()) is not None and 8 * mesh.vertices * entries > most:
             raise TooMuchMemory
-        mesh.make_room(vertices, 3 * vertices, 2 * vertices)
+        mesh.make_room(vertices, 2 * vertices, 2 * vertices)
         values, errors, sign = (with_room(array, vertices, mesh.vertices) for array in (values, errors, sign))
         begin = with_room(begin, len(mesh.tables.first), mesh.faces)
         room = len(mesh.loop)

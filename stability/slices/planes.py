@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from stability.folds.domains import Domain
 from stability.folds.numbers import Array, numbers, rationals
 from stability.foundation.arguments import door
 from stability.foundation.checks import check_finite
@@ -17,7 +18,7 @@ from stability.foundation.formats import ROUNDOFF
 
 
 @dataclass(frozen=True, eq=False)
-class Plane:
+class Plane(Domain):
     """The points p + u (q - p) + v (r - p) with u, v >= 0 and u + v <= 1, or u, v <= 1 in a rectangle."""
 
     p: NDArray[np.float64]

@@ -37,6 +37,7 @@ def numbers(pattern):
         "jacobian_spectrum",
         "phase_diagram",
         "precision",
+        "slices",
         "theory_check",
         "training_death",
         "your_model",

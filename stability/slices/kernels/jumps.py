@@ -7,7 +7,36 @@ from numba import njit
 
 from stability.foundation.formats import ROUNDOFF
 
+#: More than underflow takes from a product.
+_FLOOR = 2.0**-1000
+
 _fast = njit(cache=True, nogil=True, error_model="numpy")
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def through_weights(rows, errors, weight, bias):
+    """Return the image of rows under an affine map, bounds of their errors, and whether any number in it is 0."""
+    outputs, inputs = weight.shape
+    norm = largest = 0.0
+    for i in range(outputs):
+        total = 0.0
+        for j in range(inputs):
+            total += abs(weight[i, j])
+        norm, largest = max(norm, total), max(largest, abs(bias[i]))
+    out, bounds, zero = rows @ weight.T, np.zeros(len(rows)), False
+    for v in range(len(rows)):
+        size = 0.0
+        for j in range(inputs):
+            size = max(size, abs(rows[v, j]))
+        for i in range(outputs):
+            out[v, i] += bias[i]
+            zero |= out[v, i] == 0.0
+        # Of a row that is just 0 the image is the bias, which needs no sum.
+        if size > 0.0:
+            rounding = (inputs + 2) * ROUNDOFF * size
+            bounds[v] = norm * (errors[v] + rounding) * (1.0 + 1e-12) + (inputs + 2) * _FLOOR
+            bounds[v] += ROUNDOFF * (norm * size + largest)
+    return out, bounds, zero
 
 
 @_fast
