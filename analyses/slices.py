@@ -194,8 +194,8 @@ def claims(data: xarray.Dataset) -> list[study.Row]:
         ),
         (
             "Depth folds a plane: a deeper chain has more folds", "Montufar et al. 2014",
-            f"at depth {int(data.depth[-1])} a residual chain of width 2 has {middle(residual, 'chain')} folds, a plain one "
-            f"{middle(plain, 'chain')}; {flat} of {plain.size} plain ones are flat all over",
+            f"at depth {int(data.depth[-1])} a residual chain of width 2 has {middle(residual, 'chain')} folds, a "
+            f"plain one {middle(plain, 'chain')}; {flat} of {plain.size} plain ones are flat all over",
             "refined" if float(plain.median()) < float(residual.median()) else "held",
         ),
         (
@@ -205,7 +205,8 @@ def claims(data: xarray.Dataset) -> list[study.Row]:
         ),
         (
             "The regions are all there are: Euler's formula holds and no sign is open", "theory",
-            f"V - E + F = {euler}, areas add up to 1/2 within {abs(float(f.areas.sum()) - 0.5):.1g}, {open_ones} signs open",
+            f"V - E + F = {euler}, areas add up to 1/2 within {abs(float(f.areas.sum()) - 0.5):.1g}, "
+            f"{open_ones} signs open",
             euler == 1 and open_ones == 0,
         ),
     ]  # fmt: skip
@@ -234,9 +235,10 @@ def draw(data: xarray.Dataset) -> Figure:
     for name in "ad":
         axes[name].grid(False)
     deep = data.folds.isel(depth=-1).median("chain")
+    plain, residual = (f"{float(deep.sel(kind=kind)):g}" for kind in KINDS)
     text = (
-        f"Every layer cuts the triangle again, into {f.count().regions} regions; at depth {int(data.depth[-1])} a residual "
-        f"chain of width 2 keeps {float(deep.sel(kind='residual')):g} folds, a plain one {float(deep.sel(kind='plain')):g}."
+        f"Every layer cuts the triangle again, into {f.count().regions} regions; at depth {int(data.depth[-1])} a "
+        f"residual chain of width 2 has {residual} folds, a plain one {plain}."
     )
     return st.plots.headline(figure, text)
 

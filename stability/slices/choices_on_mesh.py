@@ -110,7 +110,8 @@ def chosen_entries(f: OnMesh, entry: NDArray[np.intp]) -> OnMesh:
     at = np.zeros((count, entry.shape[1]), dtype=np.intp)
     at[half[inside, 1]] = entry[half[inside, 2]]
     values = np.take_along_axis(rows[:count], at, 1)
-    left, right = (np.where((beside >= 0).all(axis=1)[:, None], entry[side], 0) for side in beside.T)
+    inner = np.all(beside >= 0, axis=1).reshape(-1, 1)
+    left, right = (np.where(inner, entry[side], 0) for side in beside.T)
     lower = np.take_along_axis(rows[count:], right, 1)
     bends, fresh = lower.copy(), np.zeros(len(beside))
     run: Any = choose_bends.py_func if mesh.exact else choose_bends

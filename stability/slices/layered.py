@@ -33,9 +33,7 @@ def slice_layers(net: nn.Module, plane: Plane) -> PiecewiseLinearSlice | None:
     layers = read_layers(net, plane.p.shape[-1])
     if layers is None or not all(np.isfinite(v.sum()) for layer in layers for v in (layer.weight, layer.bias)):
         return None
-    layers = [
-        Layer(*(None if v is None else np.ascontiguousarray(v, dtype=np.float64) for v in layer)) for layer in layers
-    ]  # type: ignore[arg-type]
+    layers = [Layer(_floats(one.weight), _floats(one.bias), _slopes(one.slopes)) for one in layers]
     wide = sum(len(layer.bias) for layer in layers)
     mesh = Mesh(plane.parameters, min(64 + wide * wide // 4, 4096))
     rows, errors = plane.corners()
@@ -56,6 +54,14 @@ def slice_layers(net: nn.Module, plane: Plane) -> PiecewiseLinearSlice | None:
     found = _bent(plane, mesh, rows, errors, layers, begun)
     widest = max(len(layer.bias) for layer in layers)
     return None if found.undecided and mesh.vertices * widest < _SMALL else found
+
+
+def _floats(numbers: Array) -> Array:
+    return np.ascontiguousarray(numbers, dtype=np.float64)
+
+
+def _slopes(numbers: Array | None) -> Array | None:
+    return None if numbers is None else _floats(numbers)
 
 
 def _affine(rows: Array, errors: NDArray[np.float64], layer: Layer) -> tuple[Array, NDArray[np.float64]]:
