@@ -22,7 +22,8 @@ from stability.slices.on_mesh import OnMesh, Stage
 from stability.slices.planes import Plane
 from stability.slices.slice_value import PiecewiseLinearSlice, from_mesh
 
-_COPIES = 8
+# How many arrays as large as the numbers of a function an operation works with at a time, and the fast way does.
+_COPIES, _FEWER_COPIES = 8, 3
 
 
 def follow(net: Callable[..., Tensor], plane: Plane, exact: bool, memory: float) -> PiecewiseLinearSlice:
@@ -34,7 +35,11 @@ def follow(net: Callable[..., Tensor], plane: Plane, exact: bool, memory: float)
         if exact:
             found = _followed(net, plane, fast_rational())
         else:
-            fast = slice_layers(net, plane) if isinstance(net, nn.Module) else None
+            inner = most_bytes.set(memory * 2**30 / _FEWER_COPIES)
+            try:
+                fast = slice_layers(net, plane) if isinstance(net, nn.Module) else None
+            finally:
+                most_bytes.reset(inner)
             if fast is not None:
                 return fast
             found = _settled(net, plane, _followed(net, plane, None, sizes))

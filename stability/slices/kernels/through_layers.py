@@ -1,4 +1,4 @@
-"""Compiled comparison of the slopes on both sides of every edge."""
+"""Compiled steps of values through layers, and the comparison of slopes on both sides of every edge."""
 
 from __future__ import annotations
 
