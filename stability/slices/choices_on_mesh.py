@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stability.folds.numbers import Array, flatten_rows, row_size
+from stability.folds.places import Places
 from stability.folds.refuse import refuse
 from stability.foundation.formats import ROUNDOFF
 from stability.slices.kernels.choosing import choose_bends
+from stability.slices.meshes import loop_for
 from stability.slices.on_mesh import OnMesh
 
 
@@ -52,7 +54,7 @@ def _choose(
     mesh, count = difference.mesh, len(sign)
     plus, at = met & 1 == 1, sign == 1
     upper, lower, gap = (flatten_rows(g._data) for g in (positive, other, difference))
-    run: Any = choose_bends.py_func if mesh.exact else choose_bends
+    run = loop_for(choose_bends, mesh.exact)
     tables = mesh.tables
     bends, fresh, taken = run(
         tables, plus, gap[:count], difference._errors[:count], upper[count:], lower[count:], mesh.exact
@@ -63,7 +65,9 @@ def _choose(
         taken = np.concatenate([np.stack([at.any(axis=1), ~at.all(axis=1)], axis=1), taken])
         errors = np.maximum(positive._errors * taken[:, 0], other._errors * taken[:, 1])
         errors[count:] += fresh
-    return positive._make(cast(Any, positive._places), data.reshape(-1, *positive.shape), errors, {}, positive._limit)
+    return positive._make(
+        cast(Places, positive._places), data.reshape(-1, *positive.shape), errors, {}, positive._limit
+    )
 
 
 def _refuse_jumps(difference: OnMesh, sign: NDArray[np.uint8], met: NDArray[np.uint8]) -> None:
@@ -114,7 +118,7 @@ def chosen_entries(f: OnMesh, entry: NDArray[np.intp]) -> OnMesh:
     left, right = (np.where(inner, entry[side], 0) for side in beside.T)
     lower = np.take_along_axis(rows[count:], right, 1)
     bends, fresh = lower.copy(), np.zeros(len(beside))
-    run: Any = choose_bends.py_func if mesh.exact else choose_bends
+    run = loop_for(choose_bends, mesh.exact)
     for window in np.flatnonzero((left != right).any(axis=0)):
         for one, other in {(a, b) for a, b in zip(left[:, window], right[:, window], strict=True) if a != b}:
             # Here the one is chosen on the left, and the other on the right.
@@ -133,7 +137,7 @@ def chosen_entries(f: OnMesh, entry: NDArray[np.intp]) -> OnMesh:
     return f._like(np.concatenate([values, bends]), errors)
 
 
-def align(f: OnMesh, g: Any) -> tuple[OnMesh, OnMesh]:
+def align(f: OnMesh, g: object) -> tuple[OnMesh, OnMesh]:
     """Return both on the mesh as it is now, and with values of one shape."""
     if not isinstance(g, OnMesh):
         raise TypeError(f"the operand is a {type(g).__name__}: expected a function on the same plane")

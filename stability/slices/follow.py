@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from stability.folds.following import following
 from stability.folds.numbers import rationals, row_size
 from stability.folds.pieces import NO_LIMIT, TooMuchMemory, measured, most_bytes
+from stability.folds.places import Places
 from stability.folds.replay import BUDGET, TooExpensive, budget
 from stability.folds.restrict import LineTooLong, fast_rational, name_what_is_not_finite
 from stability.slices import choices_on_mesh, largest_on_mesh  # noqa: F401  (they fill in the ways of functions)
@@ -75,7 +76,7 @@ def _followed(
     mesh = Mesh(corners)
     bends = np.full((mesh.edges, *rows.shape[1:]), mesh.zero)
     data, bounds = np.concatenate([rows, bends]), np.concatenate([errors, np.zeros(mesh.edges)])
-    given = OnMesh._make(cast(Any, Stage(mesh, mesh.vertices, mesh.edges)), data, bounds, {}, NO_LIMIT)
+    given = OnMesh._make(cast(Places, Stage(mesh, mesh.vertices, mesh.edges)), data, bounds, {}, NO_LIMIT)
     token = measured.set(sizes)
     try:
         with following(), np.errstate(over="ignore", invalid="ignore"):  # what overflows is named below

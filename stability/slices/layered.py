@@ -15,8 +15,8 @@ from stability.folds.numbers import Array, lift_zeros, row_size
 from stability.folds.perceptrons import Layer, read_layers
 from stability.foundation.formats import ROUNDOFF
 from stability.slices.kernels.half_edges import UNDECIDED, all_corners
-from stability.slices.kernels.through_layers import jumps_at_edges, slopes_of_faces, through_activation, through_weights
 from stability.slices.kernels.point_location import wide_triangles
+from stability.slices.kernels.through_layers import jumps_at_edges, slopes_of_faces, through_activation, through_weights
 from stability.slices.meshes import Mesh
 from stability.slices.on_mesh import cut_in_floats
 from stability.slices.planes import Plane

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stability.folds.numbers import Array, rationals
+from stability.folds.numbers import Array
 from stability.slices.kernels.half_edges import EDGES, FACES, VERTICES
 
 Integers = NDArray[np.int64]
@@ -125,9 +126,9 @@ def with_room(array: Array, size: int, used: int | None = None) -> Array:
     return larger
 
 
-def in_kind(array: NDArray[np.float64], kind: type | None) -> Array:
-    """Return numbers as float64, or as rational numbers of a kind."""
-    return array if kind is None else rationals(array, kind)
+def loop_for(kernel: Callable[..., object], exact: bool) -> Callable[..., tuple[Array, ...]]:
+    """Return a compiled loop, or for exact arithmetic what it was compiled from."""
+    return cast(Callable[..., tuple[Array, ...]], getattr(kernel, "py_func") if exact else kernel)  # noqa: B009
 
 
 def fraction(value: object) -> Fraction:

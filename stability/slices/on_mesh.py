@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Self, cast
+from typing import ClassVar, NamedTuple, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from stability.folds.numbers import Array, flatten_rows
 from stability.folds.pieces import Doubts, TooMuchMemory, measured, most_bytes
 from stability.folds.piecewise import PiecewiseLinear
-from stability.folds.places import Neurons
+from stability.folds.places import Neurons, Places
 from stability.slices.exact_cuts import exact_cut, exact_rows
 from stability.slices.kernels.cutting import cut_faces, extend_rows, parts_of_edges, settle_signs
 from stability.slices.kernels.half_edges import signs_in_faces
@@ -32,7 +32,7 @@ class OnMesh(PiecewiseLinear):
     A linear map acts on both alike. A bend is how much the slope across an edge changes there, times the edge's length.
     """
 
-    own_ways: ClassVar[dict[str, Callable[..., Any]]] = {}
+    own_ways: ClassVar[dict[str, Callable[..., object]]] = {}
     _places: Stage  # type: ignore[assignment]
 
     def _hold(  # type: ignore[override]
@@ -87,7 +87,7 @@ class OnMesh(PiecewiseLinear):
     def _at_present(self, data: Array, errors: NDArray[np.float64]) -> Self:
         mesh = self.mesh
         f = self._make(
-            cast(Any, Stage(mesh, mesh.vertices, mesh.edges)), data.reshape(-1, *self.shape), errors, {}, self._limit
+            cast(Places, Stage(mesh, mesh.vertices, mesh.edges)), data.reshape(-1, *self.shape), errors, {}, self._limit
         )
         f._neurons = self._neurons
         return f

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from stability.foundation.shown import Shown
 from stability.slices.kernels.half_edges import UNDECIDED, all_corners
 from stability.slices.kernels.point_location import fan_areas, interpolate, locate, wide_triangles
 from stability.slices.level_sets import polylines
-from stability.slices.meshes import Mesh, fraction
+from stability.slices.meshes import Mesh, fraction, loop_for
 from stability.slices.on_mesh import OnMesh
 from stability.slices.planes import Plane
 
@@ -91,7 +90,7 @@ class PiecewiseLinearSlice(Shown):
         return self._over_regions()[0]
 
     def _over_regions(self) -> tuple[Array, Array]:
-        run: Any = fan_areas.py_func if self.exact else fan_areas
+        run = loop_for(fan_areas, self.exact)
         areas, integrals = run(self.vertices, self.corners, self.offsets, flatten_rows(self._padded()))
         return areas[: len(self.offsets) - 1], integrals
 
@@ -104,8 +103,8 @@ class PiecewiseLinearSlice(Shown):
     @cached_property
     def gradients(self) -> Array:
         """The derivatives by u and by v on every region, (regions, *shape, 2)."""
-        run: Any = wide_triangles.py_func if self.exact else wide_triangles
-        a, b, c = run(self.vertices, self.corners, self.offsets).T
+        run = loop_for(wide_triangles, self.exact)
+        a, b, c = np.asarray(run(self.vertices, self.corners, self.offsets)).T
         rows = flatten_rows(self.values.reshape(len(self.values), -1))
         p, q = (self.vertices[side] - self.vertices[a] for side in (b, c))
         rise, other = rows[b] - rows[a], rows[c] - rows[a]
@@ -134,7 +133,7 @@ class PiecewiseLinearSlice(Shown):
 
     # Values ---------------------------------------------------------------------------------------------------------
 
-    def __call__(self, points: ArrayLike | Tensor) -> Any:
+    def __call__(self, points: ArrayLike | Tensor) -> Array | Tensor:
         """Return the values at points (n, 2) in parameters u and v, (n, *shape): an array, or a tensor of a tensor."""
         at = numbers("points", points)
         if at.ndim != 2 or at.shape[1] != 2:
@@ -163,18 +162,21 @@ class PiecewiseLinearSlice(Shown):
                 return np.asarray(value + (gradient * point).sum(axis=-1))
         raise ValueError("a point lies outside of the plane")
 
-    def integral(self) -> Any:
+    def integral(self) -> Array | float | Fraction:
         """Return the integral over u and v, of the values' shape."""
-        total = self._over_regions()[1].sum(axis=0).reshape(self.shape)
-        return total if self.shape else total.item() if not self.exact else total[()]
+        total: Array = self._over_regions()[1].sum(axis=0).reshape(self.shape)
+        if self.shape:
+            return total
+        found: float | Fraction = total.item()
+        return found
 
-    def minimum(self) -> tuple[Any, Array]:
+    def minimum(self) -> tuple[float | Fraction, Array]:
         """Return the least value of a scalar function and a place (u, v) where it is."""
         values = self._scalar("extremes")
         place = int(np.argmin(values))
         return values[place], self.vertices[place]
 
-    def maximum(self) -> tuple[Any, Array]:
+    def maximum(self) -> tuple[float | Fraction, Array]:
         """Return the largest value of a scalar function and a place (u, v) where it is."""
         values = self._scalar("extremes")
         place = int(np.argmax(values))
@@ -203,14 +205,10 @@ class PiecewiseLinearSlice(Shown):
             return self
         vertices, values = self.vertices.astype(np.float64), self.values.astype(np.float64)
         errors = ROUNDOFF * row_size(values.reshape(len(values), -1))
-        return self._with(vertices=vertices, values=values, errors=errors)
-
-    def _with(self, **changed: Any) -> PiecewiseLinearSlice:
-        names = ("plane", "vertices", "values", "errors", "edges", "beside", "bent", "undecided", "corners", "offsets")
-        return PiecewiseLinearSlice(**{name: changed.get(name, getattr(self, name)) for name in names})
+        return replace(self, vertices=vertices, values=values, errors=errors)
 
 
-def alive_part(mesh: Mesh) -> tuple[NDArray[np.intp], NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64], Any]:
+def alive_part(mesh: Mesh) -> tuple[Array, Array, Array, Array, Array]:
     """Return the edges in use, which vertices are, the corners of the faces and where each begin, and edges' faces."""
     beside = mesh.beside()
     alive = np.flatnonzero((beside >= 0).any(axis=1))
