@@ -37,7 +37,6 @@ def numbers(pattern):
         "jacobian_spectrum",
         "phase_diagram",
         "precision",
-        "slices",
         "theory_check",
         "training_death",
         "your_model",
