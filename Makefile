@@ -59,6 +59,7 @@ check: test-all lowest lint types
 bench: .venv/ready
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/folds.py
+	$(BIN)/python benchmarks/slices.py
 	$(BIN)/python benchmarks/spectra.py
 	$(BIN)/python benchmarks/gradients.py
 	$(BIN)/python benchmarks/sweeps.py

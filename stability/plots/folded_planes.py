@@ -66,6 +66,8 @@ def slice(
     else:
         faces.set_cmap(mpl.colormaps[colour])
     ax.add_collection(faces)
+    rim = result.plane.parameters
+    ax.plot(*np.concatenate([rim, rim[:1]]).T, color=_INK, linewidth=0.8)
     if draw_folds:
         thin = float(np.clip(20 / np.sqrt(regions), 0.15, 0.8))
         ax.add_collection(LineCollection(list(result.folds()), colors=_INK, linewidths=thin))
