@@ -23,6 +23,7 @@ figures: .venv/ready
 	$(BIN)/python analyses/infinite_depth.py
 	$(BIN)/python analyses/phase_diagram.py
 	$(BIN)/python analyses/precision.py
+	$(BIN)/python analyses/slices.py
 	$(BIN)/python analyses/theory_check.py
 	$(BIN)/python docs/theory_page.py
 	$(BIN)/python analyses/training_death.py
@@ -75,6 +76,7 @@ bench: .venv/bench
 bench-all: bench
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/folds.py
+	$(BIN)/python benchmarks/slices.py
 	$(BIN)/python benchmarks/spectra.py
 	$(BIN)/python benchmarks/gradients.py
 	$(BIN)/python benchmarks/sweeps.py

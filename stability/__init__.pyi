@@ -38,6 +38,7 @@ from .signals import (
     watch,
     watch_deaths,
 )
+from .slices import PiecewiseLinearSlice, Plane, plane
 from .sweeps import Sweep, ends_soon, open_sweep, sweep
 from .training import History, Interrupted, Task, references, train
 
@@ -72,6 +73,8 @@ __all__ = [
     "NotFinite",
     "Paths",
     "PiecewiseLinear",
+    "PiecewiseLinearSlice",
+    "Plane",
     "Propagation",
     "Report",
     "SelfCheck",
@@ -100,6 +103,7 @@ __all__ = [
     "naive_spectrum",
     "open_sweep",
     "paths",
+    "plane",
     "plots",
     "propagation",
     "references",

@@ -12,7 +12,7 @@ import stability as st
 
 ROOT = Path(__file__).parents[1]
 ROOMS = {path.name: path for path in (ROOT / "stability").iterdir() if path.is_dir() and path.name[0].isalpha()}
-MEASURED = {"folds", "jacobians", "signals", "precision"}
+MEASURED = {"folds", "slices", "jacobians", "signals", "precision"}
 #: What each room may import besides itself and the foundation, from the ground up.
 ALLOWED = {
     "foundation": set(),
@@ -21,6 +21,7 @@ ALLOWED = {
     "theory": {"networks"},
     "flows": {"networks"},
     "folds": {"networks"},
+    "slices": {"folds"},
     "jacobians": {"reading", "networks"},
     "signals": {"jacobians", "reading", "networks"},
     "precision": {"signals", "jacobians", "reading", "networks"},

@@ -31,7 +31,7 @@ class Arithmetic(Pieces):
         constant = self._constant(other)
         shape = np.broadcast_shapes(self.shape, constant.shape)
         data = np.broadcast_to(self._spread(len(shape)), (len(self._data), *shape)).copy()
-        count, errors = len(self.knots), self._errors.copy()
+        count, errors = self._points, self._errors.copy()
         data[:count] += constant if sign > 0 else -constant
         if not self.exact:
             errors[:count] += ROUNDOFF * row_size(data[:count])
@@ -119,7 +119,7 @@ class Arithmetic(Pieces):
 
 def _lift(data: Array, errors: Array, f: Pieces, counts: Array | bool = True) -> None:
     """Mark values that are 0 in a sum with `f` because they cancel, or in a product because it underflows."""
-    k = len(f.knots)
+    k = f._points
     if f.exact or data[:k].all():
         return
     own = f._spread(data.ndim - 1)[:k]

@@ -9,11 +9,13 @@ import numpy as np
 from stability.folds.arithmetic import A
 from stability.folds.kinks_met import idle_knot, kinks_met, next_layer
 from stability.folds.numbers import Array, flatten_rows, row_size
+from stability.folds.own_ways import own_way
 from stability.folds.pieces import insert
 from stability.folds.places import Places, crowded
 from stability.foundation.formats import ROUNDOFF
 
 
+@own_way
 def select(condition: A, positive: A, other: A) -> A:
     """Return `positive` where condition > 0 and `other` elsewhere; all on the same knots, equal where it is 0."""
     next_layer()
@@ -21,6 +23,7 @@ def select(condition: A, positive: A, other: A) -> A:
     return _choose(condition, positive, other)
 
 
+@own_way
 def hinge(f: A, at: object, below: object, above: object) -> A:
     """Return at + below (f - at) where f <= at and at + above (f - at) where f > at.
 

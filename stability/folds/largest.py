@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from stability.folds.kinks_met import idle_knot, kinks_met, next_layer
 from stability.folds.numbers import Array, row_size
+from stability.folds.own_ways import own_way
 from stability.folds.pieces import insert
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.places import Places, crowded
@@ -17,6 +18,7 @@ from stability.foundation.formats import ROUNDOFF
 Index = NDArray[np.intp]
 
 
+@own_way
 def largest(f: PiecewiseLinear, entries: Index, shape: Sequence[int]) -> PiecewiseLinear:
     """Return the largest entry of every window, of values of that shape.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -29,39 +31,55 @@ def _numbers(parameter: Tensor) -> Array:
     return array
 
 
-def restrict_layers(model: nn.Module, line: PiecewiseLinear, limit: int | None) -> PiecewiseLinear | None:
-    """Return the model along a straight line, or None if it is not Linear, activation, Linear, ..., of its numbers."""
+class Layer(NamedTuple):
+    """A Linear layer, weight (outputs, inputs) and bias, and the slopes below 0 of the activation that follows."""
+
+    weight: Array
+    bias: Array
+    slopes: Array | None
+
+
+def read_layers(model: nn.Module, shape: torch.Size) -> list[Layer] | None:
+    """Return the layers of a model, or None if it is not Linear, activation, Linear, ..., of inputs of this shape."""
     modules = list(model) if type(model) is nn.Sequential else []
     linears = [module for module in modules[::2] if type(module) is nn.Linear]
-    if len(modules) % 2 == 0 or len(linears) < len(modules[::2]) or linears[0].in_features != line.shape.numel():
+    if len(modules) % 2 == 0 or len(linears) < len(modules[::2]) or linears[0].in_features != shape.numel():
         return None
     if hooked_by_others() or not all(map(_as_made, (model, *modules))):
         return None
-    widths = [line.shape.numel()]
-    parameters, slopes = [], []
+    layers, width = [], shape.numel()
     for linear, activation in zip(linears, [*modules[1::2], None], strict=True):
-        if linear.in_features != widths[-1]:
+        if linear.in_features != width:
             return None
-        widths.append(linear.out_features)
+        width = linear.out_features
         weight, bias = linear._parameters.get("weight"), linear._parameters.get("bias")
         if weight is None or (bias is None and linear.bias is not None):
             return None  # pruned, or calculated from others
-        parameters.append(_numbers(weight).ravel())
-        parameters.append(np.zeros(widths[-1]) if bias is None else _numbers(bias))
+        slopes: Array | None = None
         if type(activation) is nn.ReLU:
-            slopes.append(np.zeros(widths[-1]))
+            slopes = np.zeros(width)
         elif type(activation) is nn.LeakyReLU:
-            slopes.append(np.full(widths[-1], activation.negative_slope))
+            slopes = np.full(width, activation.negative_slope)
         elif type(activation) is nn.PReLU:
-            weight = activation._parameters.get("weight")
+            slope = activation._parameters.get("weight")
             # Of one dimension torch takes all entries for one channel.
-            channels = 1 if len(line.shape) == 1 else widths[-1]
-            if weight is None or weight.numel() not in (1, channels):
+            if slope is None or slope.numel() not in (1, 1 if len(shape) == 1 else width):
                 return None
-            slopes.append(np.broadcast_to(_numbers(weight), widths[-1:]))
+            slopes = np.broadcast_to(_numbers(slope), (width,))
         elif activation is not None:
             return None
-    flat = np.concatenate(parameters, dtype=np.float64)
+        layers.append(Layer(_numbers(weight), np.zeros(width) if bias is None else _numbers(bias), slopes))
+    return layers
+
+
+def restrict_layers(model: nn.Module, line: PiecewiseLinear, limit: int | None) -> PiecewiseLinear | None:
+    """Return the model along a straight line, or None if it is not Linear, activation, Linear, ..., of its numbers."""
+    layers = read_layers(model, line.shape)
+    if layers is None:
+        return None
+    widths = [line.shape.numel(), *(len(layer.bias) for layer in layers)]
+    flat = np.concatenate([v for layer in layers for v in (layer.weight.ravel(), layer.bias)], dtype=np.float64)
+    slopes = [layer.slopes for layer in layers if layer.slopes is not None]
     bent = np.concatenate(slopes, dtype=np.float64) if slopes else np.zeros(0)
     low, high = map(float, line.interval)
     start, slope = flatten_rows(line._data)[[0, 2]].copy()
@@ -78,15 +96,11 @@ def restrict_layers(model: nn.Module, line: PiecewiseLinear, limit: int | None) 
         data = data.reshape(len(data), *line.shape[:-1], widths[-1])
     elif widths[-1] == 1:
         data = data.ravel()
-    names = _names(model)
-    sources = [(layer, names[id(module)]) for layer, module in enumerate(modules[1::2])]
+    modules = dict(reversed([(id(module), name) for name, module in model._modules.items()]))  # the first name of each
+    activations = list(model._modules.values())[1::2]
+    sources = [(layer, modules[id(activation)]) for layer, activation in enumerate(activations)]
     inside = Origins(sources, lambda: np.pad(whose, ((1, 1), (0, 0)), constant_values=-1))
     error = np.zeros(len(knots))
     error[1:-1] = blurs
     places = Places(knots, error, origins=inside)
     return PiecewiseLinear._make(places, data, errors, {-1: doubts} if len(doubts) else {})
-
-
-def _names(model: nn.Module) -> dict[int, str]:
-    """Return the names of its modules, of one that is in it several times the first."""
-    return {id(module): name for name, module in reversed(model._modules.items())}

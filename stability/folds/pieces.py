@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from stability.folds.numbers import FLOOR, Array, flatten_rows, lift_zeros, rationals, row_size
+from stability.folds.own_ways import own_way
 from stability.folds.places import Neurons, Places, merge
 from stability.folds.refuse import refuse
 from stability.foundation.formats import ROUNDOFF
@@ -126,7 +127,12 @@ class Pieces:
 
     @property
     def values(self) -> Array:
-        return _fixed(self._data[: len(self.knots)])
+        return _fixed(self._data[: self._points])
+
+    @property
+    def _points(self) -> int:
+        """How many of the rows of data are values, to which constants are added."""
+        return len(self.knots)
 
     @property
     def slopes(self) -> Array:
@@ -288,6 +294,7 @@ def insert_at(f: P, knots: Array) -> P:
     return insert(f, place[new.astype(bool)] - 1, Places(knots[new.astype(bool)]), lift=False)
 
 
+@own_way
 def align(f: P, g: P) -> tuple[P, P]:
     """Return both on the knots of either, and with values of one shape."""
     if not isinstance(g, Pieces):

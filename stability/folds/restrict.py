@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from stability.folds.bends import hinge
 from stability.folds.check_by_tensors import SPREAD, check_by_tensors
+from stability.folds.domains import Domain
 from stability.folds.enumerate_table import enumerate_table
 from stability.folds.following import following
 from stability.folds.kinks_met import IdleKnot, Kinks, idle_knot, recorded
@@ -62,7 +63,9 @@ def tables_of(net: object) -> tuple[NDArray[np.float64], bool] | None:
 
 
 @door
-def restrict(net: Followable, line: Line, exact: bool = False, window: int | None = None, memory: float = 4.0) -> Any:
+def restrict(
+    net: Followable, line: Line | Domain, exact: bool = False, window: int | None = None, memory: float = 4.0
+) -> Any:
     """Return what a network does along a line: the function t -> net(line(t)), knots, values and slopes.
 
     There is a knot wherever the activation pattern changes; `simplify()` keeps those where the function bends. In
@@ -74,8 +77,8 @@ def restrict(net: Followable, line: Line, exact: bool = False, window: int | Non
     Args:
         net: a `Chain`, step tables (seeds, rows, 6), one table (rows, 6), or a piecewise-linear `nn.Module` in eval
             mode, of any floating dtype (its parameters are read as float64, which is exact).
-        line: an interval (low, high), `st.segment(start, end)`, or any `PiecewiseLinear`. A module that takes
-            (batch, 1) may be given an interval; the batch of one is then taken off the result.
+        line: an interval (low, high), `st.segment(start, end)`, or any `PiecewiseLinear`; or `st.plane(p, q, r)`. A
+            module that takes (batch, 1) may be given an interval; the batch of one is then taken off the result.
         exact: rational arithmetic throughout, for small networks; faster with python-flint.
         window: bound the memory: return an iterator over functions on adjacent parts of the line, in order, none of
             which had more than this many knots at any layer (scalar or not). `st.count` adds them up.
@@ -83,7 +86,8 @@ def restrict(net: Followable, line: Line, exact: bool = False, window: int | Non
             `st.count` does so by itself.
 
     Returns:
-        A `PiecewiseLinear`; a list of them for a chain or tables (seeds, rows, 6); an iterator with `window`.
+        A `PiecewiseLinear`; a list of them for a chain or tables (seeds, rows, 6); an iterator with `window`. Over a
+        plane a `PiecewiseLinearSlice`.
 
     Raises:
         TypeError: for a network that is not piecewise linear, with the module's name and what works.
@@ -96,6 +100,8 @@ def restrict(net: Followable, line: Line, exact: bool = False, window: int | Non
     >>> bool((f(x) - model(x[:, None])[:, 0]).abs().max() < 1e-14)
     True
     """
+    if isinstance(line, Domain):
+        return _over(net, line, exact, window, memory)
     line = line_of(line)
     members = members_of(net)
     found = tables_of(net) if members is None else None
@@ -119,6 +125,19 @@ def restrict(net: Followable, line: Line, exact: bool = False, window: int | Non
             "the line one after the other, or a larger memory; st.count takes parts by itself"
         ) from None
     return functions if members or (found is not None and found[1]) else functions[0]
+
+
+def _over(net: Followable, domain: Domain, exact: bool, window: int | None, memory: float) -> object:
+    """Return a module on what is no line."""
+    check_positive("memory", memory)
+    if window is not None:
+        raise ValueError(f"window is {window}: windows are parts of a line; give a smaller part of the plane instead")
+    if isinstance(net, Chain) or not callable(net):
+        raise TypeError(
+            f"net is a {type(net).__name__}: expected a piecewise-linear torch module; a chain of width 1 and a step "
+            "table take an interval (low, high)"
+        )
+    return domain.restricted(net, exact, memory)
 
 
 def windows(net: Followed, line: PiecewiseLinear, exact: bool, window: int, memory: float) -> Iterator[PiecewiseLinear]:
@@ -162,7 +181,7 @@ def _along(
     """Return a network along a line, which may be a part of a whole one."""
     token = most_bytes.set(memory * 2**30 / _COPIES)
     try:
-        f = _run(net, line.to_exact(_fast_rational()) if exact else line, limit, line if whole is None else whole)
+        f = _run(net, line.to_exact(fast_rational()) if exact else line, limit, line if whole is None else whole)
     finally:
         most_bytes.reset(token)
     f = f.to_exact(Fraction) if exact else f
@@ -170,7 +189,7 @@ def _along(
     return f
 
 
-def _fast_rational() -> type:
+def fast_rational() -> type:
     try:
         from flint import fmpq
     except ImportError:
@@ -271,7 +290,7 @@ def _settled(
 
     def exactly(low: float, high: float) -> PiecewiseLinear:
         part = whole.to_exact().restrict(Fraction(low), Fraction(high))
-        return _follow(net, part.to_exact(_fast_rational()), limit)
+        return _follow(net, part.to_exact(fast_rational()), limit)
 
     return settle(f, exactly, written[0])
 
@@ -307,11 +326,16 @@ def _check_result(net: Followed, f: PiecewiseLinear) -> None:
     """Raise where the function is not finite, with the parameter that is not, if there is one."""
     if f.exact or np.isfinite(f._data).all():
         return
+    name_what_is_not_finite(net)
+    raise ValueError("the network's values leave float64's range along the line: expected finite numbers")
+
+
+def name_what_is_not_finite(net: object) -> None:
+    """Raise with the parameter or buffer of a module that is not finite, if there is one."""
     if isinstance(net, nn.Module):
         for name, value in itertools.chain(net.named_parameters(), net.named_buffers()):
             if value.is_floating_point():
                 check_finite(f"the module's {name}", value)
-    raise ValueError("the network's values leave float64's range along the line: expected finite numbers")
 
 
 def _is_straight(line: PiecewiseLinear) -> bool:

@@ -142,7 +142,7 @@ def _shown(value: object) -> str:
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("alive", "check", "distances", "exact", "parameters", "predicted", "progress", "train"), _flag),
-    **dict.fromkeys(("births", "replace_damaged", "retry_failed"), _flag),
+    **dict.fromkeys(("births", "draw_folds", "rectangle", "replace_damaged", "retry_failed"), _flag),
     **dict.fromkeys(("checkpoint", "folder", "path", "resume", "store"), _path),
     **dict.fromkeys(("along", "label", "name", "quantity", "version"), _text),
     **dict.fromkeys(("budget", "every", "level", "memory", "power", "share", "size", "threshold", "top"), _number),

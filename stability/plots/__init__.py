@@ -5,6 +5,7 @@ from stability.foundation.files import make_folder
 from stability.plots.depth_profiles import depth_check
 from stability.plots.flow_distances import flow
 from stability.plots.folded_lines import counts, function
+from stability.plots.folded_planes import slice
 from stability.plots.format_losses import first_failure, forward_error
 from stability.plots.layer_profiles import gradient_norms, propagation, watch
 from stability.plots.lettered_panels import PAGE_WIDTH, end_labels, headline, panels, ticks
@@ -40,6 +41,7 @@ __all__ = [
     "propagation",
     "read_data",
     "save",
+    "slice",
     "spectrum",
     "ticks",
     "units",

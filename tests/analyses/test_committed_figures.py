@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[2]
         "jacobian_spectrum",
         "phase_diagram",
         "precision",
+        "slices",
         "theory_check",
         "training_death",
         "your_model",
@@ -54,6 +55,20 @@ def test_folding():
     assert round(float(hardest.bound), 2) == bound
     assert round(float(hardest.reached.min()), 2) == reached
     assert hardest.sizes["seed"] == seeds
+
+
+def test_slices():
+    data = st.plots.read_data(ROOT / "figures" / "slices.nc")
+    after, before, depth, residual = numbers(
+        r"cut the triangle into (\S+) regions \(median of 8 networks\), and into (\S+) before training.* At "
+        r"depth (\d+) a residual chain of width 2 has (\d+) folds, a plain one none"
+    )
+    last = data.cut.sel(what="regions").isel(layer=-1).median("seed")
+    assert (float(last.sel(net="trained")), float(last.sel(net="before"))) == (after, before)
+    folds = data.folds.sel(depth=depth).median("chain")
+    assert (float(folds.sel(kind="residual")), float(folds.sel(kind="plain"))) == (residual, 0)
+    assert data.sizes["seed"] == 8
+    assert not data.open.any()
 
 
 def test_fold_counts():

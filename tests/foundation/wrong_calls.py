@@ -58,6 +58,14 @@ def euler(power=-1.0):
     return st.Architecture("euler", skip=1, maps=2, activation="tanh", branch_power=power)
 
 
+def a_slice():
+    return st.restrict(module(), st.plane([0.0, 1.0], [1.0, 0.5], [1.0, 2.0]))
+
+
+def a_scalar_slice():
+    return st.restrict(lambda h: h.relu().sum(), st.plane([0.0, 1.0], [1.0, 0.5], [1.0, 2.0]))
+
+
 def results():
     with st.watch(net := torch.nn.Linear(2, 2)) as record:
         net(torch.ones(3, 2)).square().mean().backward()
@@ -77,6 +85,7 @@ def results():
         "flow": st.flow(euler(), X, (2, 4), 3),
         "counts": {1: [1, 2], 2: [2, 3]},
         "function": st.restrict(chain(), (-3, 3)),
+        "slice": a_slice(),
     }
 
 
@@ -89,6 +98,7 @@ PLOTS = {
     "function": {"alpha": 1.0, "marks": True, "births": False},
     "gradient_norms": {"quantity": "input"},
     "propagation": {"quantity": "norm"},
+    "slice": {"colour": "viridis", "by": "slope", "level": None, "draw_folds": True},
     "watch": {"quantity": "gradients", "colour": "viridis"},
 }
 
@@ -204,6 +214,9 @@ def measurements():
         ),
         "ends_soon": (st.ends_soon, {"message": str, "patience": 1.0}),
         "open_sweep": (st.open_sweep, {"store": SWEPT.store, "grid": {"depth": [1, 2]}}),
+        "plane": (st.plane, {"p": [0.0, 1.0], "q": [1.0, 2.0], "r": [2.0, 1.0], "rectangle": False}),
+        "PiecewiseLinearSlice.call": (a_slice(), {"points": [[0.25, 0.5]]}),
+        "PiecewiseLinearSlice.level_sets": (a_scalar_slice().level_sets, {"level": 0.5}),
         "segment": (st.segment, {"start": [0.0, 1.0], "end": [1.0, 2.0]}),
         "tent": (st.tent, {"depth": 3}),
         "construct": (st.construct, {"function": [0.0, 1.0, 2.0], "values": [0.0, 1.0, 0.0]}),
@@ -512,6 +525,8 @@ FINE = {
         "retry_failed",
         "readout",
         "shared",
+        "rectangle",
+        "draw_folds",
     },
     "a text": {"label", "text", "mosaic", "name", "folder", "checkpoint", "resume", "path", "store"},
     "an empty text": {"label", "folder"},
@@ -559,6 +574,7 @@ ALLOWED = {
     ("plots.panels", "height", "a fraction"),
     ("plots.band", "marks", "a fraction"),
     ("plots.numbers", "columns", "a list of texts"),  # two of them
+    *(("PiecewiseLinearSlice.level_sets", "level", what) for what in ("zero", "a fraction", "minus one")),
     ("plots.colour", "architecture", "numpy text"),
     ("Chain.forward", "x", "tensor of nan"),  # as any module
     ("PiecewiseLinear.maximum", "other", "tensor of flags"),  # a mask

@@ -12,6 +12,7 @@ from torch import Tensor
 from stability.folds.bends import select
 from stability.folds.conditions import Condition
 from stability.folds.numbers import Array, flatten_rows, row_size
+from stability.folds.own_ways import own_way
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.refuse import refuse
 from stability.folds.torch_rules.arrangement import arranged
@@ -106,7 +107,7 @@ def _chosen(condition: Condition, a: Operand, b: Operand) -> PiecewiseLinear:
     shape = torch.Size(np.broadcast_shapes(*(g.shape for g in fs)))
     f, positive, other = (_broadcast(g, shape) for g in fs)
     g = select(f, positive, other)
-    _refuse_jumps(g)
+    refuse_jumps(g)
     return g
 
 
@@ -114,7 +115,8 @@ def _broadcast(f: PiecewiseLinear, shape: torch.Size) -> PiecewiseLinear:
     return f if f.shape == shape else cast(PiecewiseLinear, arranged("expand", f, lambda x: x.expand(shape)))
 
 
-def _refuse_jumps(g: PiecewiseLinear) -> None:
+@own_way
+def refuse_jumps(g: PiecewiseLinear) -> None:
     """Refuse a choice that is not continuous: then a slope does not lead from one value to the next."""
     values, slopes = flatten_rows(g.values), flatten_rows(g.slopes)
     rise, width = values[1:] - values[:-1], np.diff(g.knots)

@@ -43,7 +43,7 @@ def linear_map(
         norm: its largest row sum of moduli. terms: how many products a sum has.
         mean: whether an entry of the map is one over an integer, which exact arithmetic must know.
     """
-    k = len(f.knots)
+    k = f._points
     if f.exact:
         out = _exact_map(f, apply, mean)
         if bias is not None:
@@ -266,7 +266,7 @@ def _(
     shape = (-1, *[1] * (len(f.shape) - 2))
     g = linear_map(f, lambda x: x * scale.reshape(shape), float(scale.abs().max()), 4, shift.reshape(shape))
     # The shift is a sum of rounded numbers, which may cancel.
-    g._errors[: len(g.knots)] += 6 * ROUNDOFF * float(from_mean.abs().max())
+    g._errors[: g._points] += 6 * ROUNDOFF * float(from_mean.abs().max())
     return g
 
 

@@ -12,6 +12,7 @@ from stability.folds.bends import cross
 from stability.folds.entries import take
 from stability.folds.kinks_met import idle_knot, next_layer
 from stability.folds.numbers import flatten_rows, row_size
+from stability.folds.own_ways import own_way
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.refuse import refuse
 from stability.folds.torch_rules.dimensions import dimensions, windows
@@ -23,6 +24,7 @@ _COMPARED_AT_MOST = 2**27
 Index = NDArray[np.intp]
 
 
+@own_way
 def by_rank(f: PiecewiseLinear, entries: Index, ranks: Sequence[int]) -> PiecewiseLinear:
     """Return the entries of these ranks, 0 for the largest, in every window, of shape (ranks, windows).
 

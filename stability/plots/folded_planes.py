@@ -1,0 +1,82 @@
+"""Pictures of slices: the regions of a network on a plane, its folds, and where it has one value."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.figure import Figure
+
+from stability.foundation.arguments import door
+from stability.foundation.checks import check_name
+from stability.plots.style import axes_of, name_axes
+from stability.slices import PiecewiseLinearSlice
+
+_INK = "#222222"
+
+
+@door
+def slice(
+    result: PiecewiseLinearSlice,
+    ax: Axes | None = None,
+    *,
+    label: str | None = None,
+    colour: str = "viridis",
+    by: str = "value",
+    level: float | None = None,
+    draw_folds: bool = True,
+) -> Figure:
+    """Draw the regions of a piecewise-linear function on a plane, exactly, in the plane's parameters u and v.
+
+    Args:
+        result: the function. Of a vector the slopes are those of all entries together, and there is no value.
+        ax, label: where and how to draw.
+        colour: the colour map of the regions.
+        by: what colours a region: its mean "value" at the corners, its "slope" (the norm of its gradient), or "none".
+        level: of a scalar, also draw where it has this value.
+        draw_folds: whether to draw them.
+
+    >>> import torch, stability as st
+    >>> f = st.restrict(torch.nn.ReLU(), st.plane([-1.0, -1.0], [1.0, -1.0], [-1.0, 1.0], rectangle=True))
+    >>> figure = st.plots.slice(f, by="slope")
+    """
+    if not isinstance(result, PiecewiseLinearSlice):
+        raise TypeError(f"the result is a {type(result).__name__}: expected a PiecewiseLinearSlice, of st.plane")
+    check_name("by", by, ("value", "slope", "none"))
+    result = result.to_float()
+    regions = len(result.faces)
+    if by == "value" and result.shape.numel() != 1:
+        raise ValueError(
+            f"the function has values of shape {tuple(result.shape)}: expected a scalar; colour by 'slope', or take "
+            "one entry"
+        )
+    lines = [] if level is None else result.level_sets(level)
+    figure, ax = axes_of(ax)
+    if by == "none":
+        shown = None
+    elif by == "slope":
+        shown = np.sqrt(np.nansum(result.gradients.reshape(regions, -1) ** 2, axis=1))
+    else:
+        corners = result.values.reshape(-1)[result.corners]
+        shown = np.add.reduceat(corners, result.offsets[:-1]) / np.diff(result.offsets)
+    faces = PolyCollection(result.polygons, array=shown, linewidths=0, antialiased=False)
+    if shown is None:
+        faces.set_facecolor("none")
+    else:
+        faces.set_cmap(mpl.colormaps[colour])
+    ax.add_collection(faces)
+    rim = result.plane.parameters
+    ax.plot(*np.concatenate([rim, rim[:1]]).T, color=_INK, linewidth=0.8)
+    if draw_folds:
+        thin = float(np.clip(20 / np.sqrt(regions), 0.15, 0.8))
+        ax.add_collection(LineCollection(list(result.folds()), colors=_INK, linewidths=thin))
+    for line in lines:
+        ax.plot(line[:, 0], line[:, 1], color="#D55E00", linewidth=1.6)
+    ax.set_xlim(0, 1)
+    ax.set_ylim(0, 1)
+    ax.set_aspect("equal")
+    name_axes(ax, "u", "v", None)
+    if label is not None:
+        ax.set_title(label)
+    return figure

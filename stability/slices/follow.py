@@ -1,0 +1,118 @@
+"""A network followed over a plane."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stability.folds.following import following
+from stability.folds.numbers import rationals, row_size
+from stability.folds.pieces import NO_LIMIT, TooMuchMemory, measured, most_bytes
+from stability.folds.places import Places
+from stability.folds.replay import BUDGET, TooExpensive, budget
+from stability.folds.restrict import LineTooLong, fast_rational, name_what_is_not_finite
+from stability.slices import choices_on_mesh, largest_on_mesh  # noqa: F401  (they fill in the ways of functions)
+from stability.slices.layered import slice_layers
+from stability.slices.meshes import Mesh
+from stability.slices.on_mesh import OnMesh, Stage
+from stability.slices.planes import Plane
+from stability.slices.slice_value import PiecewiseLinearSlice, from_mesh
+
+# How many arrays as large as the numbers of a function an operation works with at a time, and the fast way does.
+_COPIES, _FEWER_COPIES = 8, 3
+
+
+def follow(net: Callable[..., Tensor], plane: Plane, exact: bool, memory: float) -> PiecewiseLinearSlice:
+    """Return what a network does over a plane, followed again in rational numbers where rounding leaves it open."""
+    if isinstance(net, type):
+        raise TypeError(f"net is the class {net.__name__}: expected an instance, {net.__name__}(...)")
+    token, sizes = most_bytes.set(memory * 2**30 / _COPIES), [float(np.abs(plane.corners()[0]).max())]
+    try:
+        if exact:
+            found = _followed(net, plane, fast_rational())
+        else:
+            inner = most_bytes.set(memory * 2**30 / _FEWER_COPIES)
+            try:
+                fast = slice_layers(net, plane) if isinstance(net, nn.Module) else None
+            finally:
+                most_bytes.reset(inner)
+            if fast is not None:
+                return fast
+            found = _settled(net, plane, _followed(net, plane, None, sizes))
+    except TooMuchMemory:
+        raise LineTooLong(
+            f"over the plane the network takes more than memory={memory:g} GiB: give a smaller plane, or a larger "
+            "memory"
+        ) from None
+    finally:
+        most_bytes.reset(token)
+    _check_by_tensors(net, plane, found, max(sizes))
+    return found
+
+
+def _settled(net: Callable[..., Tensor], plane: Plane, found: PiecewiseLinearSlice) -> PiecewiseLinearSlice:
+    if not found.undecided:
+        return found
+    try:
+        with budget([BUDGET]):
+            return _followed(net, plane, fast_rational()).to_float()
+    except (TooExpensive, TypeError, ValueError):  # a network with numbers that are not rational, such as roots
+        return found
+
+
+def _followed(
+    net: Callable[..., Tensor], plane: Plane, kind: type | None, sizes: list[float] | None = None
+) -> PiecewiseLinearSlice:
+    corners = plane.parameters
+    rows, errors = plane.corners()
+    if kind is not None:
+        corners = rationals(corners, kind)
+        rows, errors = rationals(plane.inputs(rationals(plane.parameters)), kind), errors * 0
+    mesh = Mesh(corners)
+    bends = np.full((mesh.edges, *rows.shape[1:]), mesh.zero)
+    data, bounds = np.concatenate([rows, bends]), np.concatenate([errors, np.zeros(mesh.edges)])
+    given = OnMesh._make(cast(Places, Stage(mesh, mesh.vertices, mesh.edges)), data, bounds, {}, NO_LIMIT)
+    token = measured.set(sizes)
+    try:
+        with following(), np.errstate(over="ignore", invalid="ignore"):  # what overflows is named below
+            out = net(given)
+    finally:
+        measured.reset(token)
+    if not isinstance(out, OnMesh):
+        raise TypeError(
+            f"the network makes a {type(out).__name__} of the plane: expected one tensor that depends on the input; "
+            "wrap it so that it returns one"
+        )
+    out = out.updated()
+    if kind is None and not np.isfinite(out._data).all():
+        name_what_is_not_finite(net)
+        raise ValueError("the network's values leave float64's range over the plane: expected finite numbers")
+    return from_mesh(plane, out)
+
+
+def _check_by_tensors(net: Callable[..., Tensor], plane: Plane, found: PiecewiseLinearSlice, largest: float) -> None:
+    """Raise where the network does something else to a tensor: it is random, or it looks at what it is given."""
+    values = [*net.parameters(), *net.buffers()] if isinstance(net, nn.Module) else []
+    like = next((v for v in values if v.is_floating_point()), torch.empty(0, dtype=torch.float64))
+    if like.dtype not in (torch.float32, torch.float64):
+        return
+    # Places that no round number is at.
+    points = np.array([[0.3819660112501051, 0.2360679774997898], [0.1458980337503155, 0.6180339887498949]])
+    for point, row in zip(points, plane.inputs(points), strict=True):
+        x = torch.tensor(row, dtype=like.dtype, device=like.device)
+        with torch.no_grad():
+            wanted = net(x).to("cpu", torch.float64).numpy().ravel()
+        got = np.asarray(found(point[None]), dtype=np.float64).ravel()
+        apart = np.abs(wanted - got).max(initial=0) if wanted.size == got.size else math.inf
+        part = 1e-2 if like.dtype == torch.float32 else 1e-6
+        size = max(float(row_size(found.values).max(initial=0)), largest)
+        if not apart <= part * size:
+            raise TypeError(
+                f"at u = {point[0]:g}, v = {point[1]:g} the network makes {wanted[:3]} of a tensor, and {got[:3]} over "
+                "the plane: it is random, or asks what kind of object it is given; expected one calculation for both"
+            )

@@ -1,0 +1,1 @@
+"""Compiled loops over the faces, edges and vertices of a mesh."""

@@ -1,0 +1,137 @@
+"""Compiled search for the faces that points lie in, and what is asked of every face."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+_fast = njit(cache=True, nogil=True, error_model="numpy")
+
+
+@_fast
+def wide_triangles(at, corners, offsets):
+    """Return three corners of every face that span a large triangle, counterclockwise, (faces, 3)."""
+    out = np.empty((len(offsets) - 1, 3), np.int64)
+    for face in range(len(out)):
+        a = corners[offsets[face]]
+        b = a
+        most = at[a, 0] * 0
+        for i in range(offsets[face], offsets[face + 1]):
+            du, dv = at[corners[i], 0] - at[a, 0], at[corners[i], 1] - at[a, 1]
+            if du * du + dv * dv > most:
+                b, most = corners[i], du * du + dv * dv
+        du, dv = at[b, 0] - at[a, 0], at[b, 1] - at[a, 1]
+        c, best = b, at[a, 0] * 0
+        for i in range(offsets[face], offsets[face + 1]):
+            away = du * (at[corners[i], 1] - at[a, 1]) - dv * (at[corners[i], 0] - at[a, 0])
+            if abs(away) > abs(best):
+                c, best = corners[i], away
+        out[face, 0] = a
+        out[face, 1], out[face, 2] = (b, c) if best > 0 else (c, b)
+    return out
+
+
+@_fast
+def fan_areas(at, corners, offsets, weight):
+    """Return the area of every face, and the integral over it of a function with these values at the vertices."""
+    areas, integrals = weight[: len(offsets) - 1, 0] * 0, weight[: len(offsets) - 1] * 0
+    for face in range(len(areas)):
+        a = corners[offsets[face]]
+        for i in range(offsets[face] + 1, offsets[face + 1] - 1):
+            b, c = corners[i], corners[i + 1]
+            twice = (at[b, 0] - at[a, 0]) * (at[c, 1] - at[a, 1]) - (at[b, 1] - at[a, 1]) * (at[c, 0] - at[a, 0])
+            areas[face] += twice / 2
+            for k in range(weight.shape[1]):
+                integrals[face, k] += twice * (weight[a, k] + weight[b, k] + weight[c, k]) / 6
+    return areas, integrals
+
+
+@_fast
+def _depth(at, corners, start, stop, u, v):
+    """Return how far a point is inside a face at least, negative outside."""
+    least = np.inf
+    for i in range(start, stop):
+        a, b = corners[i], corners[i + 1 if i + 1 < stop else start]
+        du, dv = at[b, 0] - at[a, 0], at[b, 1] - at[a, 1]
+        length = np.sqrt(du * du + dv * dv)
+        if length > 0.0:
+            least = min(least, (du * (v - at[a, 1]) - dv * (u - at[a, 0])) / length)
+    return least
+
+
+@_fast
+def locate(at, corners, offsets, points, cells):
+    """Return for every point of the unit square the face in which it lies deepest.
+
+    The points are sorted into cells x cells boxes. A face asks those in the boxes that it meets, row by row.
+    """
+    count = len(points)
+    start = np.zeros(cells * cells + 1, np.int64)
+    box = np.empty(count, np.int64)
+    for i in range(count):
+        column = min(max(int(points[i, 0] * cells), 0), cells - 1)
+        box[i] = min(max(int(points[i, 1] * cells), 0), cells - 1) * cells + column
+        start[box[i] + 1] += 1
+    for i in range(cells * cells):
+        start[i + 1] += start[i]
+    order, filled = np.empty(count, np.int64), start[:-1].copy()
+    for i in range(count):
+        order[filled[box[i]]] = i
+        filled[box[i]] += 1
+    found, depth = np.full(count, -1), np.full(count, -np.inf)
+    slop = 1e-9
+    for face in range(len(offsets) - 1):
+        first, stop = offsets[face], offsets[face + 1]
+        low = high = at[corners[first], 1]
+        for i in range(first, stop):
+            low, high = min(low, at[corners[i], 1]), max(high, at[corners[i], 1])
+        for row in range(max(int((low - slop) * cells), 0), min(int((high + slop) * cells), cells - 1) + 1):
+            bottom, top = row / cells - slop, (row + 1) / cells + slop
+            left, right = np.inf, -np.inf
+            for i in range(first, stop):
+                a, b = corners[i], corners[i + 1 if i + 1 < stop else first]
+                u0, v0, u1, v1 = at[a, 0], at[a, 1], at[b, 0], at[b, 1]
+                if bottom <= v0 <= top:
+                    left, right = min(left, u0), max(right, u0)
+                for level in (bottom, top):
+                    if (v0 - level) * (v1 - level) < 0.0:
+                        u = u0 + (level - v0) / (v1 - v0) * (u1 - u0)
+                        left, right = min(left, u), max(right, u)
+            if left > right:
+                continue
+            begin = min(max(int((left - slop) * cells), 0), cells - 1)
+            end = min(max(int((right + slop) * cells), 0), cells - 1)
+            for place in range(start[row * cells + begin], start[row * cells + end + 1]):
+                i = order[place]
+                deep = _depth(at, corners, first, stop, points[i, 0], points[i, 1])
+                if deep > depth[i]:
+                    found[i], depth[i] = face, deep
+    return found, depth
+
+
+@_fast
+def interpolate(at, corners, offsets, values, points, faces):
+    """Return the values at points of these faces, from the triangle of a fan that each lies in."""
+    out = np.empty((len(points), values.shape[1]))
+    for i in range(len(points)):
+        first, stop = offsets[faces[i]], offsets[faces[i] + 1]
+        a = corners[first]
+        best, weights, ends = -np.inf, (1.0, 0.0, 0.0), (a, a)
+        for j in range(first + 1, stop - 1):
+            b, c = corners[j], corners[j + 1]
+            bu, bv = at[b, 0] - at[a, 0], at[b, 1] - at[a, 1]
+            cu, cv = at[c, 0] - at[a, 0], at[c, 1] - at[a, 1]
+            pu, pv = points[i, 0] - at[a, 0], points[i, 1] - at[a, 1]
+            twice = bu * cv - bv * cu
+            if twice <= 0.0:
+                continue
+            of_b, of_c = (pu * cv - pv * cu) / twice, (bu * pv - bv * pu) / twice
+            least = min(1.0 - of_b - of_c, of_b, of_c)
+            if least > best:
+                of_b, of_c = max(of_b, 0.0), max(of_c, 0.0)
+                total = max(of_b + of_c, 1.0)
+                best, ends = least, (b, c)
+                weights = (1.0 - (of_b + of_c) / total, of_b / total, of_c / total)
+        for k in range(values.shape[1]):
+            out[i, k] = weights[0] * values[a, k] + weights[1] * values[ends[0], k] + weights[2] * values[ends[1], k]
+    return out
