@@ -192,8 +192,8 @@ class PiecewiseLinearSlice(Shown):
     def _scalar(self, what: str) -> Array:
         if self.shape.numel() != 1:
             raise ValueError(
-                f"the function has values of shape {tuple(self.shape)}: {what} need a scalar; take one entry, "
-                f"f[{', '.join('0' * len(self.shape))}]"
+                f"the function has values of shape {tuple(self.shape)}: {what} need a scalar; follow one entry of the "
+                "network, as of lambda x: net(x)[..., 0]"
             )
         return self.values.reshape(len(self.values))
 

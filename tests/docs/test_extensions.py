@@ -42,7 +42,7 @@ def test_every_study_has_a_page_in_the_gallery_and_a_headline():
     import studies
 
     names = studies.study_names()
-    assert len(names) == 18
+    assert len(names) >= 18
     index = (ROOT / "docs" / "gallery" / "index.md").read_text(encoding="utf-8")
     for name in names:
         page = (ROOT / "docs" / "gallery" / f"{name}.md").read_text(encoding="utf-8")
