@@ -107,3 +107,12 @@ class Orbit:
         if -400 < e < 400:
             return math.ldexp(m, e), math.ldexp(r, e), 0
         return m, r, e
+
+
+def fast_rational() -> type:
+    try:
+        from flint import fmpq
+    except ImportError:
+        return Fraction
+    kind: type = fmpq
+    return kind

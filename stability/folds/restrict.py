@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
@@ -23,9 +22,11 @@ from stability.folds.perceptrons import restrict_layers
 from stability.folds.pieces import NO_LIMIT, TooManyKnots, TooMuchMemory, insert, most_bytes
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.places import Places
+from stability.folds.rational import fast_rational
+from stability.folds.refuse import name_what_is_not_finite
 from stability.folds.replay import in_doubt, settle, writing
 from stability.foundation.arguments import door
-from stability.foundation.checks import check_finite, check_integer, check_positive, check_table
+from stability.foundation.checks import check_integer, check_positive, check_table
 from stability.foundation.formats import ROUNDOFF
 from stability.networks import Chain
 
@@ -189,15 +190,6 @@ def _along(
     return f
 
 
-def fast_rational() -> type:
-    try:
-        from flint import fmpq
-    except ImportError:
-        return Fraction
-    kind: type = fmpq
-    return kind
-
-
 def _run(net: Followed, line: PiecewiseLinear, limit: int | None, whole: PiecewiseLinear) -> PiecewiseLinear:
     if isinstance(net, np.ndarray):
         if line.shape:
@@ -328,14 +320,6 @@ def _check_result(net: Followed, f: PiecewiseLinear) -> None:
         return
     name_what_is_not_finite(net)
     raise ValueError("the network's values leave float64's range along the line: expected finite numbers")
-
-
-def name_what_is_not_finite(net: object) -> None:
-    """Raise with the parameter or buffer of a module that is not finite, if there is one."""
-    if isinstance(net, nn.Module):
-        for name, value in itertools.chain(net.named_parameters(), net.named_buffers()):
-            if value.is_floating_point():
-                check_finite(f"the module's {name}", value)
 
 
 def _is_straight(line: PiecewiseLinear) -> bool:

@@ -22,6 +22,7 @@ from stability.signals import (
     Propagation,
     Units,
 )
+from stability.slices import PiecewiseLinearSlice
 
 Rows = list[tuple[str, ...]]
 #: Of more layers than this the first and the last are shown.
@@ -252,6 +253,17 @@ def _function(one: PiecewiseLinear) -> Rows:
     low, high = map(float, one.interval)
     rows: Rows = [("interval", f"{low:g} to {high:g}"), ("pieces", str(len(one.knots) - 1))]
     return [*rows, ("folds", str(len(one.folds()))), ("shape of a value", str(tuple(one.shape)))]
+
+
+@facts.register
+def _slice(one: PiecewiseLinearSlice) -> Rows:
+    counts = one.count()
+    rows: Rows = [
+        ("over", "a parallelogram" if one.plane.rectangle else "a triangle"),
+        ("regions", str(counts.regions)),
+    ]
+    rows += [("folds", str(counts.folds)), ("shape of a value", str(tuple(one.shape)))]
+    return [*rows, ("decisions left open", str(one.undecided))]
 
 
 @facts.register

@@ -17,6 +17,7 @@ from stability.jacobians import Paths, Spectrum
 from stability.precision import FirstFailures, ForwardErrors
 from stability.scaling import DepthCheck
 from stability.signals import GradientNorms, Propagation, Units, WatchRecord
+from stability.slices import PiecewiseLinearSlice
 from stability.training import History
 
 #: A small figure shows no more places than these along a dimension, evenly spaced.
@@ -142,3 +143,10 @@ def _function(one: PiecewiseLinear) -> Picture | None:
     if one.shape or len(one.knots) - 1 > _MOST_PIECES:
         return None
     return Picture("The function, its folds and its turns", lambda ax: plots.function(one, ax))
+
+
+@picture.register
+def _slice(one: PiecewiseLinearSlice) -> Picture | None:
+    if one.shape.numel() != 1 or len(one.offsets) - 1 > _MOST_PIECES:
+        return None
+    return Picture("The function over the plane, and its folds", lambda ax: plots.slice(one, ax))

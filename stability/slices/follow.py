@@ -14,8 +14,10 @@ from stability.folds.following import following
 from stability.folds.numbers import rationals, row_size
 from stability.folds.pieces import NO_LIMIT, TooMuchMemory, measured, most_bytes
 from stability.folds.places import Places
+from stability.folds.rational import fast_rational
+from stability.folds.refuse import name_what_is_not_finite
 from stability.folds.replay import BUDGET, TooExpensive, budget
-from stability.folds.restrict import LineTooLong, fast_rational, name_what_is_not_finite
+from stability.folds.restrict import LineTooLong
 from stability.slices import choices_on_mesh, largest_on_mesh  # noqa: F401  (they fill in the ways of functions)
 from stability.slices.layered import slice_layers
 from stability.slices.meshes import Mesh

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import stability as st
 from tests.programs import PROGRAM, differs
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -18,6 +19,17 @@ PAGES = {
 WITH_PROGRAMS = [name for name, text in PAGES.items() if PROGRAM.search(text)]
 
 
+@pytest.fixture
+def names_come_back():
+    """Put back the architectures and initialisations, to which pages add their own."""
+    before = {id(names): set(names) for names in (st.ARCHITECTURES, st.INITS)}
+    yield
+    for names in (st.ARCHITECTURES, st.INITS):
+        for name in set(names) - before[id(names)]:
+            del names[name]
+
+
+@pytest.mark.usefixtures("names_come_back")
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", WITH_PROGRAMS)
 def test_the_programs_of_a_page_print_what_it_says(name, tmp_path, monkeypatch, capsys):

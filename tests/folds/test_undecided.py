@@ -289,6 +289,7 @@ def test_a_network_that_gives_tensors_another_shape_is_refused():
         st.restrict(TwoMinds(), LINE)
 
 
+@pytest.mark.slow
 def test_a_layer_too_wide_for_exact_arithmetic_leaves_undecided_what_it_would_decide():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(2, 4097), nn.ReLU(), nn.Linear(4097, 1)).double()

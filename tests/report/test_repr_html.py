@@ -33,6 +33,7 @@ FIGURES = {
     "Flow",
     "History",
     "PiecewiseLinear",
+    "PiecewiseLinearSlice",
 }
 
 
@@ -113,6 +114,9 @@ def results(name):
         st.train(fold, st.Task(torch.sin, (-3, 3)), iterations=5, progress=False),
         st.count(fold, (-3, 3)),
         st.restrict(st.tent(4), (0, 1)),
+        st.restrict(
+            nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1)), st.plane([0.0, 0.0], [3.0, 0.0], [0.0, 3.0])
+        ),
         st.layers(model, x),
         st.depth_check(
             lambda depth: nn.Sequential(*(nn.Linear(5, 5) for _ in range(depth))), (2, 4), x.float(), square

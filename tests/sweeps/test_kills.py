@@ -101,11 +101,6 @@ def test_workers_are_killed(tmp_path):
     check_whole(tmp_path / "store", tmp_path)
 
 
-def test_whole_sweeps_are_killed_with_their_scheduler(tmp_path):
-    assert kill_whole_sweeps(tmp_path / "store", 3, random.Random(1)) >= 2
-    check_whole(tmp_path / "store", tmp_path)
-
-
 @pytest.mark.slow
 def test_twenty_workers_are_killed(tmp_path):
     assert kill_workers(tmp_path / "store", 20, random.Random(2), LONG) == 20
