@@ -32,8 +32,8 @@ figures: .venv/ready
 test: .venv/ready
 	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
 
-# What `test` leaves out, after it: long statistics, and the scripts as a whole.
-test-all: test
+# What `test` leaves out, after it: long statistics, and the scripts, the tutorial and the site as a whole.
+test-all: test .venv/docs
 	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal -m slow tests
 
 # The rooms that lean on other packages most, with the oldest versions of these that are promised to work.
@@ -66,7 +66,7 @@ lint: .venv/ready
 types: .venv/ready
 	$(BIN)/mypy
 
-check: test-all lowest lint types
+check: test-all lowest dist lint types
 
 # The table of speeds, under 15 minutes, beside other packages where they install.
 bench: .venv/bench
