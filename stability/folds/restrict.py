@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
@@ -19,13 +18,14 @@ from stability.folds.following import following
 from stability.folds.kinks_met import IdleKnot, Kinks, idle_knot, recorded
 from stability.folds.lines import Line, line_of
 from stability.folds.members import members_of
+from stability.folds.not_finite import name_what_is_not_finite, named_if_not_finite
 from stability.folds.perceptrons import restrict_layers
 from stability.folds.pieces import NO_LIMIT, TooManyKnots, TooMuchMemory, insert, most_bytes
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.places import Places
 from stability.folds.replay import in_doubt, settle, writing
 from stability.foundation.arguments import door
-from stability.foundation.checks import check_finite, check_integer, check_positive, check_table
+from stability.foundation.checks import check_integer, check_positive, check_table
 from stability.foundation.formats import ROUNDOFF
 from stability.networks import Chain
 
@@ -237,7 +237,7 @@ def _follow(net: Callable[..., Tensor], line: PiecewiseLinear, limit: int | None
     knot = IdleKnot(int(given._places.births[1])) if len(given.knots) > len(line.knots) else None
     token = idle_knot.set(knot)
     try:
-        with following(), recorded() as kinks:
+        with following(), recorded() as kinks, named_if_not_finite(net):
             out = net(given if line.shape else given._shaped((1, 1)))
     finally:
         idle_knot.reset(token)
@@ -328,14 +328,6 @@ def _check_result(net: Followed, f: PiecewiseLinear) -> None:
         return
     name_what_is_not_finite(net)
     raise ValueError("the network's values leave float64's range along the line: expected finite numbers")
-
-
-def name_what_is_not_finite(net: object) -> None:
-    """Raise with the parameter or buffer of a module that is not finite, if there is one."""
-    if isinstance(net, nn.Module):
-        for name, value in itertools.chain(net.named_parameters(), net.named_buffers()):
-            if value.is_floating_point():
-                check_finite(f"the module's {name}", value)
 
 
 def _is_straight(line: PiecewiseLinear) -> bool:

@@ -48,7 +48,7 @@ def fan_areas(at, corners, offsets, weight):
 
 @_fast
 def _depth(at, corners, start, stop, u, v):
-    """Return how far a point is inside a face at least, negative outside."""
+    """Return how far a point is inside a face at least, negative outside, and of a face that is one place."""
     least = np.inf
     for i in range(start, stop):
         a, b = corners[i], corners[i + 1 if i + 1 < stop else start]
@@ -56,7 +56,7 @@ def _depth(at, corners, start, stop, u, v):
         length = np.sqrt(du * du + dv * dv)
         if length > 0.0:
             least = min(least, (du * (v - at[a, 1]) - dv * (u - at[a, 0])) / length)
-    return least
+    return least if least < np.inf else -np.inf
 
 
 @_fast
