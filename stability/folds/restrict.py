@@ -15,10 +15,10 @@ from stability.folds.check_by_tensors import SPREAD, check_by_tensors
 from stability.folds.domains import Domain
 from stability.folds.enumerate_table import enumerate_table
 from stability.folds.following import following
+from stability.folds.infinite_numbers import name_what_is_not_finite, named_if_not_finite
 from stability.folds.kinks_met import IdleKnot, Kinks, idle_knot, recorded
 from stability.folds.lines import Line, line_of
 from stability.folds.members import members_of
-from stability.folds.not_finite import name_what_is_not_finite, named_if_not_finite
 from stability.folds.perceptrons import restrict_layers
 from stability.folds.pieces import NO_LIMIT, TooManyKnots, TooMuchMemory, insert, most_bytes
 from stability.folds.piecewise import PiecewiseLinear

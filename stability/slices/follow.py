@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stability.folds.check_by_tensors import check_at_places
 from stability.folds.following import following
-from stability.folds.not_finite import name_what_is_not_finite, named_if_not_finite
+from stability.folds.infinite_numbers import name_what_is_not_finite, named_if_not_finite
 from stability.folds.numbers import rationals, row_size
 from stability.folds.pieces import NO_LIMIT, TooMuchMemory, measured, most_bytes
 from stability.folds.places import Places
