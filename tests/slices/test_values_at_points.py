@@ -44,20 +44,21 @@ def test_values_in_narrow_regions(width):
     assert np.abs(f(at) - values(net, f.plane, at).numpy()).max() < 1e-14
 
 
-def test_values_on_edges_and_between_corners():
-    random = np.random.default_rng(0)
-
-    def places(f):
-        for polygon in f.polygons:
-            for one, other in zip(polygon, np.roll(polygon, 2, axis=0), strict=True):
-                yield one + random.random((4, 1)) * (other - one)
-
-    for seed in range(40):
-        net = Network(seed)
-        f = st.restrict(net, net.plane(), exact=True).to_float()
-        at = np.concatenate([f.vertices, f.vertices[f.edges].mean(axis=1), *places(f)])
-        expected = values(net, f.plane, at).numpy()
-        assert np.abs(f(at) - expected).max() < 1e-12 * max(1, np.abs(f.values).max())
+# Of these networks regions have corners that rounding alone keeps off a straight side.
+@pytest.mark.parametrize("seed", [647, 782, 1785, 2203, 2442, 2904])
+def test_values_on_edges_and_between_corners(seed):
+    net, random = Network(seed), np.random.default_rng(0)
+    f = st.restrict(net, net.plane(), exact=True).to_float()
+    places = [
+        one + random.random((4, 1)) * (other - one)
+        for apart in (1, 2)
+        for polygon in f.polygons
+        for one, other in zip(polygon, np.roll(polygon, apart, axis=0), strict=True)
+    ]
+    at = np.concatenate([f.vertices, f.vertices[f.edges].mean(axis=1), *places])
+    at = at if net.rectangle else at[at.sum(axis=1) <= 1]
+    expected = values(net, f.plane, at.clip(0, 1)).numpy()
+    assert np.abs(f(at.clip(0, 1)) - expected).max() < 1e-12 * max(1, np.abs(f.values).max())
 
 
 def test_functions_of_modules_of_any_format():
