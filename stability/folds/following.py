@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 
+import torch
 from torch import nn
 from torch.nn.modules import module as everywhere
-from torch.utils.hooks import RemovableHandle
 
 #: From the outermost to the innermost; None where no network is followed.
 _at_work: ContextVar[tuple[nn.Module, ...] | None] = ContextVar("modules at work", default=None)
@@ -60,7 +61,7 @@ def _leave(module: nn.Module, *_: object) -> None:
 
 
 class _Hooks:
-    """Torch's hooks on all modules, which are there as long as any thread follows a network.
+    """Torch's hooks on all modules, which are there as long as any thread follows a network; none runs compiled then.
 
     One pair does for all: a thread that registered its own would change what another one is going through.
     """
@@ -68,24 +69,24 @@ class _Hooks:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._runs = 0
-        self._handles: tuple[RemovableHandle, ...] = ()
+        self._undone = ExitStack()
 
     def __enter__(self) -> None:
         with self._lock:
             if self._runs == 0:
-                self._handles = (
-                    everywhere.register_module_forward_pre_hook(_enter),
-                    # A network may catch what a module of it raises, and go on.
-                    everywhere.register_module_forward_hook(_leave, always_call=True),
-                )
+                # A network may catch what a module of it raises, and go on.
+                leave = everywhere.register_module_forward_hook(_leave, always_call=True)
+                for handle in (everywhere.register_module_forward_pre_hook(_enter), leave):
+                    self._undone.callback(handle.remove)
+                if "torch._dynamo" in sys.modules:  # else nothing is compiled
+                    self._undone.enter_context(torch.compiler.set_stance("force_eager"))
             self._runs += 1
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._runs -= 1
             if self._runs == 0:
-                for handle in self._handles:
-                    handle.remove()
+                self._undone.close()
 
 
 _hooks = _Hooks()

@@ -43,11 +43,7 @@ def segment(start: ArrayLike | Tensor, end: ArrayLike | Tensor) -> PiecewiseLine
     (torch.Size([3]), True)
     """
     for name, end_of in (("start", start), ("end", end)):
-        if isinstance(end_of, Mapping) or (isinstance(end_of, tuple) and any(isinstance(v, Tensor) for v in end_of)):
-            raise TypeError(
-                f"{name} is a {type(end_of).__name__} of several inputs: a line is of one tensor. Wrap the "
-                "network in a module whose forward holds the other inputs fixed, or splits one tensor into them"
-            )
+        check_one_tensor(name, end_of, "line")
     p, q = numbers("start", start), numbers("end", end)
     if p.shape != q.shape:
         raise ValueError(f"the segment goes from shape {p.shape} to shape {q.shape}: expected the same shape twice")
@@ -59,3 +55,12 @@ def segment(start: ArrayLike | Tensor, end: ArrayLike | Tensor) -> PiecewiseLine
     # In a network that is called with it directly a norm is that of a tensor, and must be refused.
     line._limit = NO_LIMIT
     return line
+
+
+def check_one_tensor(name: str, value: object, domain: str) -> None:
+    """Raise if an end of a line, or a corner of a plane, is several inputs at once."""
+    if isinstance(value, Mapping) or (isinstance(value, tuple) and any(isinstance(v, Tensor) for v in value)):
+        raise TypeError(
+            f"{name} is a {type(value).__name__} of several inputs: a {domain} is of one tensor. Wrap the network in a "
+            "module whose forward holds the other inputs fixed, or splits one tensor into them"
+        )

@@ -15,6 +15,7 @@ from stability.folds.check_by_tensors import SPREAD, check_by_tensors
 from stability.folds.domains import Domain
 from stability.folds.enumerate_table import enumerate_table
 from stability.folds.following import following
+from stability.folds.infinite_numbers import name_what_is_not_finite, named_if_not_finite
 from stability.folds.kinks_met import IdleKnot, Kinks, idle_knot, recorded
 from stability.folds.lines import Line, line_of
 from stability.folds.members import members_of
@@ -23,7 +24,6 @@ from stability.folds.pieces import NO_LIMIT, TooManyKnots, TooMuchMemory, insert
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.places import Places
 from stability.folds.rational import fast_rational
-from stability.folds.refuse import name_what_is_not_finite
 from stability.folds.replay import in_doubt, settle, writing
 from stability.foundation.arguments import door
 from stability.foundation.checks import check_integer, check_positive, check_table
@@ -229,7 +229,7 @@ def _follow(net: Callable[..., Tensor], line: PiecewiseLinear, limit: int | None
     knot = IdleKnot(int(given._places.births[1])) if len(given.knots) > len(line.knots) else None
     token = idle_knot.set(knot)
     try:
-        with following(), recorded() as kinks:
+        with following(), recorded() as kinks, named_if_not_finite(net):
             out = net(given if line.shape else given._shaped((1, 1)))
     finally:
         idle_knot.reset(token)

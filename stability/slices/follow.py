@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import cast
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
+from stability.folds.check_by_tensors import check_at_places
 from stability.folds.following import following
+from stability.folds.infinite_numbers import name_what_is_not_finite, named_if_not_finite
 from stability.folds.numbers import rationals, row_size
 from stability.folds.pieces import NO_LIMIT, TooMuchMemory, measured, most_bytes
 from stability.folds.places import Places
 from stability.folds.rational import fast_rational
-from stability.folds.refuse import name_what_is_not_finite
 from stability.folds.replay import BUDGET, TooExpensive, budget
 from stability.folds.restrict import LineTooLong
 from stability.slices import choices_on_mesh, largest_on_mesh  # noqa: F401  (they fill in the ways of functions)
@@ -64,6 +63,7 @@ def _settled(net: Callable[..., Tensor], plane: Plane, found: PiecewiseLinearSli
         with budget([BUDGET]):
             return _followed(net, plane, fast_rational()).to_float()
     except (TooExpensive, TypeError, ValueError):  # a network with numbers that are not rational, such as roots
+        name_what_is_not_finite(net)
         return found
 
 
@@ -81,7 +81,8 @@ def _followed(
     given = OnMesh._make(cast(Places, Stage(mesh, mesh.vertices, mesh.edges)), data, bounds, {}, NO_LIMIT)
     token = measured.set(sizes)
     try:
-        with following(), np.errstate(over="ignore", invalid="ignore"):  # what overflows is named below
+        # What overflows is named below.
+        with following(), named_if_not_finite(net), np.errstate(over="ignore", invalid="ignore"):
             out = net(given)
     finally:
         measured.reset(token)
@@ -99,22 +100,10 @@ def _followed(
 
 def _check_by_tensors(net: Callable[..., Tensor], plane: Plane, found: PiecewiseLinearSlice, largest: float) -> None:
     """Raise where the network does something else to a tensor: it is random, or it looks at what it is given."""
-    values = [*net.parameters(), *net.buffers()] if isinstance(net, nn.Module) else []
-    like = next((v for v in values if v.is_floating_point()), torch.empty(0, dtype=torch.float64))
-    if like.dtype not in (torch.float32, torch.float64):
-        return
     # Places that no round number is at.
     points = np.array([[0.3819660112501051, 0.2360679774997898], [0.1458980337503155, 0.6180339887498949]])
-    for point, row in zip(points, plane.inputs(points), strict=True):
-        x = torch.tensor(row, dtype=like.dtype, device=like.device)
-        with torch.no_grad():
-            wanted = net(x).to("cpu", torch.float64).numpy().ravel()
-        got = np.asarray(found(point[None]), dtype=np.float64).ravel()
-        apart = np.abs(wanted - got).max(initial=0) if wanted.size == got.size else math.inf
-        part = 1e-2 if like.dtype == torch.float32 else 1e-6
-        size = max(float(row_size(found.values).max(initial=0)), largest)
-        if not apart <= part * size:
-            raise TypeError(
-                f"at u = {point[0]:g}, v = {point[1]:g} the network makes {wanted[:3]} of a tensor, and {got[:3]} over "
-                "the plane: it is random, or asks what kind of object it is given; expected one calculation for both"
-            )
+    values = np.asarray(found(points), dtype=np.float64)
+    largest = max(float(row_size(found.values).max(initial=0)), largest)
+    errors = [float(found.errors.max())] * len(points)
+    places = [f"u = {u:g}, v = {v:g}" for u, v in points]
+    check_at_places(net, plane.inputs(points), list(values), errors, places, "over the plane", largest)

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from stability.folds.domains import Domain
+from stability.folds.lines import check_one_tensor
 from stability.folds.numbers import Array, numbers, rationals
 from stability.foundation.arguments import door
 from stability.foundation.checks import check_finite
@@ -71,6 +72,8 @@ def plane(p: ArrayLike | Tensor, q: ArrayLike | Tensor, r: ArrayLike | Tensor, r
     >>> float(f.areas.sum())
     1.0
     """
+    for name, corner in (("p", p), ("q", q), ("r", r)):
+        check_one_tensor(name, corner, "plane")
     inputs = {"p": numbers("p", p), "q": numbers("q", q), "r": numbers("r", r)}
     shapes = {name: value.shape for name, value in inputs.items()}
     if len(set(shapes.values())) > 1:

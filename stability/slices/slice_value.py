@@ -102,7 +102,10 @@ class PiecewiseLinearSlice(Shown):
 
     @cached_property
     def gradients(self) -> Array:
-        """The derivatives by u and by v on every region, (regions, *shape, 2)."""
+        """The derivatives by u and by v on every region, (regions, *shape, 2).
+
+        NaN in float64 where a region is so narrow that the rounding of its corners leaves no slope.
+        """
         run = loop_for(wide_triangles, self.exact)
         a, b, c = np.asarray(run(self.vertices, self.corners, self.offsets)).T
         rows = flatten_rows(self.values.reshape(len(self.values), -1))
@@ -110,7 +113,8 @@ class PiecewiseLinearSlice(Shown):
         rise, other = rows[b] - rows[a], rows[c] - rows[a]
         twice = (p[:, 0] * q[:, 1] - p[:, 1] * q[:, 0])[:, None]
         if not self.exact:
-            twice = np.where(twice == 0, np.nan, twice)
+            long = np.sqrt((p**2).sum(axis=1) + (q**2).sum(axis=1))[:, None]
+            twice = np.where(twice <= 4 * ROUNDOFF * long, np.nan, twice)
         by_u = (rise * q[:, 1:] - other * p[:, 1:]) / twice
         by_v = (other * p[:, :1] - rise * q[:, :1]) / twice
         return np.stack([by_u, by_v], axis=-1).reshape(len(a), *self.shape, 2)

@@ -250,6 +250,12 @@ def test_planes_that_are_none(corners, error, message):
         st.plane(*corners)
 
 
+def test_a_corner_of_several_inputs_is_none():
+    corners = [(random(2, seed=seed), random(2, seed=9)) for seed in (1, 2, 3)]
+    with pytest.raises(TypeError, match="p is a tuple of several inputs: a plane is of one tensor"):
+        st.plane(*corners)
+
+
 def test_nearly_degenerate_planes_are_planes():
     f = st.restrict(lambda x: x.relu().sum(), st.plane([-1.0, -1.0], [1.0, 1.0], [1.0, np.nextafter(1.0, 2)]))
     assert euler(f) == 1
@@ -265,6 +271,7 @@ def test_nearly_degenerate_planes_are_planes():
         (lambda h: h.sort().values, TypeError, "order"),
         (lambda h: h * h, TypeError, "product"),
         (lambda h: h + torch.rand(2), TypeError, "random"),
+        (lambda h: h * (1 + 1e-9 * isinstance(h, torch.Tensor)), TypeError, "what kind of object"),
         (lambda h: (h, h), TypeError, "one tensor"),
         (nn.Linear, TypeError, "the class Linear"),
         (3, TypeError, "net is a int"),
@@ -296,6 +303,12 @@ def test_refused_arguments():
     bad[0].weight.data[0, 0] = torch.inf
     with pytest.raises(ValueError, match="weight"):
         st.restrict(bad, square())
+    bad = perceptron(2, 4, 1)
+    bad[0].bias.data[0] = torch.inf
+    for exact in (False, True):
+        for domain in (square(), st.segment([0.0, 1.0], [1.0, 0.0])):
+            with pytest.raises(ValueError, match=r"the module's 0\.bias"):
+                st.restrict(bad, domain, exact=exact)
 
 
 def test_points_as_tensors_arrays_and_none():

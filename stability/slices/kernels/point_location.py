@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from stability.foundation.formats import ROUNDOFF
+
 _fast = njit(cache=True, nogil=True, error_model="numpy")
 
 
@@ -47,21 +49,42 @@ def fan_areas(at, corners, offsets, weight):
 
 
 @_fast
+def _is_narrow(at, corners, start, stop):
+    """Whether a face is so narrow that its corners, which are rounded, may as well be on one line."""
+    area = around = 0.0
+    a = corners[start]
+    for i in range(start, stop):
+        b, c = corners[i], corners[i + 1 if i + 1 < stop else start]
+        bu, bv = at[b, 0] - at[a, 0], at[b, 1] - at[a, 1]
+        du, dv = at[c, 0] - at[b, 0], at[c, 1] - at[b, 1]
+        area += (bu * dv - bv * du) / 2
+        around += np.sqrt(du * du + dv * dv)
+    return area <= 2 * ROUNDOFF * around
+
+
+@_fast
 def _depth(at, corners, start, stop, u, v):
-    """Return how far a point is inside a face at least, negative outside."""
-    least = np.inf
+    """Return how far a point inside of a face is from its rim, negative outside.
+
+    By the distances from the sides, not from the lines that they are on: a short one has no direction but for rounding.
+    """
+    least, inside = np.inf, False
     for i in range(start, stop):
         a, b = corners[i], corners[i + 1 if i + 1 < stop else start]
         du, dv = at[b, 0] - at[a, 0], at[b, 1] - at[a, 1]
-        length = np.sqrt(du * du + dv * dv)
-        if length > 0.0:
-            least = min(least, (du * (v - at[a, 1]) - dv * (u - at[a, 0])) / length)
-    return least
+        pu, pv = u - at[a, 0], v - at[a, 1]
+        square = du * du + dv * dv
+        share = min(max((pu * du + pv * dv) / square, 0.0), 1.0) if square > 0.0 else 0.0
+        away_u, away_v = pu - share * du, pv - share * dv
+        least = min(least, away_u * away_u + away_v * away_v)
+        if (at[a, 1] > v) != (at[b, 1] > v) and (pu * dv - pv * du < 0.0) == (dv > 0.0):
+            inside = not inside
+    return np.sqrt(least) if inside else -np.sqrt(least)
 
 
 @_fast
 def locate(at, corners, offsets, points, cells):
-    """Return for every point of the unit square the face in which it lies deepest.
+    """Return for every point of the unit square the face in which it lies deepest, none of those that are too narrow.
 
     The points are sorted into cells x cells boxes. A face asks those in the boxes that it meets, row by row.
     """
@@ -82,6 +105,8 @@ def locate(at, corners, offsets, points, cells):
     slop = 1e-9
     for face in range(len(offsets) - 1):
         first, stop = offsets[face], offsets[face + 1]
+        if _is_narrow(at, corners, first, stop):
+            continue
         low = high = at[corners[first], 1]
         for i in range(first, stop):
             low, high = min(low, at[corners[i], 1]), max(high, at[corners[i], 1])
@@ -110,28 +135,57 @@ def locate(at, corners, offsets, points, cells):
 
 
 @_fast
+def _weights(at, a, b, c, u, v):
+    """Return the three weights of the corners at a point, of which it is a mean, and how far beside them it is.
+
+    The place along the longest side, from a to b, comes first, without a look at the third corner: the weight of that
+    is ill conditioned in a narrow triangle, and there it moves the mean across the triangle only.
+    """
+    pu, pv = at[b, 0] - at[a, 0], at[b, 1] - at[a, 1]
+    qu, qv = at[c, 0] - at[a, 0], at[c, 1] - at[a, 1]
+    twice = pu * qv - pv * qu
+    if twice <= 0.0:
+        return 0.0, 0.0, 0.0, np.inf
+    square = pu * pu + pv * pv
+    du, dv = u - at[a, 0], v - at[a, 1]
+    third = (pu * dv - pv * du) / twice
+    along, foot = (pu * du + pv * dv) / square, (pu * qu + pv * qv) / square
+    place = min(max(along, 0.0), 1.0)
+    most = 1.0  # that the third one may have there
+    if place < foot:
+        most = place / foot
+    elif foot < 1.0:
+        most = (1.0 - place) / (1.0 - foot)
+    held = min(max(third, 0.0), most)
+    length = np.sqrt(square)
+    beside = abs(along - place) * length + abs(third - held) * twice / length
+    second = min(max(place - held * foot, 0.0), 1.0 - held)
+    return 1.0 - held - second, second, held, beside
+
+
+@_fast
 def interpolate(at, corners, offsets, values, points, faces):
     """Return the values at points of these faces, from the triangle of a fan that each lies in."""
     out = np.empty((len(points), values.shape[1]))
     for i in range(len(points)):
         first, stop = offsets[faces[i]], offsets[faces[i] + 1]
-        a = corners[first]
-        best, weights, ends = -np.inf, (1.0, 0.0, 0.0), (a, a)
+        best, weights = np.inf, (1.0, 0.0, 0.0)
+        ends = (corners[first], corners[first], corners[first])
         for j in range(first + 1, stop - 1):
-            b, c = corners[j], corners[j + 1]
-            bu, bv = at[b, 0] - at[a, 0], at[b, 1] - at[a, 1]
-            cu, cv = at[c, 0] - at[a, 0], at[c, 1] - at[a, 1]
-            pu, pv = points[i, 0] - at[a, 0], points[i, 1] - at[a, 1]
-            twice = bu * cv - bv * cu
-            if twice <= 0.0:
-                continue
-            of_b, of_c = (pu * cv - pv * cu) / twice, (bu * pv - bv * pu) / twice
-            least = min(1.0 - of_b - of_c, of_b, of_c)
-            if least > best:
-                of_b, of_c = max(of_b, 0.0), max(of_c, 0.0)
-                total = max(of_b + of_c, 1.0)
-                best, ends = least, (b, c)
-                weights = (1.0 - (of_b + of_c) / total, of_b / total, of_c / total)
+            a, b, c = corners[first], corners[j], corners[j + 1]
+            ab = (at[b, 0] - at[a, 0]) ** 2 + (at[b, 1] - at[a, 1]) ** 2
+            bc = (at[c, 0] - at[b, 0]) ** 2 + (at[c, 1] - at[b, 1]) ** 2
+            ca = (at[a, 0] - at[c, 0]) ** 2 + (at[a, 1] - at[c, 1]) ** 2
+            if bc > max(ab, ca):
+                a, b, c = b, c, a
+            elif ca > ab:
+                a, b, c = c, a, b
+            of_a, of_b, of_c, beside = _weights(at, a, b, c, points[i, 0], points[i, 1])
+            if beside < best:
+                best, weights, ends = beside, (of_a, of_b, of_c), (a, b, c)
         for k in range(values.shape[1]):
-            out[i, k] = weights[0] * values[a, k] + weights[1] * values[ends[0], k] + weights[2] * values[ends[1], k]
+            mean = 0.0
+            for j in range(3):
+                mean += weights[j] * values[ends[j], k]
+            out[i, k] = mean
     return out
