@@ -276,7 +276,7 @@ def draw_errors(each: dict[str, xarray.Dataset], found: dict[str, xarray.Dataset
     middle = {name: one.many.median("seed") for name, one in found.items()}
     most = min(float(middle[name].sel(left_out=1)) for name in RESIDUAL)
     spared = (middle["resnet"] < most) & (middle["transformer"] < most)
-    many = int(spared.left_out[spared].max())
+    many = int(spared.left_out.where(spared, 0).max())
     shares = {"before": before, "its own": own, "after": after}
     axes["c"].bar(list(shares), [100 * one for one in shares.values()], color="black", width=0.6)
     axes["c"].bar(["after"], [100 * new], bottom=100 * after, color="#D55E00", alpha=0.6, width=0.6)

@@ -92,6 +92,7 @@ def connected(client: object, workers: int | None) -> Iterator[Dask]:
         "distributed.nanny.pre-spawn-environ": ONE_THREAD,
     }
     with (
+        _environment_comes_back(),
         dask.config.set(settings),
         distributed.LocalCluster(
             n_workers=count, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
@@ -99,3 +100,15 @@ def connected(client: object, workers: int | None) -> Iterator[Dask]:
         distributed.Client(cluster, set_as_default=False) as made,
     ):
         yield Dask(made)
+
+
+@contextmanager
+def _environment_comes_back() -> Iterator[None]:
+    """Put back the environment of this process, into which dask writes that of its workers."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ.update(before)

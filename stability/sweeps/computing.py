@@ -21,7 +21,7 @@ Function = Callable[..., xarray.Dataset]
 
 #: What makes the libraries of a worker use one thread; read when they are loaded.
 ONE_THREAD = dict.fromkeys(
-    ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
+    ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
 )
 
 
@@ -100,9 +100,11 @@ def _fit(data: xarray.Dataset, cell: Cell, store: Store) -> None:
 
 def _one_thread() -> None:
     """Let a worker use one thread: there are as many workers as there are cores."""
+    os.environ.update(ONE_THREAD)
+    # What is not loaded yet reads that when it is. NUMBA_NUM_THREADS is read whenever something is compiled, and numba
+    # refuses another number than it has.
     for name in ("torch", "numba"):
         if name in sys.modules:
             sys.modules[name].set_num_threads(1)
-    # The others read this when they are loaded. Once numba has threads it compiles nothing where this changes.
-    loaded = {"NUMBA_NUM_THREADS"} if "numba" in sys.modules else set()
-    os.environ.update({name: value for name, value in ONE_THREAD.items() if name not in loaded})
+        elif name == "numba":
+            os.environ["NUMBA_NUM_THREADS"] = "1"

@@ -84,7 +84,7 @@ def site(tmp_path_factory):
     for path in ROOT.iterdir():
         if path.name == "docs":  # what an earlier build has written beside the pages is left out
             shutil.copytree(path, source / "docs", ignore=shutil.ignore_patterns("generated", "_build", "sg_*"))
-        elif not path.name.startswith(".") and path.name != "stability":
+        elif not path.name.startswith("."):
             (source / path.name).symlink_to(path)
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "docs", str(folder)]
     built = subprocess.run(command, cwd=source, env=os.environ | {"PYTHONPATH": str(ROOT)}, **AS_TEXT)

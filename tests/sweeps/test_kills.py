@@ -71,7 +71,7 @@ def kill_workers(store, number, chance, grid=GRID):
             if count(store) and workers and process.poll() is None:
                 chance.choice(workers).kill()
                 killed += 1
-        assert process.wait(timeout=300) == 0
+        assert process.wait(timeout=550) == 0
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -92,7 +92,7 @@ def kill_whole_sweeps(store, number, chance, grid=GRID):
         for path in Path(store).glob("cells/*/*.nc"):
             assert path.stat().st_size > 0
     process = begin(store, grid)
-    assert process.wait(timeout=300) == 0
+    assert process.wait(timeout=550) == 0
     return killed
 
 

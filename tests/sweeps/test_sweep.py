@@ -269,6 +269,12 @@ def test_a_worker_that_has_threads_of_numba_compiles_on(tmp_path):
     assert threads <= numba.config.NUMBA_NUM_THREADS
 
 
+def test_the_environment_of_the_process_that_sweeps_is_as_it_was(tmp_path):
+    before = dict(os.environ)
+    assert st.sweep(line, {"slope": [1], "shift": [0.0]}, tmp_path, workers=1, progress=False).failed == ()
+    assert dict(os.environ) == before, "dask writes that of its workers into it"
+
+
 def test_workers_of_a_client_are_its_own(tmp_path):
     with pytest.raises(ValueError, match="workers=0 was given with client="):
         run(line, GRID, tmp_path, client="tcp://127.0.0.1:1")
