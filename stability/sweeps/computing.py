@@ -20,9 +20,7 @@ Function = Callable[..., xarray.Dataset]
 
 
 #: What makes the libraries of a worker use one thread; read when they are loaded.
-ONE_THREAD = dict.fromkeys(
-    ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
-)
+ONE_THREAD = {f"{name}_THREADS": "1" for name in ("OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "VECLIB_MAXIMUM")}
 
 
 @dataclass(frozen=True)

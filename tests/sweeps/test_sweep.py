@@ -271,7 +271,7 @@ def test_a_worker_that_has_threads_of_numba_compiles_on(tmp_path):
 
 def test_the_environment_of_the_process_that_sweeps_is_as_it_was(tmp_path):
     before = dict(os.environ)
-    assert st.sweep(line, {"slope": [1], "shift": [0.0]}, tmp_path, workers=1, progress=False).failed == ()
+    assert st.sweep(line, {"slope": [1], "shift": [0.0]}, tmp_path, workers=1, progress=False).failed == []
     assert dict(os.environ) == before, "dask writes that of its workers into it"
 
 
