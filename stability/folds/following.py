@@ -1,4 +1,4 @@
-"""The modules at work in a network that is being followed along a line."""
+"""The modules at work in a network that is being followed along a line or over a plane."""
 
 from __future__ import annotations
 
@@ -14,17 +14,24 @@ from torch.nn.modules import module as everywhere
 
 #: From the outermost to the innermost; None where no network is followed.
 _at_work: ContextVar[tuple[nn.Module, ...] | None] = ContextVar("modules at work", default=None)
+_where: ContextVar[str] = ContextVar("what it is followed along", default="along a line")
 
 
 @contextmanager
-def following() -> Iterator[None]:
-    """Know, in this thread and until the end of the block, which module is at work."""
+def following(where: str = "along a line") -> Iterator[None]:
+    """Know, in this thread and until the end of the block, which module is at work, and along what."""
     with _hooks:
-        token = _at_work.set(())
+        token, place = _at_work.set(()), _where.set(where)
         try:
             yield
         finally:
             _at_work.reset(token)
+            _where.reset(place)
+
+
+def followed_where() -> str:
+    """Say along what a network is followed."""
+    return _where.get()
 
 
 def modules_at_work() -> tuple[nn.Module, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from stability.folds.following import module_in_use
+from stability.folds.following import followed_where, module_in_use
 
 SUPPORTED = (
     "Linear, Conv1d to 3d, ConvTranspose, BatchNorm, RReLU and dropout in eval mode, ReLU, LeakyReLU, PReLU, Hardtanh, "
@@ -17,4 +17,4 @@ SUPPORTED = (
 
 def refuse(what: str, why: str) -> NoReturn:
     """Raise a TypeError that names what is refused, the module in which it happened, and what still works."""
-    raise TypeError(f"{what}{module_in_use()} cannot be followed along a line: {why}. What works: {SUPPORTED}")
+    raise TypeError(f"{what}{module_in_use()} cannot be followed {followed_where()}: {why}. What works: {SUPPORTED}")

@@ -154,7 +154,7 @@ def align(f: OnMesh, g: object) -> tuple[OnMesh, OnMesh]:
 
 def by_rank(_: OnMesh, *__: object) -> OnMesh:
     """Refuse it."""
-    return refuse("an order (sort, topk, median)", "over a plane there is no rule for it; along a line there is")
+    return refuse("an order (sort, topk, median)", "it has a rule along a line alone")
 
 
 OnMesh.own_ways.update(

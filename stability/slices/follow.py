@@ -82,7 +82,7 @@ def _followed(
     token = measured.set(sizes)
     try:
         # What overflows is named below.
-        with following(), named_if_not_finite(net), np.errstate(over="ignore", invalid="ignore"):
+        with following("over a plane"), named_if_not_finite(net), np.errstate(over="ignore", invalid="ignore"):
             out = net(given)
     finally:
         measured.reset(token)

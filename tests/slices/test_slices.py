@@ -316,3 +316,10 @@ def test_points_as_tensors_arrays_and_none():
     assert f(np.empty((0, 2))).shape == (0, 2)
     assert isinstance(f(torch.rand(3, 2)), torch.Tensor)
     assert isinstance(f(np.random.default_rng(0).random((3, 2))), np.ndarray)
+
+
+def test_a_refusal_says_over_what_a_network_was_followed():
+    with pytest.raises(TypeError, match=r"tanh cannot be followed over a plane"):
+        st.restrict(torch.tanh, st.plane([0.0, 0.0], [1.0, 0.0], [0.0, 1.0]))
+    with pytest.raises(TypeError, match=r"tanh cannot be followed along a line"):
+        st.restrict(torch.tanh, (0.0, 1.0))
