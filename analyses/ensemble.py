@@ -294,5 +294,5 @@ def draw_errors(each: dict[str, xarray.Dataset], found: dict[str, xarray.Dataset
 
 if __name__ == "__main__":
     few = {"points": 1, "draws": 2, "sequence": 60, "shipped": 1}
-    quick = Settings(depth=3, seeds=4, networks=1, iterations=40, steps=3, **few)
+    quick = Settings(depth=4, seeds=8, networks=1, iterations=300, steps=10, **few)
     study.main(Settings(), quick, measure, draw, claims)
