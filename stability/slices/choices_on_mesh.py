@@ -93,14 +93,8 @@ def _refuse_jumps(difference: OnMesh, sign: NDArray[np.uint8], met: NDArray[np.u
 def _allowed(difference: OnMesh, vertices: NDArray[np.int64]) -> NDArray[np.float64]:
     mesh = difference.mesh
     gap = flatten_rows(difference._data)[: mesh.vertices]
-    ends = mesh.ends()
-    length = np.linalg.norm(mesh.tables.at[ends[:, 0]] - mesh.tables.at[ends[:, 1]], axis=1)
-    slope = np.zeros(mesh.vertices)
-    rise = row_size(gap[ends[:, 0]] - gap[ends[:, 1]]) / np.maximum(length, 1e-300)
-    for end in ends.T:
-        np.maximum.at(slope, end, rise)
     size = row_size(gap).max(initial=0)
-    moved = 4 * mesh.tables.reach[vertices] * slope[vertices]
+    moved = 4 * mesh.tables.reach[vertices] * mesh.steepest(gap)[vertices]
     allowed: NDArray[np.float64] = 2 * difference._errors[vertices] + moved + 8 * ROUNDOFF * size
     return allowed
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stability.folds.entries import take
-from stability.folds.numbers import Array, flatten_rows
+from stability.folds.numbers import Array, flatten_rows, row_size
 from stability.foundation.formats import ROUNDOFF
 from stability.slices.choices_on_mesh import chosen_entries
 from stability.slices.kernels.cutting import parts_of_edges
@@ -123,15 +123,9 @@ def _rivals(top: NDArray[np.bool_], below: Array) -> tuple[int, int]:
 def _blur(f: OnMesh, values: Array) -> NDArray[np.float64]:
     """Return by how much two entries must differ at the vertices to be told apart."""
     mesh = f.mesh
-    ends = mesh.ends()
-    length = np.linalg.norm(mesh.tables.at[ends[:, 0]] - mesh.tables.at[ends[:, 1]], axis=1)
-    rise = np.abs(values[ends[:, 0]] - values[ends[:, 1]]).max(axis=1, initial=0) / np.maximum(length, 1e-300)
-    slope = np.zeros(mesh.vertices)
-    for end in ends.T:
-        np.maximum.at(slope, end, rise)
-    errors = f._errors[: mesh.vertices]
-    blur: NDArray[np.float64] = 2 * errors + 2 * mesh.tables.reach[: mesh.vertices] * slope
-    blur += 2 * ROUNDOFF * np.abs(values).max(axis=1, initial=0)
+    errors, reach = f._errors[: mesh.vertices], mesh.tables.reach[: mesh.vertices]
+    blur: NDArray[np.float64] = 2 * errors + 2 * reach * mesh.steepest(values)
+    blur += 2 * ROUNDOFF * row_size(values)
     return blur
 
 

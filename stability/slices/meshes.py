@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from stability.folds.numbers import Array
+from stability.folds.numbers import Array, row_size
 from stability.slices.kernels.half_edges import EDGES, FACES, VERTICES
 
 Integers = NDArray[np.int64]
@@ -103,6 +103,16 @@ class Mesh:
     def beside(self) -> Integers:
         """Return the faces on the left and on the right of the edges, (edges, 2)."""
         return self.tables.half[: 2 * self.edges, 2].reshape(-1, 2)
+
+    def steepest(self, values: Array) -> NDArray[np.float64]:
+        """Return the largest slope of a function along the edges of each vertex, (vertices,), of values there."""
+        ends = self.ends()
+        length = np.linalg.norm(self.tables.at[ends[:, 0]] - self.tables.at[ends[:, 1]], axis=1)
+        rise = row_size(values[ends[:, 0]] - values[ends[:, 1]]) / np.maximum(length, 1e-300)
+        slope = np.zeros(self.vertices)
+        for end in ends.T:
+            np.maximum.at(slope, end, rise)
+        return slope
 
 
 @cache

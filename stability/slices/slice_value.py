@@ -90,15 +90,12 @@ class PiecewiseLinearSlice(Shown):
         return self._over_regions()[0]
 
     def _over_regions(self) -> tuple[Array, Array]:
-        run = loop_for(fan_areas, self.exact)
-        areas, integrals = run(self.vertices, self.corners, self.offsets, flatten_rows(self._padded()))
-        return areas[: len(self.offsets) - 1], integrals
-
-    def _padded(self) -> Array:
-        """The values, in at least as many rows as there are regions, and in one column at least."""
-        lacking = max(0, len(self.offsets) - 1 - len(self.values))
-        rows = self.values.reshape(len(self.values), -1)
-        return np.concatenate([rows, np.zeros_like(rows[:1]).repeat(lacking, 0)]) if lacking else rows
+        """Return the areas of the regions, (regions,), and the integrals over them, (regions, entries)."""
+        rows = flatten_rows(self.values)
+        areas = np.full(len(self.offsets) - 1, self.vertices[0, 0] * 0)
+        integrals = np.full((len(areas), rows.shape[1]), areas[0])
+        loop_for(fan_areas, self.exact)(self.vertices, self.corners, self.offsets, rows, areas, integrals)
+        return areas, integrals
 
     @cached_property
     def gradients(self) -> Array:

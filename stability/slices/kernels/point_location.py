@@ -34,9 +34,8 @@ def wide_triangles(at, corners, offsets):
 
 
 @_fast
-def fan_areas(at, corners, offsets, weight):
-    """Return the area of every face, and the integral over it of a function with these values at the vertices."""
-    areas, integrals = weight[: len(offsets) - 1, 0] * 0, weight[: len(offsets) - 1] * 0
+def fan_areas(at, corners, offsets, weight, areas, integrals):
+    """Add the area of every face, and the integral over it of a function with these values at the vertices."""
     for face in range(len(areas)):
         a = corners[offsets[face]]
         for i in range(offsets[face] + 1, offsets[face + 1] - 1):
@@ -45,7 +44,6 @@ def fan_areas(at, corners, offsets, weight):
             areas[face] += twice / 2
             for k in range(weight.shape[1]):
                 integrals[face, k] += twice * (weight[a, k] + weight[b, k] + weight[c, k]) / 6
-    return areas, integrals
 
 
 @_fast
