@@ -20,7 +20,12 @@ Function = Callable[..., xarray.Dataset]
 
 
 #: What makes the libraries of a worker use one thread; read when they are loaded.
-ONE_THREAD = {f"{name}_THREADS": "1" for name in ("OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "VECLIB_MAXIMUM")}
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "VECLIB_MAXIMUM_THREADS": "1",
+}
 
 
 @dataclass(frozen=True)
@@ -98,11 +103,10 @@ def _fit(data: xarray.Dataset, cell: Cell, store: Store) -> None:
 
 def _one_thread() -> None:
     """Let a worker use one thread: there are as many workers as there are cores."""
+    # What is not loaded yet reads this when it is.
     os.environ.update(ONE_THREAD)
-    # What is not loaded yet reads that when it is. NUMBA_NUM_THREADS is read whenever something is compiled, and numba
-    # refuses another number than it has.
-    for name in ("torch", "numba"):
-        if name in sys.modules:
-            sys.modules[name].set_num_threads(1)
-        elif name == "numba":
-            os.environ["NUMBA_NUM_THREADS"] = "1"
+    for name in {"torch", "numba"} & set(sys.modules):
+        sys.modules[name].set_num_threads(1)
+    # Of numba only then: it reads this whenever it compiles, and refuses another number than it has.
+    if "numba" not in sys.modules:
+        os.environ["NUMBA_NUM_THREADS"] = "1"
