@@ -40,6 +40,7 @@ INSTALL = "regioncam is not installed: pip install -c constraints.txt '.[bench]'
 
 
 def perceptron(widths: tuple[int, ...]) -> nn.Sequential:
+    """Return a ReLU network with torch's own initialisation."""
     torch.manual_seed(0)
     linear = [nn.Linear(i, o) for i, o in itertools.pairwise(widths)]
     return nn.Sequential(linear[0], *(m for one in linear[1:] for m in (nn.ReLU(), one)))

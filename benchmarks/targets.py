@@ -38,6 +38,7 @@ from torch import nn
 from training import OPERATIONS, peak
 
 import stability as st
+from slices import perceptron
 from stability.training.objective import TableObjective
 
 # The scripts beside this one have been imported, each of which has its own number of threads.
@@ -94,13 +95,6 @@ class Clock:
         return one / other
 
 
-def perceptron(*widths: int) -> nn.Sequential:
-    """Return a ReLU network with torch's own initialisation."""
-    torch.manual_seed(0)
-    linear = [nn.Linear(i, o) for i, o in itertools.pairwise(widths)]
-    return nn.Sequential(linear[0], *(m for one in linear[1:] for m in (nn.ReLU(), one)))
-
-
 def in_syrenn(model: nn.Sequential, line: NDArray[np.float32]) -> Call | str:
     """Return SyReNN's transformation of a network along a line, or why there is none."""
     try:
@@ -144,7 +138,7 @@ def chains(clock: Clock) -> Iterator[Row]:
 
 def perceptrons(clock: Clock) -> Iterator[Row]:
     for widths in ((1, 64, 64, 64, 1), (784, 256, 256, 10), (1, 1024, 1024, 1024, 1)):
-        model = perceptron(*widths)
+        model = perceptron(widths)
         name = "-".join(map(str, widths))
         if widths[0] == 1:
             line: st.PiecewiseLinear | tuple[float, float] = INTERVAL

@@ -29,7 +29,6 @@ extensions = [
 exclude_patterns = ["_build", "tutorial", "extensions", "sg_execution_times.rst"]
 suppress_warnings = ["ref.python"]  # results share the names of their attributes
 
-
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "attrs_inline"]
 myst_heading_anchors = 3
 

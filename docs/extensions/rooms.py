@@ -42,7 +42,12 @@ def entry(path: str, value: object) -> list[str]:
     return [f".. autodata:: {DATA[name]}.{name}", "   :no-value:", ""]
 
 
-def page(title: str, about: str, entries: list[str]) -> str:
+def page(name: str, module_name: str, names: list[str]) -> str:
+    """Return the page of a room, or of a module that is a public name: names that are reached by this path."""
+    title, module = f"stability.{name}", importlib.import_module(module_name)
+    about = (inspect.getdoc(module) or "").split("\n\n")[0]
+    path = title if name in MODULES else "stability"
+    entries = [line for each in names for line in entry(f"{path}.{each}", getattr(module, each))]
     return "\n".join([title, "=" * len(title), "", about, "", *entries])
 
 
@@ -50,22 +55,9 @@ def write_pages(app: Sphinx) -> None:
     """Write docs/generated/reference: a page a room, and one for each module that is a public name."""
     folder = Path(app.srcdir) / "generated" / "reference"
     folder.mkdir(parents=True, exist_ok=True)
-    pages = {}
-    for room, names in public_rooms().items():
-        about = (inspect.getdoc(importlib.import_module(f"stability.{room}")) or "").split("\n\n")[0]
-        entries: list[str] = []
-        for name in names:
-            if name not in MODULES:
-                entries += entry(f"stability.{name}", getattr(stability, name))
-        pages[room] = page(f"stability.{room}", about, entries)
-    for name, module_name in MODULES.items():
-        module = importlib.import_module(module_name)
-        about = (inspect.getdoc(module) or "").split("\n\n")[0]
-        entries = []
-        for each in module.__all__:
-            value = getattr(module, each)
-            entries += entry(f"stability.{name}.{each}", value)
-        pages[name] = page(f"stability.{name}", about, entries)
+    rooms = {room: [name for name in names if name not in MODULES] for room, names in public_rooms().items()}
+    pages = {room: page(room, f"stability.{room}", names) for room, names in rooms.items()}
+    pages |= {name: page(name, path, importlib.import_module(path).__all__) for name, path in MODULES.items()}
     for name, text in pages.items():
         path = folder / f"{name}.rst"
         if not path.exists() or path.read_text(encoding="utf-8") != text:
