@@ -551,3 +551,15 @@ def built(name):
         for number, parameter in enumerate(net.parameters()):  # the copies that torch makes are all alike
             parameter += 0.2 * randn(*parameter.shape, seed=number + 1).to(parameter)
     return net
+
+
+def compiled(net, how, part):
+    """Return a Sequential that torch compiles, wrapped, in place, or in one part alone."""
+    torch._dynamo.reset()
+    if how == "wrapped":
+        return torch.compile(net, backend="eager")
+    if how == "in place":
+        net.compile(backend="eager")
+    else:
+        net[part] = torch.compile(net[part], backend="eager")
+    return net

@@ -29,7 +29,7 @@ ALLOWED = {
     "sweeps": set(),
     "scaling": {"signals", "reading", "networks", "sweeps"},
     "plots": MEASURED | {"reading", "networks", "training", "flows", "scaling"},
-    "report": MEASURED | {"reading", "networks", "training", "flows", "plots", "slices", "sweeps", "scaling"},
+    "report": MEASURED | {"reading", "networks", "training", "flows", "plots", "sweeps", "scaling"},
     "__init__": set(ROOMS),
     "__main__": {"report"},
 }

@@ -4,8 +4,6 @@
 though nothing is undecided, of those refused, and how many are undecided.
 """
 
-import collections
-import sys
 from fractions import Fraction
 
 import numpy as np
@@ -13,6 +11,7 @@ import torch
 from torch.nn import functional
 
 import stability as st
+from tests.outcomes import count_outcomes
 
 from . import exact_lines as exact
 
@@ -148,15 +147,5 @@ def outcome(seed):
     return "right"
 
 
-def main(count, start=0):
-    counts = collections.Counter()
-    for seed in range(start, start + count):
-        what = outcome(seed)
-        counts[what.partition(":")[0]] += 1
-        if what.startswith(("wrong", "refused")):
-            print(seed, what, flush=True)
-    print(dict(counts))
-
-
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    count_outcomes(outcome)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import stability as st
+from tests.models import compiled
 
 
 class Does(nn.Module):
@@ -75,19 +76,13 @@ def test_autocast_is_named_by_its_format():
 @pytest.mark.filterwarnings("ignore")  # what torch.compile says as it compiles
 @pytest.mark.parametrize("how", ["wrapped", "in place", "a part"])
 def test_compiled_networks_are_read_as_they_are_written(how):
-    torch._dynamo.reset()
     net, x = network(torch.tanh)
     expected = (
         st.propagation(net, x).log_norms,
         st.spectrum(net, x, progress=False).log_values,
         st.gradient_norms(net, x, lambda y: y.square().mean())["parameters"],
     )
-    if how == "in place":
-        net.compile(backend="eager")
-    elif how == "wrapped":
-        net = torch.compile(net, backend="eager")
-    else:
-        net[1] = torch.compile(net[1], backend="eager")
+    net = compiled(net, how, part=1)
     net(x)
     found = (
         st.propagation(net, x).log_norms,

@@ -3,8 +3,6 @@
 `python -m tests.slices.random_slices 1000` makes so many, and tells of those that are wrong or refused.
 """
 
-import collections
-import sys
 from fractions import Fraction
 
 import numpy as np
@@ -12,6 +10,7 @@ import torch
 from torch.nn import functional
 
 import stability as st
+from tests.outcomes import count_outcomes
 
 from . import exact_polygons as exact
 
@@ -146,15 +145,5 @@ def outcome(seed):
     return "right"
 
 
-def main(count, start=0):
-    counts = collections.Counter()
-    for seed in range(start, start + count):
-        what = outcome(seed)
-        counts[what.partition(":")[0]] += 1
-        if what.startswith(("wrong", "refused")):
-            print(seed, what, flush=True)
-    print(dict(counts))
-
-
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    count_outcomes(outcome)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import stability as st
+from tests.models import compiled
 
 from .random_slices import Network
 from .test_slices import perceptron, sample, square
@@ -77,16 +78,10 @@ def test_functions_of_modules_of_any_format():
 @pytest.mark.filterwarnings("ignore")  # what torch.compile says as it compiles
 @pytest.mark.parametrize("how", ["wrapped", "in place", "a part"])
 def test_compiled_networks_are_followed_as_they_are_written(how):
-    torch._dynamo.reset()
     line = st.segment([-3.0, 0.0], [3.0, 1.5])
     net = nn.Sequential(perceptron(2, 8, 8), perceptron(8, 8, 1)).double()
     over, along = st.restrict(net, square()).count(), st.count(net, line, births=True)
-    if how == "in place":
-        net.compile(backend="eager")
-    elif how == "wrapped":
-        net = torch.compile(net, backend="eager")
-    else:
-        net[0] = torch.compile(net[0], backend="eager")
+    net = compiled(net, how, part=0)
     assert st.restrict(net, square()).count() == over
     assert st.count(net, line, births=True) == along
     assert along.folds > 0
