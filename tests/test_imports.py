@@ -107,3 +107,22 @@ def test_the_package_loads_nothing_before_a_name_is_asked_for():
     assert set(st.__all__) <= set(dir(st))
     for name in st.__all__:
         assert getattr(st, name) is not None
+
+
+FIRST_CALLS = (
+    "x = torch.tensor([0.5, 1.0], dtype=torch.float64)",
+    "st.count(st.Chain('residual2_prelu', 3), (-3, 3))",
+    "st.spectrum(np.eye(2)[None], progress=False)",
+    "st.train(st.Chain('residual2_prelu', 2), st.Task(torch.sin, (-3, 3)), iterations=1, progress=False)",
+    "st.gradient_norms(st.Chain('residual2_prelu', 2), x, lambda output: output.square().mean())",
+    "st.propagation(st.Chain('residual2_prelu', 2), x)",
+)
+
+
+def test_a_first_call_loads_no_data_frames_and_no_optimisers():
+    calls = "; ".join(FIRST_CALLS)
+    program = f"import sys, numpy as np, torch, stability as st; {calls}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert {"numba", "stability.signals.propagation"} <= loaded
+    assert loaded.isdisjoint({"xarray", "pandas", "matplotlib", "sympy", "scipy.optimize", "scipy.stats"})

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-import xarray
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 from torch import Tensor
 
 from stability.foundation.shown import Shown
+
+if TYPE_CHECKING:
+    import xarray
 
 Array = NDArray[np.float64]
 
@@ -244,6 +246,8 @@ class Flow(Shown):
 
     def to_dataset(self) -> xarray.Dataset:
         """Return the ends with dims (depth, seed, x, index), the limit's, and what was compared."""
+        import xarray
+
         data = {
             "ends": (("depth", "seed", "x", "index"), self.ends.numpy()),
             "limit": (("seed", "x", "index"), self.limit.numpy()),

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import xarray
 from torch import Tensor
 
 from stability.foundation.arguments import check_numbers, door
 from stability.foundation.shown import Shown
+
+if TYPE_CHECKING:
+    import xarray
 
 #: The share of the energy that may be open where a mean or a quantile is taken.
 OPEN = 0.01
@@ -160,6 +163,8 @@ class Paths(Shown):
         The batch is named (seed, x) for a network, (batch_0, ...) for matrices. Points that are single numbers are
         the coordinate of x, others are numbered.
         """
+        import xarray
+
         shape = self.log_norms.shape[1:]
         batch = ("seed", "x") if self.members is not None else tuple(f"batch_{i}" for i in range(len(shape)))
         coords: dict[str, object] = {

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse.linalg import ArpackError, svds
 
 from stability.foundation.formats import SPACING
 from stability.foundation.threads import side_by_side
@@ -189,6 +188,8 @@ def log_spectral_norm(matrices: Array) -> Array:
 
 def _largest_value(matrix: Array) -> float:
     """Return the largest singular value of one matrix, by Lanczos iteration to machine precision."""
+    from scipy.sparse.linalg import ArpackError, svds
+
     if not matrix.any():
         return 0.0
     start = np.random.default_rng(0).standard_normal(min(matrix.shape))

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import xarray
 from torch import Tensor
 
 from stability.foundation.checks import check_dtype
 from stability.foundation.formats import Format
 from stability.foundation.shown import Shown
 from stability.jacobians.self_check import SelfCheck
+
+if TYPE_CHECKING:
+    import xarray
 
 
 @dataclass(frozen=True, repr=False)
@@ -108,6 +111,8 @@ class Spectrum(Shown):
         The batch is named (seed, x) for a network, (batch_0, ...) for matrices. Points that are single numbers are
         the coordinate of x, others are numbered.
         """
+        import xarray
+
         shape = self.log_values.shape[1:-1]
         if self.members is not None:
             batch: tuple[str, ...] = ("seed", "x")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-import xarray
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -33,6 +33,9 @@ from stability.signals.losses import Loss
 from stability.signals.measure_propagation import propagation_of_steps
 from stability.signals.module_gradients import norms_in
 from stability.signals.step_table_gradients import width_one_gradients
+
+if TYPE_CHECKING:
+    import xarray
 
 #: What can fail, in the order of `FirstFailures.measured`.
 QUANTITIES = ("activations", "products", "gradients")
@@ -140,6 +143,8 @@ class FirstFailures(Shown):
 
     def to_dataset(self) -> xarray.Dataset:
         """Return both with dims (dtype, quantity, kind, seed), and the loss scales."""
+        import xarray
+
         over = ("dtype", "quantity", "kind", "seed")
         return xarray.Dataset(
             {

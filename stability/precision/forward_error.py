@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import xarray
 from numpy.typing import NDArray
 from scipy.special import erfinv
 from torch import Tensor
@@ -27,6 +27,9 @@ from stability.reading.chain_reading import Steps, StepTable
 from stability.reading.in_format import format_of, in_format, with_points_in_its_format
 from stability.reading.network import Network
 from stability.reading.read import AnyNetwork, is_chain, read
+
+if TYPE_CHECKING:
+    import xarray
 
 Arrays = tuple[NDArray[np.float64], ...]
 
@@ -93,6 +96,8 @@ class ForwardErrors(Shown):
 
     def to_dataset(self) -> xarray.Dataset:
         """Return the errors and bounds with dims (dtype, depth, seed), depth 0 before the first layer."""
+        import xarray
+
         over = ("dtype", "depth", "seed")
         data: dict[str, object] = {
             "log_errors": (over, torch.stack([self.log_errors[name] for name in self.formats]).numpy())

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import xarray
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import xarray
 
 Array = NDArray[np.float64]
 #: What changes z = weight h + bias from one iteration to the next.
@@ -19,6 +23,8 @@ def causes_of_death(before: Array, after: Array, layers: NDArray[np.int64], x: A
         layers: (seeds,), the layer of death, 0 for none.
         x: (points,).
     """
+    import xarray
+
     seeds = len(layers)
     found = {name: np.full(seeds, np.nan) for name in ("distance", "drop", "live_points", "all_off")}
     drop_by = np.full((seeds, len(MOVERS)), np.nan)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
-import xarray
 from torch import Tensor
 
 from stability.foundation.shown import Shown
 from stability.jacobians import spectrum
 from stability.networks import Chain
 from stability.signals.death_causes import causes_of_death
+
+if TYPE_CHECKING:
+    import xarray
 
 #: More than the rounding of a sum of three products, as a share of their sizes.
 _ROUNDING = 2.0**-50
@@ -105,6 +109,8 @@ class DeathRecord(Shown):
 
     def to_dataset(self) -> xarray.Dataset:
         """Return who was dead with dims (iteration, seed), and what is known of each death by seed."""
+        import xarray
+
         names = ("born", "layer", "iteration_of_death", "layer_of_death", "revivals")
         data: dict[str, object] = {name: ("seed", getattr(self, name).numpy()) for name in names}
         data["dead"] = (("iteration", "seed"), self.dead.numpy())

@@ -6,11 +6,10 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray
 from torch import Tensor
 
 from stability.foundation.arguments import check_numbers, door
@@ -20,6 +19,9 @@ from stability.foundation.log_norms import combine
 from stability.foundation.shown import Shown
 from stability.networks import Chain
 from stability.reading.chain_reading import step_names
+
+if TYPE_CHECKING:
+    import xarray
 
 
 @dataclass(frozen=True, repr=False)
@@ -169,6 +171,8 @@ class GradientNorms(Shown):
 
     def to_dataset(self) -> xarray.Dataset:
         """Return the logs with dims (quantity, layer, seed), and (parameter, seed) for the named parameters."""
+        import xarray
+
         return xarray.Dataset(
             {
                 "log_norms": (

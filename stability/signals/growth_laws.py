@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 from scipy.special import stdtrit
 
 from stability.foundation.formats import SMALLEST, SPACING
@@ -133,6 +132,8 @@ def _slopes(law: Array, seen: Array) -> Array:
 
 def _best_exponent(misfit: Callable[[float], float]) -> float:
     """Where `misfit` is smallest in `EXPONENTS`: a grid, then Brent's method around its best place."""
+    from scipy.optimize import minimize_scalar
+
     grid = np.linspace(*EXPONENTS, 9)
     best = int(np.argmin([misfit(exponent) for exponent in grid]))
     around = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])

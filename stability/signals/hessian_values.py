@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import xarray
 from torch import Tensor
 
 from stability.foundation.shown import Shown
+
+if TYPE_CHECKING:
+    import xarray
 
 
 @dataclass(frozen=True, repr=False)
@@ -106,6 +109,8 @@ class Hessian(Shown):
 
     def to_dataset(self) -> xarray.Dataset:
         """Return what is there with dims (seed, index)."""
+        import xarray
+
         per_seed = {
             "tolerance": (self.tolerance, "what is not told from zero"),
             "against_differences": (self.against_differences, "relative distance from differences of gradients"),

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import xarray
 from torch import Tensor
 
 from stability.foundation.log_norms import combine
 from stability.foundation.shown import Shown
+
+if TYPE_CHECKING:
+    import xarray
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,6 +66,8 @@ class LayerEffects(Shown):
 
     def to_dataset(self) -> xarray.Dataset:
         """Return the logs with dims (case, seed, x), and bool (case, layer) for the layers of each case."""
+        import xarray
+
         chosen = np.zeros((len(self.sets), len(self.layers)), dtype=bool)
         for case, numbers in enumerate(self.sets):
             chosen[case, list(numbers)] = True

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import xarray
 from torch import Tensor
 
 from stability.foundation.shown import Shown
+
+if TYPE_CHECKING:
+    import xarray
 
 
 @dataclass(frozen=True, repr=False)
@@ -99,6 +102,8 @@ class Propagation(Shown):
 
     def to_dataset(self) -> xarray.Dataset:
         """Return everything with dims (depth, seed, x) and (depth, seed, pair), depth 0 before the first layer."""
+        import xarray
+
         about = {"units": "natural logarithm"}
         undefined = np.full((1, *self.log_updates.shape[1:]), -np.inf)
         coords: dict[str, object] = {

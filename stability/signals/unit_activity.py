@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import xarray
 from torch import Tensor
 
 from stability.foundation.shown import Shown
+
+if TYPE_CHECKING:
+    import xarray
 
 
 @dataclass(frozen=True, repr=False)
@@ -81,6 +84,8 @@ class Units(Shown):
 
     def to_dataset(self) -> xarray.Dataset:
         """Return all units in a row with dims (seed, unit), and what is by layer with dims (layer, seed)."""
+        import xarray
+
         over, by_layer = ("seed", "unit"), ("layer", "seed")
         parts = {"active": self.active, "activity": self.activity, "saturated": self.saturated, "dormant": self.dormant}
         data: dict[str, object] = {name: (over, torch.cat(found, dim=1).numpy()) for name, found in parts.items()}

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, MutableSequence, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray
 from torch import Tensor
 
 from stability.foundation.log_norms import combine
 from stability.foundation.shown import Shown
+
+if TYPE_CHECKING:
+    import xarray
 
 Values = MutableSequence[Any]  # of floats, or of tensors on the model's device
 
@@ -141,6 +143,8 @@ class WatchRecord(Shown):
 
     def to_dataset(self) -> xarray.Dataset:
         """Return what is there with dims (iteration, layer, seed)."""
+        import xarray
+
         dims = ("iteration", "layer", "seed")
         coords: dict[str, object] = {
             "iteration": self.iterations.numpy(),

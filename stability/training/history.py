@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import xarray
 from torch import Tensor
 
 from stability.foundation.shown import Shown
+
+if TYPE_CHECKING:
+    import xarray
 
 
 @dataclass(frozen=True, repr=False)
@@ -56,6 +58,8 @@ class History(Shown):
 
     def to_dataset(self) -> xarray.Dataset:
         """Return the losses with dims (iteration, seed)."""
+        import xarray
+
         coords = {"iteration": np.arange(len(self.loss)), "seed": list(self.members)}
         return xarray.Dataset(
             {

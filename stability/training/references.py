@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression
 
 from stability.foundation.arguments import door
 from stability.training.any_arithmetic import adam_in
@@ -68,6 +67,8 @@ def best_monotone(task: Task) -> float:
     >>> f"{st.references.best_monotone(st.Task(torch.sin, (-3, 3), points=100_001)):.4f}"
     '0.0422'
     """
+    from scipy.optimize import isotonic_regression
+
     samples = _Samples.of(task)
     fits = (isotonic_regression(samples.y, weights=samples.weights, increasing=rising).x for rising in (True, False))
     return min(map(samples.error, fits))

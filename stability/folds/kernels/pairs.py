@@ -6,6 +6,7 @@ import numpy as np
 from numba import njit
 
 from stability.folds.kernels.counting_state import LIMBS
+from stability.foundation.kernels.copying import copy
 
 
 @njit(inline="always")
@@ -53,7 +54,7 @@ def split(ends, counts, size, z_sign, dead, new, births, births_row, state, slot
             if end == high and not dead[0]:
                 target = size
                 size += 1
-                counts[target, : state[LIMBS]] = counts[p, : state[LIMBS]]
+                copy(counts[p], counts[target, : state[LIMBS]])
             else:
                 target = p
                 free = False
@@ -70,8 +71,8 @@ def split(ends, counts, size, z_sign, dead, new, births, births_row, state, slot
         for p in range(size):
             if ends[p, 0] >= 0:
                 if kept < p:
-                    ends[kept] = ends[p]
-                    counts[kept, : state[LIMBS]] = counts[p, : state[LIMBS]]
+                    copy(ends[p], ends[kept])
+                    copy(counts[p], counts[kept, : state[LIMBS]])
                 kept += 1
         size = kept
     return size
@@ -99,7 +100,7 @@ def rename(ends, counts, size, old, new, state, slot):
             slot[j if i == new else i] = kept
         ends[kept, 0], ends[kept, 1] = i, j
         if kept < p:
-            counts[kept, : state[LIMBS]] = counts[p, : state[LIMBS]]
+            copy(counts[p], counts[kept, : state[LIMBS]])
         kept += 1
     for p in range(kept):
         slot[ends[p, 0]] = slot[ends[p, 1]] = -1

@@ -13,6 +13,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from stability.foundation.kernels.copying import copy
+
 #: The exponent of a coefficient that is zero; two of them still fit an integer.
 NOTHING = -(2**40)
 #: Terms that are smaller by more powers of 2 than there are here are left out of a sum.
@@ -116,8 +118,9 @@ def path_numbers(first, last, values, exponents, relative_errors, branches, log_
             for layer in range(depth):
                 same = same and branches[layer, s, p] == branches[layer, s, p - 1]
             if same:
-                log_sizes[:, s, p], signs[:, s, p] = log_sizes[:, s, p - 1], signs[:, s, p - 1]
-                log_errors[:, s, p] = log_errors[:, s, p - 1]
+                copy(log_sizes[:, s, p - 1], log_sizes[:, s, p])
+                copy(signs[:, s, p - 1], signs[:, s, p])
+                copy(log_errors[:, s, p - 1], log_errors[:, s, p])
                 continue
             for layer in range(depth):
                 side = branches[layer, s, p]

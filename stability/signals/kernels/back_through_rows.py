@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from stability.foundation.kernels.copying import copy
 from stability.foundation.kernels.logs import fill_logs
 from stability.foundation.kernels.wide_numbers import normalise, square, times
 from stability.networks.kernels import wide_steps
@@ -200,7 +201,7 @@ def gradients(first, last, inputs, out, logs):
         value, exponent, squares, square_exponents = gradient
         squares[1, rows] = squares[2, rows] = square_exponents[1, rows] = square_exponents[2, rows] = 0
         fill_states(table[s], inputs.x, easy, states)
-        back[:] = inputs.cotangents[s]
+        copy(inputs.cotangents[s], back)
         _back(table[s], inputs.factors[s], inputs.factor_exponents[s], easy, states, back, sums, gradient)
         fill_plain_parameters(easy.columns, states.common, kinds, sums, gradient)
         for r in range(rows):

@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from stability.foundation.kernels.copying import copy
 from stability.foundation.kernels.wide_numbers import log_size
 from stability.networks.kernels import steps
 from stability.networks.kernels.wide_steps import row_of, step, wide_step
@@ -49,9 +50,10 @@ def allocate(rows, points):
 @njit
 def fill_exponents(states, r, exponents):
     """Fill the exponents of the states before row r, (points,)."""
-    exponents[:] = states.common[r]
     if states.apart[r]:
-        exponents[:] = states.exponents[r]
+        copy(states.exponents[r], exponents)
+    else:
+        exponents[:] = states.common[r]
 
 
 @njit(inline="never")
@@ -79,7 +81,7 @@ def _gather_row(states, r, exponents):
     states.common[r], _, together = gather(states.mantissas[r], exponents, STATE - 100, True)
     states.apart[r] = not together
     if not together:
-        states.exponents[r] = exponents
+        copy(exponents, states.exponents[r])
 
 
 @njit
@@ -96,7 +98,7 @@ def fill_states(table, x, easy, states):
     scratch = np.zeros(points, np.int64)
     fill_rows(table, easy)
     mantissas, common, apart, exponents = states
-    mantissas[0] = x
+    copy(x, mantissas[0])
     _gather_row(states, 0, scratch)
     for r in range(len(table)):
         if not apart[r]:
@@ -121,7 +123,7 @@ def run(first, last, table, x, outputs, output_exponents):
     easy, states = allocate(rows, points)
     for s in range(first, last):
         fill_states(table[s], x, easy, states)
-        outputs[s] = states.mantissas[rows]
+        copy(states.mantissas[rows], outputs[s])
         fill_exponents(states, rows, output_exponents[s])
 
 

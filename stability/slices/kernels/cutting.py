@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 
 from stability.foundation.formats import ROUNDOFF
+from stability.foundation.kernels.copying import copy
 from stability.slices.kernels.half_edges import (
     EDGES,
     FACE,
@@ -103,7 +104,7 @@ def _plant(mesh, z, errors, sign, side, entry, loop, count, bound):
     errors[vertex] = errors[a] + t * (errors[b] - errors[a]) + 4.0 * ROUNDOFF * largest + moved
     mesh.edge_parent[mesh.counts[EDGES]] = edge
     mesh.slack[mesh.counts[EDGES]] = mesh.slack[edge]
-    mesh.direction[mesh.counts[EDGES]] = mesh.direction[edge]
+    copy(mesh.direction[edge], mesh.direction[mesh.counts[EDGES]])
     return split_edge(half, mesh.counts, side)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from stability.foundation.kernels.copying import copy
 from stability.networks.kernels.steps import FAST
 from stability.training.kernels.marquardt import (
     ABOVE,
@@ -158,7 +159,7 @@ def insert(tables, used, position, kink, side, bypassed):
             takes h to h - kink, which the row behind it takes back.
     """
     for r in range(used, position, -1):
-        tables[r] = tables[r - 1]
+        copy(tables[r - 1], tables[r])
     row = tables[position]
     row[0], row[OUTER_BIAS] = 0.0, 0.0
     row[WEIGHT], row[BIAS], row[OUTER_WEIGHT], row[SLOPE] = 1.0, -kink, 1.0, 1.0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from stability.foundation.kernels.copying import copy, copy_rows
+
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def moments(x, y, knots, values, m):
@@ -77,7 +79,8 @@ def fit_values(x, y, knots, values, m):
         if not after < total:
             moments(x, y, knots, values, m)
             break
-        values[:], total, done = update, after, after > 0.999 * total
+        copy(update, values)
+        total, done = after, after > 0.999 * total
         if done:
             break
     return total
@@ -139,7 +142,10 @@ def improve(x, y, knots, values, rounds):
         after = fit_values(x, y, trial, trial_values, trial_m) if ordered else np.inf
         if after < total:
             idle = idle + 1 if after > total * (1 - 1e-6) else 0
-            knots[:], values[:], m[:], total = trial, trial_values, trial_m, after
+            copy(trial, knots)
+            copy(trial_values, values)
+            copy_rows(trial_m, m)
+            total = after
             damping = max(damping * 0.2, 1e-12)
             if idle >= 4:
                 break

@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from stability.foundation.kernels.copying import copy, copy_rows
 from stability.networks.kernels.steps import FAST, gain, pre_activation, row_of, run_forward, side, take_step, through
 from stability.training.status import CONVERGED, MOVING, STOPPED
 
@@ -45,7 +46,7 @@ class Fit(NamedTuple):
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
 def mean_square(table, x, y, h, h_next):
     """Return the mean-squared error of one member; h and h_next are (points,), to work in."""
-    h[:] = x
+    copy(x, h)
     for r in range(table.shape[0]):
         take_step(table[r], h, h_next)
         h, h_next = h_next, h
@@ -97,7 +98,7 @@ def residuals_and_jacobian(table, states, y, rows, kinds, residuals, jacobian):
                     distance = h[p] - kink
                     out[p] = back[p] * distance if (distance > 0) == (kind == ABOVE) else 0.0
             elif kind == OUTER_BIAS:
-                out[:] = back
+                copy(back, out)
             else:
                 for p in range(points):
                     z = pre_activation(row, h[p])
@@ -122,7 +123,7 @@ def linearise(table, fit):
     count, points = fit.rows.shape[0], fit.x.shape[0]
     states = np.empty((table.shape[0] + 1, points))
     residuals, jacobian = np.empty(points), np.empty((count, points))
-    states[0] = fit.x
+    copy(fit.x, states[0])
     run_forward(table, states)
     residuals_and_jacobian(table, states, fit.y, fit.rows, fit.kinds, residuals, jacobian)
     return states, residuals, jacobian
@@ -205,7 +206,7 @@ def set_sides(row, kink, below, above):
 @njit(cache=True, nogil=True, error_model="numpy")
 def move(table, rows, kinds, update, least_slope, moved):
     """Fill `moved` with the table after an update (count,) in the numbers trained, no trained slope under the least."""
-    moved[:] = table
+    copy_rows(table, moved)
     count = rows.shape[0]
     k = 0
     while k < count:
@@ -262,7 +263,7 @@ def _try_dampings(table, fit, least_slope, damping, loss):
     moved, h, h_next = np.empty_like(table), np.empty(points), np.empty(points)
     growth = 2.0
     while damping < LAST_DAMPING and mean > 0.0 and loss > 0.0:
-        factor[:] = system
+        copy_rows(system, factor)
         for i in range(size):
             factor[i, i] += damping if by_points else damping * scale[i]
             unknown[i] = residuals[i] if by_points else gradient[i]
@@ -285,7 +286,7 @@ def _try_dampings(table, fit, least_slope, damping, loss):
                 kept = (loss - reached) * points / max(promise, 1e-300)
                 idle = loss - reached <= _NO_GAIN * loss and damping <= FIRST_DAMPING
                 damping *= 0.2 if kept > 0.75 else (0.6 if kept > 0.25 else 2.0)
-                table[:] = moved
+                copy_rows(moved, table)
                 return max(damping, _LEAST_DAMPING), reached, CONVERGED if idle else MOVING
         damping *= growth
         growth *= 2.0

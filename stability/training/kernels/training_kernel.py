@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from stability.foundation.kernels.copying import copy
 from stability.networks.kernels.steps import FAST, pre_activation, run_forward
 from stability.networks.step_formula import Row
 
@@ -38,13 +39,13 @@ def losses_and_gradients(first, last, table, x, y, losses, gradients):
     back = np.empty(points, table.dtype)
     zero = table.dtype.type(0)
     for s in range(first, last):
-        before[0] = x
+        copy(x, before[0])
         for k in range(stretches):
             start, stop = k * stretch, min(rows, (k + 1) * stretch)
-            states[0] = before[k]
+            copy(before[k], states[0])
             run_forward(table[s, start:stop], states)
             if k + 1 < stretches:
-                before[k + 1] = states[stop - start]
+                copy(states[stop - start], before[k + 1])
         output = states[rows - (stretches - 1) * stretch]
 
         total = zero
@@ -58,7 +59,7 @@ def losses_and_gradients(first, last, table, x, y, losses, gradients):
         for k in range(stretches - 1, -1, -1):
             start, stop = k * stretch, min(rows, (k + 1) * stretch)
             if k + 1 < stretches:
-                states[0] = before[k]
+                copy(before[k], states[0])
                 run_forward(table[s, start:stop], states)
             for r in range(stop - 1, start - 1, -1):
                 # Not `row_of`, which would cost the loop over the points its vector lanes.
