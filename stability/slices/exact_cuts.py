@@ -42,7 +42,7 @@ def exact_cut(mesh: Mesh, values: Array, begin: NDArray[np.int64]) -> tuple[Arra
                 if chord[i, 1]:
                     chord[i, 0] = _plant(mesh, values, sign, int(chord[i, 0]), entry)
             edge = counts[EDGES]
-            mesh.tables.edge_parent[edge] = -1
+            mesh.tables.edge_parent[edge], mesh.tables.unit[edge] = -1, entry
             ends = half[chord[:, 0], ORIGIN]
             mesh.tables.direction[edge] = mesh.tables.at[ends[1]] - mesh.tables.at[ends[0]]
             split_face(half, mesh.tables.first, counts, chord[0, 0], chord[1, 0])

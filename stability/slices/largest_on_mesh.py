@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stability.folds.entries import take
+from stability.folds.kinks_met import next_layer
 from stability.folds.numbers import Array, flatten_rows, row_size
 from stability.foundation.formats import ROUNDOFF
 from stability.slices.choices_on_mesh import chosen_entries
+from stability.slices.edge_origins import note_changes
 from stability.slices.kernels.cutting import parts_of_edges
 from stability.slices.kernels.half_edges import UNDECIDED, remove_edges
 from stability.slices.on_mesh import OnMesh
@@ -24,6 +26,7 @@ def largest(f: OnMesh, entries: Index, shape: Sequence[int]) -> OnMesh:
     Args:
         entries: (places, windows), numbers of entries of `f`, flattened; a window may see one twice.
     """
+    next_layer()
     f = f._shaped((f.shape.numel(),)).updated()
     mesh, old_vertices, old_edges = f.mesh, f.mesh.vertices, f.mesh.edges
     for window in entries.T:
@@ -39,6 +42,7 @@ def largest(f: OnMesh, entries: Index, shape: Sequence[int]) -> OnMesh:
         tables = mesh.tables
         remove_edges(tables.half, tables.first, tables.counts, needless, old_vertices)
         winners = np.stack([_winners(f, window)[0] for window in entries.T], axis=1)
+    note_changes(mesh, old_edges, winners)
     g = chosen_entries(f, winners)
     return g._shaped(tuple(shape))
 

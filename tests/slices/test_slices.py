@@ -323,3 +323,13 @@ def test_a_refusal_says_over_what_a_network_was_followed():
         st.restrict(torch.tanh, st.plane([0.0, 0.0], [1.0, 0.0], [0.0, 1.0]))
     with pytest.raises(TypeError, match=r"tanh cannot be followed along a line"):
         st.restrict(torch.tanh, (0.0, 1.0))
+
+
+def test_edges_that_hang_on_others_alone_are_taken_away_first():
+    # Max pooling draws edges that nothing needs; some are all that joins others to the rim of a region.
+    with torch.random.fork_rng():
+        torch.manual_seed(6)
+        net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.Conv2d(2, 3, 1), nn.ReLU(), nn.Flatten())
+        net.append(nn.Linear(12, 2))
+    corners = [3 * random(1, 1, 6, 6, seed=18 + i) for i in range(3)]
+    agrees(net, st.plane(*corners), points=300)
