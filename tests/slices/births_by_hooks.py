@@ -42,14 +42,11 @@ def is_inside(polygon, point):
     return (side[:, 0] * away[:, 1] - side[:, 1] * away[:, 0] >= 0).all()
 
 
-def changed_units(net, f):
-    """Return for every fold (layer, module, unit) of all that change there, in order; None where floats are too coarse.
-
-    The layer is the number of the call.
-    """
+def both_sides(f, edges):
+    """Return inputs close to the middles of edges inside, on the left and on the right; None where too close."""
     polygons = [polygon.astype(float) for polygon in f.polygons]
-    vertices, found = f.vertices.astype(float), []
-    for edge in np.flatnonzero(f.bent):
+    vertices = f.vertices.astype(float)
+    for edge in edges:
         p, q = vertices[f.edges[edge]]
         middle, normal = (p + q) / 2, np.array([p[1] - q[1], q[0] - p[0]])
         sides = [polygons[face] for face in f.beside[edge]]
@@ -60,9 +57,21 @@ def changed_units(net, f):
             step /= 2
         step /= 2  # off the other sides
         if np.abs(step * normal).max() < 1e-9:
+            yield None
+        else:
+            yield torch.from_numpy(f.plane.inputs(np.stack([middle + step * normal, middle - step * normal])))
+
+
+def changed_units(net, f):
+    """Return for every fold (layer, module, unit) of all that change there, in order; None where it is too narrow.
+
+    The layer is the number of the call.
+    """
+    found = []
+    for inputs in both_sides(f, np.flatnonzero(f.bent)):
+        if inputs is None:
             found.append(None)
             continue
-        inputs = torch.from_numpy(f.plane.inputs(np.stack([middle + step * normal, middle - step * normal])))
         one, other = (calls(net, x) for x in inputs)
         found.append(
             [
