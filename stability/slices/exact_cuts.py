@@ -28,7 +28,8 @@ def exact_cut(mesh: Mesh, values: Array, begin: NDArray[np.int64]) -> tuple[Arra
     face = 0
     while face < mesh.faces:
         for entry in range(starts[face], values.shape[1]):
-            if mesh.faces + 2 > len(mesh.tables.first) or mesh.vertices + 2 > len(values):
+            room = min(len(mesh.tables.first) - mesh.faces - 2, len(values) - mesh.vertices - 2)
+            if min(room, len(mesh.tables.slack) - mesh.edges - 3) < 0:
                 mesh.make_room(2 * mesh.vertices + 16, 2 * mesh.edges + 32, 2 * mesh.faces + 16)
                 values, sign = with_room(values, len(mesh.tables.share)), with_room(sign, len(mesh.tables.share))
             half, counts = mesh.tables.half, mesh.tables.counts

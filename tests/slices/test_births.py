@@ -240,9 +240,8 @@ def test_a_window_that_shares_its_entries_is_named_where_its_own_largest_changes
             middle, normal = (p + q) / 2, np.array([p[1] - q[1], q[0] - p[0]])
             sides = [2 * (middle + way * 1e-4 * normal) - 1 for way in (1, -1)]
             entries = [[3 * x + 0.5, 0, y, -9] for x, y in sides]
-            largest = [
-                [max(range(max(0, i - 1), min(4, i + 2)), key=row.__getitem__) for i in range(4)] for row in entries
-            ]
+            seen = [range(max(0, i - 1), min(4, i + 2)) for i in range(4)]
+            largest = [[max(window, key=row.__getitem__) for window in seen] for row in entries]
             assert window == next(i for i, (a, b) in enumerate(zip(*largest, strict=True)) if a != b)
         assert len(set(born.units.tolist())) > 1
 

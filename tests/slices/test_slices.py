@@ -333,3 +333,14 @@ def test_edges_that_hang_on_others_alone_are_taken_away_first():
         net.append(nn.Linear(12, 2))
     corners = [3 * random(1, 1, 6, 6, seed=18 + i) for i in range(3)]
     agrees(net, st.plane(*corners), points=300)
+
+
+def test_exact_cuts_have_room_where_edges_were_taken_away():
+    with torch.random.fork_rng():
+        torch.manual_seed(149)
+        net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.Conv2d(2, 3, 1), nn.ReLU(), nn.Flatten())
+        net.append(nn.Linear(12, 2))
+    plane = st.plane(*(3 * random(1, 1, 6, 6, seed=447 + i) for i in range(3)), rectangle=True)
+    f = st.restrict(net.double(), plane, exact=True)
+    assert f.areas.sum() == 1
+    assert f.count() == st.restrict(net, plane).count()
