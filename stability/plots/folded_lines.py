@@ -83,7 +83,7 @@ def _mark_births(figure: Figure, ax: Axes, function: PiecewiseLinear, alpha: flo
         zorder=3,
         linewidths=0,
     )
-    name_layers(figure, ax, dots)
+    name_layers(figure.colorbar(dots, ax=ax))
 
 
 @door

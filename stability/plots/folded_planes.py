@@ -110,4 +110,5 @@ def _draw_folds(figure: Figure, ax: Axes, result: PiecewiseLinearSlice, colour: 
         linewidths=float(np.clip(1.6 * thin, 0.3, 1.3)),
     )
     ax.add_collection(lines)
-    name_layers(figure, ax, lines)
+    # As high as the plane, which keeps its shape.
+    name_layers(figure.colorbar(lines, cax=ax.inset_axes((1.04, 0, 0.05, 1))))

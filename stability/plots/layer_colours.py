@@ -1,16 +1,13 @@
-"""The layers of a network in colours, and the bar that names them."""
+"""The bar that names the layers of a network by their colours."""
 
 from __future__ import annotations
 
-from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.figure import Figure
+from matplotlib.colorbar import Colorbar
 from matplotlib.ticker import MaxNLocator
 
 
-def name_layers(figure: Figure, ax: Axes, shown: ScalarMappable) -> None:
-    """Add the bar that says which colour is which layer of birth."""
-    bar = figure.colorbar(shown, ax=ax)
+def name_layers(bar: Colorbar) -> None:
+    """Let a bar say which colour is which layer of birth."""
     bar.set_label("layer of birth")
     bar.locator = MaxNLocator(integer=True)
     bar.minorticks_off()

@@ -44,7 +44,8 @@ def test_folds_have_the_colours_of_the_layers_where_they_were_born():
         layers = [torch.nn.Linear(2, 6), torch.nn.ReLU(), torch.nn.Linear(6, 6), torch.nn.ReLU(), torch.nn.Linear(6, 1)]
     f = st.restrict(torch.nn.Sequential(*layers), st.plane([-3.0, -3.0], [3.0, -3.0], [-3.0, 3.0], rectangle=True))
     figure = st.plots.slice(f, births=True, colour="plasma")
-    ax, bar = figure.axes
+    (ax,) = figure.axes
+    (bar,) = ax.child_axes
     regions, folds = ax.collections
     figure.canvas.draw()
     born = f.folds(births=True)
