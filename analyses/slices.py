@@ -9,10 +9,11 @@ exactly: no grid, every region is found. The same is done before training, for s
 plain (h <- relu(W h + b)) and residual (h <- h + V relu(W h + b)), He's init, are followed over the square [-1, 1]^2,
 layer by layer.
 
-Reading. a: regions of the trained network by the slope of the logit margin of the first two classes (grey), its folds by
-the layer that bends there (from 0), and where the network passes from one of the two to the other (orange). b: regions up to each layer, trained (solid) and
-before (dotted), medians over seeds with the range of the middle 90 %. c: edges that bend against depth in chains,
-medians, range of the middle 90 %. d: the residual chain of the most folds at full depth, drawn as a.
+Reading. a: regions of the trained network by the slope of the logit margin of the first two classes (grey), its folds
+by the layer that bends there (from 0), and where the network passes from one of the two to the other (orange). b:
+regions up to each layer, trained (solid) and before (dotted), medians over seeds with the range of the middle 90 %. c:
+edges that bend against depth in chains, medians, range of the middle 90 %. d: the residual chain of the most folds at
+full depth, drawn as a.
 """
 
 from __future__ import annotations

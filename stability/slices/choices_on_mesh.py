@@ -154,15 +154,9 @@ def align(f: OnMesh, g: object) -> tuple[OnMesh, OnMesh]:
     return pair[0], pair[1]
 
 
-def by_rank(_: OnMesh, *__: object) -> OnMesh:
-    """Refuse it."""
-    return refuse("an order (sort, topk, median)", "it has a rule along a line alone")
-
-
 OnMesh.own_ways.update(
     hinge=hinge,
     select=select,
     align=align,
-    by_rank=by_rank,
     refuse_jumps=lambda g: None,  # noqa: ARG005
 )

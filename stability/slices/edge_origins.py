@@ -23,7 +23,7 @@ def note_changes(mesh: Mesh, old: int, chosen: NDArray[np.intp]) -> None:
 
     Args:
         old: how many edges there were before the layer.
-        chosen: the entries on the faces (faces, windows).
+        chosen: the entries on the faces (faces, windows), or several of each window.
     """
     if (kinks := kinks_met.get()) is not None:
         beside = mesh.beside()
@@ -31,7 +31,8 @@ def note_changes(mesh: Mesh, old: int, chosen: NDArray[np.intp]) -> None:
         fresh[:old] = False
         fresh[old:] &= parts_of_edges(mesh.tables.edge_parent, old, mesh.edges) < 0
         edges = np.flatnonzero(fresh)
-        kinks.note(edges, np.argmax(chosen[beside[edges, 0]] != chosen[beside[edges, 1]], axis=1))
+        changed = chosen[beside[edges, 0]] != chosen[beside[edges, 1]]
+        kinks.note(edges, np.argmax(changed.any(axis=tuple(range(2, changed.ndim))), axis=1))
 
 
 def origins_of_edges(mesh: Mesh, kinks: Kinks, edges: NDArray[np.intp]) -> Origins:

@@ -18,7 +18,7 @@ from stability.folds.places import Places
 from stability.folds.rational import fast_rational
 from stability.folds.replay import BUDGET, TooExpensive, budget
 from stability.folds.restrict import LineTooLong
-from stability.slices import choices_on_mesh, largest_on_mesh  # noqa: F401  (they fill in the ways of functions)
+from stability.slices import choices_on_mesh, largest_on_mesh, order_on_mesh  # noqa: F401  (they fill in the ways of functions)
 from stability.slices.layered import slice_layers
 from stability.slices.meshes import Mesh
 from stability.slices.on_mesh import OnMesh, Stage

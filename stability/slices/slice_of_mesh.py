@@ -6,8 +6,8 @@ import numpy as np
 
 from stability.folds.kinks_met import Kinks
 from stability.folds.numbers import Array, flatten_rows
-from stability.slices.bends import CarriedBends
 from stability.slices.edge_origins import origins_of_edges
+from stability.slices.entry_bends import CarriedBends
 from stability.slices.kernels.half_edges import UNDECIDED, all_corners
 from stability.slices.meshes import Mesh, fraction
 from stability.slices.on_mesh import OnMesh

@@ -18,7 +18,7 @@ from stability.folds.piecewise import Count
 from stability.foundation.arguments import door
 from stability.foundation.formats import ROUNDOFF
 from stability.foundation.shown import Shown
-from stability.slices.bends import Bends
+from stability.slices.entry_bends import Bends
 from stability.slices.kernels.point_location import fan_areas, interpolate, locate, wide_triangles
 from stability.slices.level_sets import polylines
 from stability.slices.meshes import loop_for
