@@ -52,8 +52,8 @@ def by_rank(f: OnMesh, entries: Index, ranks: Sequence[int]) -> OnMesh:
 def _check_size(f: OnMesh, entries: Index) -> None:
     if len(entries) ** 2 * entries.shape[1] * len(f._data) > _COMPARED_AT_MOST:
         raise ValueError(
-            f"the order of {len(entries)} entries in {entries.shape[1]} places on {f.mesh.faces} regions is too much to "
-            "hold: give a smaller plane"
+            f"the order of {len(entries)} entries in {entries.shape[1]} places on {f.mesh.faces} regions is too much "
+            "to hold: give a smaller plane"
         )
 
 
