@@ -9,10 +9,11 @@ exactly: no grid, every region is found. The same is done before training, for s
 plain (h <- relu(W h + b)) and residual (h <- h + V relu(W h + b)), He's init, are followed over the square [-1, 1]^2,
 layer by layer.
 
-Reading. a: regions of the trained network by the slope of the logit margin of the first two classes, its folds (dark),
-and where the network passes from one of the two to the other (orange). b: regions up to each layer, trained (solid) and
-before (dotted), medians over seeds with the range of the middle 90 %. c: edges that bend against depth in chains,
-medians, range of the middle 90 %. d: the residual chain of the most folds at full depth.
+Reading. a: regions of the trained network by the slope of the logit margin of the first two classes (grey), its folds
+by the layer that bends there (from 0), and where the network passes from one of the two to the other (orange). b:
+regions up to each layer, trained (solid) and before (dotted), medians over seeds with the range of the middle 90 %. c:
+edges that bend against depth in chains, medians, range of the middle 90 %. d: the residual chain of the most folds at
+full depth, drawn as a.
 """
 
 from __future__ import annotations
@@ -215,7 +216,7 @@ def claims(data: xarray.Dataset) -> list[study.Row]:
 def draw(data: xarray.Dataset) -> Figure:
     figure, axes = st.plots.panels("ab;cd", height=6.4, width_ratios=(1, 1))
     f = stored(data)
-    st.plots.slice(f, axes["a"], by="slope", level=0.0, colour="GnBu")
+    st.plots.slice(f, axes["a"], by="slope", level=0.0, births=True)
     name_corners(axes["a"])
     regions = data.cut.sel(what="regions")
     for net, style in (("trained", "-"), ("before", ":")):
@@ -231,7 +232,7 @@ def draw(data: xarray.Dataset) -> Figure:
     st.plots.end_labels(axes["c"], ends, {kind: SHADES[kind] for kind in ends})
     axes["c"].set(xlabel="depth", ylabel="folds of the square")
     chosen = st.restrict(Narrow("residual", int(data.attrs["deepest"]), int(data.attrs["chosen"])), square())
-    st.plots.slice(chosen, axes["d"], by="slope", colour="GnBu")
+    st.plots.slice(chosen, axes["d"], by="slope", births=True)
     for name in "ad":
         axes[name].grid(False)
     deep = data.folds.isel(depth=-1).median("chain")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stability.folds.domains import Domain
 from stability.folds.exact_count import count_table
 from stability.folds.lines import line_of
 from stability.folds.members import members_of
@@ -33,7 +34,7 @@ _MEMORY = 4.0
 @door
 def count(
     net: Followable | PiecewiseLinear | Iterable[PiecewiseLinear],
-    interval: Sequence[float] | PiecewiseLinear | None = None,
+    interval: Sequence[float] | PiecewiseLinear | Domain | None = None,
     *,
     births: bool = False,
 ) -> Count:
@@ -50,8 +51,9 @@ def count(
     Args:
         net: a `Chain`; step tables (seeds, rows, 6); one table (rows, 6); a `PiecewiseLinear`; the iterator that
             `st.restrict(..., window=...)` returns; or a piecewise-linear `nn.Module`.
-        interval: (low, high), open, also (-inf, inf) for a chain or a table; a line (`st.segment(p, q)`) or a pair for
-            a module; nothing for a function or windows, which have their own.
+        interval: (low, high), open, also (-inf, inf) for a chain or a table; a pair, a line (`st.segment(p, q)`) or a
+            plane (`st.plane(p, q, r)`), which has no turns, for a module; nothing for a function or windows, which have
+            their own.
         births: whether to count layer by layer too, where the folds were born: for a chain and for tables the steps,
             exactly at any depth; for a module the operations that bend (activations, maxima, poolings, sortings), in
             order. A fold where kinks of several layers are in one place is of the first of them.
@@ -75,6 +77,8 @@ def count(
     >>> c.folds.shape, bool((c.turns <= c.folds).all())
     ((4,), True)
     """
+    if isinstance(interval, Domain):
+        return restrict(net, interval, memory=_MEMORY).count(births)  # type: ignore[arg-type, no-any-return]
     if isinstance(net, PiecewiseLinear):
         return (net if interval is None else net.restrict(*_pair(interval))).count(births)
     members = members_of(net)

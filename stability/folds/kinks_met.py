@@ -1,4 +1,4 @@
-"""The kinks that a network met while it was followed along a line, and which module and unit each is of."""
+"""The kinks that a network met while it was followed along a line or over a plane: which module and unit each is of."""
 
 from __future__ import annotations
 
@@ -46,8 +46,13 @@ class Kinks:
             self._held = False
 
     def note(self, births: NDArray[np.int64], units: NDArray[np.intp]) -> None:
-        """Take down knots, by their numbers for life, and the units whose kinks they are."""
-        self._met.append((len(self._modules) - 1, births, np.asarray(units, dtype=np.int64)))
+        """Take down knots, or edges, by their numbers for life, and the units whose kinks they are."""
+        if len(births):
+            self._met.append((len(self._modules) - 1, births, np.asarray(units, dtype=np.int64)))
+
+    def noted(self) -> NDArray[np.int64]:
+        """Return the numbers of all that were taken down."""
+        return np.concatenate([np.empty(0, dtype=np.int64), *(numbers for _, numbers, _ in self._met)])
 
     def origins(self, births: Callable[[], NDArray[np.int64]], named: bool = True) -> Origins:
         """Return those of knots of these numbers."""

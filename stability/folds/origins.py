@@ -18,7 +18,7 @@ class Births:
     kink there.
 
     Attributes:
-        at: (folds,), the places, increasing.
+        at: (folds,), the places, increasing; of a slice the ends of the edges, (folds, 2, 2).
         layers: (folds,) integers: the step of a chain, the row of a table, and of a module the number of the operation
             that bends (an activation, a maximum, a pooling, a sorting), in order, from 0. -1 for a fold that is no
             unit's, but that of the line itself, or of what was done to the function afterwards.
@@ -27,8 +27,8 @@ class Births:
         units: (folds,) integers, the entry of what the operation bends, flattened, without regard to the batch of one;
             of pooling and sorting the window. -1 where the layer is.
 
-    Several units may have their kinks in one place. The first of them is named: that of the first layer, and in a layer
-    that of the smallest number.
+    Several units may have their kinks in one place, or along one edge. The first of them is named: that of the first
+    layer, and in a layer that of the smallest number.
     """
 
     at: NDArray[np.generic]
@@ -52,6 +52,9 @@ class Origins:
     def rows(self) -> NDArray[np.int64]:
         return self._find()
 
+    def __reduce__(self) -> tuple[Callable[..., Origins], tuple[object, ...]]:
+        return known_origins, (self.sources, self.rows)
+
     def taken(self, rows: Rows) -> Origins:
         """Return those of some of the knots."""
         return Origins(self.sources, lambda: self.rows[rows])
@@ -67,6 +70,16 @@ class Origins:
         layers = np.array([layer for layer, _ in self.sources] + [-1], dtype=np.int64)[source]
         names = [name for _, name in self.sources] + [""]
         return Births(at, layers, tuple(names[one] for one in source.tolist()), unit)
+
+    def by_layer(self, births: Births) -> tuple[int, ...]:
+        """Return how many folds were born at each layer."""
+        layers = births.layers
+        return tuple(np.bincount(layers[layers >= 0], minlength=self.layers).tolist())
+
+
+def known_origins(sources: Sequence[tuple[int, str]], rows: NDArray[np.int64]) -> Origins:
+    """Return those of which the rows are known already."""
+    return Origins(sources, lambda: rows)
 
 
 def gathered(count: int, *parts: tuple[Origins | None, Rows, Rows]) -> Origins | None:

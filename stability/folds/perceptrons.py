@@ -72,6 +72,13 @@ def read_layers(model: nn.Module, shape: torch.Size) -> list[Layer] | None:
     return layers
 
 
+def sources_of(model: nn.Module) -> list[tuple[int, str]]:
+    """Return the layers of activations of a model that `read_layers` reads, and the name of each."""
+    names = dict(reversed([(id(module), name) for name, module in model._modules.items()]))  # the first name of each
+    activations = list(model._modules.values())[1::2]
+    return [(layer, names[id(activation)]) for layer, activation in enumerate(activations)]
+
+
 def restrict_layers(model: nn.Module, line: PiecewiseLinear, limit: int | None) -> PiecewiseLinear | None:
     """Return the model along a straight line, or None if it is not Linear, activation, Linear, ..., of its numbers."""
     layers = read_layers(model, line.shape)
@@ -96,10 +103,7 @@ def restrict_layers(model: nn.Module, line: PiecewiseLinear, limit: int | None) 
         data = data.reshape(len(data), *line.shape[:-1], widths[-1])
     elif widths[-1] == 1:
         data = data.ravel()
-    modules = dict(reversed([(id(module), name) for name, module in model._modules.items()]))  # the first name of each
-    activations = list(model._modules.values())[1::2]
-    sources = [(layer, modules[id(activation)]) for layer, activation in enumerate(activations)]
-    inside = Origins(sources, lambda: np.pad(whose, ((1, 1), (0, 0)), constant_values=-1))
+    inside = Origins(sources_of(model), lambda: np.pad(whose, ((1, 1), (0, 0)), constant_values=-1))
     error = np.zeros(len(knots))
     error[1:-1] = blurs
     places = Places(knots, error, origins=inside)

@@ -186,11 +186,7 @@ class PiecewiseLinear(AsTensor, Shown):
     def count(self, births: bool = False) -> Count:
         """Return how many folds, turns and regions there are inside the interval, with `births` layer by layer too."""
         turns = len(self._turns()) if self.shape.numel() == 1 else None
-        by_layer = None
-        if births:
-            layers = self.folds(births=True).layers
-            found = np.bincount(layers[layers >= 0], minlength=self._origins().layers)
-            by_layer = tuple(found.tolist())
+        by_layer = self._origins().by_layer(self.folds(births=True)) if births else None
         return Count(int(self._bent().sum()), turns, len(self.knots) - 1, self.undecided, by_layer)
 
     def extrema(self) -> tuple[Array, Array]:

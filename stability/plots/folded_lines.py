@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from stability.folds import Count, PiecewiseLinear
 from stability.foundation.arguments import door
 from stability.foundation.checks import check_finite
+from stability.plots.layer_colours import name_layers
 from stability.plots.style import DEFAULT, axes_of, name_axes
 
 
@@ -83,10 +83,7 @@ def _mark_births(figure: Figure, ax: Axes, function: PiecewiseLinear, alpha: flo
         zorder=3,
         linewidths=0,
     )
-    bar = figure.colorbar(dots, ax=ax)
-    bar.set_label("layer of birth")
-    bar.locator = MaxNLocator(integer=True)
-    bar.update_ticks()
+    name_layers(figure.colorbar(dots, ax=ax))
 
 
 @door

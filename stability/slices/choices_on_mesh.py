@@ -7,10 +7,12 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from stability.folds.kinks_met import next_layer
 from stability.folds.numbers import Array, flatten_rows, row_size
 from stability.folds.places import Places
 from stability.folds.refuse import refuse
 from stability.foundation.formats import ROUNDOFF
+from stability.slices.edge_origins import note_drawn
 from stability.slices.kernels.choosing import choose_bends
 from stability.slices.meshes import loop_for
 from stability.slices.on_mesh import OnMesh
@@ -19,7 +21,10 @@ from stability.slices.on_mesh import OnMesh
 def hinge(f: OnMesh, at: object, below: object, above: object) -> OnMesh:
     """Return at + below (f - at) where f <= at and at + above (f - at) where f > at."""
     at, below, above = (f._constant(v) for v in (at, below, above))
+    next_layer()
+    old = f.mesh.edges
     condition, sign, met = (f - at if at.any() else f).cut()
+    note_drawn(f.mesh, old)
     if at.any():
         f = f.updated()
         zero = sign == 0
@@ -40,7 +45,10 @@ def hinge(f: OnMesh, at: object, below: object, above: object) -> OnMesh:
 
 def select(condition: OnMesh, positive: OnMesh, other: OnMesh) -> OnMesh:
     """Return `positive` where condition > 0 and `other` elsewhere, which must be equal where it is 0."""
+    next_layer()
+    old = condition.mesh.edges
     _, sign, met = condition.cut()
+    note_drawn(condition.mesh, old)
     positive, other = positive.updated(), other.updated()
     difference = positive - other
     _refuse_jumps(difference, sign, met)
@@ -146,15 +154,9 @@ def align(f: OnMesh, g: object) -> tuple[OnMesh, OnMesh]:
     return pair[0], pair[1]
 
 
-def by_rank(_: OnMesh, *__: object) -> OnMesh:
-    """Refuse it."""
-    return refuse("an order (sort, topk, median)", "it has a rule along a line alone")
-
-
 OnMesh.own_ways.update(
     hinge=hinge,
     select=select,
     align=align,
-    by_rank=by_rank,
     refuse_jumps=lambda g: None,  # noqa: ARG005
 )

@@ -28,7 +28,8 @@ def exact_cut(mesh: Mesh, values: Array, begin: NDArray[np.int64]) -> tuple[Arra
     face = 0
     while face < mesh.faces:
         for entry in range(starts[face], values.shape[1]):
-            if mesh.faces + 2 > len(mesh.tables.first) or mesh.vertices + 2 > len(values):
+            room = min(len(mesh.tables.first) - mesh.faces - 2, len(values) - mesh.vertices - 2)
+            if min(room, len(mesh.tables.slack) - mesh.edges - 3) < 0:
                 mesh.make_room(2 * mesh.vertices + 16, 2 * mesh.edges + 32, 2 * mesh.faces + 16)
                 values, sign = with_room(values, len(mesh.tables.share)), with_room(sign, len(mesh.tables.share))
             half, counts = mesh.tables.half, mesh.tables.counts
@@ -42,7 +43,7 @@ def exact_cut(mesh: Mesh, values: Array, begin: NDArray[np.int64]) -> tuple[Arra
                 if chord[i, 1]:
                     chord[i, 0] = _plant(mesh, values, sign, int(chord[i, 0]), entry)
             edge = counts[EDGES]
-            mesh.tables.edge_parent[edge] = -1
+            mesh.tables.edge_parent[edge], mesh.tables.unit[edge] = -1, entry
             ends = half[chord[:, 0], ORIGIN]
             mesh.tables.direction[edge] = mesh.tables.at[ends[1]] - mesh.tables.at[ends[0]]
             split_face(half, mesh.tables.first, counts, chord[0, 0], chord[1, 0])

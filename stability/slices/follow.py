@@ -11,18 +11,20 @@ from torch import Tensor, nn
 from stability.folds.check_by_tensors import check_at_places
 from stability.folds.following import following
 from stability.folds.infinite_numbers import name_what_is_not_finite, named_if_not_finite
+from stability.folds.kinks_met import recorded
 from stability.folds.numbers import rationals, row_size
 from stability.folds.pieces import NO_LIMIT, TooMuchMemory, measured, most_bytes
 from stability.folds.places import Places
 from stability.folds.rational import fast_rational
 from stability.folds.replay import BUDGET, TooExpensive, budget
 from stability.folds.restrict import LineTooLong
-from stability.slices import choices_on_mesh, largest_on_mesh  # noqa: F401  (they fill in the ways of functions)
+from stability.slices import choices_on_mesh, largest_on_mesh, order_on_mesh  # noqa: F401  (they fill in the ways of functions)
 from stability.slices.layered import slice_layers
 from stability.slices.meshes import Mesh
 from stability.slices.on_mesh import OnMesh, Stage
 from stability.slices.planes import Plane
-from stability.slices.slice_value import PiecewiseLinearSlice, from_mesh
+from stability.slices.slice_of_mesh import from_mesh
+from stability.slices.slice_value import PiecewiseLinearSlice
 
 # How many arrays as large as the numbers of a function an operation works with at a time, and the fast way does.
 _COPIES, _FEWER_COPIES = 8, 3
@@ -82,7 +84,8 @@ def _followed(
     token = measured.set(sizes)
     try:
         # What overflows is named below.
-        with following("over a plane"), named_if_not_finite(net), np.errstate(over="ignore", invalid="ignore"):
+        quiet = np.errstate(over="ignore", invalid="ignore")
+        with following("over a plane"), recorded() as kinks, named_if_not_finite(net), quiet:
             out = net(given)
     finally:
         measured.reset(token)
@@ -95,7 +98,7 @@ def _followed(
     if kind is None and not np.isfinite(out._data).all():
         name_what_is_not_finite(net)
         raise ValueError("the network's values leave float64's range over the plane: expected finite numbers")
-    return from_mesh(plane, out)
+    return from_mesh(plane, out, kinks)
 
 
 def _check_by_tensors(net: Callable[..., Tensor], plane: Plane, found: PiecewiseLinearSlice, largest: float) -> None:

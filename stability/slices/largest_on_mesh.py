@@ -8,11 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stability.folds.entries import take
+from stability.folds.kinks_met import next_layer
 from stability.folds.numbers import Array, flatten_rows, row_size
 from stability.foundation.formats import ROUNDOFF
 from stability.slices.choices_on_mesh import chosen_entries
+from stability.slices.edge_origins import note_changes
 from stability.slices.kernels.cutting import parts_of_edges
 from stability.slices.kernels.half_edges import UNDECIDED, remove_edges
+from stability.slices.meshes import Mesh
 from stability.slices.on_mesh import OnMesh
 
 Index = NDArray[np.intp]
@@ -24,6 +27,7 @@ def largest(f: OnMesh, entries: Index, shape: Sequence[int]) -> OnMesh:
     Args:
         entries: (places, windows), numbers of entries of `f`, flattened; a window may see one twice.
     """
+    next_layer()
     f = f._shaped((f.shape.numel(),)).updated()
     mesh, old_vertices, old_edges = f.mesh, f.mesh.vertices, f.mesh.edges
     for window in entries.T:
@@ -31,16 +35,27 @@ def largest(f: OnMesh, entries: Index, shape: Sequence[int]) -> OnMesh:
     if not mesh.exact:
         mesh.tables.counts[UNDECIDED] += sum(_ties(f, window, old_vertices) for window in entries.T)
     winners = np.stack([_winners(f, window)[0] for window in entries.T], axis=1)
-    beside = mesh.beside()
-    needless = (beside >= 0).all(axis=1) & (winners[beside[:, 0]] == winners[beside[:, 1]]).all(axis=1)
-    needless[:old_edges] = False
-    needless[old_edges:] &= parts_of_edges(mesh.tables.edge_parent, old_edges, mesh.edges) < 0
-    if needless.any():
-        tables = mesh.tables
-        remove_edges(tables.half, tables.first, tables.counts, needless, old_vertices)
+    if remove_needless(mesh, winners, old_vertices, old_edges):
         winners = np.stack([_winners(f, window)[0] for window in entries.T], axis=1)
+    note_changes(mesh, old_edges, winners)
     g = chosen_entries(f, winners)
     return g._shaped(tuple(shape))
+
+
+def remove_needless(mesh: Mesh, chosen: Index, old_vertices: int, old_edges: int) -> bool:
+    """Take away the edges of this layer with the same choices on both sides; return whether there were any.
+
+    Args:
+        chosen: on the faces, (faces, ...).
+    """
+    chosen, beside = flatten_rows(chosen), mesh.beside()
+    needless = np.asarray((beside >= 0).all(axis=1)) & (chosen[beside[:, 0]] == chosen[beside[:, 1]]).all(axis=1)
+    needless[:old_edges] = False
+    needless[old_edges:] &= parts_of_edges(mesh.tables.edge_parent, old_edges, mesh.edges) < 0
+    tables, found = mesh.tables, bool(needless.any())
+    if found:
+        remove_edges(tables.half, tables.first, tables.counts, needless, old_vertices)
+    return found
 
 
 def _cut_window(f: OnMesh, window: Index) -> OnMesh:
@@ -60,10 +75,10 @@ def _cut_window(f: OnMesh, window: Index) -> OnMesh:
             if f.mesh.faces == before:
                 raise ArithmeticError("the largest entry is not told apart by rounding: use exact=True")
             f = f.updated()
-            _tie(f, window, old + np.flatnonzero(sign[old:, 0] == 0), one, other)
+            make_equal(f, window, old + np.flatnonzero(sign[old:, 0] == 0), one, other)
 
 
-def _tie(f: OnMesh, window: Index, vertices: Index, one: int, other: int) -> None:
+def make_equal(f: OnMesh, window: Index, vertices: Index, one: int, other: int) -> None:
     """Make two entries one number where they were found to be equal, and with them others that are so already."""
     rows = flatten_rows(f._data)
     for v in vertices:

@@ -7,14 +7,18 @@ what they make of a bend of the unit whose kink the edge is.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from stability.folds.numbers import Array, lift_zeros, row_size
-from stability.folds.perceptrons import Layer, read_layers
+from stability.folds.numbers import FLOOR, Array, lift_zeros, row_size
+from stability.folds.origins import known_origins
+from stability.folds.perceptrons import Layer, read_layers, sources_of
 from stability.foundation.formats import ROUNDOFF
+from stability.slices.edge_origins import layers_and_units
 from stability.slices.kernels.half_edges import UNDECIDED, all_corners
 from stability.slices.kernels.point_location import wide_triangles
 from stability.slices.kernels.through_layers import jumps_at_edges, slopes_of_faces, through_activation, through_weights
@@ -52,7 +56,7 @@ def slice_layers(net: nn.Module, plane: Plane) -> PiecewiseLinearSlice | None:
             begun.append(mesh.edges)
     if not np.isfinite(rows).all():
         return None
-    found = _bent(plane, mesh, rows, errors, layers, begun)
+    found = _as_slice(plane, (mesh, begun), rows, errors, layers, sources_of(net))
     widest = max(len(layer.bias) for layer in layers)
     return None if found.undecided and mesh.vertices * widest < _SMALL else found
 
@@ -72,56 +76,103 @@ def _affine(rows: Array, errors: NDArray[np.float64], layer: Layer) -> tuple[Arr
     return out, errors
 
 
-def _bent(
-    plane: Plane, mesh: Mesh, rows: Array, errors: NDArray[np.float64], layers: list[Layer], begun: list[int]
+def _as_slice(
+    plane: Plane,
+    drawn: tuple[Mesh, list[int]],
+    rows: Array,
+    errors: NDArray[np.float64],
+    layers: list[Layer],
+    sources: list[tuple[int, str]],
 ) -> PiecewiseLinearSlice:
+    mesh, begun = drawn
     corners, offsets = all_corners(mesh.tables.half, mesh.tables.first, mesh.faces)
-    at, beside = mesh.tables.at[: mesh.vertices].copy(), mesh.beside().copy()
+    at, beside, ends = mesh.tables.at[: mesh.vertices].copy(), mesh.beside().copy(), mesh.ends().copy()
+    layer, unit = layers_and_units(mesh, begun)
     triangles = wide_triangles(at, corners, offsets)
-    with np.errstate(over="ignore", invalid="ignore"):
-        size, bound = jumps_at_edges(beside, *slopes_of_faces(at, rows, errors, triangles))
-    inside = (beside >= 0).all(axis=1)
-    bent = inside & (size > bound)
-    open_ones = np.flatnonzero(inside & ~bent)
-    lost = 0
-    if len(open_ones):
-        bent[open_ones], lost = _through_layers(plane, mesh, open_ones, layers, begun)
+    undecided = int(mesh.tables.counts[UNDECIDED])
+    bends = LayeredBends(plane, at, beside, ends, triangles, layer, unit, rows, errors, layers, undecided)
+    bent, undecided = bends.decided()
     values = rows.reshape(-1, *plane.p.shape[:-1], rows.shape[1])
-    undecided = int(mesh.tables.counts[UNDECIDED]) + lost
-    ends = mesh.ends().copy()
-    return PiecewiseLinearSlice(plane, at, values, errors, ends, beside, bent, undecided, corners, offsets)
+    return PiecewiseLinearSlice(
+        *(plane, at, values, errors, ends, beside, bent, undecided, corners, offsets),
+        known_origins(sources, np.stack([layer, unit], axis=1)),
+        bends.kept(),
+    )
 
 
-def _through_layers(
-    plane: Plane, mesh: Mesh, edges: NDArray[np.intp], layers: list[Layer], begun: list[int]
-) -> tuple[NDArray[np.bool_], int]:
-    """Return which edges bend by what the layers make of a bend of the unit of each, and how many are open."""
-    middle = mesh.tables.at[mesh.ends()[edges]].mean(axis=1)
-    rows = plane.inputs(middle).reshape(len(edges), -1)
-    errors = 8 * ROUNDOFF * row_size(rows)
-    # An edge was drawn in the layer of the whole one that it is a part of.
-    whole = edges.copy()
-    while ((parent := mesh.tables.edge_parent[whole]) >= 0).any():
-        whole = np.where(parent >= 0, parent, whole)
-    born = np.searchsorted(begun, whole, "right") - 1
-    unit = mesh.tables.unit[whole]
-    bends, bounds, doubtful = np.zeros((len(edges), rows.shape[1])), np.zeros(len(edges)), np.zeros(len(edges), bool)
-    for number, layer in enumerate(layers):
-        norm, terms = float(np.abs(layer.weight).sum(axis=1).max()), layer.weight.shape[1]
-        bounds = norm * (bounds + (terms + 2) * ROUNDOFF * row_size(bends))
-        bends = bends @ layer.weight.T
-        rows, errors = _affine(rows, errors, layer)
-        if layer.slopes is None:
-            continue
-        below = rows <= 0
-        near = np.abs(rows) <= errors[:, None]
-        here = np.flatnonzero(born == number)
-        near[here, unit[here]] = False
-        doubtful |= near.any(axis=1)
-        factor = np.where(below, layer.slopes, 1.0)
-        rows, bends = rows * factor, bends * factor
-        bounds = np.where((factor != 0).any(axis=1), bounds, 0.0)
-        bends[here, unit[here]] = layer.slopes[unit[here]] != 1
-    size = row_size(bends)
-    lost = doubtful | ((bounds > 0) & ~(size > bounds))
-    return size > bounds, int(lost.sum())
+@dataclass(frozen=True)
+class LayeredBends:
+    """What layers make of the bends of their units, of which none were carried through them.
+
+    Attributes:
+        plane, at, beside, ends: of the slice. triangles: of each face.
+        layer, unit: whose kink each edge is.
+        rows, errors: the values at the vertices, and bounds of their errors.
+        layers: those of the network.
+        undecided: how many other decisions are open.
+    """
+
+    plane: Plane
+    at: Array
+    beside: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    triangles: Array
+    layer: NDArray[np.int64]
+    unit: NDArray[np.int64]
+    rows: Array
+    errors: NDArray[np.float64]
+    layers: list[Layer]
+    undecided: int
+
+    def kept(self) -> LayeredBends:
+        """Return the same with numbers of its own, which no training changes."""
+        copies = [Layer(*(None if v is None else v.copy() for v in layer)) for layer in self.layers]  # type: ignore[arg-type]
+        return replace(self, layers=copies)
+
+    def taken(self, entries: NDArray[np.intp]) -> LayeredBends:
+        """Return the same of some of the entries, flattened."""
+        *before, last = self.layers
+        last = Layer(last.weight[entries], last.bias[entries], None)
+        return replace(self, rows=np.ascontiguousarray(self.rows[:, entries]), layers=[*before, last])
+
+    def decided(self) -> tuple[NDArray[np.bool_], int]:
+        """Return whether the function bends at each edge, and how many decisions rounding leaves open."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            slopes = slopes_of_faces(self.at, self.rows, self.errors, self.triangles)
+            size, bound = jumps_at_edges(self.beside, *slopes)
+        inside = (self.beside >= 0).all(axis=1)
+        bent = inside & (size > bound)
+        open_ones = np.flatnonzero(inside & ~bent)
+        lost = 0
+        if len(open_ones):
+            bent[open_ones], lost = self._through_layers(open_ones)
+        return bent, self.undecided + lost
+
+    def _through_layers(self, edges: NDArray[np.intp]) -> tuple[NDArray[np.bool_], int]:
+        """Return which edges bend by what the layers make of a bend of the unit of each, and how many are open."""
+        middle = self.at[self.ends[edges]].mean(axis=1)
+        rows = self.plane.inputs(middle).reshape(len(edges), -1)
+        errors = 8 * ROUNDOFF * row_size(rows)
+        born, unit = self.layer[edges], self.unit[edges]
+        bends, bounds, doubtful = np.zeros(rows.shape), np.zeros(rows.shape), np.zeros(len(edges), bool)
+        for number, layer in enumerate(self.layers):
+            # Of each unit for itself: what does not depend on a bend has no error.
+            weights, rounding = np.abs(layer.weight.T), (layer.weight.shape[1] + 2) * ROUNDOFF
+            depends = ((bounds + np.abs(bends)) > 0).astype(np.float64) @ (weights > 0)
+            bounds = (bounds + rounding * np.abs(bends)) @ weights * (1 + rounding) + FLOOR * depends
+            bends = bends @ layer.weight.T
+            rows, errors = _affine(rows, errors, layer)
+            if layer.slopes is None:
+                continue
+            below = rows <= 0
+            near = np.abs(rows) <= errors[:, None]
+            here = np.flatnonzero(born == number)
+            near[here, unit[here]] = False
+            doubtful |= near.any(axis=1)
+            factor = np.where(below, layer.slopes, 1.0)
+            rows, bends, bounds = rows * factor, bends * factor, bounds * np.abs(factor) * (1 + 2 * ROUNDOFF)
+            bends[here, unit[here]], bounds[here, unit[here]] = layer.slopes[unit[here]] != 1, 0.0
+        open_ones = (bounds > 0) & ~(np.abs(bends) > bounds)
+        bent = np.asarray((np.abs(bends) > bounds).any(axis=1))
+        lost = doubtful | (~bent & open_ones.any(axis=1))
+        return bent, int(lost.sum())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
+from typing import Literal, cast, overload
 
 import numpy as np
 import torch
@@ -12,15 +13,15 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from stability.folds.numbers import Array, flatten_rows, numbers, rationals, row_size
+from stability.folds.origins import Births, Origins
 from stability.folds.piecewise import Count
 from stability.foundation.arguments import door
 from stability.foundation.formats import ROUNDOFF
 from stability.foundation.shown import Shown
-from stability.slices.kernels.half_edges import UNDECIDED, all_corners
+from stability.slices.entry_bends import Bends
 from stability.slices.kernels.point_location import fan_areas, interpolate, locate, wide_triangles
 from stability.slices.level_sets import polylines
-from stability.slices.meshes import Mesh, fraction, loop_for
-from stability.slices.on_mesh import OnMesh
+from stability.slices.meshes import loop_for
 from stability.slices.planes import Plane
 
 _OUTSIDE = 1e-12
@@ -32,6 +33,8 @@ class PiecewiseLinearSlice(Shown):
 
     It is affine on every region, a convex polygon in the parameters u and v of the plane. Neighbours share their
     corners, so the regions have no gaps. `st.restrict(net, st.plane(p, q, r))` makes one.
+
+    `f[0]` is the slice of one entry of a vector-valued one, with the folds of that entry alone.
 
     Attributes:
         plane: where in the input space it is.
@@ -58,6 +61,9 @@ class PiecewiseLinearSlice(Shown):
     #: Of the regions: their corners one after the other, counterclockwise, and where those of each begin.
     corners: NDArray[np.int64] = field(repr=False)
     offsets: NDArray[np.int64] = field(repr=False)
+    #: Whose kinks the edges are, and what says of each entry where it bends.
+    origins: Origins = field(repr=False)
+    bends: Bends = field(repr=False)
 
     def __repr__(self) -> str:
         return f"PiecewiseLinearSlice(regions={len(self.offsets) - 1}, shape={tuple(self.shape)})"
@@ -124,13 +130,36 @@ class PiecewiseLinearSlice(Shown):
 
     # Counting -------------------------------------------------------------------------------------------------------
 
-    def count(self) -> Count:
-        """Return how many folds, edges at which the function bends, and how many regions there are."""
-        return Count(int(self.bent.sum()), None, len(self.offsets) - 1, self.undecided)
+    @door
+    def count(self, births: bool = False) -> Count:
+        """Return how many folds (edges at which it bends) and regions there are, with `births` layer by layer too."""
+        by_layer = self.origins.by_layer(self.folds(births=True)) if births else None
+        return Count(int(self.bent.sum()), None, len(self.offsets) - 1, self.undecided, by_layer)
 
-    def folds(self) -> Array:
-        """Return the ends of the edges at which the function bends, (folds, 2, 2)."""
-        return self.vertices[self.edges[self.bent]]
+    @overload
+    def folds(self, births: Literal[False] = False) -> Array: ...
+
+    @overload
+    def folds(self, births: Literal[True]) -> Births: ...
+
+    @overload
+    def folds(self, births: bool) -> Array | Births: ...
+
+    @door
+    def folds(self, births: bool = False) -> Array | Births:
+        """Return the ends of the edges at which the function bends, (folds, 2, 2).
+
+        With `births` return them as a `Births`: of each the layer, the module and the unit whose kink it is.
+
+        >>> import torch, stability as st
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
+        >>> f = st.restrict(model, st.plane([-1.0, -1.0], [1.0, -1.0], [-1.0, 1.0], rectangle=True))
+        >>> births = f.folds(births=True)
+        >>> set(births.modules), bool((births.units < 8).all())
+        ({'1'}, True)
+        """
+        ends = self.vertices[self.edges[self.bent]]
+        return self.origins.births(ends, np.flatnonzero(self.bent)) if births else ends
 
     # Values ---------------------------------------------------------------------------------------------------------
 
@@ -193,12 +222,29 @@ class PiecewiseLinearSlice(Shown):
     def _scalar(self, what: str) -> Array:
         if self.shape.numel() != 1:
             raise ValueError(
-                f"the function has values of shape {tuple(self.shape)}: {what} need a scalar; follow one entry of the "
-                "network, as of lambda x: net(x)[..., 0]"
+                f"the function has values of shape {tuple(self.shape)}: {what} need a scalar; take one entry, such as "
+                f"f[{', '.join('0' * len(self.shape))}]"
             )
         return self.values.reshape(len(self.values))
 
     # New functions --------------------------------------------------------------------------------------------------
+
+    def __getitem__(self, index: object) -> PiecewiseLinearSlice:
+        """Return the slice of some entries, as an array would: f[0] of the first, with the folds of these alone.
+
+        The regions are those of all. What rounding leaves open of these entries is counted in `undecided`; to have it
+        settled in rational numbers follow them alone, as of lambda x: net(x)[..., 0].
+        """
+        try:
+            chosen = np.asarray(np.arange(self.shape.numel()).reshape(self.shape)[cast(int, index)])
+        except (IndexError, TypeError) as error:
+            raise IndexError(f"the function has values of shape {tuple(self.shape)}: {error}") from None
+        if not chosen.size:
+            raise IndexError(f"of values of shape {tuple(self.shape)} the index takes none: expected one or more")
+        bends = self.bends.taken(chosen.ravel())
+        bent, undecided = bends.decided()
+        values = flatten_rows(self.values)[:, chosen.ravel()].reshape(-1, *chosen.shape)
+        return replace(self, values=values, bent=bent, undecided=undecided, bends=bends)
 
     def to_float(self) -> PiecewiseLinearSlice:
         """Return the same in float64."""
@@ -207,39 +253,3 @@ class PiecewiseLinearSlice(Shown):
         vertices, values = self.vertices.astype(np.float64), self.values.astype(np.float64)
         errors = ROUNDOFF * row_size(values.reshape(len(values), -1))
         return replace(self, vertices=vertices, values=values, errors=errors)
-
-
-def alive_part(mesh: Mesh) -> tuple[Array, Array, Array, Array, Array]:
-    """Return the edges in use, which vertices are, the corners of the faces and where each begin, and edges' faces."""
-    beside = mesh.beside()
-    alive = np.flatnonzero((beside >= 0).any(axis=1))
-    corners, offsets = all_corners(mesh.tables.half, mesh.tables.first, mesh.faces)
-    used = np.zeros(mesh.vertices, dtype=bool)
-    used[corners] = True
-    return alive, used, corners, offsets, beside[alive]
-
-
-def from_mesh(plane: Plane, f: OnMesh) -> PiecewiseLinearSlice:
-    """Return a function on a mesh as a value: what the mesh has no use for any more is left out."""
-    mesh, tables = f.mesh, f.mesh.tables
-    alive, used, corners, offsets, beside = alive_part(mesh)
-    number = np.cumsum(used) - 1
-    bends, bounds = flatten_rows(f._data)[mesh.vertices :][alive], f._errors[mesh.vertices :][alive]
-    inside = (beside >= 0).all(axis=1)
-    at, values = tables.at[: mesh.vertices][used], f._data[: mesh.vertices][used]
-    if mesh.exact:
-        at, values = (_fractions(v) for v in (at, values))
-        bent, lost = inside & (bends != 0).astype(bool).any(axis=1), 0
-    else:
-        size = row_size(bends)
-        # A bound that is not a number is a doubt.
-        bent, lost = inside & (size > 0), int((inside & (bounds != 0) & ~(size > bounds)).sum())
-    undecided = int(tables.counts[UNDECIDED]) + lost
-    errors, ends = f._errors[: mesh.vertices][used], number[mesh.ends()[alive]]
-    return PiecewiseLinearSlice(plane, at, values, errors, ends, beside, bent, undecided, number[corners], offsets)
-
-
-def _fractions(array: Array) -> Array:
-    flat = np.empty(array.size, dtype=object)
-    flat[:] = [fraction(v) for v in array.ravel()]
-    return flat.reshape(array.shape)

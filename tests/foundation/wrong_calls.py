@@ -98,7 +98,7 @@ PLOTS = {
     "function": {"alpha": 1.0, "marks": True, "births": False},
     "gradient_norms": {"quantity": "input"},
     "propagation": {"quantity": "norm"},
-    "slice": {"colour": "viridis", "by": "slope", "level": None, "draw_folds": True},
+    "slice": {"colour": "viridis", "by": "slope", "level": None, "draw_folds": True, "births": False},
     "watch": {"quantity": "gradients", "colour": "viridis"},
 }
 
@@ -216,6 +216,8 @@ def measurements():
         "open_sweep": (st.open_sweep, {"store": SWEPT.store, "grid": {"depth": [1, 2]}}),
         "plane": (st.plane, {"p": [0.0, 1.0], "q": [1.0, 2.0], "r": [2.0, 1.0], "rectangle": False}),
         "PiecewiseLinearSlice.call": (a_slice(), {"points": [[0.25, 0.5]]}),
+        "PiecewiseLinearSlice.count": (a_slice().count, {"births": False}),
+        "PiecewiseLinearSlice.folds": (a_slice().folds, {"births": False}),
         "PiecewiseLinearSlice.level_sets": (a_scalar_slice().level_sets, {"level": 0.5}),
         "segment": (st.segment, {"start": [0.0, 1.0], "end": [1.0, 2.0]}),
         "tent": (st.tent, {"depth": 3}),
@@ -580,6 +582,7 @@ ALLOWED = {
     ("PiecewiseLinear.maximum", "other", "tensor of flags"),  # a mask
     ("PiecewiseLinear.norm", "p", "inf"),
     *((call, "births", "a bool") for call in ("count", "PiecewiseLinear.count", "PiecewiseLinear.folds")),
+    *((f"PiecewiseLinearSlice.{call}", "births", "a bool") for call in ("count", "folds")),
     ("sweep", "function", "a type"),  # whatever can be called
     ("sweep", "workers", "zero"),  # in this process
     *(("sweep", "version", label) for label in ("a text", "an empty text", "numpy text")),

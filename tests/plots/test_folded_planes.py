@@ -36,3 +36,26 @@ def test_what_cannot_be_drawn_is_refused(ring):
         st.plots.slice(3)
     st.plots.slice(both, by="none")
     plt.close("all")
+
+
+def test_folds_have_the_colours_of_the_layers_where_they_were_born():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [torch.nn.Linear(2, 6), torch.nn.ReLU(), torch.nn.Linear(6, 6), torch.nn.ReLU(), torch.nn.Linear(6, 1)]
+    f = st.restrict(torch.nn.Sequential(*layers), st.plane([-3.0, -3.0], [3.0, -3.0], [-3.0, 3.0], rectangle=True))
+    figure = st.plots.slice(f, births=True, colour="plasma")
+    (ax,) = figure.axes
+    (bar,) = ax.child_axes
+    regions, folds = ax.collections
+    figure.canvas.draw()
+    born = f.folds(births=True)
+    colours = {}
+    for segment, colour in zip(folds.get_segments(), folds.get_colors(), strict=True):
+        (number,) = np.flatnonzero((born.at == segment).all(axis=(1, 2)))
+        colours.setdefault(born.layers[number], set()).add(tuple(colour))
+    assert colours == {layer: {plt.get_cmap("plasma")(0.8 * layer)} for layer in (0, 1)}
+    assert (regions.get_facecolors()[:, :3].min(axis=1) > 0.7).all()  # pale
+    assert bar.get_ylabel() == "layer of birth"
+    assert [tick for tick in bar.get_yticks() if -0.5 <= tick <= 1.5] == [0, 1]
+    st.plots.slice(f, births=True, by="none", draw_folds=False)
+    plt.close("all")

@@ -5,7 +5,7 @@ entry. A region ends where a decision changes, whether the function bends there 
 """
 
 from fractions import Fraction
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, permutations
 
 ONE, NONE = Fraction(1), Fraction(0)
 
@@ -76,6 +76,21 @@ def largest(regions):
                 part = part and (part if other == one else clipped(part, _minus(one, other)))
             if part:
                 out.append((part, [one]))
+    return out
+
+
+def ordered(regions):
+    """The entries from the smallest to the largest; a region ends where two change places."""
+    out = []
+    for polygon, maps in regions:
+        for order in permutations(range(len(maps))):
+            part = polygon
+            for i, k in pairwise(order):
+                if maps[i] == maps[k]:  # these keep their order
+                    part = part if i < k else None
+                part = part and clipped(part, _minus(maps[k], maps[i]))
+            if part:
+                out.append((part, [maps[i] for i in order]))
     return out
 
 

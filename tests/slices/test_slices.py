@@ -109,6 +109,10 @@ FUNCTIONS = {
     "residual": lambda h: h + F.relu(h @ torch.ones(3, 3, dtype=torch.float64) - 0.2),
     "in place": lambda h: F.relu_(h + 0) + h.sum(),
     "cummax": lambda h: torch.cummax(h, 0).values,
+    "sort": lambda h: h.relu().sort().values,
+    "topk": lambda h: torch.cat([h, -2 * h]).topk(2).values,
+    "median": lambda h: torch.cat([h, 0.5 - h.flip(0)]).median(),
+    "kthvalue": lambda h: torch.outer(h, torch.tensor([1.0, 2.0], dtype=torch.float64)).kthvalue(2, dim=0).values,
 }
 
 
@@ -146,6 +150,35 @@ def test_no_region_for_an_order_that_does_not_matter():
     # Of three the lower two change places where the third is above both.
     f = st.restrict(lambda h: torch.stack([h[0], h[1], h[0] * 0 + 0.5]).amax(0), square())
     assert f.count() == st.Count(3, None, 3)
+
+
+def test_no_region_where_other_ranks_change():
+    # Of three the lower two change places where the third is above both.
+    f = st.restrict(lambda h: torch.stack([h[0], h[1], h[0] * 0 + 0.5]).topk(1).values, square())
+    assert f.count() == st.Count(3, None, 3)
+    f = st.restrict(lambda h: torch.cat([h[:1], -h[:1], h[:1] * 0]).median(), square())
+    assert f.count().folds == 0
+    assert not f.values.any()
+
+
+def test_the_births_of_an_order_are_windows():
+    def net(h):
+        return torch.stack([h, torch.stack([h[0] * 0 - 9, h[1] - 0.5])]).sort(1).values @ torch.ones(2)
+
+    def both(h):
+        return (torch.stack([h - h.flip(0), h[0] - h]).sort(1).values * torch.tensor([1.0, 3.0])).sum(1)
+
+    for exact in (False, True):
+        assert st.restrict(net, square(), exact=exact).count().folds == 0
+        born = st.restrict(both, square(), exact=exact).folds(births=True)
+        assert (set(born.layers.tolist()), set(born.units.tolist())) == ({0}, {0})
+        born = st.restrict(lambda h: both(h)[1:], square(), exact=exact).folds(births=True)
+        assert set(born.units.tolist()) == {0}  # along one edge both are; the first is named
+
+
+def test_an_order_of_too_many_is_refused():
+    with pytest.raises(ValueError, match="too much to hold: give a smaller plane"):
+        st.restrict(lambda h: (h[0] * torch.arange(5000.0) + h[1]).sort().values, square())
 
 
 def test_what_the_origin_does_to_a_network_without_biases():
@@ -268,7 +301,6 @@ def test_nearly_degenerate_planes_are_planes():
         (nn.Sequential(nn.Linear(2, 2), nn.GELU()), TypeError, "gelu.*module '1'"),
         (lambda h: h.round(), TypeError, "jumps"),
         (lambda h: torch.where(h > 0, h + 1, h), TypeError, "jumps near u ="),
-        (lambda h: h.sort().values, TypeError, "order"),
         (lambda h: h * h, TypeError, "product"),
         (lambda h: h + torch.rand(2), TypeError, "random"),
         (lambda h: h * (1 + 1e-9 * isinstance(h, torch.Tensor)), TypeError, "what kind of object"),
@@ -323,3 +355,24 @@ def test_a_refusal_says_over_what_a_network_was_followed():
         st.restrict(torch.tanh, st.plane([0.0, 0.0], [1.0, 0.0], [0.0, 1.0]))
     with pytest.raises(TypeError, match=r"tanh cannot be followed along a line"):
         st.restrict(torch.tanh, (0.0, 1.0))
+
+
+def test_edges_that_hang_on_others_alone_are_taken_away_first():
+    # Max pooling draws edges that nothing needs; some are all that joins others to the rim of a region.
+    with torch.random.fork_rng():
+        torch.manual_seed(6)
+        net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.Conv2d(2, 3, 1), nn.ReLU(), nn.Flatten())
+        net.append(nn.Linear(12, 2))
+    corners = [3 * random(1, 1, 6, 6, seed=18 + i) for i in range(3)]
+    agrees(net, st.plane(*corners), points=300)
+
+
+def test_exact_cuts_have_room_where_edges_were_taken_away():
+    with torch.random.fork_rng():
+        torch.manual_seed(149)
+        net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.Conv2d(2, 3, 1), nn.ReLU(), nn.Flatten())
+        net.append(nn.Linear(12, 2))
+    plane = st.plane(*(3 * random(1, 1, 6, 6, seed=447 + i) for i in range(3)), rectangle=True)
+    f = st.restrict(net.double(), plane, exact=True)
+    assert f.areas.sum() == 1
+    assert f.count() == st.restrict(net, plane).count()

@@ -268,6 +268,16 @@ def extend_rows(parents, share, rows, errors, start, stop):
 
 
 @_fast
+def nearest_of(edge_parent, chosen):
+    """Return of every edge the first chosen one among itself, the edge that it is a part of, and so on; -1 for none."""
+    found = np.empty(len(chosen), np.int64)
+    for edge in range(len(chosen)):
+        parent = edge_parent[edge]
+        found[edge] = edge if chosen[edge] else found[parent] if parent >= 0 else -1
+    return found
+
+
+@_fast
 def parts_of_edges(edge_parent, start, stop):
     """Return the edge of those before `start` that each edge is a part of, -1 for those drawn through a face."""
     whole = np.empty(stop - start, np.int64)

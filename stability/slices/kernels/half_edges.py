@@ -140,29 +140,35 @@ def _rename(half, begin, face):
 def remove_edges(half, first, counts, drop, oldest):
     """Take away edges inside, and the vertices from `oldest` on at which then only two edges meet.
 
-    Faces are numbered anew; an edge that is gone has no face beside it.
+    Faces are numbered anew; an edge that is gone has no face beside it, and is dropped no more.
     """
-    for edge in range(len(drop)):
-        if not drop[edge]:
-            continue
-        there, back = 2 * edge, 2 * edge + 1
-        left, right = half[there, FACE], half[back, FACE]
-        before, after = half[there, BEFORE], half[there, NEXT]
-        before_back, after_back = half[back, BEFORE], half[back, NEXT]
-        if after != back:
-            half[before_back, NEXT], half[after, BEFORE] = after, before_back
-        if after_back != there:
-            half[before, NEXT], half[after_back, BEFORE] = after_back, before
-        first[left] = after if after != back else after_back
-        half[there, FACE] = half[back, FACE] = -1
-        if left == right:
-            continue
-        _rename(half, first[left], left)
-        last = counts[FACES] - 1
-        counts[FACES] = last
-        if right != last:
-            first[right] = first[last]
-            _rename(half, first[right], right)
+    gone = True
+    while gone:
+        gone = False
+        for edge in range(len(drop)):
+            if not drop[edge]:
+                continue
+            there, back = 2 * edge, 2 * edge + 1
+            left, right = half[there, FACE], half[back, FACE]
+            before, after = half[there, BEFORE], half[there, NEXT]
+            before_back, after_back = half[back, BEFORE], half[back, NEXT]
+            if left == right and after != back and after_back != there:
+                continue  # what hangs on this one alone goes first: the rim of a face is in one piece
+            drop[edge], gone = False, True
+            if after != back:
+                half[before_back, NEXT], half[after, BEFORE] = after, before_back
+            if after_back != there:
+                half[before, NEXT], half[after_back, BEFORE] = after_back, before
+            first[left] = after if after != back else after_back
+            half[there, FACE] = half[back, FACE] = -1
+            if left == right:
+                continue
+            _rename(half, first[left], left)
+            last = counts[FACES] - 1
+            counts[FACES] = last
+            if right != last:
+                first[right] = first[last]
+                _rename(half, first[right], right)
     for side in range(2 * counts[EDGES]):
         # Where another edge follows on both sides, and no third one begins.
         if half[side, FACE] < 0 and half[side ^ 1, FACE] < 0:
