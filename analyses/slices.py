@@ -223,7 +223,7 @@ def draw(data: xarray.Dataset) -> Figure:
         curve(axes["b"], data.layer, regions.sel(net=net), "seed", SHADES[net], style)
     ends = {net: float(regions.sel(net=net).isel(layer=-1).median()) for net in ("trained", "before")}
     st.plots.end_labels(axes["b"], ends, {net: SHADES[net] for net in ends})
-    axes["b"].set(xlabel="layer", ylabel="regions of the triangle")
+    axes["b"].set(xlabel="layers", ylabel="regions of the triangle")
     axes["b"].set_xticks(data.layer)
     axes["c"].set_yscale("symlog")
     for kind in KINDS:
@@ -240,7 +240,7 @@ def draw(data: xarray.Dataset) -> Figure:
     after, before = (f"{float(regions.sel(net=net).isel(layer=-1).median()):g}" for net in ("trained", "before"))
     text = (
         f"{data.sizes['layer']} layers cut a triangle into {after} regions, and into {before} before training; at "
-        f"depth {int(data.depth[-1])} a residual chain of width 2 has {residual} folds, a plain one {plain}."
+        f"depth {int(data.depth[-1])} a residual chain of width 2 has {residual} folds, a plain one {plain} (medians)."
     )
     return st.plots.headline(figure, text)
 
