@@ -31,7 +31,7 @@ def choose_bends(mesh, plus, difference, errors, positive, other, exact):
     for edge in range(mesh.counts[EDGES]):
         left, right = half[2 * edge, FACE], half[2 * edge + 1, FACE]
         if left < 0 or right < 0:
-            out[edge] = positive[edge] * 0
+            out[edge] = 0  # nothing lies beyond the rim
             continue
         known = -1
         for k in range(out.shape[1]):
