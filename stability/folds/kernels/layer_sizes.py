@@ -28,15 +28,15 @@ fast = njit(error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 @fast
 def norms(weight, bias):
-    """Return the largest sum of absolute weights of a row, Frobenius' norm, and the largest absolute bias."""
-    norm = squares = largest = 0.0
+    """Return the largest sum of absolute weights of a row, the largest norm of one, and the largest absolute bias."""
+    norm = most = largest = 0.0
     for i in range(weight.shape[0]):
-        total = 0.0
+        total = squares = 0.0
         for j in range(weight.shape[1]):
             total += abs(weight[i, j])
             squares += weight[i, j] * weight[i, j]
-        norm, largest = max(norm, total), max(largest, abs(bias[i]))
-    return norm, np.sqrt(squares), largest
+        norm, most, largest = max(norm, total), max(most, squares), max(largest, abs(bias[i]))
+    return norm, np.sqrt(most), largest
 
 
 @fast

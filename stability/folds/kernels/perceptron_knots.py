@@ -276,9 +276,9 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit, line):
         # Errors are those of the sums, slope + bends and value + widths times slopes: what a bend takes from a slope
         # it takes with its error, so these do not add up along the line.
         # A product with a row of weights errs by terms * unit * |row| |vector| at most.
-        norm, frobenius, largest_bias = norms(weight, bias)
+        norm, longest, largest_bias = norms(weight, bias)
         size, total_slope = _sizes_before(value, slope, bends)
-        rounding = frobenius * (inputs + 2) * ROUNDOFF * 1.001
+        rounding = longest * (inputs + 2) * ROUNDOFF * 1.001
         value_error = norm * value_error * 1.001 + rounding * (size + length * total_slope)
         value_error += 2 * ROUNDOFF * largest_bias + _FLOOR
         slope_error = norm * slope_error * 1.001 + rounding * total_slope + _FLOOR
