@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
 from numbers import Rational
@@ -23,11 +22,13 @@ from stability.folds.piecewise import Count, PiecewiseLinear
 from stability.folds.restrict import Followable, LineTooLong, restrict, tables_of, windows
 from stability.foundation.arguments import door
 from stability.foundation.checks import check_interval
-from stability.foundation.threads import workers
+from stability.foundation.threads import side_by_side
 from stability.networks import Chain
 
 #: GiB that a network may take along a line before it is counted part by part.
 _MEMORY = 4.0
+# About how many operations a row of a table takes.
+_A_ROW = 2000
 
 
 @door
@@ -91,7 +92,7 @@ def count(
         else:
             ends = _ends(_along(interval) if isinstance(interval, PiecewiseLinear) else interval)
             counts = _count_all(tables, ends, births)
-        if isinstance(net, Chain):  # a read-out is no step, and bends nothing
+        if births and isinstance(net, Chain):  # a read-out is no step, and bends nothing
             counts = [replace(one, births=one.births and one.births[: net.depth]) for one in counts]
         return _columns(counts) if several else counts[0]
     if isinstance(net, Iterable) and not callable(net) and not isinstance(net, str | bytes | dict):
@@ -128,12 +129,15 @@ def _count_all(tables: NDArray[np.float64], ends: tuple[float, float], births: b
         folds, turns, regions, by_row = count_table(table, ends, births)
         return Count(folds, turns, regions, births=by_row)
 
-    threads = min(workers(), len(tables))
-    if threads == 1:
-        return [counted(table) for table in tables]
+    counts: list[Count] = [None] * len(tables)  # type: ignore[list-item]
+
+    def run(first: int, last: int) -> None:
+        for seed in range(first, last):
+            counts[seed] = counted(tables[seed])
+
     # The compiled loops let go of the interpreter, so threads count side by side.
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(counted, tables))
+    side_by_side(run, len(tables), _A_ROW * tables.shape[1] * len(tables))
+    return counts
 
 
 def _along(line: PiecewiseLinear) -> tuple[float, float]:
