@@ -203,7 +203,7 @@ def _run(net: Followed, line: PiecewiseLinear, limit: int | None, whole: Piecewi
                 f = _chain_rule(net, _without_origins(line), limit)
             return _with_origins(f, kinks)
         if _is_identity(line):
-            return enumerate_table(net, *map(float, line.interval), limit)
+            return enumerate_table(net, float(line.knots[0]), float(line.knots[1]), limit)
         low, high = float(line.values.min()), float(line.values.max())
         if low == high:
             raise ValueError(f"the line is constant, {low}: expected one that moves")
