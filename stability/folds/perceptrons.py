@@ -85,8 +85,9 @@ def restrict_layers(model: nn.Module, line: PiecewiseLinear, limit: int | None) 
     slopes = [layer.slopes for layer in layers if layer.slopes is not None]
     bent = np.concatenate(slopes, dtype=np.float64) if slopes else np.zeros(0)
     low, high = map(float, line.interval)
-    start, slope = flatten_rows(line._data)[[0, 2]].copy()
-    off, tilt = float(line._errors[:2].max()), float(line._errors[2])
+    start, _, slope = flatten_rows(line._data).copy()
+    *at_ends, tilt = line._errors.tolist()
+    off = max(at_ends)
     given = (start, slope, off + tilt * (high - low), tilt) if line.shape else (start, slope, 0.0, 0.0)
     most, few = most_bytes.get(), _NO_LIMIT if limit is None else limit
     fit = _NO_LIMIT if most is None else int(most / (24 * max(widths)))  # a value, a slope and a bend of each

@@ -12,7 +12,7 @@ from hypothesis import strategies as some
 from torch import nn
 
 import stability as st
-from stability.folds import perceptrons
+from stability.folds import perceptrons as compiled
 from stability.folds.lines import line_of
 from stability.folds.replay import _float
 
@@ -214,10 +214,10 @@ def test_the_room_to_work_in_is_no_matter(room, monkeypatch):
             if together:  # several kinks in one place
                 model[0].weight[1:3], model[0].bias[1:3] = model[0].weight[0], model[0].bias[0]
                 model[2].weight[1], model[2].bias[1] = model[2].weight[0], model[2].bias[0]
-        f = perceptrons.restrict_layers(model, line_of((-3, 3)), None)
-        monkeypatch.setattr(perceptrons, "_ROOM_AT_LEAST", 0)
-        monkeypatch.setattr(perceptrons, "_ROOM_AT_MOST", room)
-        g = perceptrons.restrict_layers(model, line_of((-3, 3)), None)
+        f = compiled.restrict_layers(model, line_of((-3, 3)), None)
+        monkeypatch.setattr(compiled, "_ROOM_AT_LEAST", 0)
+        monkeypatch.setattr(compiled, "_ROOM_AT_MOST", room)
+        g = compiled.restrict_layers(model, line_of((-3, 3)), None)
         monkeypatch.undo()
         assert (f.knots == g.knots).all()
         assert (f._data == g._data).all()
