@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stability.folds.exact_count import count_table
+from stability.folds.exact_count import count_tables
 from stability.folds.lines import line_of
 from stability.folds.members import members_of
 from stability.folds.numbers import signs_of
@@ -29,6 +29,8 @@ from stability.networks import Chain
 _MEMORY = 4.0
 # About how many operations a row of a table takes.
 _A_ROW = 2000
+# Tables of so many rows are counted in one call: what is known of them stays in the cache.
+_ROWS_TOGETHER = 4096
 
 
 @door
@@ -125,15 +127,16 @@ def _columns(counts: list[Count]) -> Count:
 
 
 def _count_all(tables: NDArray[np.float64], ends: tuple[float, float], births: bool) -> list[Count]:
-    def counted(table: NDArray[np.float64]) -> Count:
-        folds, turns, regions, by_row = count_table(table, ends, births)
-        return Count(folds, turns, regions, births=by_row)
-
     counts: list[Count] = [None] * len(tables)  # type: ignore[list-item]
+    together = max(1, _ROWS_TOGETHER // tables.shape[1])
 
     def run(first: int, last: int) -> None:
-        for seed in range(first, last):
-            counts[seed] = counted(tables[seed])
+        for start in range(first, last, together):
+            part = slice(start, min(start + together, last))
+            counts[part] = [
+                Count(folds, turns, regions, births=by_row)
+                for folds, turns, regions, by_row in count_tables(tables[part], ends, births)
+            ]
 
     # The compiled loops let go of the interpreter, so threads count side by side.
     side_by_side(run, len(tables), _A_ROW * tables.shape[1] * len(tables))

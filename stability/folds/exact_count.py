@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ from stability.folds.kernels.counting_state import (
     Room,
 )
 from stability.folds.kernels.gains import StepGains, fill_gains
-from stability.folds.kernels.value_space import DONE, FULL, LARGE, SMALL, advance
+from stability.folds.kernels.value_space import DONE, FULL, LARGE, SMALL, UNDECIDED, advance
 from stability.folds.rational import ExactRow, Orbit, dyadic, sign
 from stability.foundation.formats import ROUNDOFF
 from stability.networks.step_formula import EXACT
@@ -93,40 +94,94 @@ class Counted(NamedTuple):
 
 
 def count_table(table: Array, interval: tuple[float, float], births: bool = False) -> Counted:
-    """Return folds, turns and regions of a step table (rows, 6) on an open interval, ends at infinity allowed.
+    """Return folds, turns and regions of a step table (rows, 6) on an open interval, ends at infinity allowed."""
+    return count_tables(table[None], interval, births)[0]
+
+
+def count_tables(tables: Array, interval: tuple[float, float], births: bool = False) -> list[Counted]:
+    """Return folds, turns and regions of step tables (seeds, rows, 6) on an open interval, ends at infinity allowed.
 
     All kinks that are born at a layer share a label: with `births` the folds are counted label by label too.
     """
-    table = np.ascontiguousarray(table)
-    steps = Coefficients(table).steps
-    state, nodes, labels, pieces, stretches, room = _beginning(len(table), interval)
+    tables = np.ascontiguousarray(tables)
+    seeds, rows, columns = tables.shape
+    flat = Coefficients(tables.reshape(-1, columns)).steps
+    steps = StepGains(*(numbers.reshape(seeds, rows, *numbers.shape[1:]) for numbers in flat))
+    begun = _beginning(seeds, rows, interval)
+    ended = np.zeros((seeds, 3), dtype=np.int64)
+    advance(ended, steps, *begun)
+    state, _, labels, _, stretches, _ = begun
+    found = []
+    for seed, table in enumerate(tables):
+        exact = cache(lambda layer, table=table: ExactRow(table[layer]))
+        passages, counts = _Passages(), stretches.counts[seed]
+        if ended[seed, 0] != DONE:
+            one = slice(seed, seed + 1)
+            passages, counts = _settled(ended[one], _part(steps, one), *(_part(v, one) for v in begun), interval, exact)
+        found.append(_counted(table, state[seed], _part(labels, seed), counts, passages, exact, births))
+    return found
 
+
+#: Of labels, how often they met the kink of a layer on the way to each of its branches.
+_Passages = dict[int, Counter[tuple[int, int]]]
+_Rows = Callable[[int], ExactRow]
+
+
+def _part(group: Any, tables: slice | int) -> Any:
+    """Return what a group of columns, or one, holds of some tables, or without their dimension of one."""
+    return group[tables] if isinstance(group, np.ndarray) else type(group)(*(column[tables] for column in group))
+
+
+def _settled(
+    ended: Integers,
+    steps: StepGains,
+    state: Integers,
+    nodes: Nodes,
+    labels: Labels,
+    pieces: Pairs,
+    stretches: Pairs,
+    room: Room,
+    interval: tuple[float, float],
+    exact: _Rows,
+) -> tuple[_Passages, NDArray[np.uint64]]:
+    """Take one table through the layers that are left, its signs settled in integers where float64 leaves them open.
+
+    Returns the passages of kinks, and the multiplicities of the stretches.
+    """
     orbits: dict[int, Orbit] = {}
-    passages: dict[int, Counter[tuple[int, int]]] = {}
-    exact = cache(lambda layer: ExactRow(table[layer]))
-
-    layer = 0
-    while True:
-        status, layer, missing = advance(layer, steps, state, nodes, labels, pieces, stretches, room)
-        if status == DONE:
-            break
+    passages = _Passages()
+    node, label_of, gains = _part(nodes, 0), _part(labels, 0), _part(steps, 0)
+    while ended[0, 0] != DONE:
+        status, layer, missing = ended[0].tolist()
         if status == FULL:
             pieces, stretches = _with_more_room(pieces), _with_more_room(stretches)
-            continue
-        for n in map(int, room.undecided[:missing]):
+        for n in room.undecided[0, : missing if status == UNDECIDED else 0].tolist():
             if n not in orbits:
-                start = int(nodes.birth[n])
+                start = int(node.birth[n])
                 orbits[n] = Orbit(dyadic(interval[n]), 1, 0) if start < 0 else Orbit.of_kink(exact(start), start)
             orbit = orbits[n]
             while orbit.layer < layer:
                 orbit.step(exact(orbit.layer))
-            nodes.m[n], nodes.r[n], nodes.e[n] = orbit.ball()
-            nodes.decided[n], nodes.z_sign[n] = layer, orbit.z_sign(exact(layer))
-            if nodes.z_sign[n] == 0:
-                for label in map(int, labels.live[: state[LIVE]]):
-                    if labels.node[label] == n:
-                        _pass_kink(label, layer, steps, labels, passages)
+            node.m[n], node.r[n], node.e[n] = orbit.ball()
+            node.decided[n], node.z_sign[n] = layer, orbit.z_sign(exact(layer))
+            if node.z_sign[n] == 0:
+                for label in map(int, label_of.live[: state[0, LIVE]]):
+                    if label_of.node[label] == n:
+                        _pass_kink(label, layer, gains, label_of, passages)
+        advance(ended, steps, state, nodes, labels, pieces, stretches, room)
+    return passages, stretches.counts[0]
 
+
+def _counted(
+    table: Array,
+    state: Integers,
+    labels: Labels,
+    stretch_counts: NDArray[np.uint64],
+    passages: _Passages,
+    exact: _Rows,
+    births: bool,
+) -> Counted:
+    """Return what the state after the last layer says."""
     live = labels.live[: state[LIVE]]
     low, high, rows = labels.below[live], labels.above[live], table[labels.layer[live]]
     # Where both sides go the same way, they differ as they did at birth, or as the kinks met since have left them.
@@ -141,7 +196,7 @@ def count_table(table: Array, interval: tuple[float, float], births: bool = Fals
 
     used = int(state[LIMBS])
     folds = _total(labels.counts[live[bends], :used])
-    turns = _total(stretches.counts[: state[STRETCHES], :used]) - 1
+    turns = _total(stretch_counts[: state[STRETCHES], :used]) - 1
     regions = 1 + _total(labels.counts[: state[LABELS], :used])
     if not births:
         return Counted(folds, max(turns, 0), regions)
@@ -151,39 +206,43 @@ def count_table(table: Array, interval: tuple[float, float], births: bool = Fals
     return Counted(folds, max(turns, 0), regions, tuple(by_row))
 
 
-def _beginning(rows: int, interval: tuple[float, float]) -> tuple[Integers, Nodes, Labels, Pairs, Pairs, Room]:
-    """Return the state before the first layer: one piece, which is one stretch, between the ends of the interval."""
+def _beginning(
+    tables: int, rows: int, interval: tuple[float, float]
+) -> tuple[Integers, Nodes, Labels, Pairs, Pairs, Room]:
+    """Return the states before the first layer: one piece, which is one stretch, between the ends of the interval."""
     capacity, limbs, room = rows + 2, rows // 64 + 2, min(2 * rows + 4, 256)
-    active, e, birth, decided, live, layer, node = np.zeros((7, capacity), dtype=np.int64)
-    m, r = np.zeros((2, capacity))
-    z_sign, below, above = np.zeros((3, capacity), dtype=np.int8)
+    active, e, birth, decided, live, layer, node = np.zeros((7, tables, capacity), dtype=np.int64)
+    m, r = np.zeros((2, tables, capacity))
+    z_sign, below, above = np.zeros((3, tables, capacity), dtype=np.int8)
     birth[:], decided[:] = -1, -1
     for n, end in enumerate(interval):
-        m[n] = end
+        m[:, n] = end
         if math.isinf(end):
-            m[n], e[n] = math.copysign(1.0, end), AT_INFINITY
+            m[:, n], e[:, n] = math.copysign(1.0, end), AT_INFINITY
         elif not (end == 0 or SMALL < abs(end) < LARGE):
-            m[n], r[n], e[n] = Orbit(dyadic(end), 1, 0).ball()
-    active[1] = 1
-    state = np.zeros(7, dtype=np.int64)
-    state[[NODES, ACTIVE, PIECES, STRETCHES, LIMBS]] = 2, 2, 1, 1, 1
+            m[:, n], r[:, n], e[:, n] = Orbit(dyadic(end), 1, 0).ball()
+    active[:, 1] = 1
+    state = np.zeros((tables, 7), dtype=np.int64)
+    state[:, [NODES, ACTIVE, PIECES, STRETCHES, LIMBS]] = 2, 2, 1, 1, 1
     pieces, stretches = (
-        Pairs(np.zeros((room, 2), dtype=np.int64), np.zeros((room, limbs), dtype=np.uint64)) for _ in range(2)
+        Pairs(np.zeros((tables, room, 2), dtype=np.int64), np.zeros((tables, room, limbs), dtype=np.uint64))
+        for _ in range(2)
     )
     for pairs in (pieces, stretches):
-        pairs.ends[0], pairs.counts[0, 0] = (0, 1), 1
+        pairs.ends[:, 0], pairs.counts[:, 0, 0] = (0, 1), 1
+    undecided, hashes = np.empty((tables, capacity), dtype=np.int64), np.empty((tables, 4 * capacity), dtype=np.int64)
     return (
         state,
         Nodes(active, m, r, e, birth, decided, z_sign),
-        Labels(live, layer, node, below, above, np.zeros((capacity, limbs), dtype=np.uint64)),
+        Labels(live, layer, node, below, above, np.zeros((tables, capacity, limbs), dtype=np.uint64)),
         pieces,
         stretches,
-        Room(np.full(capacity, -1), np.empty(capacity, dtype=np.int64), np.empty(4 * capacity, dtype=np.int64)),
+        Room(np.full((tables, capacity), -1), undecided, hashes),
     )
 
 
 def _with_more_room(pairs: Pairs) -> Pairs:
-    return Pairs(*(np.concatenate([column, np.zeros_like(column)]) for column in pairs))
+    return Pairs(*(np.concatenate([column, np.zeros_like(column)], axis=1) for column in pairs))
 
 
 def _total(multiplicities: NDArray[np.uint64]) -> int:
