@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -106,25 +105,21 @@ def count_tables(tables: Array, interval: tuple[float, float], births: bool = Fa
     tables = np.ascontiguousarray(tables)
     seeds, rows, columns = tables.shape
     flat = Coefficients(tables.reshape(-1, columns)).steps
-    steps = StepGains(*(numbers.reshape(seeds, rows, *numbers.shape[1:]) for numbers in flat))
+    columns_of: Any = (numbers.reshape(seeds, rows, *numbers.shape[1:]) for numbers in flat)
+    steps = StepGains(*columns_of)
     begun = _beginning(seeds, rows, interval)
     ended = np.zeros((seeds, 3), dtype=np.int64)
     advance(ended, steps, *begun)
     state, _, labels, _, stretches, _ = begun
-    found = []
-    for seed, table in enumerate(tables):
-        exact = cache(lambda layer, table=table: ExactRow(table[layer]))
-        passages, counts = _Passages(), stretches.counts[seed]
-        if ended[seed, 0] != DONE:
-            one = slice(seed, seed + 1)
-            passages, counts = _settled(ended[one], _part(steps, one), *(_part(v, one) for v in begun), interval, exact)
-        found.append(_counted(table, state[seed], _part(labels, seed), counts, passages, exact, births))
+    found = _counted(tables, state, labels, stretches, births, {})
+    for seed in np.flatnonzero(ended[:, 0] != DONE).tolist():
+        one = slice(seed, seed + 1)
+        state, nodes, labels, pieces, stretches, room = (_part(group, one) for group in begun)
+        bent, stretches = _settled(
+            ended[one], _part(steps, one), state, nodes, labels, pieces, stretches, room, interval
+        )
+        (found[seed],) = _counted(tables[one], state, labels, stretches, births, bent)
     return found
-
-
-#: Of labels, how often they met the kink of a layer on the way to each of its branches.
-_Passages = dict[int, Counter[tuple[int, int]]]
-_Rows = Callable[[int], ExactRow]
 
 
 def _part(group: Any, tables: slice | int) -> Any:
@@ -142,15 +137,15 @@ def _settled(
     stretches: Pairs,
     room: Room,
     interval: tuple[float, float],
-    exact: _Rows,
-) -> tuple[_Passages, NDArray[np.uint64]]:
+) -> tuple[dict[int, bool], Pairs]:
     """Take one table through the layers that are left, its signs settled in integers where float64 leaves them open.
 
-    Returns the passages of kinks, and the multiplicities of the stretches.
+    Returns whether the function bends at labels that kinks met on the way, and the stretches.
     """
     orbits: dict[int, Orbit] = {}
-    passages = _Passages()
+    passages: dict[int, Counter[tuple[int, int]]] = {}
     node, label_of, gains = _part(nodes, 0), _part(labels, 0), _part(steps, 0)
+    exact = cache(lambda layer: ExactRow(gains.table[layer]))
     while ended[0, 0] != DONE:
         status, layer, missing = ended[0].tolist()
         if status == FULL:
@@ -169,41 +164,38 @@ def _settled(
                     if label_of.node[label] == n:
                         _pass_kink(label, layer, gains, label_of, passages)
         advance(ended, steps, state, nodes, labels, pieces, stretches, room)
-    return passages, stretches.counts[0]
+    bent = {}
+    for label, met in passages.items():
+        if label_of.below[label] == label_of.above[label] != 0:
+            born = int(label_of.layer[label])
+            ratio = exact(born).gain_ratio(*((1, 0) if gains.table[born, 1] > 0 else (0, 1)))
+            for (k, above_branch), times in met.items():
+                ratio *= exact(k).gain_ratio(above_branch, 1 - above_branch) ** times
+            bent[label] = ratio != 1
+    return bent, stretches
 
 
 def _counted(
-    table: Array,
-    state: Integers,
-    labels: Labels,
-    stretch_counts: NDArray[np.uint64],
-    passages: _Passages,
-    exact: _Rows,
-    births: bool,
-) -> Counted:
-    """Return what the state after the last layer says."""
-    live = labels.live[: state[LIVE]]
-    low, high, rows = labels.below[live], labels.above[live], table[labels.layer[live]]
+    tables: Array, state: Integers, labels: Labels, stretches: Pairs, births: bool, bent: dict[int, bool]
+) -> list[Counted]:
+    """Return what the states after the last layer say; `bent` of labels of the first table that kinks have met."""
+    _, _, made, _, _, standing, used = state.max(axis=0).tolist()
+    layer, low, high = (column[:, :made] for column in (labels.layer, labels.below, labels.above))
+    kinked = (tables[..., 3] != 0) & (tables[..., 5] != 1)
+    known = np.arange(made) < state[:, LABELS, None]
     # Where both sides go the same way, they differ as they did at birth, or as the kinks met since have left them.
-    bends = (low != high) | ((low != 0) & (rows[:, 3] != 0) & (rows[:, 5] != 1))
-    for i in np.flatnonzero((low == high) & (low != 0)) if passages else ():
-        label = int(live[i])
-        if label in passages:
-            ratio = exact(int(labels.layer[label])).gain_ratio(*((1, 0) if rows[i, 1] > 0 else (0, 1)))
-            for (k, above_branch), times in passages[label].items():
-                ratio *= exact(k).gain_ratio(above_branch, 1 - above_branch) ** times
-            bends[i] = ratio != 1
-
-    used = int(state[LIMBS])
-    folds = _total(labels.counts[live[bends], :used])
-    turns = _total(stretch_counts[: state[STRETCHES], :used]) - 1
-    regions = 1 + _total(labels.counts[: state[LABELS], :used])
-    if not births:
-        return Counted(folds, max(turns, 0), regions)
-    by_row = [0] * len(table)
-    for label in live[bends].tolist():
-        by_row[labels.layer[label]] = int.from_bytes(labels.counts[label, :used].astype("<u8").tobytes(), "little")
-    return Counted(folds, max(turns, 0), regions, tuple(by_row))
+    bends = known & ((low != high) | ((low != 0) & np.take_along_axis(kinked, layer, axis=1)))
+    bends[0, list(bent)] = list(bent.values())
+    folds, regions = (_totals(labels.counts[:, :made, :used], mask) for mask in (bends, known))
+    turns = _totals(stretches.counts[:, :standing, :used], np.arange(standing) < state[:, STRETCHES, None])
+    by_row: list[tuple[int, ...] | None] = [None] * len(tables)
+    for seed in range(len(tables)) if births else ():
+        of_rows = [0] * tables.shape[1]
+        for label in np.flatnonzero(bends[seed]).tolist():
+            count = labels.counts[seed, label, :used].astype("<u8").tobytes()
+            of_rows[labels.layer[seed, label]] = int.from_bytes(count, "little")
+        by_row[seed] = tuple(of_rows)
+    return [Counted(f, max(t - 1, 0), 1 + r, rows) for f, t, r, rows in zip(folds, turns, regions, by_row, strict=True)]
 
 
 def _beginning(
@@ -245,9 +237,12 @@ def _with_more_room(pairs: Pairs) -> Pairs:
     return Pairs(*(np.concatenate([column, np.zeros_like(column)], axis=1) for column in pairs))
 
 
-def _total(multiplicities: NDArray[np.uint64]) -> int:
-    """The sum of integers given by 64-bit limbs, (n, limbs)."""
-    return sum(sum(column) << 64 * i for i, column in enumerate(multiplicities.T.tolist()))
+def _totals(multiplicities: NDArray[np.uint64], counted: NDArray[np.bool_]) -> list[int]:
+    """The sums of the counted ones of integers given by 64-bit limbs, (tables, n, limbs), table by table."""
+    # Halves of limbs, of which 2^32 have a sum that 64 bits hold.
+    halves = np.ascontiguousarray(multiplicities, "<u8").view("<u4").astype(np.uint64)
+    sums = counted.astype(np.uint64)[:, None] @ halves
+    return [sum(half << 32 * i for i, half in enumerate(row)) for row in sums[:, 0].tolist()]
 
 
 def _pass_kink(
