@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,7 @@ from stability.foundation.formats import ROUNDOFF
 from stability.networks.step_formula import EXACT
 
 Array = NDArray[np.float64]
+Group = TypeVar("Group", StepGains, Nodes, Labels, Pairs, Room)
 
 
 class Coefficients:
@@ -105,26 +106,32 @@ def count_tables(tables: Array, interval: tuple[float, float], births: bool = Fa
     tables = np.ascontiguousarray(tables)
     seeds, rows, columns = tables.shape
     flat = Coefficients(tables.reshape(-1, columns)).steps
-    columns_of: Any = (numbers.reshape(seeds, rows, *numbers.shape[1:]) for numbers in flat)
-    steps = StepGains(*columns_of)
-    begun = _beginning(seeds, rows, interval)
+    steps = StepGains._make(numbers.reshape(seeds, rows, *numbers.shape[1:]) for numbers in flat)
+    state, nodes, labels, pieces, stretches, room = _beginning(seeds, rows, interval)
     ended = np.zeros((seeds, 3), dtype=np.int64)
-    advance(ended, steps, *begun)
-    state, _, labels, _, stretches, _ = begun
+    advance(ended, steps, state, nodes, labels, pieces, stretches, room)
     found = _counted(tables, state, labels, stretches, births, {})
     for seed in np.flatnonzero(ended[:, 0] != DONE).tolist():
         one = slice(seed, seed + 1)
-        state, nodes, labels, pieces, stretches, room = (_part(group, one) for group in begun)
-        bent, stretches = _settled(
-            ended[one], _part(steps, one), state, nodes, labels, pieces, stretches, room, interval
+        own = _part(labels, one)
+        bent, own_stretches = _settled(
+            ended[one],
+            _part(steps, one),
+            state[one],
+            _part(nodes, one),
+            own,
+            _part(pieces, one),
+            _part(stretches, one),
+            _part(room, one),
+            interval,
         )
-        (found[seed],) = _counted(tables[one], state, labels, stretches, births, bent)
+        (found[seed],) = _counted(tables[one], state[one], own, own_stretches, births, bent)
     return found
 
 
-def _part(group: Any, tables: slice | int) -> Any:
-    """Return what a group of columns, or one, holds of some tables, or without their dimension of one."""
-    return group[tables] if isinstance(group, np.ndarray) else type(group)(*(column[tables] for column in group))
+def _part(group: Group, tables: slice | int) -> Group:
+    """Return what a group of columns holds of some tables, or of one, without their dimension."""
+    return type(group)._make(column[tables] for column in group)
 
 
 def _settled(

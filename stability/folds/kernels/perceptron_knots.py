@@ -160,11 +160,11 @@ def _near_zeros(ends, z, value_error):
 
 
 @fast
-def _through_activation(ends, z, steep, bends, place, kinks, alpha, dead, straight, at_zero, origins):
+def _through_activation(ends, z, steep, bent, kinks, alpha, dead, straight, at_zero, origins):
     """Return the knots, old and new, the bends at them after the activation, and what is flat.
 
     Args:
-        bends, place: the bends and the row of every knot, which become those after the activation.
+        bent: the bends, which become those after the activation, and the row of every knot.
         kinks: places, neurons, pieces and blurs, of `_kinks`, and their layer.
         alpha: the slope of every neuron below 0.
         dead, straight: pieces on which no neuron moves, and knots at which none bends.
@@ -175,6 +175,7 @@ def _through_activation(ends, z, steep, bends, place, kinks, alpha, dead, straig
         knots; bends; their rows, and the one entry and the bend of what has none; dead; straight; origins.
     """
     at, owner, piece, blur, layer = kinks
+    bends, place = bent
     whose, blurs = origins
     count, outputs, found = len(place), z.shape[1], len(at)
     knots, rows = np.empty(count + found), np.empty(count + found, np.int64)
@@ -320,7 +321,7 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit, line, blocks)
             doubts = np.concatenate((doubts, _near_zeros(ends, z, value_error)))
         kinks = (new, owner, piece, blur, layer)
         knots, dense, rows, fresh, dead, straight, origins = _through_activation(
-            ends, z, steep, bends, place, kinks, alpha, dead, straight, least_value == 0.0, origins
+            ends, z, steep, (bends, place), kinks, alpha, dead, straight, least_value == 0.0, origins
         )
         gain = max(1.0, np.abs(alpha).max())
         value_error += 8 * crossings * ROUNDOFF * (1.0 + gain) * largest_slope * (reach + length)
