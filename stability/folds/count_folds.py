@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
 from numbers import Rational
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stability.folds.domains import Domain
-from stability.folds.exact_count import count_table
+from stability.folds.exact_count import count_tables
 from stability.folds.lines import line_of
 from stability.folds.members import members_of
 from stability.folds.numbers import signs_of
@@ -24,11 +23,15 @@ from stability.folds.piecewise import Count, PiecewiseLinear
 from stability.folds.restrict import Followable, LineTooLong, restrict, tables_of, windows
 from stability.foundation.arguments import door
 from stability.foundation.checks import check_interval
-from stability.foundation.threads import workers
+from stability.foundation.threads import side_by_side
 from stability.networks import Chain
 
 #: GiB that a network may take along a line before it is counted part by part.
 _MEMORY = 4.0
+# About how many operations a row of a table takes.
+_A_ROW = 2000
+# Tables of so many rows are counted in one call: what is known of them stays in the cache.
+_ROWS_TOGETHER = 4096
 
 
 @door
@@ -95,7 +98,7 @@ def count(
         else:
             ends = _ends(_along(interval) if isinstance(interval, PiecewiseLinear) else interval)
             counts = _count_all(tables, ends, births)
-        if isinstance(net, Chain):  # a read-out is no step, and bends nothing
+        if births and isinstance(net, Chain):  # a read-out is no step, and bends nothing
             counts = [replace(one, births=one.births and one.births[: net.depth]) for one in counts]
         return _columns(counts) if several else counts[0]
     if isinstance(net, Iterable) and not callable(net) and not isinstance(net, str | bytes | dict):
@@ -128,16 +131,20 @@ def _columns(counts: list[Count]) -> Count:
 
 
 def _count_all(tables: NDArray[np.float64], ends: tuple[float, float], births: bool) -> list[Count]:
-    def counted(table: NDArray[np.float64]) -> Count:
-        folds, turns, regions, by_row = count_table(table, ends, births)
-        return Count(folds, turns, regions, births=by_row)
+    counts: list[Count] = [None] * len(tables)  # type: ignore[list-item]
+    together = max(1, _ROWS_TOGETHER // tables.shape[1])
 
-    threads = min(workers(), len(tables))
-    if threads == 1:
-        return [counted(table) for table in tables]
+    def run(first: int, last: int) -> None:
+        for start in range(first, last, together):
+            part = slice(start, min(start + together, last))
+            counts[part] = [
+                Count(folds, turns, regions, births=by_row)
+                for folds, turns, regions, by_row in count_tables(tables[part], ends, births)
+            ]
+
     # The compiled loops let go of the interpreter, so threads count side by side.
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(counted, tables))
+    side_by_side(run, len(tables), _A_ROW * tables.shape[1] * len(tables))
+    return counts
 
 
 def _along(line: PiecewiseLinear) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +31,13 @@ from stability.folds.kernels.counting_state import (
     Room,
 )
 from stability.folds.kernels.gains import StepGains, fill_gains
-from stability.folds.kernels.value_space import DONE, FULL, LARGE, SMALL, advance
+from stability.folds.kernels.value_space import DONE, FULL, LARGE, SMALL, UNDECIDED, advance
 from stability.folds.rational import ExactRow, Orbit, dyadic, sign
 from stability.foundation.formats import ROUNDOFF
 from stability.networks.step_formula import EXACT
 
 Array = NDArray[np.float64]
+Group = TypeVar("Group", StepGains, Nodes, Labels, Pairs, Room)
 
 
 class Coefficients:
@@ -93,102 +94,162 @@ class Counted(NamedTuple):
 
 
 def count_table(table: Array, interval: tuple[float, float], births: bool = False) -> Counted:
-    """Return folds, turns and regions of a step table (rows, 6) on an open interval, ends at infinity allowed.
+    """Return folds, turns and regions of a step table (rows, 6) on an open interval, ends at infinity allowed."""
+    return count_tables(table[None], interval, births)[0]
+
+
+def count_tables(tables: Array, interval: tuple[float, float], births: bool = False) -> list[Counted]:
+    """Return folds, turns and regions of step tables (seeds, rows, 6) on an open interval, ends at infinity allowed.
 
     All kinks that are born at a layer share a label: with `births` the folds are counted label by label too.
     """
-    table = np.ascontiguousarray(table)
-    steps = Coefficients(table).steps
-    state, nodes, labels, pieces, stretches, room = _beginning(len(table), interval)
+    tables = np.ascontiguousarray(tables)
+    seeds, rows, columns = tables.shape
+    flat = Coefficients(tables.reshape(-1, columns)).steps
+    steps = StepGains._make(numbers.reshape(seeds, rows, *numbers.shape[1:]) for numbers in flat)
+    state, nodes, labels, pieces, stretches, room = _beginning(seeds, rows, interval)
+    ended = np.zeros((seeds, 3), dtype=np.int64)
+    advance(ended, steps, state, nodes, labels, pieces, stretches, room)
+    found = _counted(tables, state, labels, stretches, births, {})
+    for seed in np.flatnonzero(ended[:, 0] != DONE).tolist():
+        one = slice(seed, seed + 1)
+        own = _part(labels, one)
+        bent, own_stretches = _settled(
+            ended[one],
+            _part(steps, one),
+            state[one],
+            _part(nodes, one),
+            own,
+            _part(pieces, one),
+            _part(stretches, one),
+            _part(room, one),
+            interval,
+        )
+        (found[seed],) = _counted(tables[one], state[one], own, own_stretches, births, bent)
+    return found
 
+
+def _part(group: Group, tables: slice | int) -> Group:
+    """Return what a group of columns holds of some tables, or of one, without their dimension."""
+    return type(group)._make(column[tables] for column in group)
+
+
+def _settled(
+    ended: Integers,
+    steps: StepGains,
+    state: Integers,
+    nodes: Nodes,
+    labels: Labels,
+    pieces: Pairs,
+    stretches: Pairs,
+    room: Room,
+    interval: tuple[float, float],
+) -> tuple[dict[int, bool], Pairs]:
+    """Take one table through the layers that are left, its signs settled in integers where float64 leaves them open.
+
+    Returns whether the function bends at labels that kinks met on the way, and the stretches.
+    """
     orbits: dict[int, Orbit] = {}
     passages: dict[int, Counter[tuple[int, int]]] = {}
-    exact = cache(lambda layer: ExactRow(table[layer]))
-
-    layer = 0
-    while True:
-        status, layer, missing = advance(layer, steps, state, nodes, labels, pieces, stretches, room)
-        if status == DONE:
-            break
+    node, label_of, gains = _part(nodes, 0), _part(labels, 0), _part(steps, 0)
+    exact = cache(lambda layer: ExactRow(gains.table[layer]))
+    while ended[0, 0] != DONE:
+        status, layer, missing = ended[0].tolist()
         if status == FULL:
             pieces, stretches = _with_more_room(pieces), _with_more_room(stretches)
-            continue
-        for n in map(int, room.undecided[:missing]):
+        for n in room.undecided[0, : missing if status == UNDECIDED else 0].tolist():
             if n not in orbits:
-                start = int(nodes.birth[n])
+                start = int(node.birth[n])
                 orbits[n] = Orbit(dyadic(interval[n]), 1, 0) if start < 0 else Orbit.of_kink(exact(start), start)
             orbit = orbits[n]
             while orbit.layer < layer:
                 orbit.step(exact(orbit.layer))
-            nodes.m[n], nodes.r[n], nodes.e[n] = orbit.ball()
-            nodes.decided[n], nodes.z_sign[n] = layer, orbit.z_sign(exact(layer))
-            if nodes.z_sign[n] == 0:
-                for label in map(int, labels.live[: state[LIVE]]):
-                    if labels.node[label] == n:
-                        _pass_kink(label, layer, steps, labels, passages)
-
-    live = labels.live[: state[LIVE]]
-    low, high, rows = labels.below[live], labels.above[live], table[labels.layer[live]]
-    # Where both sides go the same way, they differ as they did at birth, or as the kinks met since have left them.
-    bends = (low != high) | ((low != 0) & (rows[:, 3] != 0) & (rows[:, 5] != 1))
-    for i in np.flatnonzero((low == high) & (low != 0)) if passages else ():
-        label = int(live[i])
-        if label in passages:
-            ratio = exact(int(labels.layer[label])).gain_ratio(*((1, 0) if rows[i, 1] > 0 else (0, 1)))
-            for (k, above_branch), times in passages[label].items():
+            node.m[n], node.r[n], node.e[n] = orbit.ball()
+            node.decided[n], node.z_sign[n] = layer, orbit.z_sign(exact(layer))
+            if node.z_sign[n] == 0:
+                for label in map(int, label_of.live[: state[0, LIVE]]):
+                    if label_of.node[label] == n:
+                        _pass_kink(label, layer, gains, label_of, passages)
+        advance(ended, steps, state, nodes, labels, pieces, stretches, room)
+    bent = {}
+    for label, met in passages.items():
+        if label_of.below[label] == label_of.above[label] != 0:
+            born = int(label_of.layer[label])
+            ratio = exact(born).gain_ratio(*((1, 0) if gains.table[born, 1] > 0 else (0, 1)))
+            for (k, above_branch), times in met.items():
                 ratio *= exact(k).gain_ratio(above_branch, 1 - above_branch) ** times
-            bends[i] = ratio != 1
-
-    used = int(state[LIMBS])
-    folds = _total(labels.counts[live[bends], :used])
-    turns = _total(stretches.counts[: state[STRETCHES], :used]) - 1
-    regions = 1 + _total(labels.counts[: state[LABELS], :used])
-    if not births:
-        return Counted(folds, max(turns, 0), regions)
-    by_row = [0] * len(table)
-    for label in live[bends].tolist():
-        by_row[labels.layer[label]] = int.from_bytes(labels.counts[label, :used].astype("<u8").tobytes(), "little")
-    return Counted(folds, max(turns, 0), regions, tuple(by_row))
+            bent[label] = ratio != 1
+    return bent, stretches
 
 
-def _beginning(rows: int, interval: tuple[float, float]) -> tuple[Integers, Nodes, Labels, Pairs, Pairs, Room]:
-    """Return the state before the first layer: one piece, which is one stretch, between the ends of the interval."""
+def _counted(
+    tables: Array, state: Integers, labels: Labels, stretches: Pairs, births: bool, bent: dict[int, bool]
+) -> list[Counted]:
+    """Return what the states after the last layer say; `bent` of labels of the first table that kinks have met."""
+    _, _, made, _, _, standing, used = state.max(axis=0).tolist()
+    layer, low, high = (column[:, :made] for column in (labels.layer, labels.below, labels.above))
+    kinked = (tables[..., 3] != 0) & (tables[..., 5] != 1)
+    known = np.arange(made) < state[:, LABELS, None]
+    # Where both sides go the same way, they differ as they did at birth, or as the kinks met since have left them.
+    bends = known & ((low != high) | ((low != 0) & np.take_along_axis(kinked, layer, axis=1)))
+    bends[0, list(bent)] = list(bent.values())
+    folds, regions = (_totals(labels.counts[:, :made, :used], mask) for mask in (bends, known))
+    turns = _totals(stretches.counts[:, :standing, :used], np.arange(standing) < state[:, STRETCHES, None])
+    by_row: list[tuple[int, ...] | None] = [None] * len(tables)
+    for seed in range(len(tables)) if births else ():
+        of_rows = [0] * tables.shape[1]
+        for label in np.flatnonzero(bends[seed]).tolist():
+            count = labels.counts[seed, label, :used].astype("<u8").tobytes()
+            of_rows[labels.layer[seed, label]] = int.from_bytes(count, "little")
+        by_row[seed] = tuple(of_rows)
+    return [Counted(f, max(t - 1, 0), 1 + r, rows) for f, t, r, rows in zip(folds, turns, regions, by_row, strict=True)]
+
+
+def _beginning(
+    tables: int, rows: int, interval: tuple[float, float]
+) -> tuple[Integers, Nodes, Labels, Pairs, Pairs, Room]:
+    """Return the states before the first layer: one piece, which is one stretch, between the ends of the interval."""
     capacity, limbs, room = rows + 2, rows // 64 + 2, min(2 * rows + 4, 256)
-    active, e, birth, decided, live, layer, node = np.zeros((7, capacity), dtype=np.int64)
-    m, r = np.zeros((2, capacity))
-    z_sign, below, above = np.zeros((3, capacity), dtype=np.int8)
+    active, e, birth, decided, live, layer, node = np.zeros((7, tables, capacity), dtype=np.int64)
+    m, r = np.zeros((2, tables, capacity))
+    z_sign, below, above = np.zeros((3, tables, capacity), dtype=np.int8)
     birth[:], decided[:] = -1, -1
     for n, end in enumerate(interval):
-        m[n] = end
+        m[:, n] = end
         if math.isinf(end):
-            m[n], e[n] = math.copysign(1.0, end), AT_INFINITY
+            m[:, n], e[:, n] = math.copysign(1.0, end), AT_INFINITY
         elif not (end == 0 or SMALL < abs(end) < LARGE):
-            m[n], r[n], e[n] = Orbit(dyadic(end), 1, 0).ball()
-    active[1] = 1
-    state = np.zeros(7, dtype=np.int64)
-    state[[NODES, ACTIVE, PIECES, STRETCHES, LIMBS]] = 2, 2, 1, 1, 1
+            m[:, n], r[:, n], e[:, n] = Orbit(dyadic(end), 1, 0).ball()
+    active[:, 1] = 1
+    state = np.zeros((tables, 7), dtype=np.int64)
+    state[:, [NODES, ACTIVE, PIECES, STRETCHES, LIMBS]] = 2, 2, 1, 1, 1
     pieces, stretches = (
-        Pairs(np.zeros((room, 2), dtype=np.int64), np.zeros((room, limbs), dtype=np.uint64)) for _ in range(2)
+        Pairs(np.zeros((tables, room, 2), dtype=np.int64), np.zeros((tables, room, limbs), dtype=np.uint64))
+        for _ in range(2)
     )
     for pairs in (pieces, stretches):
-        pairs.ends[0], pairs.counts[0, 0] = (0, 1), 1
+        pairs.ends[:, 0], pairs.counts[:, 0, 0] = (0, 1), 1
+    undecided, hashes = np.empty((tables, capacity), dtype=np.int64), np.empty((tables, 4 * capacity), dtype=np.int64)
     return (
         state,
         Nodes(active, m, r, e, birth, decided, z_sign),
-        Labels(live, layer, node, below, above, np.zeros((capacity, limbs), dtype=np.uint64)),
+        Labels(live, layer, node, below, above, np.zeros((tables, capacity, limbs), dtype=np.uint64)),
         pieces,
         stretches,
-        Room(np.full(capacity, -1), np.empty(capacity, dtype=np.int64), np.empty(4 * capacity, dtype=np.int64)),
+        Room(np.full((tables, capacity), -1), undecided, hashes),
     )
 
 
 def _with_more_room(pairs: Pairs) -> Pairs:
-    return Pairs(*(np.concatenate([column, np.zeros_like(column)]) for column in pairs))
+    return Pairs(*(np.concatenate([column, np.zeros_like(column)], axis=1) for column in pairs))
 
 
-def _total(multiplicities: NDArray[np.uint64]) -> int:
-    """The sum of integers given by 64-bit limbs, (n, limbs)."""
-    return sum(sum(column) << 64 * i for i, column in enumerate(multiplicities.T.tolist()))
+def _totals(multiplicities: NDArray[np.uint64], counted: NDArray[np.bool_]) -> list[int]:
+    """The sums of the counted ones of integers given by 64-bit limbs, (tables, n, limbs), table by table."""
+    # Halves of limbs, of which 2^32 have a sum that 64 bits hold.
+    halves = np.ascontiguousarray(multiplicities, "<u8").view("<u4").astype(np.uint64)
+    sums = counted.astype(np.uint64)[:, None] @ halves
+    return [sum(half << 32 * i for i, half in enumerate(row)) for row in sums[:, 0].tolist()]
 
 
 def _pass_kink(

@@ -27,8 +27,11 @@ def line_of(line: object) -> PiecewiseLinear:
         raise TypeError(f"the line is {line!r}: expected an interval (low, high), or st.segment(start, end)")
     low, high = check_interval(line)  # type: ignore[arg-type]
     # What PiecewiseLinear makes of the two ends, known at once: two values, and the slope 1 with the error of any.
-    errors = np.array([0.0, 0.0, 3 * ROUNDOFF + FLOOR])
-    return PiecewiseLinear._make(Places(np.array([low, high])), np.array([low, high, 1.0]), errors, {})
+    return PiecewiseLinear._make(Places(np.array([low, high])), np.array([low, high, 1.0]), _errors_of_x, {})
+
+
+def _errors_of_x() -> NDArray[np.float64]:
+    return np.array([0.0, 0.0, 3 * ROUNDOFF + FLOOR])
 
 
 def segment(start: ArrayLike | Tensor, end: ArrayLike | Tensor) -> PiecewiseLinear:

@@ -17,6 +17,8 @@ from stability.foundation.checks import check_finite
 Array = NDArray[Any]
 #: More than underflow takes from a product and from the bound of its error.
 FLOOR = 2.0**-1060
+# Rows of so many numbers are short.
+_FEW = 32
 
 
 def numbers(name: str, given: object) -> Array:
@@ -55,7 +57,13 @@ def row_size(rows: Array) -> Array:
     flat = flatten_rows(rows)
     if not len(flat):
         return np.zeros(0)
-    size: Array = np.abs(flat[:, 0]) if flat.shape[1] == 1 else np.maximum(flat.max(axis=1), -flat.min(axis=1))
+    size: Array
+    if flat.shape[1] == 1:
+        size = np.abs(flat[:, 0])
+    elif flat.shape[1] <= _FEW and flat.dtype != object:
+        size = np.abs(flat.T, order="C").max(axis=0)  # numpy takes the largest of short rows one by one
+    else:
+        size = np.maximum(flat.max(axis=1), -flat.min(axis=1))
     return size.astype(np.float64) if size.dtype != object else np.array([_float(v) for v in size.tolist()])
 
 

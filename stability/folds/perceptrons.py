@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,8 @@ from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.places import Places
 
 _NO_LIMIT = 2**62
+# In four blocks of so many numbers: less than 4 MiB have no large pages, and are not fresh a second time.
+_ROOM_AT_LEAST, _ROOM_AT_MOST = 2**17, 2**24
 
 
 def _as_made(module: nn.Module) -> bool:
@@ -89,13 +92,19 @@ def restrict_layers(model: nn.Module, line: PiecewiseLinear, limit: int | None) 
     slopes = [layer.slopes for layer in layers if layer.slopes is not None]
     bent = np.concatenate(slopes, dtype=np.float64) if slopes else np.zeros(0)
     low, high = map(float, line.interval)
-    start, slope = flatten_rows(line._data)[[0, 2]].copy()
-    off, tilt = float(line._errors[:2].max()), float(line._errors[2])
+    start, _, slope = flatten_rows(line._data).copy()
+    *at_ends, tilt = line._errors.tolist()
+    off = max(at_ends)
     given = (start, slope, off + tilt * (high - low), tilt) if line.shape else (start, slope, 0.0, 0.0)
     most, few = most_bytes.get(), _NO_LIMIT if limit is None else limit
     fit = _NO_LIMIT if most is None else int(most / (24 * max(widths)))  # a value, a slope and a bend of each
+    # Fresh memory costs as much as the arithmetic, but for what numpy asks large pages for, and untouched nothing: room
+    # for as many knots as neurons come before, as most networks have.
+    rows = itertools.accumulate(widths[1:-1], initial=2)
+    room = max(count * width for count, width in zip(rows, widths[1:], strict=True))
+    blocks = np.empty((4, min(room, _ROOM_AT_MOST) if room >= _ROOM_AT_LEAST else 0))
     knots, data, errors, doubts, (whose, blurs) = enumerate_layers(
-        np.array(widths), flat, bent, low, high, min(few, fit), given
+        np.array(widths), flat, bent, low, high, min(few, fit), given, blocks
     )
     if not len(knots):
         raise TooMuchMemory if fit < few else TooManyKnots

@@ -26,7 +26,7 @@ from stability.folds.places import Places
 from stability.folds.rational import fast_rational
 from stability.folds.replay import in_doubt, settle, writing
 from stability.foundation.arguments import door
-from stability.foundation.checks import check_integer, check_positive, check_table
+from stability.foundation.checks import check_finite, check_integer, check_positive, check_table
 from stability.foundation.formats import ROUNDOFF
 from stability.networks import Chain
 
@@ -54,7 +54,9 @@ def tables_of(net: object) -> tuple[NDArray[np.float64], bool] | None:
                 f"the chain has width {net.width}: only chains of width 1 are followed along a line; write it as a "
                 "torch module of Linear layers and activations"
             )
-        return check_table(net.table()), True
+        table = net.table()  # of which nobody else has a copy
+        check_finite("the table (seed, row, column)", table)
+        return table, True
     if isinstance(net, np.ndarray | Tensor | list | tuple):
         array = net.detach().cpu().numpy() if isinstance(net, Tensor) else np.asarray(net)
         if array.ndim == 2:
@@ -200,11 +202,12 @@ def _run(net: Followed, line: PiecewiseLinear, limit: int | None, whole: Piecewi
             with recorded() as kinks:
                 f = _chain_rule(net, _without_origins(line), limit)
             return _with_origins(f, kinks)
+        if _is_identity(line):
+            return enumerate_table(net, float(line.knots[0]), float(line.knots[1]), limit)
         low, high = float(line.values.min()), float(line.values.max())
         if low == high:
             raise ValueError(f"the line is constant, {low}: expected one that moves")
-        f = enumerate_table(net, low, high, limit)
-        return f if _is_identity(line) else f(_without_origins(line))
+        return enumerate_table(net, low, high, limit)(_without_origins(line))
     if isinstance(net, nn.Module) and not line.exact and _is_straight(line):
         fast = restrict_layers(net, line, limit)
         if fast is not None:
@@ -330,7 +333,7 @@ def _is_straight(line: PiecewiseLinear) -> bool:
 
 
 def _is_identity(line: PiecewiseLinear) -> bool:
-    return len(line.knots) == 2 and bool((line.values == line.knots).all())
+    return len(line.knots) == 2 and bool(line._data[:2].tolist() == line.knots.tolist())
 
 
 def _chain_rule(table: NDArray[np.float64], h: PiecewiseLinear, limit: int | None) -> PiecewiseLinear:

@@ -182,15 +182,20 @@ def door(function: Callable[P, R]) -> Callable[P, R]:
     signature = inspect.signature(function)
     rules = {name: RULES[name] for name in signature.parameters if name in RULES}
     defaults = {name: signature.parameters[name].default for name in rules}
+    in_order = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    by_place = [name for name, one in signature.parameters.items() if one.kind in in_order]
+    fewest = sum(signature.parameters[name].default is inspect.Parameter.empty for name in by_place)
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        given = signature.bind(*args, **kwargs).arguments
+        # Short calls take microseconds, of which the signature would take several.
+        fits = not kwargs and fewest <= len(args) <= len(by_place)
+        given = dict(zip(by_place, args, strict=False)) if fits else signature.bind(*args, **kwargs).arguments
         for name, value in given.items():
-            if isinstance(value, torch.Tensor) and value.is_meta:
-                raise TypeError(f"{name} is on the device meta, which holds no numbers: expected another device")
-            numbers = rules.get(name) is check_numbers
-            if isinstance(value, int) and not numbers and abs(value) >= 2**64:
+            if isinstance(value, torch.Tensor):
+                if value.is_meta:
+                    raise TypeError(f"{name} is on the device meta, which holds no numbers: expected another device")
+            elif isinstance(value, int) and abs(value) >= 2**64 and rules.get(name) is not check_numbers:
                 raise ValueError(f"{name} is an integer of {value.bit_length()} bits: expected one that 64 bits hold")
         for name, rule in rules.items():
             if name in given and not (given[name] is None and defaults[name] is None):

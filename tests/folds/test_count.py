@@ -1,5 +1,6 @@
 """Counts of width-1 chains against rational enumeration, closed forms and laws."""
 
+import importlib
 import math
 from fractions import Fraction
 
@@ -480,3 +481,14 @@ def test_a_chain_is_counted_along_a_straight_line_of_numbers_and_along_no_other(
     for pair in (("-3", "3"), {-3: 1, 3: 2}, {-3, 3}):
         with pytest.raises(TypeError, match="expected two numbers"):
             st.count(chain, pair)
+
+
+def test_tables_counted_together_have_the_counts_of_each(monkeypatch):
+    folding = importlib.import_module("stability.folds.count_folds")
+    tables = np.random.default_rng(0).integers(-2, 3, size=(40, 12, 6)).astype(float)  # many kinks meet, some exactly
+    together = st.count(tables, (-3, 3), births=True)
+    monkeypatch.setattr(folding, "_ROWS_TOGETHER", 1)
+    alone = st.count(tables, (-3, 3), births=True)
+    for name in ("folds", "turns", "regions", "births"):
+        assert getattr(together, name).tolist() == getattr(alone, name).tolist()
+    assert together.folds.max() > 1

@@ -12,6 +12,8 @@ from hypothesis import strategies as some
 from torch import nn
 
 import stability as st
+from stability.folds import perceptrons as compiled
+from stability.folds.lines import line_of
 from stability.folds.replay import _float
 
 restriction = importlib.import_module("stability.folds.restrict")
@@ -133,22 +135,22 @@ def test_segments_in_the_compiled_way_and_by_the_rules(shape, kind, monkeypatch)
         model = nn.Sequential(nn.Linear(3, 4), act(), nn.Linear(4, 4), act(), nn.Linear(4, 2)).double()
         line = st.segment(3 * torch.randn(shape), 3 * torch.randn(shape))
         followed.clear()
-        fast = st.restrict(model, line)
+        quick = st.restrict(model, line)
         assert not followed
         exact, slow = st.restrict(model, line, exact=True), st.restrict(nn.Sequential(model), line)
         assert followed
-        assert fast.count() == slow.count() == exact.count()
-        assert fast.undecided == slow.undecided == 0
-        assert fast.shape == slow.shape == (*shape[:-1], 2)
-        for part, found in ((fast.knots, exact.knots), (fast._data, exact._data)):
+        assert quick.count() == slow.count() == exact.count()
+        assert quick.undecided == slow.undecided == 0
+        assert quick.shape == slow.shape == (*shape[:-1], 2)
+        for part, found in ((quick.knots, exact.knots), (quick._data, exact._data)):
             np.testing.assert_allclose(part, found.astype(float), atol=1e-12)
         assert (
-            abs(fast._data - exact._data.astype(float)).reshape(len(fast._data), -1).max(axis=1) <= fast._errors
+            abs(quick._data - exact._data.astype(float)).reshape(len(quick._data), -1).max(axis=1) <= quick._errors
         ).all()
         t = np.linspace(0, 1, 7)
         at = torch.from_numpy(line.values[0] + t.reshape(-1, *[1] * len(shape)) * (line.values[1] - line.values[0]))
         values = np.stack([model(point).detach().numpy() for point in at])
-        np.testing.assert_allclose(fast(t), values, atol=1e-12)
+        np.testing.assert_allclose(quick(t), values, atol=1e-12)
 
 
 def test_a_segment_takes_no_more_memory_than_it_may():
@@ -187,6 +189,39 @@ def test_only_what_the_compiled_way_leaves_open_is_followed_again(monkeypatch):
         births, other = f.folds(births=True), g.folds(births=True)
         assert (births.layers.tolist(), births.units.tolist()) == (other.layers.tolist(), other.units.tolist())
         assert tuple("0." + name for name in births.modules) == other.modules
+
+
+def test_the_bounds_of_wide_layers_leave_nothing_open(monkeypatch):
+    followed = []
+    follow = restriction._follow
+    monkeypatch.setattr(restriction, "_follow", lambda *args: followed.append(args) or follow(*args))
+    torch.manual_seed(2)
+    linear = [nn.Linear(i, o) for i, o in itertools.pairwise((1, 128, 128, 128, 1))]
+    model = nn.Sequential(linear[0], *(module for one in linear[1:] for module in (nn.ReLU(), one)))
+    f = st.restrict(model, (-3, 3))
+    assert not followed
+    assert (len(f.knots), f.undecided) == (311, 0)
+
+
+@pytest.mark.parametrize("room", [0, 200, 2**24])
+def test_the_room_to_work_in_is_no_matter(room, monkeypatch):
+    for seed, together in itertools.product(range(10), (False, True)):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(1, 9), nn.PReLU(), nn.Linear(9, 8), nn.ReLU(), nn.Linear(8, 7), nn.ReLU())
+        model.append(nn.Linear(7, 2)).double()
+        with torch.no_grad():
+            model[2].weight.mul_(4.0)
+            if together:  # several kinks in one place
+                model[0].weight[1:3], model[0].bias[1:3] = model[0].weight[0], model[0].bias[0]
+                model[2].weight[1], model[2].bias[1] = model[2].weight[0], model[2].bias[0]
+        f = compiled.restrict_layers(model, line_of((-3, 3)), None)
+        monkeypatch.setattr(compiled, "_ROOM_AT_LEAST", 0)
+        monkeypatch.setattr(compiled, "_ROOM_AT_MOST", room)
+        g = compiled.restrict_layers(model, line_of((-3, 3)), None)
+        monkeypatch.undo()
+        assert (f.knots == g.knots).all()
+        assert (f._data == g._data).all()
+        assert (f._errors == g._errors).all()
 
 
 def test_slopes_by_channel_need_a_batch_as_in_torch():

@@ -30,7 +30,7 @@ class StepGains(NamedTuple):
     exponents: NDArray[np.int64]  # (rows, 2, 2), of gain and of shift
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def fill_gains(steps):
     """Fill all but the exponents; return whether there is a row that is not safe, left alone, or a sign left open."""
     table, safe, gain, gain_error, gain_sign, shift, shift_error, _ = steps

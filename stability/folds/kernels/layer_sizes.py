@@ -1,4 +1,4 @@
-"""Compiled: how large the weights of a layer and its values are, and the transposed weights."""
+"""Compiled: how large the values, slopes and bends of a layer are."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import numpy as np
 from numba import njit
 
 _COLUMNS = 32
+
+fast = njit(error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 
 @njit(fastmath={"nnan", "ninf", "nsz"})
@@ -23,30 +25,19 @@ def sizes(entries):
     return least.min(), largest.max()
 
 
-fast = njit(error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-
-
 @fast
-def norms(weight, bias):
-    """Return the largest sum of absolute weights of a row, Frobenius' norm, and the largest absolute bias."""
-    norm = squares = largest = 0.0
-    for i in range(weight.shape[0]):
-        total = 0.0
-        for j in range(weight.shape[1]):
-            total += abs(weight[i, j])
-            squares += weight[i, j] * weight[i, j]
-        norm, largest = max(norm, total), max(largest, abs(bias[i]))
-    return norm, np.sqrt(squares), largest
-
-
-@fast
-def transposed(weight):
-    """Return the transposed matrix, written block by block: whole columns would miss the cache at every number."""
-    rows, columns = weight.shape
-    result = np.empty((columns, rows))
-    for top in range(0, rows, 8):
-        for left in range(0, columns, 8):
-            for i in range(top, min(top + 8, rows)):
-                for j in range(left, min(left + 8, columns)):
-                    result[j, i] = weight[i, j]
-    return result
+def sizes_before(value, slope, dense, rows, change):
+    """Return the norms of the values, and of the slope with those of all bends added."""
+    squares = steepness = 0.0
+    for j in range(len(value)):
+        squares += value[j] * value[j]
+        steepness += slope[j] * slope[j]
+    total = np.sqrt(steepness)
+    for k in range(len(dense)):
+        bend = 0.0
+        for j in range(dense.shape[1]):
+            bend += dense[k, j] * dense[k, j]
+        total += np.sqrt(bend)
+    for k in range(len(rows)):
+        total += abs(change[k]) if rows[k] < 0 else 0.0
+    return np.sqrt(squares), total

@@ -10,70 +10,69 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from stability.folds.kernels.layer_sizes import fast, norms, sizes, transposed
+from stability.folds.kernels.layer_sizes import fast, sizes, sizes_before
 from stability.foundation.formats import ROUNDOFF
 
 _FLOOR = 2.0**-1000  # more than underflow takes from any sum
+_BLOCK = 8  # numbers in a line of the cache
 
 
 @fast
-def _through_weights(weight, bias, value, slope, bends, single):
-    """Return value, slope and bends after a layer's affine map."""
+def _taken(block, rows, columns):
+    """Return room for so many rows, of a block if it is there."""
+    size = rows * columns
+    return block[:size].reshape(rows, columns) if size <= len(block) else np.empty((rows, columns))
+
+
+@fast
+def _through_weights(weight, bias, value, slope, dense, rows, fresh, block):
+    """Return value, slope and bends after a layer's affine map, and the rows of the bends, knot by knot.
+
+    Args:
+        dense: bends with many entries. rows: which of them is that of a knot, -1 where only one entry is not 0.
+        fresh: of such a knot that entry and what it is.
+
+    Also returns the largest sum of absolute weights of a row, the largest norm of one, and the largest absolute bias.
+    """
     outputs, inputs = weight.shape
     new_value, new_slope = np.empty(outputs), np.empty(outputs)
+    norm = longest = largest = 0.0
     for i in range(outputs):
-        v = s = 0.0
+        v = s = total = squares = 0.0
         for j in range(inputs):
-            v += weight[i, j] * value[j]
-            s += weight[i, j] * slope[j]
+            w = weight[i, j]
+            v += w * value[j]
+            s += w * slope[j]
+            total += abs(w)
+            squares += w * w
         new_value[i], new_slope[i] = v + bias[i], s
-    count = len(bends)
-    many = 0
+        norm, longest, largest = max(norm, total), max(longest, squares), max(largest, abs(bias[i]))
+    entry, change = fresh
+    count, many = len(rows), len(dense)
+    bends, place = _taken(block, count, outputs), np.empty(count, np.int64)
+    single = np.empty(count - many, np.int64)
+    found = 0
     for k in range(count):
-        many += single[k] < 0
-    new_bends, older = np.empty((count, outputs)), np.empty((many, inputs))
-    columns = transposed(weight) if count else weight
-    many = 0
-    for k in range(count):
-        if single[k] >= 0:
-            j = single[k]
-            b = bends[k, j]
-            for i in range(outputs):
-                new_bends[k, i] = b * columns[j, i]
-        else:
-            older[many] = bends[k]
-            many += 1
+        place[k] = rows[k] if rows[k] >= 0 else many + found
+        if rows[k] < 0:
+            single[found] = k
+            found += 1
     if many:
-        product = older @ weight.T
-        many = 0
-        for k in range(count):
-            if single[k] < 0:
-                new_bends[k] = product[many]
-                many += 1
-    return new_value, new_slope, new_bends
+        np.dot(dense, weight.T, bends[:many])
+    for top in range(0, outputs, _BLOCK):  # whole columns would miss the cache at every number
+        end = min(top + _BLOCK, outputs)
+        for m in range(found):
+            j, b = entry[single[m]], change[single[m]]
+            for i in range(top, end):
+                bends[many + m, i] = b * weight[i, j]
+    return new_value, new_slope, bends, place, (norm, np.sqrt(longest), largest)
 
 
 @fast
-def _sizes_before(value, slope, bends):
-    """Return the norms of the values, and of the slope with those of all bends added."""
-    squares = steepness = 0.0
-    for j in range(len(value)):
-        squares += value[j] * value[j]
-        steepness += slope[j] * slope[j]
-    total = np.sqrt(steepness)
-    for k in range(len(bends)):
-        bend = 0.0
-        for j in range(bends.shape[1]):
-            bend += bends[k, j] * bends[k, j]
-        total += np.sqrt(bend)
-    return np.sqrt(squares), total
-
-
-@fast
-def _along(ends, value, slope, bends, dead):
+def _along(ends, value, slope, bends, place, dead, blocks):
     """Return values at both ends and at all knots, slopes on all pieces, and how many neurons change sign on each."""
     count, outputs = len(bends), len(value)
-    z, steep = np.empty((count + 2, outputs)), np.empty((count + 1, outputs))
+    z, steep = _taken(blocks[2], count + 2, outputs), _taken(blocks[3], count + 1, outputs)
     changing = np.zeros(count + 1, np.int64)
     z[0], steep[0] = value, slope
     for k in range(count + 1):
@@ -88,7 +87,7 @@ def _along(ends, value, slope, bends, dead):
             changes += (before < 0.0) & (after > 0.0) | (before > 0.0) & (after < 0.0)
         if k < count:
             for j in range(outputs):
-                steep[k + 1, j] = steep[k, j] + bends[k, j]
+                steep[k + 1, j] = steep[k, j] + bends[place[k], j]
         changing[k] = changes
     return z, steep, changing
 
@@ -161,10 +160,11 @@ def _near_zeros(ends, z, value_error):
 
 
 @fast
-def _through_activation(ends, z, steep, bends, kinks, alpha, dead, straight, at_zero, origins):
+def _through_activation(ends, z, steep, bent, kinks, alpha, dead, straight, at_zero, origins):
     """Return the knots, old and new, the bends at them after the activation, and what is flat.
 
     Args:
+        bent: the bends, which become those after the activation, and the row of every knot.
         kinks: places, neurons, pieces and blurs, of `_kinks`, and their layer.
         alpha: the slope of every neuron below 0.
         dead, straight: pieces on which no neuron moves, and knots at which none bends.
@@ -172,16 +172,24 @@ def _through_activation(ends, z, steep, bends, kinks, alpha, dead, straight, at_
         origins: layers and neurons whose kinks the old knots are, and bounds of the errors of their places.
 
     Returns:
-        knots; bends; for each the one entry that is not 0, else -1; dead; straight; origins.
+        knots; bends; their rows, and the one entry and the bend of what has none; dead; straight; origins.
     """
     at, owner, piece, blur, layer = kinks
+    bends, place = bent
     whose, blurs = origins
-    count, outputs, found = len(bends), z.shape[1], len(at)
-    knots, merged = np.empty(count + found), np.zeros((count + found, outputs))
-    single = np.full(count + found, -1)
+    count, outputs, found = len(place), z.shape[1], len(at)
+    knots, rows = np.empty(count + found), np.empty(count + found, np.int64)
+    entry, change = np.empty(count + found, np.int64), np.empty(count + found)
     new_whose, new_blurs = np.empty((count + found, 2), np.int64), np.empty(count + found)
     new_dead, new_straight = np.zeros(count + found + 1, np.bool_), np.zeros(count + found, np.bool_)
+    met_before = 0
+    for event in range(1, found):
+        met_before += at[event] == at[event - 1] and piece[event] == piece[event - 1]
+    if met_before:  # kinks of several neurons in one place make a bend with as many entries
+        old, bends = bends, np.zeros((count + met_before, outputs))
+        bends[:count] = old
     size = event = moving = 0  # moving: neurons that are on, on the piece at hand
+    many = count
     flat = True
     for j in range(outputs):
         flat = flat and alpha[j] == 0.0
@@ -194,43 +202,50 @@ def _through_activation(ends, z, steep, bends, kinks, alpha, dead, straight, at_
         new_dead[size] = dead[k] or (flat and moving == 0)
         while event < found and piece[event] == k:
             j, t = owner[event], at[event]
+            bend = (1.0 - alpha[j]) * (steep[k, j] if z[k, j] < 0.0 else -steep[k, j])
             if size == first or knots[size - 1] != t:
-                knots[size], single[size] = t, j
+                knots[size], rows[size], entry[size], change[size] = t, -1, j, bend
                 new_whose[size, 0], new_whose[size, 1], new_blurs[size] = layer, j, blur[event]
                 new_straight[size] = alpha[j] == 1.0
                 size += 1
             else:
-                single[size - 1] = -1
+                if rows[size - 1] < 0:
+                    rows[size - 1] = many
+                    bends[many, entry[size - 1]] = change[size - 1]
+                    many += 1
+                bends[rows[size - 1], j] = bend
                 new_straight[size - 1] &= alpha[j] == 1.0
                 new_blurs[size - 1] = max(new_blurs[size - 1], blur[event])
-            change = (1.0 - alpha[j]) * steep[k, j]
-            merged[size - 1, j] = change if z[k, j] < 0.0 else -change
             moving += 1 if z[k, j] < 0.0 else -1
             new_dead[size] = flat and moving == 0
             event += 1
         if k < count:
-            knots[size] = ends[k + 1]
+            row = place[k]
+            knots[size], rows[size] = ends[k + 1], row
             new_whose[size, 0], new_whose[size, 1], new_blurs[size] = whose[k, 0], whose[k, 1], blurs[k]
             new_straight[size] = straight[k] or (flat and moving == 0 and not at_zero)
             for j in range(outputs):
-                merged[size, j] = bends[k, j] * (1.0 if z[k + 1, j] > 0.0 else alpha[j])
+                bends[row, j] *= 1.0 if z[k + 1, j] > 0.0 else alpha[j]
             if at_zero:
                 # A knot at 0 itself takes each side's own branch.
                 for j in range(outputs):
                     if z[k + 1, j] == 0.0:
                         before = steep[k, j] * (1.0 if z[k, j] > 0.0 else alpha[j])
-                        merged[size, j] = steep[k + 1, j] * (1.0 if z[k + 2, j] > 0.0 else alpha[j]) - before
+                        bends[row, j] = steep[k + 1, j] * (1.0 if z[k + 2, j] > 0.0 else alpha[j]) - before
             size += 1
+    fresh = entry[:size], change[:size]
     new_origins = new_whose[:size], new_blurs[:size]
-    return knots[:size], merged[:size], single[:size], new_dead[: size + 1], new_straight[:size], new_origins
+    return knots[:size], bends[:many], rows[:size], fresh, new_dead[: size + 1], new_straight[:size], new_origins
 
 
 @fast
-def _in_rows(z, steep, bends, dead, straight, value_error, slope_error):
+def _in_rows(z, steep, bends, place, dead, straight, value_error, slope_error):
     """Return values, slopes and bends in one array, and bounds of their errors, which are 0 for what is exact."""
-    count = len(bends)
+    count = len(place)
     rows, errors = np.empty((3 * count + 3, z.shape[1])), np.empty(3 * count + 3)
-    rows[: count + 2], rows[count + 2 : 2 * count + 3], rows[2 * count + 3 :] = z, steep, bends
+    rows[: count + 2], rows[count + 2 : 2 * count + 3] = z, steep
+    for k in range(count):
+        rows[2 * count + 3 + k] = bends[place[k]]
     errors[: count + 2] = value_error
     for k in range(count + 1):
         errors[count + 2 + k] = 0.0 if dead[k] else slope_error
@@ -240,7 +255,7 @@ def _in_rows(z, steep, bends, dead, straight, value_error, slope_error):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def enumerate_layers(widths, parameters, slopes, low, high, limit, line):
+def enumerate_layers(widths, parameters, slopes, low, high, limit, line, blocks):
     """Return what layers W h + b, with an activation between any two, do to a straight line from `low` to `high`.
 
     Args:
@@ -249,6 +264,7 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit, line):
             activation, its slope below 0.
         limit: the largest number of knots.
         line: the value at `low` and the slope, (inputs,), and bounds of the errors of either.
+        blocks: to work in, (4, room); more is taken where it does not do.
 
     Returns:
         knots; rows of values, slopes and bends, (3 knots - 3, outputs); bounds of their errors; the stretches of the
@@ -260,8 +276,8 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit, line):
     ends = np.empty(2)  # of all pieces: the knots are those between
     ends[0], ends[1] = low, high
     origins = np.empty((0, 2), np.int64), np.empty(0)
-    bends = np.empty((0, widths[0]))
-    single = np.empty(0, np.int64)  # the one entry that is not 0 of a fresh bend, else -1
+    # Bends with more than one entry that is not 0, the rows of the knots in them, and of other knots that entry.
+    dense, rows, fresh = np.empty((0, widths[0])), np.empty(0, np.int64), (np.empty(0, np.int64), np.empty(0))
     doubts = np.empty((0, 2))
     # Where a layer is dead what follows is exactly 0, which sums that end at 0 cannot tell: pieces on which no neuron
     # moves, and knots at which none bends.
@@ -276,22 +292,23 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit, line):
         # Errors are those of the sums, slope + bends and value + widths times slopes: what a bend takes from a slope
         # it takes with its error, so these do not add up along the line.
         # A product with a row of weights errs by terms * unit * |row| |vector| at most.
-        norm, frobenius, largest_bias = norms(weight, bias)
-        size, total_slope = _sizes_before(value, slope, bends)
-        rounding = frobenius * (inputs + 2) * ROUNDOFF * 1.001
+        size, total_slope = sizes_before(value, slope, dense, rows, fresh[1])
+        value, slope, bends, place, (norm, longest, largest_bias) = _through_weights(
+            weight, bias, value, slope, dense, rows, fresh, blocks[layer % 2]
+        )
+        rounding = longest * (inputs + 2) * ROUNDOFF * 1.001
         value_error = norm * value_error * 1.001 + rounding * (size + length * total_slope)
         value_error += 2 * ROUNDOFF * largest_bias + _FLOOR
         slope_error = norm * slope_error * 1.001 + rounding * total_slope + _FLOOR
-        value, slope, bends = _through_weights(weight, bias, value, slope, bends, single)
 
-        z, steep, changing = _along(ends, value, slope, bends, dead)
-        count, crossings = len(bends), changing.sum()
+        z, steep, changing = _along(ends, value, slope, bends, place, dead, blocks)
+        count, crossings = len(place), changing.sum()
         (least_value, largest_value), (_, largest_slope) = sizes(z.ravel()), sizes(steep.ravel())
         slope_error += count * ROUNDOFF * largest_slope
         value_error += 3 * (count + 1) * ROUNDOFF * (largest_value + largest_slope * length)
         if layer == layers - 1:
-            rows, errors = _in_rows(z, steep, bends, dead, straight, value_error, slope_error)
-            return ends, rows, errors, doubts, origins
+            numbers, errors = _in_rows(z, steep, bends, place, dead, straight, value_error, slope_error)
+            return ends, numbers, errors, doubts, origins
         if count + crossings + 2 > limit:
             break
 
@@ -303,8 +320,8 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit, line):
         if not least_value > value_error:
             doubts = np.concatenate((doubts, _near_zeros(ends, z, value_error)))
         kinks = (new, owner, piece, blur, layer)
-        knots, bends, single, dead, straight, origins = _through_activation(
-            ends, z, steep, bends, kinks, alpha, dead, straight, least_value == 0.0, origins
+        knots, dense, rows, fresh, dead, straight, origins = _through_activation(
+            ends, z, steep, (bends, place), kinks, alpha, dead, straight, least_value == 0.0, origins
         )
         gain = max(1.0, np.abs(alpha).max())
         value_error += 8 * crossings * ROUNDOFF * (1.0 + gain) * largest_slope * (reach + length)

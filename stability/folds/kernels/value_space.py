@@ -7,7 +7,21 @@ import math
 from numba import njit
 
 from stability.folds.kernels.balls import affine, sign, wide_affine
-from stability.folds.kernels.counting_state import ACTIVE, AT_INFINITY, LABELS, LIMBS, LIVE, NODES, PIECES, STRETCHES
+from stability.folds.kernels.counting_state import (
+    ACTIVE,
+    AT_INFINITY,
+    LABELS,
+    LIMBS,
+    LIVE,
+    NODES,
+    PIECES,
+    STRETCHES,
+    Labels,
+    Nodes,
+    Pairs,
+    Room,
+)
+from stability.folds.kernels.gains import StepGains
 from stability.folds.kernels.pairs import rename, split
 from stability.foundation.formats import ROUNDOFF
 from stability.foundation.kernels.double_double import two_product
@@ -19,17 +33,35 @@ DONE, UNDECIDED, FULL = 0, 1, 2
 
 
 @njit(cache=True, nogil=True)
-def advance(first, steps, state, nodes, labels, pieces, stretches, room):
-    """Take the state through the layers from `first` on, as far as float64 can decide.
+def advance(ended, steps, state, nodes, labels, pieces, stretches, room):
+    """Take the states of tables through their layers, as far as float64 can decide.
 
     Args:
+        ended: (tables, 3), of each what the last call ended with, the layer, and how many nodes are in
+            `room.undecided`; takes what this one ends with.
         steps: `StepGains`. state: the counters. nodes: `Nodes`. labels: `Labels`.
         pieces, stretches: `Pairs`, of affine pieces and of monotone stretches; no flat ones.
-        room: `Room`.
-
-    Returns:
-        What it ended with, the layer, and how many nodes are in `room.undecided`.
+        room: `Room`. All of these have a dimension in front, for the tables.
     """
+    table, safe, gain, gain_error, gain_sign, shift, shift_error, exponents = steps
+    active, m, r, e, birth, decided, z_sign = nodes
+    live, label_layer, node_of, below, above, counts = labels
+    for s in range(len(table)):
+        ended[s] = _advance_one(
+            ended[s, 1],
+            StepGains(table[s], safe[s], gain[s], gain_error[s], gain_sign[s], shift[s], shift_error[s], exponents[s]),
+            state[s],
+            Nodes(active[s], m[s], r[s], e[s], birth[s], decided[s], z_sign[s]),
+            Labels(live[s], label_layer[s], node_of[s], below[s], above[s], counts[s]),
+            Pairs(pieces.ends[s], pieces.counts[s]),
+            Pairs(stretches.ends[s], stretches.counts[s]),
+            Room(room.slot[s], room.undecided[s], room.table[s]),
+        )
+
+
+@njit
+def _advance_one(first, steps, state, nodes, labels, pieces, stretches, room):
+    """Take the state of one table through the layers from `first` on; return what it ended with."""
     # Parts of tuples are counted references, which to take anew at every layer would cost more than its arithmetic.
     table, safe, gain, gain_error, gain_sign, shift, shift_error, exponents = steps
     active, m, r, e, birth, decided, z_sign = nodes
