@@ -33,6 +33,7 @@ from stability.folds.kernels.open_signs import (
     surely_not_0,
 )
 from stability.foundation.formats import ROUNDOFF
+from stability.foundation.kernels.copying import copy, copy_rows
 
 _FAR = 2.0**300
 _NEAR_FADING = 2.0**-900
@@ -135,13 +136,13 @@ def enumerate_chain(table, gain, gain_error, shift, shift_error, low, high, limi
             if n + found > room:
                 room = 3 * (n + found) // 2 + 104  # rows a power of two apart would share their places in the cache
                 old, work = work, np.empty((6, room))
-                work[:, :n] = old[:, :n]
+                copy_rows(old[:, :n], work[:, :n])
                 x, h, error, slope, bend, z = work
                 old_where, where = where, np.empty(room, np.int64)
-                where[:found] = old_where[:found]
+                copy(old_where, where[:found])
                 if len(born):
                     old_born, born = born, np.empty(room, np.int64)
-                    born[:n] = old_born[:n]
+                    copy(old_born, born[:n])
             kink = -bias / weight
             kink_error = ROUNDOFF * abs(kink) + (TINY if bias != 0.0 else 0.0)
             if bias != 0.0:

@@ -12,6 +12,7 @@ from numba import njit
 
 from stability.folds.kernels.layer_sizes import fast, sizes, sizes_before
 from stability.foundation.formats import ROUNDOFF
+from stability.foundation.kernels.copying import copy, copy_rows
 
 _FLOOR = 2.0**-1000  # more than underflow takes from any sum
 _BLOCK = 8  # numbers in a line of the cache
@@ -74,7 +75,8 @@ def _along(ends, value, slope, bends, place, dead, blocks):
     count, outputs = len(bends), len(value)
     z, steep = _taken(blocks[2], count + 2, outputs), _taken(blocks[3], count + 1, outputs)
     changing = np.zeros(count + 1, np.int64)
-    z[0], steep[0] = value, slope
+    copy(value, z[0])
+    copy(slope, steep[0])
     for k in range(count + 1):
         width, changes = ends[k + 1] - ends[k], 0
         if dead[k]:
@@ -187,7 +189,7 @@ def _through_activation(ends, z, steep, bent, kinks, alpha, dead, straight, at_z
         met_before += at[event] == at[event - 1] and piece[event] == piece[event - 1]
     if met_before:  # kinks of several neurons in one place make a bend with as many entries
         old, bends = bends, np.zeros((count + met_before, outputs))
-        bends[:count] = old
+        copy_rows(old, bends[:count])
     size = event = moving = 0  # moving: neurons that are on, on the piece at hand
     many = count
     flat = True
@@ -243,9 +245,10 @@ def _in_rows(z, steep, bends, place, dead, straight, value_error, slope_error):
     """Return values, slopes and bends in one array, and bounds of their errors, which are 0 for what is exact."""
     count = len(place)
     rows, errors = np.empty((3 * count + 3, z.shape[1])), np.empty(3 * count + 3)
-    rows[: count + 2], rows[count + 2 : 2 * count + 3] = z, steep
+    copy_rows(z, rows[: count + 2])
+    copy_rows(steep, rows[count + 2 : 2 * count + 3])
     for k in range(count):
-        rows[2 * count + 3 + k] = bends[place[k]]
+        copy(bends[place[k]], rows[2 * count + 3 + k])
     errors[: count + 2] = value_error
     for k in range(count + 1):
         errors[count + 2 + k] = 0.0 if dead[k] else slope_error
@@ -332,5 +335,6 @@ def enumerate_layers(widths, parameters, slopes, low, high, limit, line, blocks)
             value[j] = z[0, j] * (1.0 if z[0, j] > 0.0 else alpha[j])
             slope[j] = steep[0, j] * (1.0 if on else alpha[j])
         ends = np.empty(len(knots) + 2)
-        ends[0], ends[1:-1], ends[-1] = low, knots, high
+        ends[0], ends[-1] = low, high
+        copy(knots, ends[1:-1])
     return np.empty(0), np.empty((0, 1)), np.empty(0), doubts, origins
