@@ -240,7 +240,7 @@ def gradients() -> Iterator[Row]:
     bounds = {
         TRAINED[
             0
-        ]: "torch's norms, 22 us of the 800 that a layer takes, and 17 of Python that products put out of cache",
+        ]: "torch's norms, 22 us of the 800 that a layer takes, and 17 of Python, put out of cache",
         TRAINED[1]: "the same, and the norms of gradients that are lifted into float32's range, 24 us a layer",
         TRAINED[2]: "torch's norms and Python, 2.7 ms of a step of 270",
     }
