@@ -23,7 +23,7 @@ def losses_and_gradients(first, last, table, x, y, trained, losses, gradients):
     The states of all layers stay in cache: where they are too many, those of a stretch of layers are taken again from
     the state before it, so that the time is linear in the depth.
 
-    With g what comes back to a point, z = weight h + bias and N, P the points with z <= 0 and z > 0, a row's gradient is
+    With g what comes back to a point, z = weight h + bias, and N, P the points with z <= 0 and z > 0, the gradient is
 
         d_skip  = sum g h                               d_outer_bias   = sum g
         d_bias  = outer_weight (slope sum_N g + sum_P g)
