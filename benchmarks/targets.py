@@ -229,8 +229,8 @@ def training(clock: Clock) -> Iterator[Row]:
             (took,) = clock.least(TableObjective(chain, task).losses_and_gradients, turns=1 if seeds > 256 else 5)
             share = 100 * allowed * seeds * 256 * 100 / took
             bound = (
-                "comparisons, selections and sums of lanes beside the 15 operations that are left of 25; Python is 7 us "
-                "of a call"
+                "comparisons, selections and sums of lanes beside the 15 operations that are left of 25; "
+                "Python is 7 us of a call"
             )
             yield Row(f"a training step, {seeds} x 256 x 100, {name}, in % of the peak", ">= 80", share, bound)
 
