@@ -154,8 +154,8 @@ def main() -> None:
             print(f"{str(dtype).removeprefix('torch.'):<10}{name:<28}{nanoseconds:>24.3f}{value / kernel:>20.1f}")
         allowed = OPERATIONS / peak(dtype) * 1e9
         print(
-            f"{'':<10}{OPERATIONS} operations at this core's measured peak would take {allowed:.3f}: the loops run at "
-            f"{100 * allowed / (kernel / (SEEDS * POINTS * DEPTH) * 1e9):.0f} % of it"
+            f"{'':<10}the formulas' {OPERATIONS} operations at this core's measured peak would take {allowed:.3f}: the "
+            f"loops run at {100 * allowed / (kernel / (SEEDS * POINTS * DEPTH) * 1e9):.0f} % of it"
         )
     against_depth()
     against_adam()

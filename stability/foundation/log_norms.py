@@ -18,6 +18,7 @@ _SAFE = {
 }
 # Torch adds squares up in the dtype of the norm: 1e-6 is lost in float32 at this length, 1e-3 at 2^24.
 _LONGEST = 2**18
+_vector_norm = torch.linalg.vector_norm
 
 
 def log_norm(tensor: Tensor, dims_kept: int = 0) -> Tensor:
@@ -50,31 +51,50 @@ def log_norm(tensor: Tensor, dims_kept: int = 0) -> Tensor:
     return finite
 
 
-def quick_log_norm(tensor: Tensor) -> float | Tensor:
+def quick_log_norm(tensor: Tensor, near: float | Tensor = 0.0) -> float | Tensor:
     """Return `log_norm(tensor)`, as a float where the tensor is on the CPU, and on other devices a tensor.
 
-    On the CPU a norm in the tensor's own precision is a third of the cost and right unless it is near the ends of the
-    range, to 1e-6 relative in float32 and less; only there is it taken again, a small one of the lifted tensor.
+    On the CPU a norm in the tensor's own precision, part by part, is a fifth of the cost and right unless it is near
+    the ends of the range, to 1e-6 relative in float32 and less; only there is it taken again, a small one of the lifted
+    tensor.
+
+    Args:
+        tensor: of any kind.
+        near: a guess of the result, by which a small tensor is lifted at once.
 
     >>> round(quick_log_norm(torch.tensor([3.0, 4.0])), 6)
     1.609438
     """
     safe = _SAFE.get(tensor.dtype)
-    if tensor.device.type != "cpu":
+    if not tensor.is_cpu:
         return log_norm(tensor)
-    if safe is None or tensor.layout != torch.strided or (safe[0] == torch.float32 and tensor.numel() > _LONGEST):
+    if safe is None or tensor.layout is not torch.strided:
         return log_norm(tensor).item()
+    if tensor.requires_grad:
+        tensor = tensor.detach()
     dtype, low, high, lift = safe
-    values = tensor.detach()
-    norm = torch.linalg.vector_norm(values, dtype=dtype).item()
+    if near < math.log(low) and (norm := _norm(tensor * 2.0**lift, dtype)) and norm < high:
+        return math.log(norm) - lift * math.log(2)
+    norm = _norm(tensor, dtype)
     if low < norm < high:
         return math.log(norm)
     if math.isnan(norm):  # finite entries give no NaN, if their squares overflow they give infinity
         return math.inf
     if norm > low:
-        return log_norm(values).item()
-    norm = torch.linalg.vector_norm(values * 2.0**lift, dtype=dtype).item()
+        return log_norm(tensor).item()
+    norm = _norm(tensor * 2.0**lift, dtype)
     return math.log(norm) - lift * math.log(2) if norm > 0 else -math.inf
+
+
+def _norm(values: Tensor, dtype: torch.dtype) -> float:
+    """Return the norm of a tensor on the CPU by squares in a dtype, whose range they may leave."""
+    if values.numel() > _LONGEST and dtype is torch.float32:
+        if values.dtype is dtype and values.is_contiguous():
+            parts = values.view(-1).tensor_split(-(-values.numel() // _LONGEST))
+            return math.hypot(*[_vector_norm(part).item() for part in parts])
+        dtype = torch.float64
+    norm: float = (_vector_norm(values) if values.dtype is dtype else _vector_norm(values, dtype=dtype)).item()
+    return norm
 
 
 def combine(logs: Tensor, dim: int) -> Tensor:

@@ -7,7 +7,7 @@ import os
 import threading
 import warnings
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
@@ -16,11 +16,12 @@ from torch.utils.hooks import RemovableHandle
 
 from stability.foundation.arguments import door
 from stability.foundation.checks import check_integer, check_name
-from stability.foundation.log_norms import combine, log_norm, quick_log_norm
+from stability.foundation.log_norms import combine
 from stability.reading import Layers
 from stability.reading.traces import is_read
 from stability.reading.trees import tensors_in
 from stability.signals.watch_record import Values, WatchedPass, WatchRecord
+from stability.signals.watched_hooks import Calls, OfGradient, OfOutput, is_forward, log_norm_by, running_pass
 from stability.signals.watched_layers import Watched, WatchedLayers, watched
 from stability.signals.watched_nonfinite import Explainer
 from stability.signals.watched_steps import StepRows
@@ -123,30 +124,6 @@ def _watching(
             explainer.detach()
 
 
-class _Hook:
-    """Calls a method with an index before its arguments. A copy of the model, also a pickled one, is not watched."""
-
-    only_looks = True
-
-    def __init__(self, method: Callable[..., None], index: object) -> None:
-        self.method, self.index = method, index
-
-    def __call__(self, *arguments: object) -> None:
-        if not is_read():
-            self.method(self.index, *arguments)
-
-    def __reduce__(self) -> tuple[Callable[[], Callable[..., None]], tuple[()]]:
-        return _hook_of_a_copy, ()
-
-
-def _ignore(*_: object) -> None:
-    """Do nothing, in the place of a hook."""
-
-
-def _hook_of_a_copy() -> Callable[..., None]:
-    return _ignore
-
-
 class _Watcher:
     """The hooks on one model, and what they know between two rows.
 
@@ -165,10 +142,10 @@ class _Watcher:
         self.passes = 0
         self.running = -1  # the number that autograd gave to the pass of the row
         self.row: WatchedPass | None = None
-        self.ends: dict[str, list[int | None]] = {}
-        self.counts: dict[str, int] = {}
+        self.records = True  # whether the next row is recorded
+        self.forward = 0  # the number of forward passes that began
         self.calls: list[list[tuple[Tensor | float, int]]] = []
-        self.called = self.skipped = False  # whether a layer gave an output since the row before, or one not recorded
+        self.called = False
         self.activations: Values = self._empty(0)
         self.lock = threading.Lock()  # autograd has a thread for each device
 
@@ -176,11 +153,11 @@ class _Watcher:
         if self.of.optimizer is not None:
             self.steps = StepRows(self.of.optimizer, self.of.scaler, self.parameters, self._begin, self._log_norm)
         else:
-            for index, p in enumerate(self.parameters):
-                self.handles.append(p.register_hook(_Hook(self._gradient, index)))  # type: ignore[no-untyped-call]
+            for index, (p, kept) in enumerate(zip(self.parameters, self.of.dims_kept, strict=True)):
+                self.handles.append(p.register_hook(OfGradient(self, index, kept)))  # type: ignore[no-untyped-call]
         if self.of.layers is not None:
             self._know(self.of.layers)
-        self.handles.append(self.of.model.register_forward_pre_hook(_Hook(self._begins, 0), with_kwargs=True))
+        self.handles.append(self.of.model.register_forward_pre_hook(Calls(self._runs), with_kwargs=True))
 
     def detach(self) -> None:
         for handle in self.handles:
@@ -191,21 +168,21 @@ class _Watcher:
     def _know(self, layers: WatchedLayers) -> None:
         """Set up what needs the layers."""
         self.record.layers, self.record.spans = layers.names, layers.spans
-        self.ends, self.calls = layers.ends, [[] for _ in layers.names]
+        self.calls = [[] for _ in layers.names]
         self.activations = self._empty(len(layers.names))
         modules = dict(self.of.model.named_modules())
-        for name in layers.ends:
-            self.handles.append(modules[name].register_forward_hook(_Hook(self._output, name)))
+        for name, ends in layers.ends.items():
+            self.handles.append(modules[name].register_forward_hook(OfOutput(self, ends)))
 
     def _empty(self, size: int) -> Values:
         # Eight bytes a number where all are floats, so that long trainings fit.
         return array("d", [-math.inf]) * size if self.on_cpu else [-math.inf] * size
 
-    def _begins(self, _index: int, _module: nn.Module, args: tuple[object, ...], options: dict[str, object]) -> None:
+    def _runs(self, _module: nn.Module, args: tuple[object, ...], options: dict[str, object]) -> None:
         """Read the layers when the model is first called, and count calls from then on anew."""
-        if not _is_forward():
+        if not is_forward():
             return
-        self.counts.clear()
+        self.forward += 1
         if self.steps is not None:
             self.steps.begins()
         tensors = list(tensors_in((args, options)))
@@ -217,51 +194,33 @@ class _Watcher:
                 layers = self.of.whole
             self._know(layers)
 
-    def _output(self, name: str, _module: nn.Module, _arguments: object, output: object) -> None:
-        if not _is_forward():
-            return
-        ends, number = self.ends[name], self.counts.get(name, 0)
-        self.counts[name] = number + 1
-        index = ends[number] if number < len(ends) else None
-        if index is None:
-            return
-        if self.passes % self.record.every:
-            self.skipped = True
-            return
-        tensor = _first_tensor(output)
-        if tensor is not None:
-            self.calls[index].append((quick_log_norm(tensor), tensor.numel()))
-            self.called = True
-
-    def _gradient(self, index: int, gradient: Tensor) -> None:
-        task = torch._C._current_graph_task_id()
-        if task != self.running:
-            with self.lock:
-                if task != self.running:
-                    self._begin()
-                    self.running = task
-        if self.row is not None:
-            self.row.gradients[index] = self._log_norm(index, gradient)
+    def begins(self) -> bool:
+        """Begin the row of the pass that runs, unless it is no doing of the user's; return whether it is."""
+        if is_read():
+            return False
+        task = running_pass()
+        with self.lock:
+            if task != self.running:
+                self._begin()
+                self.running = task
+        return True
 
     def _log_norm(self, index: int, tensor: Tensor) -> Tensor | float:
-        dims_kept = self.of.dims_kept[index]
-        if dims_kept == 0:
-            return quick_log_norm(tensor)
-        logs = log_norm(tensor, dims_kept)
-        return logs.T if dims_kept == 2 else logs[None]  # (steps of the chain, seeds)
+        return log_norm_by(self.of.dims_kept[index], tensor)
 
     def _begin(self) -> WatchedPass | None:
         """Begin the row of the next pass or step; return it, None where it is not recorded."""
         number, self.passes = self.passes, self.passes + 1
+        records, self.records = self.records, self.passes % self.record.every == 0
         self.row = None
-        if number % self.record.every:
+        if not records:
             return None
-        if self.called or self.skipped:
+        if self.called:
             self.activations = self._empty(len(self.calls))
             for layer, calls in enumerate(self.calls):
                 self.activations[layer] = _root_mean_square(calls)
                 calls.clear()
-            self.called = self.skipped = False
+            self.called = False
         gradients = self._empty(len(self.parameters))
         parameters = None
         if self.record.with_parameters:
@@ -273,23 +232,9 @@ class _Watcher:
         return self.row
 
 
-def _is_forward() -> bool:
-    """Whether this is a forward pass to be recorded: none under no_grad, and none that a checkpoint repeats."""
-    return torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1
-
-
-def _first_tensor(output: object) -> Tensor | None:
-    if isinstance(output, Tensor):
-        output = (output,)
-    # Inside torch.func a tensor stands for many, which hold no numbers to look at; no public name tells them.
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-    numbers = (t for t in tensors_in(output) if (t.is_floating_point() or t.is_complex()) and not wrapped(t))
-    return next(numbers, None)
-
-
 def _root_mean_square(calls: list[tuple[Tensor | float, int]]) -> Tensor | float:
     """Return the log of the root mean square over outputs of given log norms and numbers of entries; NaN of none."""
-    entries = sum(number for _, number in calls)
+    entries = calls[0][1] if len(calls) == 1 else sum(number for _, number in calls)
     if entries == 0:
         return math.nan
     if len(calls) == 1:

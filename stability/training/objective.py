@@ -102,12 +102,11 @@ class TableObjective(Objective):
     def losses_and_gradients(self, share: float = 1.0) -> tuple[Tensor, Tensor]:
         losses = np.empty(len(self.table), self.table.dtype)
         gradients = np.empty_like(self.table)
-        arrays = (self.table, self.x, aim(self.x, self.y, share), losses, gradients)
+        arrays = (self.table, self.x, aim(self.x, self.y, share), self.trained.ravel(), losses, gradients)
         side_by_side(
             lambda first, last: kernel.losses_and_gradients(first, last, *arrays), len(losses), self.operations
         )
-        zero = torch.zeros((), dtype=self.parameters.dtype)
-        return torch.from_numpy(losses), torch.where(self._trained, torch.from_numpy(gradients).flatten(1), zero)
+        return torch.from_numpy(losses), torch.from_numpy(gradients).flatten(1)
 
     @property
     def operations(self) -> int:

@@ -320,10 +320,22 @@ def test_log_norms_against_exact_sums(dtype, entries):
         quick = quick_log_norm(tensor)
         assert isinstance(quick, float)
         assert quick == pytest.approx(exact, rel=1e-13, abs=1e-12 if dtype == torch.float64 else 3e-6)
+        for near in (-math.inf, -1e3, exact, 0.0, 1e3, math.inf):  # a guess, which may be wrong
+            assert quick_log_norm(tensor, near) == pytest.approx(quick, rel=1e-6)
     assert log_norm(0 * tensor) == quick_log_norm(0 * tensor) == -math.inf
     for bad in (math.nan, math.inf, -math.inf):
         tensor[0] = bad
-        assert log_norm(tensor) == quick_log_norm(tensor) == math.inf
+        assert log_norm(tensor) == quick_log_norm(tensor) == quick_log_norm(tensor, -1e3) == math.inf
+
+
+def test_log_norms_of_long_tensors():
+    long = torch.rand(600, 1200, generator=generator()) + 0.5
+    for tensor in (long, long.T, long[:, ::2], long * 1e-30, 1e-30 * long.T):
+        exact = math.log(math.fsum(tensor.double().square().flatten().tolist())) / 2
+        assert quick_log_norm(tensor) == pytest.approx(exact, abs=3e-6)
+    assert log_norm(0 * long) == quick_log_norm(0 * long) == quick_log_norm(0 * long, -1e3) == -math.inf
+    long[-1, -1] = math.nan
+    assert quick_log_norm(long) == quick_log_norm(long, -1e3) == math.inf
 
 
 def test_log_norms_of_other_kinds_of_tensors():

@@ -75,17 +75,16 @@ def _plain_row(states, r, back, row, factor, sums):
     for p in range(states.shape[1]):
         h, d = states[r, p], back[p]
         z = pre_activation(row, h)
-        positive = z > 0.0
-        d_above = d if positive else 0.0
-        d_below = 0.0 if positive else d
-        one_below += d_below
-        one_above += d_above
-        h_below += d_below * h
-        h_above += d_above * h
-        z_below += d_below * z
-        z_above += d_above * z
+        # Of the side after the product: what is 0 on the other side takes two products more.
+        dh, dz = d * h, d * z
+        one_below += 0.0 if z > 0.0 else d
+        one_above += d if z > 0.0 else 0.0
+        h_below += 0.0 if z > 0.0 else dh
+        h_above += dh if z > 0.0 else 0.0
+        z_below += 0.0 if z > 0.0 else dz
+        z_above += dz if z > 0.0 else 0.0
         squares += d * d
-        back[p] = d * (above if positive else below)
+        back[p] = d * (above if z > 0.0 else below)
     sums[0, r], sums[1, r], sums[2, r], sums[3, r] = one_below, one_above, h_below, h_above
     sums[4, r], sums[5, r], sums[6, r] = z_below, z_above, squares
 
