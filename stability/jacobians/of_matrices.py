@@ -208,7 +208,7 @@ def _tensor_of(number: int, one: object) -> Tensor:
             array = array.astype(np.float64)
         elif array.dtype.kind not in "fcb" or array.dtype.itemsize > (16 if array.dtype.kind == "c" else 8):
             raise TypeError(f"matrix {number} holds {array.dtype}: expected real numbers, float64 or a smaller format")
-        tensor = torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), "CW"))
+        tensor = torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
     if tensor.is_complex() or tensor.dtype == torch.bool:
         raise TypeError(f"matrix {number} holds {tensor.dtype}: expected real numbers")
     return tensor

@@ -51,10 +51,11 @@ class SelfCheck(Shown):
         eps: (*batch), the same for the last prefix.
         sensitivity: (depth, *batch), some times the largest change of a log value for a small random change of the
             layers, over its size: J_l becomes (1 + d G) J_l, G normal, for what rounding does to the directions of a
-            state; what it does to the entries of a layer is in its condition number. A value sigma with the vectors u and v changes by
-            about d times the root of the sum of squares of |J_(l+1)^T ... J_L^T u| |J_l ... J_1 v| / sigma: 1 a layer
-            where what comes and what is taken up agree, 1 / t where they are at a right angle but for t. inf where
-            even the smallest change bends the value, t being below 1e-12 or so: then it is not known in float64.
+            state; what it does to the entries of a layer is in its condition number. A value sigma with the vectors u
+            and v changes by about d times the root of the sum of squares of |J_(l+1)^T ... J_L^T u| |J_l ... J_1 v|
+            / sigma: 1 a layer where what comes and what is taken up agree, 1 / t where they are at a right angle but
+            for t. inf where even the smallest change bends the value, t being below 1e-12 or so: then it is not known
+            in float64.
         exact: bool (*batch), where more than float64's digits were lost on the way, and the values were calculated from
             exact products instead (given matrices only, see `spectrum`). There `reversed` is the largest difference
             between the logs of any prefix and the exact ones, and `bound` that of layers of condition number 1.

@@ -208,7 +208,8 @@ def _absorb(layer, basis, mantissas, exponents, mixing, spacing):
         if more > 1.0 or len(new_basis) == 0:
             order, new_basis, triangle, lost = _pivoted_qr(columns, noise, mantissas, exponents)
         condition = _condition(new_basis, triangle, sizes)
-        if condition * (r * SPACING) < VAGUE:
+        unknown = more == 1.0 and condition != condition  # by what leaves the range, which more noise does not mend
+        if condition * (r * SPACING) < VAGUE or unknown:
             condition *= more  # what was given up is so much more than rounding
             break
         if more == 1.0:

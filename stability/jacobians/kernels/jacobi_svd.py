@@ -23,8 +23,9 @@ def _rotate(a, b, a_from_b, b_from_a, cosine):
         b[i] = cosine * (y + b_from_a * x)
 
 
-@njit
+@njit(error_model="numpy")
 def _divide(a, number):
+    """a /= number, which makes NaN of 0 / 0."""
     for i in range(len(a)):
         a[i] /= number
 
