@@ -198,7 +198,7 @@ def _tensor_of(number: int, one: object) -> Tensor:
         if isinstance(one, np.ma.MaskedArray):
             raise TypeError(f"matrix {number} is a masked array: fill it, the product of a masked number is not known")
         try:
-            array = np.array(one)
+            array = np.asarray(one)
         except ValueError as error:
             raise ValueError(f"matrix {number} is no array of numbers: {error}") from error
         if array.dtype.kind in "iu" or (array.dtype == object and all(isinstance(n, int) for n in array.flat)):
@@ -208,7 +208,7 @@ def _tensor_of(number: int, one: object) -> Tensor:
             array = array.astype(np.float64)
         elif array.dtype.kind not in "fcb" or array.dtype.itemsize > (16 if array.dtype.kind == "c" else 8):
             raise TypeError(f"matrix {number} holds {array.dtype}: expected real numbers, float64 or a smaller format")
-        tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+        tensor = torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
     if tensor.is_complex() or tensor.dtype == torch.bool:
         raise TypeError(f"matrix {number} holds {tensor.dtype}: expected real numbers")
     return tensor

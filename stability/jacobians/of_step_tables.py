@@ -63,7 +63,7 @@ def _followed(
     safe = ((size == 0) | ((size > kernel.ROW_SMALL) & (size < kernel.ROW_LARGE))).all(axis=2)
     shape = (table.shape[1], len(table), len(points))
     log_values, signs = np.empty(shape), np.empty(shape, dtype=np.int8)
-    branches = np.empty((shape[0] if keep_branches else 1, *shape[1:]), dtype=np.int8)
+    branches = np.empty((shape[0] if keep_branches else kernel.LAYERS, *shape[1:]), dtype=np.int8)
     arrays = (table, safe, logs, factor_signs, points, log_values, signs, branches)
     side_by_side(
         lambda first, last: kernel.log_derivatives(first, last, *arrays),

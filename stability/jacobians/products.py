@@ -141,9 +141,8 @@ class PrefixProducts:
 
     def _decomposed(self, chosen: NDArray[np.int64], rank: int, logs: Array) -> tuple[Array, NDArray[np.bool_]]:
         """Return the logs of the singular values of products of one rank, and where their sum is what it must be."""
-        mixing, mantissas, exponents = (
-            part[chosen, :rank] for part in (self._mixing, self._mantissas, self._exponents)
-        )
+        order, place = np.argsort(-logs, axis=1), chosen[:, None]
+        mixing, mantissas, exponents = (part[place, order] for part in (self._mixing, self._mantissas, self._exponents))
         expected = logs.sum(axis=1)
         if rank < mixing.shape[2]:
             triangle: Array = np.linalg.qr(mixing.transpose(0, 2, 1), mode="r")  # type: ignore[assignment]
@@ -151,11 +150,9 @@ class PrefixProducts:
             with np.errstate(divide="ignore"):
                 expected = expected + np.log(abs(np.diagonal(mixing, axis1=1, axis2=2))).sum(axis=1)
         top = exponents.max(axis=1, keepdims=True)
-        order = np.argsort(-logs, axis=1)
-        scales = np.ldexp(mantissas, exponents - top)
-        rows = np.take_along_axis(scales[..., None] * mixing, order[..., None], axis=1)
+        mixing *= np.ldexp(mantissas, exponents - top)[..., None]
         with np.errstate(divide="ignore", invalid="ignore"):
-            values = np.log(np.linalg.svd(rows, compute_uv=False)) + top * math.log(2)
+            values = np.log(np.linalg.svd(mixing, compute_uv=False)) + top * math.log(2)
             clear = abs(values.sum(axis=1) - expected) <= self._mantissas.shape[1] * LAPACK_TOLERANCE
         return values, clear
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -80,26 +81,27 @@ class Steps:
 class StepTable(Steps):
     """A piecewise-linear chain of width 1 whose parameters are rows of six numbers: no state can leave the range."""
 
-    @property
+    @cached_property
     def points(self) -> NDArray[np.float64]:
         """The points as float64 on the CPU, once they are checked."""
         check_finite("x", check_points(self.x, 1, self.chain.dtype, self.chain.device))
         points: NDArray[np.float64] = self.x.detach().to("cpu", torch.float64, copy=True).numpy()
         return points
 
-    @property
+    @cached_property
     def table(self) -> NDArray[np.float64]:
         """The step table, the read-out included, once it is checked."""
         table = np.ascontiguousarray(self.chain.table())
         check_finite("the chain's step table (seed, row, column)", table)
         return table
 
-    @property
+    @cached_property
     def steps(self) -> NDArray[np.float64]:
         """The rows of the steps alone."""
         return np.ascontiguousarray(self.table[:, : self.chain.depth])
 
 
+@cache
 def step_names(depth: int) -> tuple[str, ...]:
     """Return how the steps of a chain are called."""
     return tuple(f"step {number}" for number in range(1, depth + 1))

@@ -187,6 +187,15 @@ def test_a_layer_of_numbers_as_large_and_as_small_as_there_are():
     assert s.self_check.passed
 
 
+def test_a_product_is_judged_alike_alone_and_among_others():
+    # Of the second product a prefix before the last takes more than one nudge, of the first one none does.
+    products = [np.stack([*right_angle(t), np.eye(2)]) for t in (1e-5, 1e-10)]
+    together = st.spectrum(np.stack(products, axis=1), distances=False).self_check
+    for member, layers in enumerate(products):
+        alone = st.spectrum(layers, distances=False).self_check
+        assert torch.equal(together.sensitivity[:, member], alone.sensitivity)
+
+
 def test_integers_that_float64_cannot_hold_are_refused():
     st.spectrum(torch.tensor([[[2**53]]]))
     with pytest.raises(ValueError, match=r"matrix 1 holds the integer 9007199254740993: float64 holds integers up to"):

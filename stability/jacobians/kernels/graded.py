@@ -28,8 +28,10 @@ ROW_RANGE = 800
 NOTHING = -(2**20)
 #: What rounding may change of a value, relative to it, from which on the value is given up.
 VAGUE = 0.5
-#: How often a direction is looked for whose loss no pivot shows, each time with four times the noise.
-TRIES = 4
+#: In how many times the noise a direction is looked for whose loss no pivot shows, each time in four times as much.
+MOST = 4.0**4
+#: So many rows of a triangle are multiplied at once.
+ROWS = 64
 #: Powers of 2, by which numbers are scaled faster than by ldexp.
 _REACH = 1000
 _POWERS = 2.0 ** np.arange(-_REACH, _REACH + 1)
@@ -139,8 +141,9 @@ def _pivoted_qr(columns, noise, mantissas, exponents):
             for i in range(s, k):
                 row = sorted_basis[i, s:]
                 subtract(row, factors[s] * dot(columns[s, s:], row), columns[s, s:])
-    for i in range(m):
-        basis[:, by_size[i]] = sorted_basis[:, i]
+    for i in range(k):
+        for j in range(m):
+            basis[i, by_size[j]] = sorted_basis[i, j]
     return order, basis, triangle[:k], limit - k
 
 
@@ -157,8 +160,8 @@ def _lapack_qr(columns, mantissas, exponents):
     q, triangle = np.linalg.qr(columns[order].T)
     for j in range(r):
         if not abs(triangle[j, j]) > CLEAR_PIVOT * lengths[order[j]]:
-            return order, np.zeros((0, m)), triangle[:0]
-    return order, np.ascontiguousarray(q.T), triangle
+            return order, np.zeros((0, m)), np.zeros((0, r))
+    return order, np.ascontiguousarray(q.T), np.ascontiguousarray(triangle)
 
 
 @njit
@@ -195,40 +198,46 @@ def _absorb(layer, basis, mantissas, exponents, mixing, spacing):
     for i in range(m):
         sizes[i] = norm(layer[i])
     noise = sizes * (r * spacing)
-    lost = 0
-    order, new_basis, triangle = np.arange(r), np.zeros((0, m)), np.zeros((0, r))
+    order, new_basis, triangle, lost = np.arange(r), np.zeros((0, m)), np.zeros((0, r)), 0
     if LAPACK_FROM <= r <= m and np.min(noise) > 0.0:
         order, new_basis, triangle = _lapack_qr(columns, mantissas, exponents)
-    if len(new_basis) == 0:
-        order, new_basis, triangle, lost = _pivoted_qr(columns, noise, mantissas, exponents)
-    condition = _condition(new_basis, triangle, sizes)
-    if condition * (r * SPACING) >= VAGUE:
-        # A direction may be lost without a pivot that is within the noise. Where it takes little more to find one, it
-        # is given up; else nothing is told from what the rest is made of, and the condition number says so.
-        more = 1.0
-        for _ in range(TRIES):
-            noise *= 4.0
-            more *= 4.0
-            other_order, other_basis, other_triangle, given_up = _pivoted_qr(columns, noise, mantissas, exponents)
-            other_condition = _condition(other_basis, other_triangle, sizes)
-            if other_condition * (r * SPACING) < VAGUE:
-                order, new_basis, triangle, lost = other_order, other_basis, other_triangle, given_up
-                condition = more * other_condition  # what was given up is so much more than rounding
-                break
+    # A direction may be lost without a pivot that is within the noise. Where it takes little more to find one, it is
+    # given up; else nothing is told from what the rest is made of, and the condition number says so.
+    first, more = (order, new_basis, triangle, lost, 1.0), 1.0
+    while True:
+        if more > 1.0 or len(new_basis) == 0:
+            order, new_basis, triangle, lost = _pivoted_qr(columns, noise, mantissas, exponents)
+        condition = _condition(new_basis, triangle, sizes)
+        unknown = more == 1.0 and condition != condition  # by what leaves the range, which more noise does not mend
+        if condition * (r * SPACING) < VAGUE or unknown:
+            condition *= more  # what was given up is so much more than rounding
+            break
+        if more == 1.0:
+            first = (order, new_basis, triangle, lost, condition)
+        if more == MOST:
+            order, new_basis, triangle, lost, condition = first
+            break
+        noise *= 4.0
+        more *= 4.0
     k = len(triangle)
     mantissas, exponents = mantissas[order], exponents[order]
     new_mantissas, new_exponents = np.empty(k), np.empty(k, np.int64)
-    weights = np.zeros((k, r))
     for i in range(k):
         new_mantissas[i], power = math.frexp(abs(triangle[i, i]) * mantissas[i])
         new_exponents[i] = exponents[i] + power
-        for j in range(i, r):
-            weight, shift = triangle[i, j] * mantissas[j] / new_mantissas[i], exponents[j] - new_exponents[i]
-            if -_REACH <= shift <= _REACH:
-                weights[i, j] = weight * _POWERS[shift + _REACH]
-            else:
-                weights[i, j] = math.ldexp(weight, int(max(-2000, min(2000, shift))))
-    return new_basis, new_mantissas, new_exponents, np.dot(weights, mixing[order]), condition, lost
+    mixing, new_mixing = mixing[order], np.empty((k, mixing.shape[1]))
+    for first in range(0, k, ROWS):  # what is left of the diagonal is zero, and is left out
+        rows = min(ROWS, k - first)
+        weights = np.zeros((rows, r - first))
+        for i in range(first, first + rows):
+            for j in range(i, r):
+                weight, shift = triangle[i, j] * mantissas[j] / new_mantissas[i], exponents[j] - new_exponents[i]
+                if -_REACH <= shift <= _REACH:
+                    weights[i - first, j - first] = weight * _POWERS[shift + _REACH]
+                else:
+                    weights[i - first, j - first] = math.ldexp(weight, int(max(-2000, min(2000, shift))))
+        np.dot(weights, mixing[first:], new_mixing[first : first + rows])
+    return new_basis, new_mantissas, new_exponents, new_mixing, condition, lost
 
 
 @njit
@@ -239,26 +248,34 @@ def _split(layer):
     the same number for all where its rows are not so far apart that a reflection would leave the range.
     """
     m, n = layer.shape
-    sizes, heights = np.zeros(n), np.zeros(m, np.int64)
+    sizes, heights = np.zeros(n), np.full(m, NOTHING)
     for i in range(m):
         for j in range(n):
-            sizes[j] = max(sizes[j], abs(layer[i, j]))
-    largest = np.max(sizes)
+            size = abs(layer[i, j])
+            sizes[j] = size if size > sizes[j] else sizes[j]
+    smallest, largest = sizes[0], 0.0
+    for size in sizes:
+        smallest, largest = min(smallest, size), max(largest, size)
     if largest == 0.0:
-        return layer.copy(), np.zeros(0, np.int64), heights
+        return layer.copy(), np.zeros(0, np.int64), np.zeros(m, np.int64)
     top = math.frexp(largest)[1]
     columns = np.zeros(0, np.int64)
-    if np.min(sizes) * COLUMN_RANGE < largest:
-        columns = np.zeros(n, np.int64)
+    if smallest * COLUMN_RANGE < largest:
+        columns = np.full(n, NOTHING)
         for j in range(n):
-            columns[j] = math.frexp(sizes[j])[1] - top if sizes[j] > 0.0 else NOTHING
+            if sizes[j] > 0.0:
+                columns[j] = math.frexp(sizes[j])[1] - top
     low = top
     for i in range(m):
-        heights[i] = NOTHING
-        for j in range(n):
-            if layer[i, j] != 0.0:
-                shift = columns[j] if len(columns) else 0
-                heights[i] = max(heights[i], math.frexp(layer[i, j])[1] - shift)
+        if len(columns) == 0:
+            size = 0.0
+            for j in range(n):
+                size = max(size, abs(layer[i, j]))
+            heights[i] = math.frexp(size)[1] if size > 0.0 else NOTHING
+        else:
+            for j in range(n):
+                if layer[i, j] != 0.0:
+                    heights[i] = max(heights[i], math.frexp(layer[i, j])[1] - columns[j])
         if heights[i] == NOTHING:
             heights[i] = top
         low = min(low, heights[i])
@@ -275,27 +292,17 @@ def _split(layer):
 
 
 @njit
-def _absorb_powers(powers, basis, mantissas, exponents, mixing):
-    """Multiply a product by diag(2^powers), so far apart at a time as a reflection bears; 2^NOTHING is 0.
-
-    Returns its new parts, a condition number, pivots that rounding took.
-    """
-    left = powers.copy()
-    condition, lost = 1.0, 0
-    while np.any(left != 0):
-        diagonal = np.zeros((len(left), len(left)))
-        for i in range(len(left)):
-            if left[i] == NOTHING:
-                left[i] = 0
-                continue
-            step = max(-ROW_RANGE // 2, min(ROW_RANGE // 2, left[i]))
-            diagonal[i, i] = math.ldexp(1.0, int(step))
-            left[i] -= step
-        basis, mantissas, exponents, mixing, own, given_up = _absorb(
-            diagonal, basis, mantissas, exponents, mixing, SPACING
-        )
-        condition, lost = max(condition, own), lost + given_up
-    return basis, mantissas, exponents, mixing, condition, lost
+def _take_step(powers):
+    """Take from the powers of diag(2^powers) so much as a reflection bears, and return it; 2^NOTHING is 0."""
+    diagonal = np.zeros((len(powers), len(powers)))
+    for i in range(len(powers)):
+        if powers[i] == NOTHING:
+            powers[i] = 0
+            continue
+        step = max(-ROW_RANGE // 2, min(ROW_RANGE // 2, powers[i]))
+        diagonal[i, i] = math.ldexp(1.0, int(step))
+        powers[i] -= step
+    return diagonal
 
 
 @njit(cache=True, nogil=True)
@@ -316,25 +323,31 @@ def multiply(layers, spacing, basis, mantissas, exponents, mixing, ranks, new_ba
     for b in range(len(layers)):
         rank = ranks[b]
         part, columns, rows = _split(layers[b])
-        state, mixed = basis[b, :rank].copy(), mixing[b, :rank].copy()
-        scales, powers = mantissas[b, :rank].copy(), exponents[b, :rank].copy()
-        conditions[b], lost[b] = 1.0, 0
-        if len(columns):
-            # diag(2^columns) is a layer of its own: its rows are far apart in size, where the columns of J were.
-            state, scales, powers, mixed, conditions[b], lost[b] = _absorb_powers(columns, state, scales, powers, mixed)
-        state, scales, powers, mixed, condition, given_up = _absorb(part, state, scales, powers, mixed, spacing)
-        conditions[b] = max(conditions[b], condition)
-        lost[b] += given_up
+        state, mixed = basis[b, :rank], mixing[b, :rank]
+        scales, powers = mantissas[b, :rank], exponents[b, :rank]
         exponent = np.max(rows)
-        if np.min(rows) < exponent:
-            state, scales, powers, mixed, condition, given_up = _absorb_powers(
-                rows - exponent, state, scales, powers, mixed
-            )
+        rows -= exponent
+        conditions[b], lost[b] = 1.0, 0
+        taken = False
+        while True:
+            noise = SPACING
+            if np.any(columns != 0):
+                # diag(2^columns) is a layer of its own: its rows are far apart in size, where the columns of J were.
+                factor = _take_step(columns)
+            elif not taken:
+                factor, noise, taken = part, spacing, True
+            elif np.any(rows != 0):
+                factor = _take_step(rows)
+            else:
+                break
+            state, scales, powers, mixed, condition, given_up = _absorb(factor, state, scales, powers, mixed, noise)
             conditions[b] = max(conditions[b], condition)
             lost[b] += given_up
         rank = len(scales)
-        new_basis[b, :rank] = state
-        mantissas[b, :rank] = scales
-        exponents[b, :rank] = powers + exponent
-        mixing[b, :rank] = mixed
+        for i in range(rank):
+            mantissas[b, i], exponents[b, i] = scales[i], powers[i] + exponent
+            for j in range(state.shape[1]):
+                new_basis[b, i, j] = state[i, j]
+            for j in range(mixed.shape[1]):
+                mixing[b, i, j] = mixed[i, j]
         ranks[b] = rank

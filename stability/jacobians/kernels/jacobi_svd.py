@@ -23,6 +23,13 @@ def _rotate(a, b, a_from_b, b_from_a, cosine):
         b[i] = cosine * (y + b_from_a * x)
 
 
+@njit(error_model="numpy")
+def _divide(a, number):
+    """a /= number, which makes NaN of 0 / 0."""
+    for i in range(len(a)):
+        a[i] /= number
+
+
 @njit
 def triangle(logs, exponents, mixing):
     """Return an upper triangle that has, its rows scaled, the singular values of diag(scales) mixing.
@@ -57,10 +64,14 @@ def jacobi(logs, exponents, rows):
     for i in range(k):
         length = norm(rows[i])
         logs[i] += math.log(length)
-        rows[i] /= length
+        _divide(rows[i], length)
     for _ in range(_SWEEPS):
         order = np.argsort(-(logs + exponents * _LOG2))
-        rows[:], logs[:], exponents[:] = rows[order], logs[order], exponents[order]
+        sorted_rows, sorted_logs, sorted_exponents = rows[order], logs[order], exponents[order]
+        for i in range(k):
+            logs[i], exponents[i] = sorted_logs[i], sorted_exponents[i]
+            for j in range(rows.shape[1]):
+                rows[i, j] = sorted_rows[i, j]
         rotated = False
         for i in range(k - 1):
             for j in range(i + 1, k):
@@ -80,7 +91,7 @@ def jacobi(logs, exponents, rows):
                     square = dot(rows[one], rows[one])
                     if abs(square - 1.0) > 1e-14:
                         length = math.sqrt(square)
-                        rows[one] /= length
+                        _divide(rows[one], length)
                         logs[one] += math.log(length)
         if not rotated:
             break
@@ -109,7 +120,9 @@ def log_singular_values(mantissas, exponents, mixing, ranks, chosen, log_values)
         logs, powers = np.log(mantissas[b, :rank]), exponents[b, :rank]
         order = np.argsort(-(logs + powers * _LOG2))
         logs, powers = logs[order], powers[order]
-        log_values[b, :rank] = jacobi(logs, powers, triangle(logs, powers, mixing[b, :rank][order]))
+        values = jacobi(logs, powers, triangle(logs, powers, mixing[b, :rank][order]))
+        for i in range(rank):
+            log_values[b, i] = values[i]
 
 
 @njit(cache=True, nogil=True)
@@ -128,4 +141,7 @@ def right_vectors(mantissas, exponents, mixing, ranks, vectors):
         logs, powers = np.log(mantissas[b, :rank]), exponents[b, :rank].copy()
         rows = mixing[b, :rank].copy()
         jacobi(logs, powers, rows)  # rows that have been made orthogonal, and are sorted but for the last sweep
-        vectors[b, :rank] = rows[np.argsort(-(logs + powers * _LOG2))]
+        order = np.argsort(-(logs + powers * _LOG2))
+        for i in range(rank):
+            for j in range(rows.shape[1]):
+                vectors[b, i, j] = rows[order[i], j]

@@ -19,6 +19,8 @@ SMALL, LARGE = 2.0**-400, 2.0**400
 ROW_SMALL, ROW_LARGE = 2.0**-200, 2.0**200
 #: Points that a thread takes together: what it keeps of them stays in the cache.
 BLOCK = 2048
+#: Layers that are followed before their logs are written: one long run of writes waits less for memory than many.
+LAYERS = 32
 
 
 # The loops over points are parted so that each runs in vector lanes: no branch, no call, one width of number but where
@@ -29,16 +31,23 @@ BLOCK = 2048
 def _plain_layer(h, new, numbers, branch):
     """One step of all points in plain float64; return whether all are still in the range in which that is safe."""
     row = row_of(numbers)
-    outside = 0
     for p in range(len(h)):
         old = h[p]
         z = pre_activation(row, old)
-        value = after_activation(row, old, phi(row, z))
-        new[p] = value
+        new[p] = after_activation(row, old, phi(row, z))
         branch[p] = z > 0.0
-        size = abs(value)
-        outside += 0 if (((size > SMALL) & (size < LARGE)) | (size == 0.0)) else 1
-    return outside == 0
+    return _in_range(new)
+
+
+@njit(inline="never", fastmath={"reassoc", "nsz"})
+def _in_range(h):
+    """Return whether all points are 0 or well inside float64's range: by sums, which cost less than flags."""
+    total = tiny = 0.0
+    for p in range(len(h)):
+        size = abs(h[p])
+        total += size
+        tiny += size if size <= SMALL else 0.0
+    return (total < LARGE) & (tiny == 0.0)
 
 
 @njit(inline="never")
@@ -116,9 +125,9 @@ def log_derivatives(first, last, table, safe, log_factors, factor_signs, x, log_
         x: (points,).
         log_values: out, (depth, seeds, points).
         signs: out, the same shape, int8.
-        branches: out, the same shape, int8, 1 where z > 0; or of depth 1, and then scratch.
+        branches: out, the same shape, int8, 1 where z > 0; or of depth LAYERS, and then scratch.
     """
-    depth = table.shape[1]
+    depth, kept = table.shape[1], len(branches)
     blocks = (len(x) + BLOCK - 1) // BLOCK
     for task in range(first, last):
         s, start = task // blocks, (task % blocks) * BLOCK
@@ -127,16 +136,20 @@ def log_derivatives(first, last, table, safe, log_factors, factor_signs, x, log_
         h, new, exponent = x[start:stop].copy(), np.empty(points), np.zeros(points, np.int64)
         whole, rest, sign = np.zeros(points), np.zeros(points), np.ones(points, np.int8)
         quantum = _quantum(log_factors[s])
-        wide = False
-        for value in h:
-            wide = wide or not (value == 0.0 or SMALL < abs(value) < LARGE)
-        for layer in range(depth):
-            branch = branches[min(layer, len(branches) - 1), s, start:stop]
-            if safe[s, layer] and not wide and _plain_layer(h, new, table[s, layer], branch):
-                h, new = new, h
-            else:
-                wide = _wide_layer(h, exponent, table[s, layer], safe[s, layer], branch)
-            below, above = (_split(log_factors[s, layer, 0], quantum), _split(log_factors[s, layer, 1], quantum))
-            _add_logs(whole, rest, below, above, branch, log_values[layer, s, start:stop])
-            below_sign, above_sign = factor_signs[s, layer]
-            _multiply_signs(sign, below_sign, above_sign, branch, signs[layer, s, start:stop])
+        wide = not _in_range(h)
+        for top in range(0, depth, LAYERS):
+            layers = range(top, min(top + LAYERS, depth))
+            for layer in layers:
+                branch = branches[layer % kept, s, start:stop]
+                if safe[s, layer] and not wide and _plain_layer(h, new, table[s, layer], branch):
+                    h, new = new, h
+                else:
+                    wide = _wide_layer(h, exponent, table[s, layer], safe[s, layer], branch)
+            for layer in layers:
+                branch = branches[layer % kept, s, start:stop]
+                below, above = (_split(log_factors[s, layer, 0], quantum), _split(log_factors[s, layer, 1], quantum))
+                _add_logs(whole, rest, below, above, branch, log_values[layer, s, start:stop])
+            for layer in layers:
+                branch = branches[layer % kept, s, start:stop]
+                below_sign, above_sign = factor_signs[s, layer]
+                _multiply_signs(sign, below_sign, above_sign, branch, signs[layer, s, start:stop])
