@@ -274,8 +274,8 @@ def _moved(
         for place in np.flatnonzero(prefixes == prefix):
             claimed, values = log_values[prefix, members], products.log_values()[:, :k] + shift
             # A direction that only rounding has taken for zero is none after a nudge.
-            both = (claimed > -math.inf) & (values > -math.inf)
-            moved[place] = np.where(both, _difference(values, claimed), 0.0).max(axis=1)
+            both = (claimed > -math.inf) & (values != -math.inf)
+            moved[place] = np.nan_to_num(np.where(both, _difference(values, claimed), 0.0).max(axis=1), nan=math.inf)
     return moved
 
 
