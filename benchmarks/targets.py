@@ -294,7 +294,8 @@ def first_calls() -> Iterator[Row]:
     _, least = cold_and_warm(TRIVIAL)
     for name, call in FIRST.items():
         cold, warm = cold_and_warm(call)
-        yield Row(f"the first {name} in a fresh process, s", "<= 5", cold, "LLVM, which compiles its loops")
+        bound = f"numba, which types, optimises and writes loops for all but {warm:.2f} s of it"
+        yield Row(f"the first {name} in a fresh process, s", "<= 5", cold, bound)
         bound = f"numba, whose import and one addition from the cache take {least:.2f} s here"
         yield Row("the same with the loops in the cache, s", "<= 0.45", warm, bound)
 

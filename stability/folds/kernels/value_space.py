@@ -47,7 +47,7 @@ def advance(ended, steps, state, nodes, labels, pieces, stretches, room):
     active, m, r, e, birth, decided, z_sign = nodes
     live, label_layer, node_of, below, above, counts = labels
     for s in range(len(table)):
-        ended[s] = _advance_one(
+        ended[s, 0], ended[s, 1], ended[s, 2] = _advance_one(
             ended[s, 1],
             StepGains(table[s], safe[s], gain[s], gain_error[s], gain_sign[s], shift[s], shift_error[s], exponents[s]),
             state[s],
