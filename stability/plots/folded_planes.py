@@ -57,8 +57,8 @@ def slice(
     regions = len(result.faces)
     if by == "value" and result.shape.numel() != 1:
         raise ValueError(
-            f"the function has values of shape {tuple(result.shape)}: expected a scalar; colour by 'slope', or take "
-            "one entry"
+            f"the function has values of shape {tuple(result.shape)}: expected a scalar; give by='slope', or "
+            "by='none' for the folds alone, or take one entry"
         )
     lines = [] if level is None else result.level_sets(level)
     figure, ax = axes_of(ax)
