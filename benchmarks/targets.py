@@ -1,10 +1,11 @@
 """The table of speeds: what is wanted, what this machine gives, and what bounds it.
 
-Each row is a ratio of two times in this run, of calls in turns after one that warms up: of processor time where one
-thread works, so that a busy machine slows both alike, and of the time that passes where two do. Networks are torch's
-own, seed 0. Two peers are compared with in this process, as far as they are installed: regioncam
-(pip install -c constraints.txt '.[bench]'), and SyReNN (pip install pysyrenn), whose package talks to a server that is
-started by itself. One that is not there is said, not left out.
+Most rows are ratios of two times in this run: `against X` is the time of X over ours, where more is better, and
+`over X` is ours over that of X, where less is better. The unit of any other row is in its name. Times are of calls in
+turns after one that warms up: of processor time where one thread works, so that a busy machine slows both alike, and of
+the time that passes where two do. Networks are torch's own, seed 0. Two peers are compared with in this process, as far
+as they are installed: regioncam (pip install -c constraints.txt '.[bench]'), and SyReNN (pip install pysyrenn), whose
+package talks to a server that is started by itself. One that is not there is said, not left out.
 
 What misses its target is reported, with what bounds it, and is no failure. The single scripts beside this one say more.
 """
@@ -219,7 +220,12 @@ def spectra(clock: Clock) -> Iterator[Row]:
     plain, checked, theirs = clock.least(*calls, turns=1)
     what = "64 matrices of width 256, all prefixes, over the naive product"
     yield Row(what, "<= 1.5", plain / theirs, "LAPACK's values of the factors, and the rotations that keep them right")
-    yield Row(f"{what}, with both self-checks", "<= 3", checked / theirs, "the same, twice")
+    yield Row(
+        f"{what}, with both self-checks",
+        "<= 3",
+        checked / theirs,
+        "the same, again on changed factors",
+    )
 
 
 def training(clock: Clock) -> Iterator[Row]:
@@ -331,6 +337,9 @@ def main() -> None:
     options = parser.parse_args()
     clock = Clock(0.05 if options.quick else 3.0)
     rows: list[Row] = []
+    print(
+        "against X: the time of X over ours; over X: ours over that of X; bound by: what takes the time that is left\n"
+    )
     began = time.perf_counter()
     groups: dict[str, Callable[[], Iterator[Row]]] = {
         **{f.__name__: (lambda f=f: f(clock)) for f in (chains, perceptrons, convolutions, spectra, training)},
