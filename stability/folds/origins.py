@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 Rows = NDArray[np.intp] | slice | int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Births:
     """Where the folds of a function were born: at each, the first unit of a network, layer after layer, that has its
     kink there.
@@ -35,6 +35,10 @@ class Births:
     layers: NDArray[np.int64]
     modules: tuple[str, ...]
     units: NDArray[np.int64]
+
+    def __repr__(self) -> str:
+        where = ", ".join(repr(name) for name in dict.fromkeys(self.modules))
+        return f"Births(folds={len(self.layers)}, modules=({where}))"
 
 
 class Origins:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from stability.folds import Count, PiecewiseLinear
 from stability.foundation.arguments import door
 from stability.foundation.checks import check_finite
-from stability.plots.layer_colours import name_layers
+from stability.plots.layer_colours import layer_colours, name_layers
 from stability.plots.style import DEFAULT, axes_of, name_axes
 
 
@@ -70,15 +70,14 @@ def _mark_births(figure: Figure, ax: Axes, function: PiecewiseLinear, alpha: flo
     places, heights = born.at.astype(np.float64), function(born.at).reshape(-1).astype(np.float64)
     theirs = born.layers < 0
     ax.plot(places[theirs], heights[theirs], "o", markersize=3, color="#999999", alpha=alpha, linestyle="none")
-    last = max(len(function.count(births=True).births or ()) - 1, 1)
+    colours, norm = layer_colours(max(len(function.count(births=True).births or ()), 1), "viridis")
     dots = ax.scatter(
         places[~theirs],
         heights[~theirs],
         s=12,
         c=born.layers[~theirs],
-        cmap="viridis",
-        vmin=0,
-        vmax=last,
+        cmap=colours,
+        norm=norm,
         alpha=alpha,
         zorder=3,
         linewidths=0,

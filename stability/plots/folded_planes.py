@@ -6,18 +6,15 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
-from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 
 from stability.foundation.arguments import door
 from stability.foundation.checks import check_name
-from stability.plots.layer_colours import name_layers
+from stability.plots.layer_colours import layer_colours, name_layers
 from stability.plots.style import axes_of, name_axes
 from stability.slices import PiecewiseLinearSlice
 
 _INK = "#222222"
-# What of a colour map the layers take: its bright end is lost on paper.
-_SEEN = 0.8
 
 
 @door
@@ -57,8 +54,8 @@ def slice(
     regions = len(result.faces)
     if by == "value" and result.shape.numel() != 1:
         raise ValueError(
-            f"the function has values of shape {tuple(result.shape)}: expected a scalar; colour by 'slope', or take "
-            "one entry"
+            f"the function has values of shape {tuple(result.shape)}: expected a scalar; give by='slope', or "
+            "by='none' for the folds alone, or take one entry"
         )
     lines = [] if level is None else result.level_sets(level)
     figure, ax = axes_of(ax)
@@ -102,11 +99,12 @@ def _draw_folds(figure: Figure, ax: Axes, result: PiecewiseLinearSlice, colour: 
         return
     born, layers = result.folds(births=True), max(result.origins.layers, 1)
     order = np.argsort(-born.layers, kind="stable")
+    colours, norm = layer_colours(layers, colour)
     lines = LineCollection(
         list(born.at[order]),
         array=born.layers[order],
-        cmap=ListedColormap(mpl.colormaps[colour](np.linspace(0, _SEEN, layers))),
-        norm=BoundaryNorm(np.arange(layers + 1) - 0.5, layers),
+        cmap=colours,
+        norm=norm,
         linewidths=float(np.clip(1.6 * thin, 0.3, 1.3)),
     )
     ax.add_collection(lines)

@@ -31,7 +31,7 @@ def largest(f: OnMesh, entries: Index, shape: Sequence[int]) -> OnMesh:
     f = f._shaped((f.shape.numel(),)).updated()
     mesh, old_vertices, old_edges = f.mesh, f.mesh.vertices, f.mesh.edges
     for window in entries.T:
-        f = _cut_window(f, window)
+        f = _cut_window(f, window, old_vertices)
     if not mesh.exact:
         mesh.tables.counts[UNDECIDED] += sum(_ties(f, window, old_vertices) for window in entries.T)
     winners = np.stack([_winners(f, window)[0] for window in entries.T], axis=1)
@@ -58,7 +58,7 @@ def remove_needless(mesh: Mesh, chosen: Index, old_vertices: int, old_edges: int
     return found
 
 
-def _cut_window(f: OnMesh, window: Index) -> OnMesh:
+def _cut_window(f: OnMesh, window: Index, first: int) -> OnMesh:
     while True:
         winner, pairs = _winners(f, window)
         open_faces = np.flatnonzero(winner < 0)
@@ -67,7 +67,7 @@ def _cut_window(f: OnMesh, window: Index) -> OnMesh:
         for one, other in {tuple(pair) for pair in pairs[open_faces].tolist()}:
             faces = (pairs == (one, other)).all(axis=1) & (winner < 0)
             before = f.mesh.faces
-            difference = take(f, np.array([one])) - take(f, np.array([other]))
+            difference = difference_of(f, one, other, first)
             more = np.zeros(f.mesh.faces, dtype=bool)
             more[: len(faces)] = faces
             old = f.mesh.vertices
@@ -76,6 +76,14 @@ def _cut_window(f: OnMesh, window: Index) -> OnMesh:
                 raise ArithmeticError("the largest entry is not told apart by rounding: use exact=True")
             f = f.updated()
             make_equal(f, window, old + np.flatnonzero(sign[old:, 0] == 0), one, other)
+
+
+def difference_of(f: OnMesh, one: int, other: int, first: int) -> OnMesh:
+    """Return the difference of two entries, 0 beyond doubt where this layer, from vertex `first` on, made them one."""
+    difference = take(f, np.array([one])) - take(f, np.array([other]))
+    rows = flatten_rows(f._data)[first : f.mesh.vertices]
+    difference._data[first : f.mesh.vertices][rows[:, one] == rows[:, other]] = f.mesh.zero
+    return difference
 
 
 def make_equal(f: OnMesh, window: Index, vertices: Index, one: int, other: int) -> None:

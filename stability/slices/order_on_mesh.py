@@ -14,7 +14,7 @@ from stability.folds.numbers import flatten_rows
 from stability.slices.choices_on_mesh import chosen_entries
 from stability.slices.edge_origins import note_changes
 from stability.slices.kernels.half_edges import all_corners
-from stability.slices.largest_on_mesh import make_equal, remove_needless
+from stability.slices.largest_on_mesh import difference_of, make_equal, remove_needless
 from stability.slices.on_mesh import OnMesh
 
 _COMPARED_AT_MOST = 2**27
@@ -38,7 +38,7 @@ def by_rank(f: OnMesh, entries: Index, ranks: Sequence[int]) -> OnMesh:
     for one, other in sorted(pairs):
         _check_size(f, entries)
         before = mesh.vertices
-        _, sign, _ = (take(f, np.array([one])) - take(f, np.array([other]))).cut()
+        _, sign, _ = difference_of(f, one, other, old_vertices).cut()
         f = f.updated()
         make_equal(f, np.unique(entries), before + np.flatnonzero(sign[before:, 0] == 0), one, other)
     # Where the same entries are above one of a rank asked for, the regions are one, and convex.

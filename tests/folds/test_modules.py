@@ -495,7 +495,7 @@ def test_the_line_given_is_left_as_it_was():
 @pytest.mark.parametrize(
     ("module", "shape", "message"),
     [
-        (nn.Linear(3, 2), (4,), r"shape \(4,\): the linear layer takes \(..., 3\)"),
+        (nn.Linear(3, 2), (4,), r"shape \(4,\) here .*: the linear layer takes \(..., 3\); if .* batches"),
         (nn.Conv2d(1, 1, 3), (4, 4), r"takes \(channels, ...\) or \(batch, channels, ...\)"),
         (nn.Unflatten(0, (2, 3)), (4,), "do not fit|don't multiply|expected"),
         (lambda x: x.reshape(3, 5), (4,), r"values of shape \(4,\): shape '\[3, 5\]' is invalid"),
@@ -505,6 +505,7 @@ def test_the_line_given_is_left_as_it_was():
         (nn.Sequential(nn.Linear(1, 2), nn.PReLU(3), nn.Linear(2, 1)), (1,), r"module '1' .* takes 3 channels"),
         (nn.Conv1d(4, 4, 1, groups=2), (2, 4), "the layer takes 4 channels in dimension -2"),
         (lambda x: x.sum(2), (4,), r"torch's sum of values of shape \(4,\)"),
+        (nn.Unflatten(1, (2, 2)), (4,), r"shape \(4,\) in the module \(Unflatten\): .* a batch dimension of 1"),
     ],
 )
 def test_shapes_that_do_not_fit_are_named(module, shape, message):

@@ -28,7 +28,7 @@ def test_regions_folds_and_level_sets_are_drawn(ring):
 
 def test_what_cannot_be_drawn_is_refused(ring):
     both = st.restrict(torch.nn.ReLU(), ring.plane)
-    with pytest.raises(ValueError, match="expected a scalar"):
+    with pytest.raises(ValueError, match="expected a scalar; give by='slope', or by='none'"):
         st.plots.slice(both)
     with pytest.raises(ValueError, match="by"):
         st.plots.slice(ring, by="area")

@@ -219,7 +219,7 @@ def test_folds_have_the_colours_of_the_layers_where_they_were_born():
     colours = [tuple(c) for c in dots.get_facecolors()]
     assert dict(zip(born.layers[network].tolist(), colours, strict=True)) == {
         0: tuple(plt.get_cmap("viridis")(0.0)),
-        1: tuple(plt.get_cmap("viridis")(1.0)),
+        1: tuple(plt.get_cmap("viridis")(0.8)),
     }
     np.testing.assert_array_equal(ax.lines[1].get_xydata(), [[1, f(1.0)]])  # of the line itself
     assert figure.axes[1].get_ylabel() == "layer of birth"

@@ -171,6 +171,7 @@ def test_entries_are_those_of_an_array():
     np.testing.assert_array_equal(f[[1, 0]].values, f.values[:, [1, 0]])
     assert f[[1, 0]][1].count(births=True).births == f[0].count(births=True).births
     assert f[0].maximum()[0] == f.values[:, 0].max()
+    assert repr(f[0].folds(births=True)).startswith(f"Births(folds={f[0].count().folds}, modules=('")
     with pytest.raises(ValueError, match=r"take one entry, such as f\[0\]"):
         f.maximum()
     for index, message in ((2, r"shape \(2,\): index 2 is out of bounds"), ((0, 0), "too many indices"), ("a", "only")):

@@ -376,3 +376,15 @@ def test_exact_cuts_have_room_where_edges_were_taken_away():
     f = st.restrict(net.double(), plane, exact=True)
     assert f.areas.sum() == 1
     assert f.count() == st.restrict(net, plane).count()
+
+
+def test_entries_that_a_cut_made_equal_are_no_doubt_in_later_cuts(monkeypatch):
+    # Without rational numbers, which would settle it.
+    monkeypatch.setattr("stability.slices.follow.BUDGET", 0)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2))
+    plane = st.plane(*(random(1, 1, 6, 6, seed=3 + i) for i in range(3)))
+    f = st.restrict(net, plane)
+    assert f.undecided == 0
+    assert f.count() == st.restrict(net, plane, exact=True).count()

@@ -35,7 +35,7 @@ def check_channels(f: PiecewiseLinear, dim: int, expected: int) -> None:
     """Raise where dimension `dim` of the values is not as long as a layer has channels."""
     if not -len(f.shape) <= dim < len(f.shape) or f.shape[dim] != expected:
         raise ValueError(
-            f"the line has values of shape {tuple(f.shape)} here{module_in_use()}: the layer takes {expected} channels "
+            f"there are values of shape {tuple(f.shape)} here{module_in_use()}: the layer takes {expected} channels "
             f"in dimension {dim}"
         )
 
@@ -44,6 +44,6 @@ def check_spatial(f: PiecewiseLinear, dims: int) -> None:
     """Raise where the values are not channels, or a batch of channels, with so many spatial dimensions."""
     if len(f.shape) not in (dims + 1, dims + 2):
         raise ValueError(
-            f"the line has values of shape {tuple(f.shape)}: the layer takes (channels, ...) or (batch, channels, ...) "
-            f"with {dims} spatial dimensions"
+            f"there are values of shape {tuple(f.shape)} here{module_in_use()}: the layer takes (channels, ...) or "
+            f"(batch, channels, ...) with {dims} spatial dimensions"
         )

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from stability.folds.following import module_in_use
 from stability.folds.numbers import FLOOR, Array, flatten_rows, lift_zeros, rationals, row_size
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.refuse import refuse
 from stability.folds.replay import price, spend, writing
 from stability.folds.torch_rules.arrangement import arranged
 from stability.folds.torch_rules.dimensions import check_channels, check_spatial
-from stability.folds.torch_rules.registry import Rule, naming, rule, torch_function
+from stability.folds.torch_rules.registry import BATCH_OF_ONE, Rule, naming, rule, torch_function
 from stability.folds.torch_rules.tensor_facts import check_kind
 from stability.foundation.formats import ROUNDOFF
 
@@ -227,7 +228,8 @@ def _check_layer(
     if not dims:
         if not f.shape or f.shape[-1] != weight.shape[-1]:
             raise ValueError(
-                f"the line has values of shape {tuple(f.shape)}: the linear layer takes (..., {weight.shape[-1]})"
+                f"there are values of shape {tuple(f.shape)} here{module_in_use()}: the linear layer takes "
+                f"(..., {weight.shape[-1]}); {BATCH_OF_ONE}"
             )
         return
     check_spatial(f, dims)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from stability.folds.following import module_in_use
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.refuse import refuse
 
@@ -18,6 +19,8 @@ Rule = Callable[..., object]
 #: What a rule takes where torch takes tensors or numbers.
 Operand = PiecewiseLinear | Tensor | float
 R = TypeVar("R", bound=Rule)
+#: What a refusal of a shape advises.
+BATCH_OF_ONE = "if the network takes batches, give points with a batch dimension of 1, such as x[None]"
 
 
 def rule(*names: str) -> Callable[[R], R]:
@@ -47,7 +50,7 @@ def naming(name: str, *shapes: torch.Size) -> Iterator[None]:
     except TypeError as error:
         refuse(f"torch's {name} with these arguments", str(error))
     except IndexError as error:
-        raise IndexError(f"{what}: {error}") from error
+        raise IndexError(f"{what}{module_in_use()}: {error}; {BATCH_OF_ONE}") from error
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{what}: {error}") from error
 
