@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from stability.folds.entries import take
 from stability.folds.kinks_met import next_layer
 from stability.folds.numbers import Array, flatten_rows, row_size
+from stability.folds.places import Places
 from stability.foundation.formats import ROUNDOFF
 from stability.slices.choices_on_mesh import chosen_entries
 from stability.slices.edge_origins import note_changes
@@ -19,6 +21,8 @@ from stability.slices.meshes import Mesh
 from stability.slices.on_mesh import OnMesh
 
 Index = NDArray[np.intp]
+# So small are tags beside the numbers of a network that they change no bound of an error.
+_SMALL = 2.0**-900
 
 
 def largest(f: OnMesh, entries: Index, shape: Sequence[int]) -> OnMesh:
@@ -28,12 +32,12 @@ def largest(f: OnMesh, entries: Index, shape: Sequence[int]) -> OnMesh:
         entries: (places, windows), numbers of entries of `f`, flattened; a window may see one twice.
     """
     next_layer()
-    f = f._shaped((f.shape.numel(),)).updated()
+    f, tags = tagged(f._shaped((f.shape.numel(),)).updated())
     mesh, old_vertices, old_edges = f.mesh, f.mesh.vertices, f.mesh.edges
     for window in entries.T:
-        f = _cut_window(f, window, old_vertices)
+        f = _cut_window(f, window, tags)
     if not mesh.exact:
-        mesh.tables.counts[UNDECIDED] += sum(_ties(f, window, old_vertices) for window in entries.T)
+        mesh.tables.counts[UNDECIDED] += sum(_ties(f, window, tags, old_vertices) for window in entries.T)
     winners = np.stack([_winners(f, window)[0] for window in entries.T], axis=1)
     if remove_needless(mesh, winners, old_vertices, old_edges):
         winners = np.stack([_winners(f, window)[0] for window in entries.T], axis=1)
@@ -58,7 +62,23 @@ def remove_needless(mesh: Mesh, chosen: Index, old_vertices: int, old_edges: int
     return found
 
 
-def _cut_window(f: OnMesh, window: Index, first: int) -> OnMesh:
+def tagged(f: OnMesh) -> tuple[OnMesh, int]:
+    """Return values (entries,) with a second number, a tag, for each, and where the tags begin.
+
+    Entries that a cut finds to be equal get one tag, and stay equal where an edge is cut later. Others may have one
+    value by rounding alone, but no two have one tag. Without rounding the values are their own tags.
+    """
+    if f.mesh.exact:
+        return f, 0
+    rows = flatten_rows(f._data)
+    tags = np.zeros_like(rows)
+    tags[: f.mesh.vertices] = np.random.default_rng(0).random(rows.shape[1]) * _SMALL
+    return f._make(cast(Places, f._places), np.concatenate([rows, tags], axis=1), f._errors, {}, f._limit), rows.shape[
+        1
+    ]
+
+
+def _cut_window(f: OnMesh, window: Index, tags: int) -> OnMesh:
     while True:
         winner, pairs = _winners(f, window)
         open_faces = np.flatnonzero(winner < 0)
@@ -67,7 +87,7 @@ def _cut_window(f: OnMesh, window: Index, first: int) -> OnMesh:
         for one, other in {tuple(pair) for pair in pairs[open_faces].tolist()}:
             faces = (pairs == (one, other)).all(axis=1) & (winner < 0)
             before = f.mesh.faces
-            difference = difference_of(f, one, other, first)
+            difference = difference_of(f, one, other, tags)
             more = np.zeros(f.mesh.faces, dtype=bool)
             more[: len(faces)] = faces
             old = f.mesh.vertices
@@ -75,23 +95,23 @@ def _cut_window(f: OnMesh, window: Index, first: int) -> OnMesh:
             if f.mesh.faces == before:
                 raise ArithmeticError("the largest entry is not told apart by rounding: use exact=True")
             f = f.updated()
-            make_equal(f, window, old + np.flatnonzero(sign[old:, 0] == 0), one, other)
+            make_equal(f, window, old + np.flatnonzero(sign[old:, 0] == 0), one, other, tags)
 
 
-def difference_of(f: OnMesh, one: int, other: int, first: int) -> OnMesh:
-    """Return the difference of two entries, 0 beyond doubt where this layer, from vertex `first` on, made them one."""
+def difference_of(f: OnMesh, one: int, other: int, tags: int) -> OnMesh:
+    """Return the difference of two entries, 0 beyond doubt where they have been found to be equal."""
     difference = take(f, np.array([one])) - take(f, np.array([other]))
-    rows = flatten_rows(f._data)[first : f.mesh.vertices]
-    difference._data[first : f.mesh.vertices][rows[:, one] == rows[:, other]] = f.mesh.zero
+    rows = flatten_rows(f._data)[: f.mesh.vertices]
+    difference._data[: f.mesh.vertices][rows[:, tags + one] == rows[:, tags + other]] = f.mesh.zero
     return difference
 
 
-def make_equal(f: OnMesh, window: Index, vertices: Index, one: int, other: int) -> None:
+def make_equal(f: OnMesh, window: Index, vertices: Index, one: int, other: int, tags: int) -> None:
     """Make two entries one number where they were found to be equal, and with them others that are so already."""
     rows = flatten_rows(f._data)
     for v in vertices:
-        tied = window[rows[v, window] == rows[v, other]]
-        rows[v, tied] = rows[v, one]
+        tied = window[rows[v, tags + window] == rows[v, tags + other]]
+        rows[v, tied], rows[v, tags + tied] = rows[v, one], rows[v, tags + one]
 
 
 def _winners(f: OnMesh, window: Index) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -114,19 +134,20 @@ def _winners(f: OnMesh, window: Index) -> tuple[NDArray[np.intp], NDArray[np.int
     return winner, pairs
 
 
-def _ties(f: OnMesh, window: Index, old: int) -> int:
+def _ties(f: OnMesh, window: Index, tags: int, old: int) -> int:
     """Return at how many vertices rounding leaves open which entry is the largest.
 
     Dead neurons, which are all 0, may part without any doubt, and at new vertices, from `old` on, entries are equal.
     """
     columns = np.unique(window)
-    values = flatten_rows(f._data)[: f.mesh.vertices][:, columns]
-    best = values.max(axis=1)
+    rows = flatten_rows(f._data)[: f.mesh.vertices]
+    values, tag = rows[:, columns], rows[:, tags + columns]
+    best, first = values.max(axis=1), np.argmax(values, axis=1)
     below, blur = best[:, None] - values, _blur(f, values)
     near = below <= blur[:, None]
     dead = (best == 0) & ~(near & (values != 0)).any(axis=1)
     tied = (near.sum(axis=1) > 1) & (blur > 0) & ~dead
-    tied[old:] &= (near & (below != 0)).any(axis=1)[old:]
+    tied[old:] &= (near & (tag != np.take_along_axis(tag, first[:, None], axis=1))).any(axis=1)[old:]
     return int(tied.sum())
 
 

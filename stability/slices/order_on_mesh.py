@@ -14,7 +14,7 @@ from stability.folds.numbers import flatten_rows
 from stability.slices.choices_on_mesh import chosen_entries
 from stability.slices.edge_origins import note_changes
 from stability.slices.kernels.half_edges import all_corners
-from stability.slices.largest_on_mesh import difference_of, make_equal, remove_needless
+from stability.slices.largest_on_mesh import difference_of, make_equal, remove_needless, tagged
 from stability.slices.on_mesh import OnMesh
 
 _COMPARED_AT_MOST = 2**27
@@ -32,15 +32,16 @@ def by_rank(f: OnMesh, entries: Index, ranks: Sequence[int]) -> OnMesh:
     if len(entries) == 1:
         return take(f, entries[list(ranks)])
     next_layer()
+    f, tags = tagged(f)
     mesh, old_vertices, old_edges = f.mesh, f.mesh.vertices, f.mesh.edges
     _check_size(f, entries)
     pairs = {pair for window in entries.T.tolist() for pair in combinations(sorted(set(window)), 2)}
     for one, other in sorted(pairs):
         _check_size(f, entries)
         before = mesh.vertices
-        _, sign, _ = difference_of(f, one, other, old_vertices).cut()
+        _, sign, _ = difference_of(f, one, other, tags).cut()
         f = f.updated()
-        make_equal(f, np.unique(entries), before + np.flatnonzero(sign[before:, 0] == 0), one, other)
+        make_equal(f, np.unique(entries), before + np.flatnonzero(sign[before:, 0] == 0), one, other, tags)
     # Where the same entries are above one of a rank asked for, the regions are one, and convex.
     if remove_needless(mesh, _ranked(f, entries, ranks)[1], old_vertices, old_edges):
         f = f.updated()
