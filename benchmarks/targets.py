@@ -1,10 +1,11 @@
 """The table of speeds: what is wanted, what this machine gives, and what bounds it.
 
-Each row is a ratio of two times in this run, of calls in turns after one that warms up: of processor time where one
-thread works, so that a busy machine slows both alike, and of the time that passes where two do. Networks are torch's
-own, seed 0. Two peers are compared with in this process, as far as they are installed: regioncam
-(pip install -c constraints.txt '.[bench]'), and SyReNN (pip install pysyrenn), whose package talks to a server that is
-started by itself. One that is not there is said, not left out.
+Most rows are ratios of two times in this run: `against X` is the time of X over ours, where more is better, and
+`over X` is ours over that of X, where less is better. The unit of any other row is in its name. Times are of calls in
+turns after one that warms up: of processor time where one thread works, so that a busy machine slows both alike, and of
+the time that passes where two do. Networks are torch's own, seed 0. Two peers are compared with in this process, as far
+as they are installed: regioncam (pip install -c constraints.txt '.[bench]'), and SyReNN (pip install pysyrenn), whose
+package talks to a server that is started by itself. One that is not there is said, not left out.
 
 What misses its target is reported, with what bounds it, and is no failure. The single scripts beside this one say more.
 """
@@ -39,8 +40,8 @@ from spectra_reference import layers
 from torch import nn
 from training import OPERATIONS, peak
 
+import slices
 import stability as st
-from slices import perceptron
 from stability.training.objective import TableObjective
 
 # The scripts beside this one have been imported, each of which has its own number of threads.
@@ -70,7 +71,8 @@ class Row:
 
     def __str__(self) -> str:
         measured = self.measured if isinstance(self.measured, str) else f"{self.measured:.3g}"
-        return f"{self.work}\n    wanted {self.wanted}, measured {measured}: {self.verdict}\n    bound by {self.bound}"
+        bound = "" if isinstance(self.measured, str) else f"\n    bound by {self.bound}"
+        return f"{self.work}\n    wanted {self.wanted}, measured {measured}: {self.verdict}{bound}"
 
 
 class Clock:
@@ -147,7 +149,7 @@ PERCEPTRONS = {
 
 def perceptrons(clock: Clock) -> Iterator[Row]:
     for widths, bound in PERCEPTRONS.items():
-        model = perceptron(widths)
+        model = slices.perceptron(widths)
         name = "-".join(map(str, widths))
         if widths[0] == 1:
             line: st.PiecewiseLinear | tuple[float, float] = INTERVAL
@@ -324,6 +326,20 @@ def residual_network() -> nn.Sequential:
     return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)).eval()
 
 
+def planes(clock: Clock) -> Iterator[Row]:
+    bound = {
+        32: "Python around the loops",
+        128: "cuts of faces, then the products",
+        512: "the products of the vertices",
+    }
+    for widths in slices.NETWORKS:
+        model = slices.perceptron(widths)
+        name = f"{'-'.join(map(str, widths))} on a square of {slices.ours(model).count().regions} regions"
+        theirs, ours = partial(slices.theirs, model), partial(slices.ours, model)
+        ratio = f"regioncam: {NOT_THERE}" if slices.regioncam is None else clock.ratio(theirs, ours)
+        yield Row(f"{name}, against regioncam", ">= 1", ratio, bound[widths[1]])
+
+
 def convolutions(clock: Clock) -> Iterator[Row]:
     net = residual_network()
     x, y = torch.rand(2, 1, 3, 32, 32)
@@ -341,9 +357,12 @@ def main() -> None:
     options = parser.parse_args()
     clock = Clock(0.05 if options.quick else 3.0)
     rows: list[Row] = []
+    print(
+        "against X: the time of X over ours; over X: ours over that of X; bound by: what takes the time that is left\n"
+    )
     began = time.perf_counter()
     groups: dict[str, Callable[[], Iterator[Row]]] = {
-        **{f.__name__: (lambda f=f: f(clock)) for f in (chains, perceptrons, convolutions, spectra, training)},
+        **{f.__name__: (lambda f=f: f(clock)) for f in (chains, perceptrons, planes, convolutions, spectra, training)},
         **{f.__name__: f for f in (gradients, on_two_threads, first_calls)},
     }
     torch.set_num_threads(1)
