@@ -328,9 +328,9 @@ def residual_network() -> nn.Sequential:
 
 def planes(clock: Clock) -> Iterator[Row]:
     bound = {
-        32: "Python around the loops",
-        128: "cuts of faces, then the products",
-        512: "the products of the vertices",
+        32: "cuts of faces, half of it, and Python",
+        128: "cuts of faces, 55 % of it, and products, 19 %",
+        512: "making room, 39 % of it, cuts of faces, 32 %, and products, 22 %",
     }
     for widths in slices.NETWORKS:
         model = slices.perceptron(widths)
@@ -357,9 +357,7 @@ def main() -> None:
     options = parser.parse_args()
     clock = Clock(0.05 if options.quick else 3.0)
     rows: list[Row] = []
-    print(
-        "against X: the time of X over ours; over X: ours over that of X; bound by: what takes the time that is left\n"
-    )
+    print("against X: the time of X over ours; over X: ours over that of X; bound by: what takes the time\n")
     began = time.perf_counter()
     groups: dict[str, Callable[[], Iterator[Row]]] = {
         **{f.__name__: (lambda f=f: f(clock)) for f in (chains, perceptrons, planes, convolutions, spectra, training)},

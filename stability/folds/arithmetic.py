@@ -68,7 +68,10 @@ class Arithmetic(Pieces):
 
     def _times(self, other: object) -> Self:
         if isinstance(other, Pieces):
-            refuse("the product of two functions", "it is not piecewise linear; f.inner(g) integrates it")
+            refuse(
+                "the product of two functions",
+                "it is not piecewise linear; of functions along a line f.inner(g) is its integral",
+            )
         factor = self._constant(other)
         data = self._spread(max(factor.ndim, len(self.shape))) * factor
         size = float(np.max(abs(factor)))

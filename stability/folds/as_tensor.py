@@ -74,7 +74,7 @@ class AsTensor(Arithmetic):
         return self.shape[0]
 
     def _refuse_decision(self, *_: object) -> NoReturn:
-        refuse("a comparison or a branch on values", "along the line it is not one value; use maximum, minimum or abs")
+        refuse("a comparison or a branch on values", "it is not one value here; use maximum, minimum or abs")
 
     __eq__ = __ne__ = __bool__ = __float__ = __int__ = __index__ = _refuse_decision
 

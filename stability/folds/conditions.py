@@ -50,7 +50,7 @@ class Condition:
     def _refuse(*_: object, **__: object) -> NoReturn:
         refuse(
             "a comparison or a branch on values",
-            "along the line it is not one value; use it in where or as a factor, or use maximum, minimum or abs",
+            "it is not one value here; use it in where or as a factor, or use maximum, minimum or abs",
         )
 
     def __mul__(self, other: object) -> object:

@@ -29,14 +29,15 @@ from stability.foundation.shown import Shown
 
 @dataclass(frozen=True)
 class Count(Shown):
-    """How often a line is folded.
+    """How often a function along a line, or over a plane, is folded.
 
     Attributes:
-        folds: points where the slope of the output changes.
-        turns: points where it changes sign, flat stretches passed over; None for a vector, which has no sign.
-        regions: activation patterns met along the line.
+        folds: points where the slope of the output changes; over a plane edges at which its map does.
+        turns: points where it changes sign, flat stretches passed over; None for a vector, which has no sign, and over
+            a plane.
+        regions: activation patterns met along the line; over a plane polygons, see `PiecewiseLinearSlice`.
 
-    Always turns <= folds <= regions - 1. Each is an integer, or for several seeds an object array (seeds,).
+    Along a line turns <= folds <= regions - 1. Each is an integer, or for several seeds an object array (seeds,).
     """
 
     folds: Any
