@@ -25,6 +25,7 @@ class Kinks:
     def __init__(self) -> None:
         self._modules: list[tuple[nn.Module, ...]] = []
         self._met: list[tuple[int, NDArray[np.int64], NDArray[np.int64]]] = []
+        self._twins: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
         self._held = False
 
     def next_layer(self) -> None:
@@ -49,6 +50,11 @@ class Kinks:
         """Take down knots by their numbers for life, and the units whose kinks they are."""
         if len(births):
             self._met.append((self.layer, births, np.asarray(units, dtype=np.int64)))
+
+    def note_twins(self, kept: NDArray[np.int64], other: NDArray[np.int64]) -> None:
+        """Take down knots that are in one place with others, and are kept for both."""
+        if len(kept):
+            self._twins.append((kept, other))
 
     @property
     def layer(self) -> int:
@@ -81,6 +87,8 @@ class Kinks:
             number = np.concatenate([numbers for _, numbers, _ in met])
             layer = np.repeat([layer for layer, _, _ in met], [len(numbers) for _, numbers, _ in met])
             unit = np.concatenate([units for _, _, units in met])
+            if self._twins:
+                number, layer, unit = self._with_twins(number, layer, unit)
             order = np.lexsort((unit, layer))
             number, layer, unit = number[order], layer[order], unit[order]
             known, first = np.unique(number, return_index=True)
@@ -90,6 +98,21 @@ class Kinks:
             return rows
 
         return Origins(self.sources(), find)
+
+    def _with_twins(self, *met: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+        """Return what was met, (number, layer, unit), with what is of the twins of knots besides."""
+        involved = np.unique(np.concatenate([numbers for pair in self._twins for numbers in pair]))
+        table = np.stack(met, axis=1)
+        first: dict[int, tuple[int, int]] = {}
+        for number, *unit in table[np.isin(met[0], involved)].tolist():
+            first[number] = min(first.get(number, tuple(unit)), tuple(unit))
+        for pair in self._twins:
+            for kept, other in zip(*(numbers.tolist() for numbers in pair), strict=True):
+                units = [first[number] for number in (kept, other) if number in first]
+                if units:
+                    first[kept] = min(units)
+        more = np.array([(number, *unit) for number, unit in first.items()], dtype=np.int64).reshape(-1, 3)
+        return tuple(np.concatenate([table, more]).T)
 
 
 #: Those of the network that is followed; None where none is, or where nobody keeps them.

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 import stability as st
 
@@ -261,6 +262,22 @@ def test_of_kinks_along_one_edge_the_first_is_named():
     for exact in (False, True):
         assert set(named_units(st.restrict(clamped, square(), exact=exact))) == {(0, "", 0)}
         assert set(named_units(st.restrict(median, square(), exact=exact))) == {(1, "", 0), (1, "", 1)}
+
+
+def test_of_kinks_in_one_place_of_a_line_the_first_is_named():
+    def clamped(h):
+        return torch.cat([h, -h]).clamp(-0.5, 0.5) @ torch.tensor([1.0, 3.0])
+
+    def shrunk(h):
+        return functional.softshrink(torch.cat([h, -h]), 0.5) @ torch.tensor([1.0, 3.0])
+
+    def branches(h):  # the later branch comes first in the sum
+        other = (-2 * h).relu()
+        return (h.relu() + 3 * other)[0]
+
+    for net in (clamped, shrunk, branches):
+        for exact in (False, True):
+            assert set(named_units(st.restrict(net, st.segment([-1.0], [1.5]), exact=exact))) == {(0, "", 0)}
 
 
 def test_a_fold_has_the_name_of_the_innermost_module_that_has_one():
