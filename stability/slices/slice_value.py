@@ -257,6 +257,9 @@ class PiecewiseLinearSlice(Shown):
         """Return the same in float64."""
         if not self.exact:
             return self
-        vertices, values = self.vertices.astype(np.float64), self.values.astype(np.float64)
+        try:
+            vertices, values = self.vertices.astype(np.float64), self.values.astype(np.float64)
+        except OverflowError:
+            raise ValueError("the function's values leave float64's range: expected smaller ones") from None
         errors = ROUNDOFF * row_size(values.reshape(len(values), -1))
         return replace(self, vertices=vertices, values=values, errors=errors)
