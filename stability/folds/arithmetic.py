@@ -121,12 +121,13 @@ class Arithmetic(Pieces):
 
 
 def _lift(data: Array, errors: Array, f: Pieces, counts: Array | bool = True) -> None:
-    """Mark values that are 0 in a sum with `f` because they cancel, or in a product because it underflows."""
-    k = f._points
-    if f.exact or data[:k].all():
+    """Mark what is 0 in a sum with `f` because it cancels, or in a product because it underflows."""
+    if f.exact:
         return
-    own = f._spread(data.ndim - 1)[:k]
-    lift_zeros(data[:k], errors[:k], (data[:k] == 0) & (own != 0) & counts)
+    own = f._spread(data.ndim - 1)
+    for rows in f._held:
+        if not data[rows].all():
+            lift_zeros(data[rows], errors[rows], (data[rows] == 0) & (own[rows] != 0) & counts)
 
 
 def _touched(f: Pieces) -> Array:

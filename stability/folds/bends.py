@@ -8,7 +8,7 @@ import numpy as np
 
 from stability.folds.arithmetic import A
 from stability.folds.kinks_met import idle_knot, kinks_met, next_layer
-from stability.folds.numbers import Array, flatten_rows, row_size
+from stability.folds.numbers import Array, flatten_rows, lift_zeros, row_size
 from stability.folds.own_ways import own_way
 from stability.folds.pieces import insert
 from stability.folds.places import Places, crowded
@@ -58,6 +58,10 @@ def cross(condition: A, others: Sequence[A], units: int | None = None) -> tuple[
     condition._places = condition._places.with_ends(
         *(bool(((z[end] == 0) & (z[inside] != 0)).any()) for end, inside in ((0, 1), (-1, -2)))
     )
+    if units is None and (kinks := kinks_met.get()) is not None:
+        # Of several kinks in one place the first is named.
+        at, unit = np.nonzero((z[1:-1] == 0) & ((positive[:-2] & negative[2:]) | (negative[:-2] & positive[2:])))
+        kinks.note(condition._places.births[1 + at], unit)
     if not len(piece):
         return condition, list(others), np.zeros((len(z), *condition.shape), dtype=bool)
     left, right = abs(z[piece, entry]), abs(z[piece + 1, entry])
@@ -121,5 +125,7 @@ def _choose(condition: A, positive: A, other: A) -> A:
         changed = flatten_rows(differ).any(axis=1)
         slope_errors = errors[k : 2 * k - 1] + ROUNDOFF * row_size(slopes)
         errors[2 * k - 1 :] += np.where(changed, slope_errors[1:] + slope_errors[:-1], 0.0)
+        if condition._limit is not None:
+            lift_zeros(data[2 * k - 1 :], errors[2 * k - 1 :], differ & (bends == 0))
     undecided = condition._undecided | positive._undecided | other._undecided
     return condition._make(condition._places, data, errors, undecided, condition._limit)

@@ -25,6 +25,7 @@ class Kinks:
     def __init__(self) -> None:
         self._modules: list[tuple[nn.Module, ...]] = []
         self._met: list[tuple[int, NDArray[np.int64], NDArray[np.int64]]] = []
+        self._twins: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
         self._held = False
 
     def next_layer(self) -> None:
@@ -46,24 +47,36 @@ class Kinks:
             self._held = False
 
     def note(self, births: NDArray[np.int64], units: NDArray[np.intp]) -> None:
-        """Take down knots, or edges, by their numbers for life, and the units whose kinks they are."""
+        """Take down knots by their numbers for life, and the units whose kinks they are."""
         if len(births):
-            self._met.append((len(self._modules) - 1, births, np.asarray(units, dtype=np.int64)))
+            self._met.append((self.layer, births, np.asarray(units, dtype=np.int64)))
 
-    def noted(self) -> NDArray[np.int64]:
-        """Return the numbers of all that were taken down."""
-        return np.concatenate([np.empty(0, dtype=np.int64), *(numbers for _, numbers, _ in self._met)])
+    def note_twins(self, kept: NDArray[np.int64], other: NDArray[np.int64]) -> None:
+        """Take down knots that are in one place with others, and are kept for both."""
+        if len(kept):
+            self._twins.append((kept, other))
 
-    def origins(self, births: Callable[[], NDArray[np.int64]], named: bool = True) -> Origins:
-        """Return those of knots of these numbers."""
+    @property
+    def layer(self) -> int:
+        """The number of the present layer."""
+        return len(self._modules) - 1
+
+    def sources(self) -> list[tuple[int, str]]:
+        """Return the layers, and the name of the module of each."""
         names: dict[int, str] = {}
         outermost = None
         sources = []
         for layer, modules in enumerate(self._modules):
-            if named and modules and modules[0] is not outermost:
+            if modules and modules[0] is not outermost:
                 outermost = modules[0]
                 names = {id(module): name for name, module in outermost.named_modules()}
-            sources.append((layer, names.get(id(modules[-1]), "") if named and modules else ""))
+            # A module that the network does not know by name is part of one that it does.
+            known = (names[id(module)] for module in reversed(modules) if id(module) in names)
+            sources.append((layer, next(known, "")))
+        return sources
+
+    def origins(self, births: Callable[[], NDArray[np.int64]]) -> Origins:
+        """Return those of knots of these numbers."""
         met = self._met
 
         def find() -> NDArray[np.int64]:
@@ -74,13 +87,32 @@ class Kinks:
             number = np.concatenate([numbers for _, numbers, _ in met])
             layer = np.repeat([layer for layer, _, _ in met], [len(numbers) for _, numbers, _ in met])
             unit = np.concatenate([units for _, _, units in met])
+            if self._twins:
+                number, layer, unit = self._with_twins(number, layer, unit)
+            order = np.lexsort((unit, layer))
+            number, layer, unit = number[order], layer[order], unit[order]
             known, first = np.unique(number, return_index=True)
             place = np.minimum(np.searchsorted(known, asked), len(known) - 1)
             found = known[place] == asked
             rows[found] = np.stack([layer, unit], axis=1)[first[place[found]]]
             return rows
 
-        return Origins(sources, find)
+        return Origins(self.sources(), find)
+
+    def _with_twins(self, *met: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+        """Return what was met, (number, layer, unit), with what is of the twins of knots besides."""
+        involved = np.unique(np.concatenate([numbers for pair in self._twins for numbers in pair]))
+        table = np.stack(met, axis=1)
+        first: dict[int, tuple[int, int]] = {}
+        for number, *unit in table[np.isin(met[0], involved)].tolist():
+            first[number] = min(first.get(number, tuple(unit)), tuple(unit))
+        for pair in self._twins:
+            for kept, other in zip(*(numbers.tolist() for numbers in pair), strict=True):
+                units = [first[number] for number in (kept, other) if number in first]
+                if units:
+                    first[kept] = min(units)
+        more = np.array([(number, *unit) for number, unit in first.items()], dtype=np.int64).reshape(-1, 3)
+        return tuple(np.concatenate([table, more]).T)
 
 
 #: Those of the network that is followed; None where none is, or where nobody keeps them.

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stability.folds.kinks_met import idle_knot, kinks_met, next_layer
-from stability.folds.numbers import Array, row_size
+from stability.folds.numbers import Array, lift_zeros, row_size
 from stability.folds.own_ways import own_way
 from stability.folds.pieces import insert
 from stability.folds.piecewise import PiecewiseLinear
@@ -76,6 +76,7 @@ def largest(f: PiecewiseLinear, entries: Index, shape: Sequence[int]) -> Piecewi
         rise = errors[k : 2 * k - 1] + ROUNDOFF * row_size(slopes)
         steady = same.all(axis=1)
         errors[2 * k - 1 :] += np.where(steady, 0.0, rise[1:] + rise[:-1])
+        lift_zeros(data[2 * k - 1 :], errors[2 * k - 1 :], ~same & (data[2 * k - 1 :] == 0))
         # Where only losers bend, the row has none of their errors.
         errors[2 * k - 1 :][steady & ~data[2 * k - 1 :].any(axis=1)] = 0.0
     places = f._places.with_ends(*(_tied_at_end(f, entries, end) for end in (0, -1)))

@@ -77,12 +77,13 @@ def _float(value: Any) -> float:
 def lift_zeros(values: Array, errors: Array, false: Array) -> None:
     """Replace zeros that only rounding makes, given by a mask, by numbers well within their errors.
 
-    So a 0 among the values of a function is exact, as that of a dead neuron is, and needs no doubt: what rounds to 0 is
-    held as a number whose sign its error leaves open. Rows that are exact keep their zeros.
+    So a 0 among the values and the bends of a function is exact, as that of a dead neuron is, and needs no doubt: what
+    rounds to 0 is held as a number whose sign its error leaves open. Rows that are exact keep their zeros.
     """
     if not false.any():
         return
-    tiny = np.where(errors > 0, np.maximum(errors * 2.0**-40, 5e-324), 0.0)
+    # Of a bound that is infinite, or not a number, any number is within the error.
+    tiny = np.where(errors != 0, np.fmin(np.fmax(errors * 2.0**-40, 5e-324), 1.0), 0.0)
     np.copyto(values, tiny.reshape(-1, *[1] * (values.ndim - 1)), where=false)
     errors += errors * 2.0**-39
 

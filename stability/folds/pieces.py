@@ -135,6 +135,12 @@ class Pieces:
         return len(self.knots)
 
     @property
+    def _held(self) -> list[slice]:
+        """Which rows have no 0 but exact ones: the values, and in a network that is followed the bends."""
+        k = self._points
+        return [slice(k)] if self._limit is None else [slice(k), slice(2 * k - 1, None)]
+
+    @property
     def slopes(self) -> Array:
         return _fixed(self._data[len(self.knots) : 2 * len(self.knots) - 1])
 

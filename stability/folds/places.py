@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from stability.folds.kinks_met import kinks_met
 from stability.folds.numbers import Array
 from stability.folds.origins import Origins, gathered
 
@@ -161,6 +162,8 @@ def merge(f: Places, g: Places) -> tuple[Places, NDArray[np.intp], NDArray[np.in
     same = np.zeros(len(at), dtype=bool)
     same[1:] = (kind[1:] == 1) & (kind[:-1] == 0) & (segment[1:] == segment[:-1]) & (at[1:] == at[:-1]).astype(bool)
     twin = np.flatnonzero(same)
+    if (kinks := kinks_met.get()) is not None:
+        kinks.note_twins(births[twin - 1], births[twin])
     error[twin - 1] = np.maximum(error[twin - 1], error[twin])
     doubtful[twin] |= error[twin - 1] > 0
     row = np.cumsum(~same) - 1

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stability.folds.kinks_met import next_layer
-from stability.folds.numbers import Array, flatten_rows, row_size
+from stability.folds.numbers import Array, flatten_rows, lift_zeros, row_size
 from stability.folds.places import Places
 from stability.folds.refuse import refuse
 from stability.foundation.formats import ROUNDOFF
-from stability.slices.edge_origins import note_drawn
+from stability.slices.edge_origins import note_signs
 from stability.slices.kernels.choosing import choose_bends
 from stability.slices.meshes import loop_for
 from stability.slices.on_mesh import OnMesh
@@ -24,7 +24,7 @@ def hinge(f: OnMesh, at: object, below: object, above: object) -> OnMesh:
     next_layer()
     old = f.mesh.edges
     condition, sign, met = (f - at if at.any() else f).cut()
-    note_drawn(f.mesh, old)
+    note_signs(f.mesh, old, met)
     if at.any():
         f = f.updated()
         zero = sign == 0
@@ -48,7 +48,7 @@ def select(condition: OnMesh, positive: OnMesh, other: OnMesh) -> OnMesh:
     next_layer()
     old = condition.mesh.edges
     _, sign, met = condition.cut()
-    note_drawn(condition.mesh, old)
+    note_signs(condition.mesh, old, met)
     positive, other = positive.updated(), other.updated()
     difference = positive - other
     _refuse_jumps(difference, sign, met)
@@ -73,6 +73,9 @@ def _choose(
         taken = np.concatenate([np.stack([at.any(axis=1), ~at.all(axis=1)], axis=1), taken])
         errors = np.maximum(positive._errors * taken[:, 0], other._errors * taken[:, 1])
         errors[count:] += fresh
+        left, right = (plus[side] for side in mesh.beside().T)
+        lift_zeros(bends, errors[count:], (left != right) & (bends == 0))
+        data[count:] = bends
     return positive._make(
         cast(Places, positive._places), data.reshape(-1, *positive.shape), errors, {}, positive._limit
     )
@@ -134,6 +137,8 @@ def chosen_entries(f: OnMesh, entry: NDArray[np.intp]) -> OnMesh:
             fresh[here] = np.maximum(fresh[here], more[here])
     errors = f._errors.copy()
     errors[count:] += fresh
+    if not mesh.exact:
+        lift_zeros(bends, errors[count:], (left != right) & (bends == 0))
     # Where only others bend, the row has none of their errors.
     errors[count:][~bends.astype(bool).any(axis=1)] = 0.0
     return f._like(np.concatenate([values, bends]), errors)

@@ -97,15 +97,22 @@ def _followed(
     out = out.updated()
     if kind is None and not np.isfinite(out._data).all():
         name_what_is_not_finite(net)
-        raise ValueError("the network's values leave float64's range over the plane: expected finite numbers")
+        raise _beyond_range()
     return from_mesh(plane, out, kinks)
+
+
+def _beyond_range() -> ValueError:
+    return ValueError("the network's values leave float64's range over the plane: expected finite numbers")
 
 
 def _check_by_tensors(net: Callable[..., Tensor], plane: Plane, found: PiecewiseLinearSlice, largest: float) -> None:
     """Raise where the network does something else to a tensor: it is random, or it looks at what it is given."""
     # Places that no round number is at.
     points = np.array([[0.3819660112501051, 0.2360679774997898], [0.1458980337503155, 0.6180339887498949]])
-    values = np.asarray(found(points), dtype=np.float64)
+    try:
+        values = np.asarray(found(points), dtype=np.float64)
+    except OverflowError:
+        raise _beyond_range() from None
     largest = max(float(row_size(found.values).max(initial=0)), largest)
     errors = [float(found.errors.max())] * len(points)
     places = [f"u = {u:g}, v = {v:g}" for u, v in points]

@@ -41,7 +41,7 @@ def largest(f: OnMesh, entries: Index, shape: Sequence[int]) -> OnMesh:
     winners = np.stack([_winners(f, window)[0] for window in entries.T], axis=1)
     if remove_needless(mesh, winners, old_vertices, old_edges):
         winners = np.stack([_winners(f, window)[0] for window in entries.T], axis=1)
-    note_changes(mesh, old_edges, winners)
+    note_changes(mesh, winners)
     g = chosen_entries(f, winners)
     return g._shaped(tuple(shape))
 

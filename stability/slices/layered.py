@@ -36,7 +36,7 @@ def slice_layers(net: nn.Module, plane: Plane) -> PiecewiseLinearSlice | None:
     if plane.p.ndim < 1 or plane.p.size != plane.p.shape[-1]:
         return None
     layers = read_layers(net, torch.Size(plane.p.shape))
-    if layers is None or not all(np.isfinite(v.sum()) for layer in layers for v in (layer.weight, layer.bias)):
+    if layers is None or not all(np.isfinite(v).all() for layer in layers for v in (layer.weight, layer.bias)):
         return None
     layers = [Layer(_floats(one.weight), _floats(one.bias), _slopes(one.slopes)) for one in layers]
     wide = sum(len(layer.bias) for layer in layers)

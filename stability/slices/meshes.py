@@ -72,6 +72,8 @@ class Mesh:
         #: Which entries of which functions were made 0 where: (their numbers, first new vertex, signs of new ones).
         self.zeros: dict[int, list[tuple[NDArray[np.intp] | None, int, NDArray[np.uint8]]]] = {}
         self.loop = np.empty(64, dtype=np.int64)
+        #: In which layer edges had their kink first, and of which unit, (edges, 2), -1 as long as they have none.
+        self.born = np.full((count, 2), -1)
 
     @property
     def vertices(self) -> int:

@@ -55,6 +55,10 @@ class OnMesh(PiecewiseLinear):
         return self._places.vertices
 
     @property
+    def _held(self) -> list[slice]:
+        return [slice(None)]
+
+    @property
     def knots(self) -> Array:
         raise AttributeError("a function on a plane has no knots")
 

@@ -46,7 +46,7 @@ def by_rank(f: OnMesh, entries: Index, ranks: Sequence[int]) -> OnMesh:
     if remove_needless(mesh, _ranked(f, entries, ranks)[1], old_vertices, old_edges):
         f = f.updated()
     chosen, _ = _ranked(f, entries, ranks)
-    note_changes(mesh, old_edges, np.moveaxis(chosen, 1, 2))
+    note_changes(mesh, np.moveaxis(chosen, 1, 2))
     return chosen_entries(f, flatten_rows(chosen))._shaped(chosen.shape[1:])
 
 

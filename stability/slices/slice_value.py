@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
@@ -246,10 +247,19 @@ class PiecewiseLinearSlice(Shown):
         values = flatten_rows(self.values)[:, chosen.ravel()].reshape(-1, *chosen.shape)
         return replace(self, values=values, bent=bent, undecided=undecided, bends=bends)
 
+    def __iter__(self) -> Iterator[PiecewiseLinearSlice]:
+        """Return the slices of f[0], f[1], ..."""
+        if not self.shape:
+            raise TypeError("the function is a scalar: it has no entries to go through")
+        return map(self.__getitem__, range(self.shape[0]))
+
     def to_float(self) -> PiecewiseLinearSlice:
         """Return the same in float64."""
         if not self.exact:
             return self
-        vertices, values = self.vertices.astype(np.float64), self.values.astype(np.float64)
+        try:
+            vertices, values = self.vertices.astype(np.float64), self.values.astype(np.float64)
+        except OverflowError:
+            raise ValueError("the function's values leave float64's range: expected smaller ones") from None
         errors = ROUNDOFF * row_size(values.reshape(len(values), -1))
         return replace(self, vertices=vertices, values=values, errors=errors)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 import stability as st
 
@@ -179,6 +180,9 @@ def test_entries_are_those_of_an_array():
             f[index]
     with pytest.raises(IndexError, match="takes none"):
         f[2:]
+    assert [g.count() for g in f] == [f[0].count(), f[1].count()]
+    with pytest.raises(TypeError, match="no entries"):
+        list(f[0])
 
 
 def test_entries_do_not_change_with_the_network():
@@ -245,6 +249,50 @@ def test_a_window_that_shares_its_entries_is_named_where_its_own_largest_changes
             largest = [[max(window, key=row.__getitem__) for window in seen] for row in entries]
             assert window == next(i for i, (a, b) in enumerate(zip(*largest, strict=True)) if a != b)
         assert len(set(born.units.tolist())) > 1
+
+
+def test_of_kinks_along_one_edge_the_first_is_named():
+    # The upper kink of each unit is the lower one of the other, which is drawn first.
+    def clamped(h):
+        return torch.stack([h[0], -h[0]]).clamp(-0.5, 0.5) @ torch.tensor([1.0, 3.0])
+
+    # Along this edge the entries change places, but the middle one does not.
+    def median(h):
+        return torch.stack([h[0], -h[0], h[0] * 0]).median() + h.relu() @ torch.tensor([1.0, 2.0])
+
+    for exact in (False, True):
+        assert set(named_units(st.restrict(clamped, square(), exact=exact))) == {(0, "", 0)}
+        assert set(named_units(st.restrict(median, square(), exact=exact))) == {(1, "", 0), (1, "", 1)}
+
+
+def test_of_kinks_in_one_place_of_a_line_the_first_is_named():
+    def clamped(h):
+        return torch.cat([h, -h]).clamp(-0.5, 0.5) @ torch.tensor([1.0, 3.0])
+
+    def shrunk(h):
+        return functional.softshrink(torch.cat([h, -h]), 0.5) @ torch.tensor([1.0, 3.0])
+
+    def branches(h):  # the later branch comes first in the sum
+        other = (-2 * h).relu()
+        return (h.relu() + 3 * other)[0]
+
+    for net in (clamped, shrunk, branches):
+        for exact in (False, True):
+            assert set(named_units(st.restrict(net, st.segment([-1.0], [1.5]), exact=exact))) == {(0, "", 0)}
+
+
+def test_a_fold_has_the_name_of_the_innermost_module_that_has_one():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.acts = [nn.ReLU()]  # of which torch knows nothing
+
+        def forward(self, h):
+            return self.acts[0](h)
+
+    net = nn.Sequential(nn.Sequential(nn.Linear(2, 4), Block()), nn.Linear(4, 1)).double()
+    for domain in (square(), st.segment([-5.0, -4.0], [5.0, 6.0])):
+        assert set(st.restrict(net, domain).folds(births=True).modules) == {"0.1"}
 
 
 def test_count_takes_planes():

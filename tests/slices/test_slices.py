@@ -1,5 +1,6 @@
 """Regions, values, level sets and integrals of networks over planes, and what is refused."""
 
+import contextlib
 import itertools
 from fractions import Fraction
 
@@ -341,6 +342,18 @@ def test_refused_arguments():
         for domain in (square(), st.segment([0.0, 1.0], [1.0, 0.0])):
             with pytest.raises(ValueError, match=r"the module's 0\.bias"):
                 st.restrict(bad, domain, exact=exact)
+
+
+def test_values_beyond_the_range_of_floats_are_named():
+    for exact in (False, True):
+        with pytest.raises(ValueError, match="leave float64's range"):
+            st.restrict(lambda h: 1e308 * h.relu() * 1e5, square(), exact=exact)
+    for seed in range(6):
+        net = perceptron(2, 3, 2, seed=seed).double()
+        net[0].weight.data.fill_(1e308)
+        # Rational numbers are asked where rounding leaves it open, and there they are too large.
+        with contextlib.suppress(ValueError):
+            assert np.isfinite(st.restrict(net, square()).values).all()
 
 
 def test_points_as_tensors_arrays_and_none():

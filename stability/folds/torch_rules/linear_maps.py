@@ -62,15 +62,19 @@ def linear_map(
         if bias is not None:
             out[:k] += bias.numpy()
             errors[:k] += ROUNDOFF * (norm * size[:k] + float(bias.abs().max()))
-        if not out[:k].all():
-            lift_zeros(out[:k], errors[:k], _cancelled(data[:k], out[:k], apply))
+        for rows in f._held:
+            if not out[rows].all():
+                lift_zeros(out[rows], errors[rows], _cancelled(data[rows], out[rows], apply))
     return f._like(out, errors)
 
 
 def _cancelled(data: Array, out: Array, apply: Callable[[Tensor], Tensor]) -> Array:
     """Which zeros of an image are made by rounding: those to which numbers other than 0 contribute."""
     zero: Array = out == 0
-    rows = flatten_rows(zero).any(axis=1)
+    rows = flatten_rows(zero).any(axis=1) & flatten_rows(data != 0).any(axis=1)
+    zero[~rows] = False
+    if not rows.any():
+        return zero
     # Random factors: sums of them cancel by accident alone.
     probe = (data[rows] != 0) * np.random.default_rng(0).uniform(1, 2, data[rows].shape)
     zero[rows] &= apply(torch.from_numpy(probe)).numpy() != 0

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from stability.folds.bends import cross
 from stability.folds.entries import take
 from stability.folds.kinks_met import idle_knot, next_layer
-from stability.folds.numbers import flatten_rows, row_size
+from stability.folds.numbers import flatten_rows, lift_zeros, row_size
 from stability.folds.own_ways import own_way
 from stability.folds.piecewise import PiecewiseLinear
 from stability.folds.refuse import refuse
@@ -88,8 +88,9 @@ def _following(g: PiecewiseLinear, entry: Index) -> PiecewiseLinear:
         rise = errors[k : 2 * k - 1] + ROUNDOFF * row_size(slopes)
         steady = same.all(axis=1)
         errors[2 * k - 1 :] += np.where(steady, 0.0, rise[1:] + rise[:-1])
+        lift_zeros(data[2 * k - 1 :], errors[2 * k - 1 :], ~same & (bends == 0))
         # Where only others bend, the row has none of their errors.
-        errors[2 * k - 1 :][steady & ~bends.any(axis=1)] = 0.0
+        errors[2 * k - 1 :][steady & ~data[2 * k - 1 :].any(axis=1)] = 0.0
     return g._like(data.reshape(len(data), *shape), errors)
 
 
