@@ -42,8 +42,8 @@ class CarriedBends:
     def decided(self) -> tuple[NDArray[np.bool_], int]:
         """Return whether the function bends at each edge, and how many decisions rounding leaves open."""
         size = row_size(self.sizes)
-        # A bound that is not a number is a doubt.
-        lost = self.inside & (self.bounds != 0) & ~(size > self.bounds)
+        # A 0 is exact, as what rounding makes 0 is held as another number; a bound that is not a number is a doubt.
+        lost = self.inside & (size != 0) & (self.bounds != 0) & ~(size > self.bounds)
         return self.inside & (size > 0), self.undecided + int(lost.sum())
 
     def taken(self, entries: NDArray[np.intp]) -> CarriedBends:

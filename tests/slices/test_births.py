@@ -160,10 +160,24 @@ def test_an_entry_has_the_folds_of_itself_alone(kind, exact):
         assert (alone.count(), alone.undecided) == (g.count(), 0)
         assert alone.count(births=True).births == g.count(births=True).births
         assert named_units(alone) == named_units(g) or not exact
-        assert g.undecided == 0 or not (exact or kind == "layers")
+        assert g.undecided == 0
     either = f[index[0]].bent | f[index[1]].bent
     np.testing.assert_array_equal(either, f.bent)
     assert f[...].count() == f.count()
+
+
+def test_an_entry_that_sees_part_of_a_layer_leaves_nothing_open():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 16), nn.LeakyReLU(), nn.Unflatten(-1, (4, 2, 2)), nn.ConvTranspose2d(4, 2, 2, 2))
+    net = nn.Sequential(*net, nn.ReLU(), nn.Conv2d(2, 1, 3, padding=1)).double()
+    f = st.restrict(net, square())
+    few = 0
+    for row, column in itertools.product(range(4), repeat=2):
+        alone = st.restrict(lambda x, row=row, column=column: net(x)[..., 0, row, column], square()).count()
+        assert f[..., 0, row, column].count() == alone
+        assert f[..., 0, row, column].undecided == alone.undecided == 0
+        few += alone.folds < f.count().folds
+    assert few
 
 
 def test_entries_are_those_of_an_array():
