@@ -19,7 +19,7 @@ def note_drawn(mesh: Mesh, old: int) -> None:
 
 
 def note_changes(mesh: Mesh, old: int, chosen: NDArray[np.intp]) -> None:
-    """Take down the edges of this layer, with the first window of which another entry is chosen beyond each.
+    """Take down the edges of this layer, each with the first window that takes another entry on its other side.
 
     Args:
         old: how many edges there were before the layer.
