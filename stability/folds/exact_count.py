@@ -186,7 +186,7 @@ def _counted(
     tables: Array, state: Integers, labels: Labels, stretches: Pairs, births: bool, bent: dict[int, bool]
 ) -> list[Counted]:
     """Return what the states after the last layer say; `bent` of labels of the first table that kinks have met."""
-    _, _, made, _, _, standing, used = state.max(axis=0).tolist()
+    made, standing, used = state[:, [LABELS, STRETCHES, LIMBS]].max(axis=0).tolist()
     layer, low, high = (column[:, :made] for column in (labels.layer, labels.below, labels.above))
     kinked = (tables[..., 3] != 0) & (tables[..., 5] != 1)
     known = np.arange(made) < state[:, LABELS, None]

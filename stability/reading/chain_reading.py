@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -101,7 +101,7 @@ class StepTable(Steps):
         return np.ascontiguousarray(self.table[:, : self.chain.depth])
 
 
-@cache
+@lru_cache(maxsize=8)  # of deep chains they are many megabytes
 def step_names(depth: int) -> tuple[str, ...]:
     """Return how the steps of a chain are called."""
     return tuple(f"step {number}" for number in range(1, depth + 1))

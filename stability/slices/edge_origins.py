@@ -28,7 +28,7 @@ def note_signs(mesh: Mesh, old: int, met: NDArray[np.uint8]) -> None:
 
 
 def note_changes(mesh: Mesh, chosen: NDArray[np.intp]) -> None:
-    """Take down the edges beyond which another entry is chosen, each with the first window where one is.
+    """Take down the edges beyond which another entry is chosen, each with the first window that takes another.
 
     Args:
         chosen: the entries on the faces (faces, windows), or several of each window.

@@ -71,11 +71,11 @@ def tagged(f: OnMesh) -> tuple[OnMesh, int]:
     if f.mesh.exact:
         return f, 0
     rows = flatten_rows(f._data)
+    entries = rows.shape[1]
     tags = np.zeros_like(rows)
-    tags[: f.mesh.vertices] = np.random.default_rng(0).random(rows.shape[1]) * _SMALL
-    return f._make(cast(Places, f._places), np.concatenate([rows, tags], axis=1), f._errors, {}, f._limit), rows.shape[
-        1
-    ]
+    tags[: f.mesh.vertices] = np.random.default_rng(0).random(entries) * _SMALL
+    both = np.concatenate([rows, tags], axis=1)
+    return f._make(cast(Places, f._places), both, f._errors, {}, f._limit), entries
 
 
 def _cut_window(f: OnMesh, window: Index, tags: int) -> OnMesh:

@@ -140,12 +140,12 @@ class LayeredBends:
         with np.errstate(over="ignore", invalid="ignore"):
             slopes = slopes_of_faces(self.at, self.rows, self.errors, self.triangles)
             size, bound = jumps_at_edges(self.beside, *slopes)
-        inside = (self.beside >= 0).all(axis=1)
-        bent = inside & (size > bound)
-        open_ones = np.flatnonzero(inside & ~bent)
-        lost = 0
-        if len(open_ones):
-            bent[open_ones], lost = self._through_layers(open_ones)
+            inside = (self.beside >= 0).all(axis=1)
+            bent = inside & (size > bound)
+            open_ones = np.flatnonzero(inside & ~bent)
+            lost = 0
+            if len(open_ones):
+                bent[open_ones], lost = self._through_layers(open_ones)
         return bent, self.undecided + lost
 
     def _through_layers(self, edges: NDArray[np.intp]) -> tuple[NDArray[np.bool_], int]:
@@ -170,9 +170,14 @@ class LayeredBends:
             near[here, unit[here]] = False
             doubtful |= near.any(axis=1)
             factor = np.where(below, layer.slopes, 1.0)
-            rows, bends, bounds = rows * factor, bends * factor, bounds * np.abs(factor) * (1 + 2 * ROUNDOFF)
+            # A slope that is tiny may take what is left of a bend below float64's range.
+            depends = (bounds != 0) | (bends != 0)
+            bounds = bounds * np.abs(factor) * (1 + 2 * ROUNDOFF) + FLOOR * (depends & (factor != 0) & (factor != 1))
+            rows, bends = rows * factor, bends * factor
             bends[here, unit[here]], bounds[here, unit[here]] = layer.slopes[unit[here]] != 1, 0.0
-        open_ones = (bounds > 0) & ~(np.abs(bends) > bounds)
-        bent = np.asarray((np.abs(bends) > bounds).any(axis=1))
+        clear = np.abs(bends) > bounds
+        # A bound that is not a number is a doubt.
+        open_ones = (bounds != 0) & ~clear
+        bent = np.asarray(clear.any(axis=1))
         lost = doubtful | (~bent & open_ones.any(axis=1))
         return bent, int(lost.sum())

@@ -15,7 +15,7 @@ from stability.slices.planes import Plane
 from stability.slices.slice_value import PiecewiseLinearSlice
 
 
-def alive_part(mesh: Mesh) -> tuple[Array, Array, Array, Array, Array]:
+def _alive_part(mesh: Mesh) -> tuple[Array, Array, Array, Array, Array]:
     """Return the edges in use, which vertices are, the corners of the faces and where each begin, and edges' faces."""
     beside = mesh.beside()
     alive = np.flatnonzero((beside >= 0).any(axis=1))
@@ -28,7 +28,7 @@ def alive_part(mesh: Mesh) -> tuple[Array, Array, Array, Array, Array]:
 def from_mesh(plane: Plane, f: OnMesh, kinks: Kinks) -> PiecewiseLinearSlice:
     """Return a function on a mesh as a value: what the mesh has no use for any more is left out."""
     mesh, tables = f.mesh, f.mesh.tables
-    alive, used, corners, offsets, beside = alive_part(mesh)
+    alive, used, corners, offsets, beside = _alive_part(mesh)
     number = np.cumsum(used) - 1
     bends, bounds = flatten_rows(f._data)[mesh.vertices :][alive], f._errors[mesh.vertices :][alive]
     at, values = tables.at[: mesh.vertices][used], f._data[: mesh.vertices][used]

@@ -1,7 +1,7 @@
 """Compiled loops that copy numbers one by one.
 
 Assigning an array to a slice does the same, but with it numba compiles the words of an error about shapes, which takes
-two seconds of a first call.
+two seconds of a first call. Nothing else compares the shapes then: the source must be as large as the target.
 """
 
 from __future__ import annotations

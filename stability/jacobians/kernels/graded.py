@@ -226,17 +226,17 @@ def _absorb(layer, basis, mantissas, exponents, mixing, spacing):
         new_mantissas[i], power = math.frexp(abs(triangle[i, i]) * mantissas[i])
         new_exponents[i] = exponents[i] + power
     mixing, new_mixing = mixing[order], np.empty((k, mixing.shape[1]))
-    for first in range(0, k, ROWS):  # what is left of the diagonal is zero, and is left out
-        rows = min(ROWS, k - first)
-        weights = np.zeros((rows, r - first))
-        for i in range(first, first + rows):
+    for top in range(0, k, ROWS):  # what is left of the diagonal is zero, and is left out
+        rows = min(ROWS, k - top)
+        weights = np.zeros((rows, r - top))
+        for i in range(top, top + rows):
             for j in range(i, r):
                 weight, shift = triangle[i, j] * mantissas[j] / new_mantissas[i], exponents[j] - new_exponents[i]
                 if -_REACH <= shift <= _REACH:
-                    weights[i - first, j - first] = weight * _POWERS[shift + _REACH]
+                    weights[i - top, j - top] = weight * _POWERS[shift + _REACH]
                 else:
-                    weights[i - first, j - first] = math.ldexp(weight, int(max(-2000, min(2000, shift))))
-        np.dot(weights, mixing[first:], new_mixing[first : first + rows])
+                    weights[i - top, j - top] = math.ldexp(weight, int(max(-2000, min(2000, shift))))
+        np.dot(weights, mixing[top:], new_mixing[top : top + rows])
     return new_basis, new_mantissas, new_exponents, new_mixing, condition, lost
 
 
