@@ -7,7 +7,8 @@ the time that passes where two do. Networks are torch's own, seed 0. Two peers a
 as they are installed: regioncam (pip install -c constraints.txt '.[bench]'), and SyReNN (pip install pysyrenn), whose
 package talks to a server that is started by itself. One that is not there is said, not left out.
 
-What misses its target is reported, with what bounds it, and is no failure. The single scripts beside this one say more.
+What misses its target is reported, with what bounds it, and is no failure. Times and shares of a bound were measured
+once, on one of two cores of an AMD EPYC, in turns with other calls. The single scripts beside this one say more.
 """
 
 from __future__ import annotations
@@ -357,7 +358,7 @@ def main() -> None:
     options = parser.parse_args()
     clock = Clock(0.05 if options.quick else 3.0)
     rows: list[Row] = []
-    print("against X: the time of X over ours; over X: ours over that of X; bound by: what takes the time\n")
+    print("against X: the time of X over ours; over X: ours over that of X; bound by: what took the time once\n")
     began = time.perf_counter()
     groups: dict[str, Callable[[], Iterator[Row]]] = {
         **{f.__name__: (lambda f=f: f(clock)) for f in (chains, perceptrons, planes, convolutions, spectra, training)},

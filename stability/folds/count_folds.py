@@ -80,6 +80,8 @@ def count(
     >>> c.folds.shape, bool((c.turns <= c.folds).all())
     ((4,), True)
     """
+    if isinstance(interval, Domain) and isinstance(net, PiecewiseLinear):
+        raise TypeError("net is a function along a line, which has no values over a plane: give the network itself")
     if isinstance(interval, Domain):
         return restrict(net, interval, memory=_MEMORY).count(births)  # type: ignore[arg-type, no-any-return]
     if isinstance(net, PiecewiseLinear):

@@ -84,7 +84,7 @@ def spectrum(
             without forming Jacobians of more than 2^25 numbers altogether: then there is no self-check, and
             `Spectrum.residuals` tells how far they have converged; every prefix takes some tens of passes through its
             layers, so that the time grows with the square of the depth.
-        check: whether to test the values, see `SelfCheck`; takes two thirds of the time of matrices.
+        check: whether to test the values, see `SelfCheck`; of matrices that takes longer than the values.
         distances: whether to measure how far layers and products are from the identity. Neither applies with k.
         memory: GiB that the Jacobians may take; points are taken in portions that fit.
         progress: whether to show a progress bar, on a terminal.

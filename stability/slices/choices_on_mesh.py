@@ -14,7 +14,9 @@ from stability.folds.refuse import refuse
 from stability.foundation.formats import ROUNDOFF
 from stability.slices.edge_origins import note_signs
 from stability.slices.kernels.choosing import choose_bends
-from stability.slices.meshes import loop_for
+from stability.slices.kernels.cutting import parts_of_edges
+from stability.slices.kernels.half_edges import remove_edges
+from stability.slices.meshes import Mesh, loop_for
 from stability.slices.on_mesh import OnMesh
 
 
@@ -142,6 +144,22 @@ def chosen_entries(f: OnMesh, entry: NDArray[np.intp]) -> OnMesh:
     # Where only others bend, the row has none of their errors.
     errors[count:][~bends.astype(bool).any(axis=1)] = 0.0
     return f._like(np.concatenate([values, bends]), errors)
+
+
+def remove_needless(mesh: Mesh, chosen: NDArray[np.intp], old_vertices: int, old_edges: int) -> bool:
+    """Take away the edges of this layer with the same choices on both sides; return whether there were any.
+
+    Args:
+        chosen: on the faces, (faces, ...).
+    """
+    chosen, beside = flatten_rows(chosen), mesh.beside()
+    needless = np.asarray((beside >= 0).all(axis=1)) & (chosen[beside[:, 0]] == chosen[beside[:, 1]]).all(axis=1)
+    needless[:old_edges] = False
+    needless[old_edges:] &= parts_of_edges(mesh.tables.edge_parent, old_edges, mesh.edges) < 0
+    tables, found = mesh.tables, bool(needless.any())
+    if found:
+        remove_edges(tables.half, tables.first, tables.counts, needless, old_vertices)
+    return found
 
 
 def align(f: OnMesh, g: object) -> tuple[OnMesh, OnMesh]:

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stability.folds.entries import take
 from stability.folds.kinks_met import next_layer
 from stability.folds.numbers import Array, flatten_rows, row_size
-from stability.folds.places import Places
 from stability.foundation.formats import ROUNDOFF
-from stability.slices.choices_on_mesh import chosen_entries
+from stability.slices.choices_on_mesh import chosen_entries, remove_needless
 from stability.slices.edge_origins import note_changes
-from stability.slices.kernels.cutting import parts_of_edges
-from stability.slices.kernels.half_edges import UNDECIDED, remove_edges
-from stability.slices.meshes import Mesh
+from stability.slices.equal_entries import difference_of, make_equal, tagged
+from stability.slices.kernels.half_edges import UNDECIDED
 from stability.slices.on_mesh import OnMesh
 
 Index = NDArray[np.intp]
-# So small are tags beside the numbers of a network that they change no bound of an error.
-_SMALL = 2.0**-900
 
 
 def largest(f: OnMesh, entries: Index, shape: Sequence[int]) -> OnMesh:
@@ -46,38 +40,6 @@ def largest(f: OnMesh, entries: Index, shape: Sequence[int]) -> OnMesh:
     return g._shaped(tuple(shape))
 
 
-def remove_needless(mesh: Mesh, chosen: Index, old_vertices: int, old_edges: int) -> bool:
-    """Take away the edges of this layer with the same choices on both sides; return whether there were any.
-
-    Args:
-        chosen: on the faces, (faces, ...).
-    """
-    chosen, beside = flatten_rows(chosen), mesh.beside()
-    needless = np.asarray((beside >= 0).all(axis=1)) & (chosen[beside[:, 0]] == chosen[beside[:, 1]]).all(axis=1)
-    needless[:old_edges] = False
-    needless[old_edges:] &= parts_of_edges(mesh.tables.edge_parent, old_edges, mesh.edges) < 0
-    tables, found = mesh.tables, bool(needless.any())
-    if found:
-        remove_edges(tables.half, tables.first, tables.counts, needless, old_vertices)
-    return found
-
-
-def tagged(f: OnMesh) -> tuple[OnMesh, int]:
-    """Return values (entries,) with a second number, a tag, for each, and where the tags begin.
-
-    Entries that a cut finds to be equal get one tag, and stay equal where an edge is cut later. Others may have one
-    value by rounding alone, but no two have one tag. Without rounding the values are their own tags.
-    """
-    if f.mesh.exact:
-        return f, 0
-    rows = flatten_rows(f._data)
-    entries = rows.shape[1]
-    tags = np.zeros_like(rows)
-    tags[: f.mesh.vertices] = np.random.default_rng(0).random(entries) * _SMALL
-    both = np.concatenate([rows, tags], axis=1)
-    return f._make(cast(Places, f._places), both, f._errors, {}, f._limit), entries
-
-
 def _cut_window(f: OnMesh, window: Index, tags: int) -> OnMesh:
     while True:
         winner, pairs = _winners(f, window)
@@ -96,22 +58,6 @@ def _cut_window(f: OnMesh, window: Index, tags: int) -> OnMesh:
                 raise ArithmeticError("the largest entry is not told apart by rounding: use exact=True")
             f = f.updated()
             make_equal(f, window, old + np.flatnonzero(sign[old:, 0] == 0), one, other, tags)
-
-
-def difference_of(f: OnMesh, one: int, other: int, tags: int) -> OnMesh:
-    """Return the difference of two entries, 0 beyond doubt where they have been found to be equal."""
-    difference = take(f, np.array([one])) - take(f, np.array([other]))
-    rows = flatten_rows(f._data)[: f.mesh.vertices]
-    difference._data[: f.mesh.vertices][rows[:, tags + one] == rows[:, tags + other]] = f.mesh.zero
-    return difference
-
-
-def make_equal(f: OnMesh, window: Index, vertices: Index, one: int, other: int, tags: int) -> None:
-    """Make two entries one number where they were found to be equal, and with them others that are so already."""
-    rows = flatten_rows(f._data)
-    for v in vertices:
-        tied = window[rows[v, tags + window] == rows[v, tags + other]]
-        rows[v, tied], rows[v, tags + tied] = rows[v, one], rows[v, tags + one]
 
 
 def _winners(f: OnMesh, window: Index) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

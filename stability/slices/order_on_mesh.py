@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from stability.folds.entries import take
 from stability.folds.kinks_met import next_layer
 from stability.folds.numbers import flatten_rows
-from stability.slices.choices_on_mesh import chosen_entries
+from stability.slices.choices_on_mesh import chosen_entries, remove_needless
 from stability.slices.edge_origins import note_changes
+from stability.slices.equal_entries import difference_of, make_equal, tagged
 from stability.slices.kernels.half_edges import all_corners
-from stability.slices.largest_on_mesh import difference_of, make_equal, remove_needless, tagged
 from stability.slices.on_mesh import OnMesh
 
 _COMPARED_AT_MOST = 2**27

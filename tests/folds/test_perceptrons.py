@@ -200,7 +200,8 @@ def test_the_bounds_of_wide_layers_leave_nothing_open(monkeypatch):
     model = nn.Sequential(linear[0], *(module for one in linear[1:] for module in (nn.ReLU(), one)))
     f = st.restrict(model, (-3, 3))
     assert not followed
-    assert (len(f.knots), f.undecided) == (311, 0)
+    assert f.undecided == 0
+    assert f.count() == st.restrict(nn.Sequential(model), (-3, 3)).count()  # which is followed by operations
 
 
 @pytest.mark.parametrize("room", [0, 200, 2**24])

@@ -382,3 +382,11 @@ def test_the_largest_value_of_large_matrices_is_that_of_a_decomposition(kind):
         expected = np.log(np.linalg.svd(matrix / max(abs(matrix).max(), 1e-300), compute_uv=False)[0])
         expected += np.log(max(abs(matrix).max(), 1e-300)) if matrix.any() else -np.inf
     np.testing.assert_allclose(log_spectral_norm(matrix[None]), [expected], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [4, 80])
+def test_the_matrices_are_left_as_they_are(n):
+    matrices = gaussian(5, n) * 1e200
+    before = matrices.copy()
+    st.spectrum(matrices, progress=False)
+    np.testing.assert_array_equal(matrices, before)

@@ -313,3 +313,8 @@ def test_count_takes_planes():
     net, f = slice_of("residual", 0)
     assert st.count(net, f.plane) == f.count()
     assert st.count(net, f.plane, births=True).births == f.count(births=True).births
+
+
+def test_a_function_along_a_line_is_not_counted_over_a_plane():
+    with pytest.raises(TypeError, match="has no values over a plane"):
+        st.count(st.restrict(perceptron(1, 8, 1), (-1, 1)), square())
