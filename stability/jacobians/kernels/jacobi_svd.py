@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from stability.foundation.formats import SPACING
-from stability.jacobians.kernels.graded import dot, norm, reflect, subtract
+from stability.jacobians.kernels.vectors import dot, norm, reflect, subtract
 
 _LOG2 = math.log(2.0)
 #: A handful is enough where the rows are sorted and the scales far apart; equal scales take up to about ten.
