@@ -8,6 +8,8 @@ from torch import nn
 import stability as st
 
 SQUARE = [[-1.0, -1.0]], [[1.0, -1.0]], [[-1.0, 1.0]]
+#: Of largest and of sorted outputs: where values that are equal by rounding gave a wrong count.
+ONCE_WRONG = {False: (58, 136), True: (56, 157, 203, 222)}
 
 
 class OfTenths(nn.Module):
@@ -31,7 +33,7 @@ class OfTenths(nn.Module):
 def test_a_count_is_that_of_rational_arithmetic_or_says_what_is_open(orders):
     plane = st.plane(*map(np.array, SQUARE), rectangle=True)
     wrong = []
-    for seed in range(240):
+    for seed in (*range(40), *ONCE_WRONG[orders]):
         net = OfTenths(seed, orders)
         count = st.restrict(net, plane).count()
         if not count.undecided and count != st.restrict(net, plane, exact=True).count():
