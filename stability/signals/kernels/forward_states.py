@@ -50,10 +50,10 @@ def allocate(rows, points):
 @njit
 def fill_exponents(states, r, exponents):
     """Fill the exponents of the states before row r, (points,)."""
+    exponents[:] = states.common[r]
     if states.apart[r]:
-        copy(states.exponents[r], exponents)
-    else:
-        exponents[:] = states.common[r]
+        for p in range(len(exponents)):
+            exponents[p] = states.exponents[r, p]
 
 
 @njit(inline="never")
