@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo dist docs figures test test-all test-cluster test-cuda lowest zoo lint types check bench bench-all clean
+.PHONY: demo dist docs figures test test-all test-cluster test-cuda lowest zoo lint types check bench bench-all recompile clean
 
 demo: .venv/ready
 	$(BIN)/python analyses/jacobian_spectrum.py
@@ -82,7 +82,11 @@ bench-all: bench
 	$(BIN)/python benchmarks/sweeps.py
 	$(BIN)/python benchmarks/imports.py
 
-clean:
+# Compiled loops forget what they were compiled from, but for their own file.
+recompile:
+	find stability -name '*.nb[ic]' -delete
+
+clean: recompile
 	rm -rf .venv
 
 .venv/docs: .venv/ready
