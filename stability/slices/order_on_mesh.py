@@ -43,9 +43,10 @@ def by_rank(f: OnMesh, entries: Index, ranks: Sequence[int]) -> OnMesh:
         f = f.updated()
         make_equal(f, np.unique(entries), before + np.flatnonzero(sign[before:, 0] == 0), one, other, tags)
     # Where the same entries are above one of a rank asked for, the regions are one, and convex.
-    if remove_needless(mesh, _ranked(f, entries, ranks)[1], old_vertices, old_edges):
+    chosen, above = _ranked(f, entries, ranks)
+    if remove_needless(mesh, above, old_vertices, old_edges):
         f = f.updated()
-    chosen, _ = _ranked(f, entries, ranks)
+        chosen, _ = _ranked(f, entries, ranks)
     note_changes(mesh, np.moveaxis(chosen, 1, 2))
     return chosen_entries(f, flatten_rows(chosen))._shaped(chosen.shape[1:])
 

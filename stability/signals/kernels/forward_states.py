@@ -52,8 +52,7 @@ def fill_exponents(states, r, exponents):
     """Fill the exponents of the states before row r, (points,)."""
     exponents[:] = states.common[r]
     if states.apart[r]:
-        for p in range(len(exponents)):
-            exponents[p] = states.exponents[r, p]
+        copy(states.exponents[r], exponents)
 
 
 @njit(inline="never")
