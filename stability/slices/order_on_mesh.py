@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from stability.folds.entries import take
 from stability.folds.kinks_met import next_layer
 from stability.folds.numbers import flatten_rows
+from stability.folds.torch_rules.order import COMPARED_AT_MOST
 from stability.slices.choices_on_mesh import chosen_entries, remove_needless
 from stability.slices.edge_origins import note_changes
 from stability.slices.equal_entries import difference_of, make_equal, tagged
 from stability.slices.kernels.half_edges import all_corners
 from stability.slices.on_mesh import OnMesh
-
-_COMPARED_AT_MOST = 2**27
 
 Index = NDArray[np.intp]
 
@@ -52,7 +51,7 @@ def by_rank(f: OnMesh, entries: Index, ranks: Sequence[int]) -> OnMesh:
 
 
 def _check_size(f: OnMesh, entries: Index) -> None:
-    if len(entries) ** 2 * entries.shape[1] * len(f._data) > _COMPARED_AT_MOST:
+    if len(entries) ** 2 * entries.shape[1] * len(f._data) > COMPARED_AT_MOST:
         raise ValueError(
             f"the order of {len(entries)} entries in {entries.shape[1]} places on {f.mesh.faces} regions is too much "
             "to hold: give a smaller plane"

@@ -19,7 +19,8 @@ from stability.folds.torch_rules.dimensions import dimensions, windows
 from stability.folds.torch_rules.registry import rule
 from stability.foundation.formats import ROUNDOFF
 
-_COMPARED_AT_MOST = 2**27
+#: How many comparisons of entries, at all knots or on all regions, an order may take in memory.
+COMPARED_AT_MOST = 2**27
 
 Index = NDArray[np.intp]
 
@@ -33,7 +34,7 @@ def by_rank(f: PiecewiseLinear, entries: Index, ranks: Sequence[int]) -> Piecewi
     """
     f = f._shaped((f.shape.numel(),))
     first, second = np.triu_indices(len(entries), 1)
-    if first.size * entries.shape[1] * len(f._data) > _COMPARED_AT_MOST:
+    if first.size * entries.shape[1] * len(f._data) > COMPARED_AT_MOST:
         raise ValueError(
             f"the order of {len(entries)} entries in {entries.shape[1]} places on {len(f.knots)} knots is too much to "
             "hold: follow shorter parts of the line, with `window`"
